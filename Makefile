@@ -1,0 +1,66 @@
+# The front door. `make help` lists what there is.
+SUITE ?= lab
+CORES ?= 2
+PYTHON ?= python3
+# The default suites never ask the hub; `make sweep SUITE=paper HF_HUB_OFFLINE=0` does.
+export HF_HUB_OFFLINE ?= 1
+# Processes that the workflow does not start itself (tests, training) may use all cores.
+export OMP_NUM_THREADS ?= $(CORES)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONFIG := config/$(SUITE).yaml
+PAGE = results/$(SUITE)/book/_build/html/index.html
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --quiet host
+
+.DEFAULT_GOAL := help
+.PHONY: help env book sweep plan suite test check lab bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
+
+book: suite ## run the suite (SUITE=lab) as far as needed and render the book
+	@$(SNAKEMAKE)
+	@echo "Open $(PAGE)"
+
+sweep: suite ## run the notebooks of the suite as far as needed, without the book
+	@$(SNAKEMAKE) sweep
+
+plan: suite ## what `make book` would run
+	@$(SNAKEMAKE) -n
+
+test: env ## the tests
+	$(BIN)/python -m pytest
+
+check: env ## lint, and templates without outputs
+	$(BIN)/ruff check .
+	$(BIN)/python -m workflow.templates notebooks
+
+lab: env ## train the lab models that are not trained yet
+	$(BIN)/python -m lab.train $(LAB_ARGUMENTS)
+
+bench: env ## where the time of the suite's last run went
+	$(BIN)/python -m workflow.bench results/$(SUITE)
+
+clean: ## remove all results (not the environment, not the lab models)
+	rm -rf results .snakemake
+
+lock: env ## write requirements.lock from the environment
+	@{ echo '# Exact versions of everything in the environment. Written by `make lock`; see the ranges in pyproject.toml.'; \
+	  $(BIN)/pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+[^=]*$$//' | sort -f; \
+	} > requirements.lock.tmp && mv requirements.lock.tmp requirements.lock
+
+env: $(STAMP)
+
+# One line for a suite that is missing or wrong, before anything runs.
+suite: env
+	@$(BIN)/python -m workflow.suite $(CONFIG)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d, but 3.11 or newer is needed: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)

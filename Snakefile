@@ -1,0 +1,170 @@
+# What depends on what. Suites: config/*.yaml (default lab), checked by workflow/suite.py.
+#   snakemake -n                                          the plan
+#   snakemake --cores 2 --configfile config/smoke.yaml    another suite
+import json
+import shlex
+import sys
+
+sys.path.insert(0, str(workflow.basedir))
+
+from workflow.suite import RESULTS, TABLES, check_suite, dependencies, read_suite, weights
+
+try:
+    # Not `configfile:`, which would mix the keys of the default suite into every other one.
+    # Keys given on the command line alone go over the default suite.
+    SUITE = check_suite(config) if "models" in config else read_suite("config/lab.yaml", over=config)
+    SUITE.check_templates()
+    CODE = {notebook: dependencies(notebook) for notebook in TABLES}
+except (ValueError, OSError) as error:
+    sys.exit(f"error: {error}")
+
+OUT = SUITE.results
+SCORED = [(model, step) for model, steps in SUITE.steps.items() for step in steps]
+ABLATED = [(model, step) for model, steps in SUITE.ablated.items() for step in steps]
+
+
+def tables(kind, runs):
+    return [f"{OUT}/{kind}/{model}/step{step}.parquet" for model, step in runs]
+
+
+def of_model(runs, model):
+    return [run for run in runs if run[0] == model]
+
+
+def parameters(notebook):
+    """JSON is YAML, and Snakemake notices when it changes."""
+    return lambda wildcards: json.dumps(
+        SUITE.parameters(
+            notebook,
+            model=getattr(wildcards, "model", ""),
+            step=int(getattr(wildcards, "step", 0)),
+        ),
+        sort_keys=True,
+    )
+
+
+NOTEBOOKS = (
+    [f"{OUT}/notebooks/scoring/{model}/step{step}.ipynb" for model, step in SCORED]
+    + [f"{OUT}/notebooks/ablation/{model}/step{step}.ipynb" for model, step in ABLATED]
+    + [f"{OUT}/notebooks/training_dynamics/{model}.ipynb" for model in SUITE.followed]
+    + [f"{OUT}/notebooks/model_scaling.ipynb"]
+)
+PAGE = f"{OUT}/book/_build/html/index.html"
+
+PYTHON = shlex.quote(sys.executable)
+# One or several threads a process, never more than its share: torch processes fight over cores.
+RUN = (
+    "printf '%s\\n' {params.parameters:q} > {log.parameters:q} && "
+    "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
+    "-m workflow.run {input.template:q} {output.notebook:q} "
+    "--parameters {log.parameters:q} --log {log.text:q} --tables {output.tables:q}"
+)
+
+
+wildcard_constraints:
+    model=r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*",
+    step=r"-?\d+",
+
+
+rule all:
+    input:
+        PAGE,
+
+
+rule sweep:
+    input:
+        NOTEBOOKS,
+
+
+rule scoring:
+    input:
+        template="notebooks/scoring.ipynb",
+        code=CODE["scoring"],
+        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+    output:
+        tables=[f"{OUT}/{table}/{{model}}/step{{step}}.parquet" for table in TABLES["scoring"]],
+        notebook=f"{OUT}/notebooks/scoring/{{model}}/step{{step}}.ipynb",
+    params:
+        parameters=parameters("scoring"),
+    log:
+        text=f"{OUT}/logs/scoring/{{model}}/step{{step}}.log",
+        parameters=f"{OUT}/logs/scoring/{{model}}/step{{step}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN
+
+
+rule ablation:
+    input:
+        template="notebooks/ablation.ipynb",
+        code=CODE["ablation"],
+        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
+    output:
+        tables=[f"{OUT}/{table}/{{model}}/step{{step}}.parquet" for table in TABLES["ablation"]],
+        notebook=f"{OUT}/notebooks/ablation/{{model}}/step{{step}}.ipynb",
+    params:
+        parameters=parameters("ablation"),
+    log:
+        text=f"{OUT}/logs/ablation/{{model}}/step{{step}}.log",
+        parameters=f"{OUT}/logs/ablation/{{model}}/step{{step}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN
+
+
+rule training_dynamics:
+    input:
+        template="notebooks/training_dynamics.ipynb",
+        code=CODE["training_dynamics"],
+        scored=lambda wildcards: [
+            table
+            for kind in TABLES["scoring"]
+            for table in tables(kind, of_model(SCORED, wildcards.model))
+        ],
+        ablated=lambda wildcards: tables("ablations", of_model(ABLATED, wildcards.model)),
+    output:
+        tables=[f"{OUT}/{table}/training_dynamics/{{model}}.parquet" for table in TABLES["training_dynamics"]],
+        notebook=f"{OUT}/notebooks/training_dynamics/{{model}}.ipynb",
+    params:
+        parameters=parameters("training_dynamics"),
+    log:
+        text=f"{OUT}/logs/training_dynamics/{{model}}.log",
+        parameters=f"{OUT}/logs/training_dynamics/{{model}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN
+
+
+rule model_scaling:
+    input:
+        template="notebooks/model_scaling.ipynb",
+        code=CODE["model_scaling"],
+        scored=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)],
+        ablated=tables("ablations", ABLATED),
+    output:
+        tables=[f"{OUT}/{table}/model_scaling.parquet" for table in TABLES["model_scaling"]],
+        notebook=f"{OUT}/notebooks/model_scaling.ipynb",
+    params:
+        parameters=parameters("model_scaling"),
+    log:
+        text=f"{OUT}/logs/model_scaling.log",
+        parameters=f"{OUT}/logs/model_scaling.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN
+
+
+rule book:
+    input:
+        notebooks=NOTEBOOKS,
+        settings=["_config.yml", "_toc.yml"],
+        pages=sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and "_build" not in p.parts),
+    output:
+        PAGE,
+    params:
+        results=OUT,
+    log:
+        f"{OUT}/logs/book.log",
+    shell:
+        "{PYTHON} -m workflow.book {params.results:q} --log {log:q} --notebooks {input.notebooks:q}"

@@ -1,0 +1,40 @@
+"""Which attention heads matter for in-context learning: scores, ablations and metrics of every head.
+
+A replication of Yin & Steinhardt (2025). Importing is cheap; transformer_lens is imported when a
+model is loaded.
+"""
+
+from icl_lib.ablation import Edit, ablated_answer_probabilities, edited_heads, replacement_values
+from icl_lib.evaluate import answer_metrics, token_loss_difference, token_losses
+from icl_lib.function_vectors import FVScores, fv_scores, permuted_mean_scores
+from icl_lib.induction import (
+    duplicate_token_scores,
+    induction_scores,
+    previous_token_scores,
+    repeated_random_tokens,
+)
+from icl_lib.models import load_model, steps_of, wrap_model
+from icl_lib.tasks import Prompt, TaskPrompts, read_prompts
+
+__all__ = [
+    "Edit",
+    "FVScores",
+    "Prompt",
+    "TaskPrompts",
+    "ablated_answer_probabilities",
+    "answer_metrics",
+    "duplicate_token_scores",
+    "edited_heads",
+    "fv_scores",
+    "induction_scores",
+    "load_model",
+    "permuted_mean_scores",
+    "previous_token_scores",
+    "read_prompts",
+    "repeated_random_tokens",
+    "replacement_values",
+    "steps_of",
+    "token_loss_difference",
+    "token_losses",
+    "wrap_model",
+]

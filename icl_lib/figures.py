@@ -1,0 +1,264 @@
+"""One function per figure: tidy table in, axes out. One colour and marker per head kind in the whole book."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from icl_lib.statistics import bootstrap_mean
+
+# Okabe-Ito colours: distinct under the common kinds of colour blindness, dark enough on white.
+COLOUR = {
+    "induction": "#0072B2", "fv": "#D55E00", "random": "#8C8C8C", "random_layer_matched": "#5A5A5A",
+    "none": "#000000",
+}
+MARKER = {"induction": "o", "fv": "s", "random": "v", "random_layer_matched": "^", "none": ""}
+LINE = {"induction": "-", "fv": "-", "random": ":", "random_layer_matched": "--", "none": "-"}
+LABEL = {
+    "induction": "induction heads", "fv": "FV heads", "random": "random heads",
+    "random_layer_matched": "random heads, layer-matched", "none": "no ablation",
+}
+SCORE_LABEL = {
+    "induction_attention_mass": "induction score (attention mass)",
+    "induction_prefix_matching": "prefix-matching score",
+    "fv": "FV score (rise in P(answer))",
+}
+KIND_OF_SCORE = {
+    "induction_attention_mass": "induction", "induction_prefix_matching": "induction", "fv": "fv", "fv_null": "random",
+}
+
+
+def style() -> None:
+    """Figure settings for the book: SVG, white ground so that a figure reads in light and dark mode alike."""
+    sns.set_theme(context="notebook", style="ticks", rc={
+        "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+        "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "svg.fonttype": "path",
+        "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "icl_lib",
+    })
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    set_matplotlib_formats("svg")
+
+
+def matrix(scores: pd.DataFrame, score: str) -> np.ndarray:
+    """The mean over tasks of one score as an array `[layer, head]`."""
+    chosen = scores[scores["score"] == score]
+    return chosen.groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
+
+
+def head_map(scores: pd.DataFrame, names: list[str]):
+    """Heat maps of head scores, one panel per score, layers upward."""
+    figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        values = matrix(scores, name)
+        top = np.abs(values).max()
+        signed = name.startswith("fv")
+        sns.heatmap(values, ax=ax, cmap="RdBu_r" if signed else "Blues", vmin=-top if signed else 0, vmax=top,
+                    cbar_kws={"label": SCORE_LABEL[name]}, linewidths=0.5, linecolor="white")
+        ax.invert_yaxis()
+        ax.set(xlabel="head", ylabel="layer")
+    return axes[0]
+
+
+def scores_by_layer(scores: pd.DataFrame, tops: dict[str, np.ndarray], names: list[str]):
+    """Figure 2: every head at its layer; the top heads filled; a dashed line at the score-weighted mean layer."""
+    figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        kind, values = KIND_OF_SCORE[name], matrix(scores, name)
+        layers = np.repeat(np.arange(values.shape[0]), values.shape[1])
+        top = tops[kind].ravel()
+        ax.scatter(layers[~top], values.ravel()[~top], facecolors="none", edgecolors=COLOUR["random"], s=24,
+                   label="other heads")
+        ax.scatter(layers[top], values.ravel()[top], color=COLOUR[kind], marker=MARKER[kind], s=40,
+                   label=f"top {LABEL[kind]}")
+        weight = np.clip(values.ravel()[top], 0, None)
+        if weight.sum() > 0:
+            ax.axvline(np.average(layers[top], weights=weight), color=COLOUR[kind], linestyle="--", linewidth=1)
+        ax.set(xlabel="layer", ylabel=SCORE_LABEL[name], xticks=range(values.shape[0]))
+        ax.legend(fontsize=8)
+    return axes[0]
+
+
+def score_scatter(scores: pd.DataFrame, tops: dict[str, np.ndarray], induction: str):
+    """Both scores of every head; filled where a head is in a top set, both markers where it is in both."""
+    figure, ax = plt.subplots(figsize=(5, 3.6))
+    x, y = matrix(scores, induction).ravel(), matrix(scores, "fv").ravel()
+    ax.scatter(x, y, facecolors="none", edgecolors=COLOUR["random"], s=24, label="other heads")
+    for kind, size in (("induction", 80), ("fv", 30)):
+        top = tops[kind].ravel()
+        ax.scatter(x[top], y[top], color=COLOUR[kind], marker=MARKER[kind], s=size, label=f"top {LABEL[kind]}")
+    ax.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+    ax.set(xlabel=SCORE_LABEL[induction], ylabel=SCORE_LABEL["fv"])
+    ax.legend(fontsize=8)
+    return ax
+
+
+def accuracy_by_shots(accuracy: pd.DataFrame, seed: int):
+    """Accuracy against shots, one line per group of tasks, clean and shuffled labels; band: 95 % over tasks."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), sharey=True)
+    groups = list(accuracy["group"].unique())
+    palette = dict(zip(groups, sns.color_palette("viridis", len(groups) + 1), strict=False))
+    for ax, labels in zip(axes, ("clean", "shuffled"), strict=True):
+        for group in groups:
+            rows = accuracy[(accuracy["group"] == group) & (accuracy["labels"] == labels)]
+            _line(ax, rows, "n_shots", palette[group], "o", "-", group, seed)
+        ax.set(xlabel="demonstrations (shots)", ylabel="accuracy (share of prompts)", ylim=(0, 1.02),
+               title=f"{labels} labels")
+    axes[1].legend(fontsize=8)
+    return axes
+
+
+def _line(ax, rows: pd.DataFrame, x: str, colour, marker: str, line: str, label: str, seed: int) -> None:
+    """Mean of `value` over tasks at each `x` with a 95 % band: bootstrap over tasks, or for a single one
+    (documents) its standard error."""
+    points = []
+    for at, group in rows.groupby(x):
+        by_task = group.groupby("task")[["value", "standard_error"]].mean()
+        if len(by_task) > 1:
+            interval = bootstrap_mean(by_task["value"].to_numpy(), by_task.index.to_numpy(), seed=seed, over="tasks")
+            points.append((at, *interval))
+        else:
+            value, error = by_task.iloc[0]
+            points.append((at, value, value - 1.96 * error, value + 1.96 * error))
+    if points:
+        xs, means, lows, highs = zip(*points, strict=True)
+        ax.plot(xs, means, color=colour, marker=marker, linestyle=line, label=label, markersize=5)
+        ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+
+
+METRIC_LABEL = {
+    "first_token_accuracy": "few-shot accuracy\n(first token, 10 shots)",
+    "exact_match": "few-shot accuracy\n(whole answer, 10 shots)",
+    "answer_probability": "P(answer), 10 shots",
+    "token_loss_difference": "loss at token 50 minus 500 (nats)",
+}
+
+
+def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
+    """Figure 4: metric against the share of heads ablated; left plain, right with exclusion; rows are metrics.
+
+    The band of the mean over tasks is a 95 % bootstrap interval over tasks; random lines are means over draws.
+    """
+    panels = [False, True]
+    figure, axes = plt.subplots(len(metrics), 2, figsize=(9.6, 3.1 * len(metrics)), squeeze=False, sharex=True,
+                                sharey="row")
+    for row, metric in zip(axes, metrics, strict=True):
+        chosen = ablations[ablations["metric"] == metric]
+        clean = chosen[chosen["ranking"] == "none"]["value"].mean()
+        for ax, excluded in zip(row, panels, strict=True):
+            ax.axhline(clean, color=COLOUR["none"], linewidth=1, label=LABEL["none"])
+            for ranking in ("random", "random_layer_matched", "induction", "fv"):
+                lines = chosen[chosen["ranking"] == ranking]
+                if not ranking.startswith("random"):
+                    lines = lines[(lines["excluded"] != "") == excluded]
+                lines = lines.assign(percent=100 * lines["fraction"])
+                _line(ax, lines, "percent", COLOUR[ranking], MARKER[ranking], LINE[ranking], LABEL[ranking], seed)
+            if row is axes[0]:
+                ax.set_title("top heads of the other kind kept" if excluded else "plain ranking", fontsize=11)
+            if row is axes[-1]:
+                ax.set_xlabel("heads ablated (%)")
+        row[0].set_ylabel(METRIC_LABEL[metric])
+    axes[0, 1].legend(fontsize=8)
+    return axes
+
+
+def training_scores(curves: pd.DataFrame, seed: int):
+    """Figure 5: mean score of the top heads along training, induction left axis, FV right; one panel per selection.
+
+    `curves`: columns selection, kind, step, value, low, high.
+    """
+    selections = list(curves["selection"].unique())
+    figure, axes = plt.subplots(1, len(selections), figsize=(4.8 * len(selections), 3.4), squeeze=False)
+    for ax, selection in zip(axes[0], selections, strict=True):
+        twin = ax.twinx()
+        twin.spines["right"].set_visible(True)
+        for side, kind in ((ax, "induction"), (twin, "fv")):
+            rows = curves[(curves["selection"] == selection) & (curves["kind"] == kind)]
+            x = rows["step"] + 1
+            side.plot(x, rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4)
+            side.fill_between(x, rows["low"], rows["high"], color=COLOUR[kind], alpha=0.15, linewidth=0)
+            side.tick_params(axis="y", colors=COLOUR[kind])
+        _step_axis(ax, curves["step"])
+        ax.set_title(selection, fontsize=11)
+        ax.set_ylabel("mean induction score of the top heads", color=COLOUR["induction"])
+        twin.set_ylabel("mean FV score of the top heads", color=COLOUR["fv"])
+    return axes[0]
+
+
+def _step_axis(ax, steps: pd.Series) -> None:
+    """Steps on a log axis, shifted by one so that step 0 has a place."""
+    ticks = sorted(set(int(s) for s in steps))
+    shown = [t for t in ticks if t == 0 or t == ticks[-1] or (t & (t - 1)) == 0]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([t + 1 for t in shown], [str(t) for t in shown], rotation=45, fontsize=8)
+    ax.minorticks_off()
+    ax.set_xlabel("optimiser step (log scale)")
+
+
+def head_trajectories(scores: pd.DataFrame, heads: dict[str, list[tuple[int, int]]], names: dict[str, str]):
+    """Figure 6: both scores of single heads along training, fading with final rank; rows are the two scores."""
+    figure, axes = plt.subplots(2, 2, figsize=(9.2, 5.6), sharex=True, sharey="row")
+    for row, (score, label) in zip(axes, names.items(), strict=True):
+        mean = scores[scores["score"] == score].groupby(["step", "layer", "head"])["value"].mean()
+        for ax, kind in zip(row, heads, strict=True):
+            for rank, (layer, head) in enumerate(heads[kind]):
+                path = mean.xs((layer, head), level=("layer", "head"))
+                ax.plot(path.index + 1, path.to_numpy(), color=COLOUR[kind], marker=MARKER[kind], markersize=3,
+                        alpha=1 - 0.7 * rank / max(1, len(heads[kind])), label=f"L{layer}H{head}")
+            if row is axes[0]:
+                ax.set_title(f"final {LABEL[kind]}", fontsize=11)
+                ax.legend(fontsize=7, ncol=2)
+        row[0].set_ylabel(label)
+    for ax in axes[1]:
+        _step_axis(ax, scores["step"])
+    return axes
+
+
+def accuracy_along_training(accuracy: pd.DataFrame, seed: int):
+    """Accuracy at several shot counts and on shuffled labels along training; band: 95 % over tasks."""
+    figure, ax = plt.subplots(figsize=(6.4, 3.4))
+    conditions = sorted(set(zip(accuracy["labels"], accuracy["n_shots"], strict=True)))
+    palette = sns.color_palette("viridis", len(conditions))
+    for colour, (labels, shots) in zip(palette, conditions, strict=True):
+        rows = accuracy[(accuracy["labels"] == labels) & (accuracy["n_shots"] == shots)]
+        _line(ax, rows.assign(place=rows["step"] + 1), "place", colour, "o", "-" if labels == "clean" else ":",
+              f"{shots} shots, {labels}", seed)
+    _step_axis(ax, accuracy["step"])
+    ax.set(ylabel="accuracy (share of prompts)", ylim=(0, 1.02))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, palette: dict | None = None):
+    """A statistic against non-embedding parameters, log axis; `table`: columns parameters, `series`, `y`, low, high."""
+    figure, ax = plt.subplots(figsize=(5.4, 3.4))
+    names = list(table[series].unique())
+    colours = palette or dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
+    for name in names:
+        rows = table[table[series] == name].sort_values("parameters")
+        error = [rows[y] - rows["low"], rows["high"] - rows[y]]
+        ax.errorbar(rows["parameters"], rows[y], yerr=error, color=colours[name], marker=MARKER.get(name, "o"),
+                    label=LABEL.get(name, name), capsize=3, linestyle="-")
+    ax.set(xscale="log", xlabel="parameters without embeddings", ylabel=ylabel)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def show(axes, text: str, alt: str):
+    """Show the figure of `axes` with a caption and an alternative text, in a page or a notebook; nothing returned."""
+    from base64 import b64encode
+    from html import escape
+    from io import BytesIO
+
+    from IPython.display import HTML, display
+
+    figure = np.ravel(axes)[0].figure
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    data = b64encode(buffer.getvalue()).decode()
+    display(HTML(
+        f'<figure><img class="figure" alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"/>'
+        f"<figcaption>{escape(text)}</figcaption></figure>"))

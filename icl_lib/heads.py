@@ -1,0 +1,181 @@
+"""Head sets: boolean masks `layer head`, the one type that every other part takes and returns."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+HeadMask = Bool[Tensor, "layer head"]
+
+ROUNDINGS = ("floor", "ceil")
+# Keeps the two kinds of random draw independent of each other under one seed.
+_STREAMS = {"random": 0, "random_layer_matched": 1}
+
+
+def head_count(fraction: float, n_total: int, *, rounding: str = "floor", minimum: int = 1) -> int:
+    """Number of heads in a share of all heads.
+
+    The released ablation code takes int(share x heads) and at least one (src/ablate.py, `paper.md` 2.4);
+    its exclusion takes int(share x heads) with no minimum (pass `minimum=0`); its plots round up.
+    A share of 0 is no heads under every rule. Products are rounded at nine digits first, so that 0.07 of
+    100 heads is 7 and not 8 when rounding up; no model and share of the paper is affected by that.
+
+    Raises ValueError for a fraction outside 0..1 or an unknown rounding.
+    """
+    if not 0 <= fraction <= 1:  # also refuses NaN
+        raise ValueError(f"fraction {fraction!r} is outside 0..1")
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding {rounding!r} is unknown, expected one of {', '.join(ROUNDINGS)}")
+    if fraction == 0:
+        return 0
+    exact = round(fraction * n_total, 9)
+    return max(minimum, math.floor(exact) if rounding == "floor" else math.ceil(exact))
+
+
+def top_heads(
+    scores: Float[Tensor, "layer head"],
+    *,
+    fraction: float | None = None,
+    n_heads: int | None = None,
+    exclude: HeadMask | None = None,
+    rounding: str = "floor",
+    minimum: int = 1,
+) -> HeadMask:
+    """The heads with the highest scores ("top 2 % heads", sections 3 to 5).
+
+    Give either `fraction` (share of all heads of the model, 0..1, counted before exclusion as the released
+    code does) or `n_heads`. Heads in `exclude` are passed over and the next best take their place
+    (`paper.md` 2.4). Equal scores are taken in order of layer, then head, so that the set is always the same.
+
+    Raises ValueError for NaN among the scores (infinities rank as usual), when both or neither size is given,
+    and when exclusion leaves fewer heads than asked for.
+    """
+    if (fraction is None) == (n_heads is None):
+        raise ValueError(f"give either fraction or n_heads, got fraction={fraction!r}, n_heads={n_heads!r}")
+    n_nan = int(scores.isnan().sum())
+    if n_nan:
+        first = head_names(scores.isnan())[0]
+        raise ValueError(f"scores of {n_nan} heads are NaN (first {first}), expected a number for every head")
+    if n_heads is None:
+        n_heads = head_count(fraction, scores.numel(), rounding=rounding, minimum=minimum)
+    allowed = _allowed(scores.shape, exclude)
+    _check_count(n_heads, allowed, scores.numel())
+    # Lowest possible rank for excluded heads: a stable sort on (excluded, -score) keeps layer, head order.
+    flat = scores.detach().to("cpu", torch.float64).flatten().numpy()
+    order = np.lexsort((-flat, ~allowed.flatten().numpy()))
+    return _mask_from_indices(order[:n_heads], scores.shape)
+
+
+def random_heads(
+    shape: tuple[int, int], n_heads: int, *, seed: int, draw: int, exclude: HeadMask | None = None
+) -> HeadMask:
+    """Heads drawn uniformly without replacement: the paper's "random heads" control (section 4).
+
+    `shape` is (layers, heads per layer). Each `draw` of a `seed` is an independent stream; the released code
+    makes a single draw (src/ablate.py). Raises ValueError when exclusion leaves too few heads.
+    """
+    allowed = _allowed(shape, exclude)
+    _check_count(n_heads, allowed, shape[0] * shape[1])
+    candidates = np.flatnonzero(allowed.numpy())
+    chosen = _generator("random", seed, draw).choice(candidates, size=n_heads, replace=False)
+    return _mask_from_indices(chosen, shape)
+
+
+def layer_matched_random_heads(
+    heads: HeadMask, *, seed: int, draw: int, exclude: HeadMask | None = None
+) -> HeadMask:
+    """Random heads, as many in each layer as `heads` has there, and other heads than those where possible.
+
+    A control that is not in the paper: it separates "these heads" from "heads of these layers". Where a layer
+    has fewer other heads than are needed (more than half of the layer is in `heads`), all of those are taken
+    and the rest is drawn from `heads` itself, so counts per layer always match and such layers weaken the
+    contrast; `overlap(heads, matched)` says by how much.
+
+    `exclude` names heads that may never be drawn. Raises ValueError when it shares heads with `heads`, since
+    the counts could then be impossible to match.
+    """
+    heads = heads.cpu()
+    allowed = _allowed(tuple(heads.shape), exclude)
+    if (heads & ~allowed).any():
+        names = head_names(heads & ~allowed)
+        raise ValueError(
+            f"{', '.join(names[:4])} {'is' if len(names) == 1 else 'are'} both in heads and excluded"
+        )
+    generator = _generator("random_layer_matched", seed, draw)
+    matched = torch.zeros_like(heads)
+    for layer, own in enumerate(heads):
+        needed = int(own.sum())
+        others = np.flatnonzero((allowed[layer] & ~own).numpy())
+        chosen = generator.choice(others, size=min(needed, len(others)), replace=False)
+        rest = generator.choice(np.flatnonzero(own.numpy()), size=needed - len(chosen), replace=False)
+        matched[layer, np.concatenate([chosen, rest]).astype(np.int64)] = True
+    return matched
+
+
+def overlap(heads: HeadMask, others: HeadMask) -> float:
+    """Share of heads in both top sets (section 3, figure 3 left), 0..1, relative to the smaller set.
+
+    The paper's sets are of equal size, where the choice of denominator does not matter. Raises ValueError
+    when a set is empty or the shapes differ.
+    """
+    if heads.shape != others.shape:
+        raise ValueError(f"head sets of shapes {tuple(heads.shape)} and {tuple(others.shape)} cannot overlap")
+    smaller = min(int(heads.sum()), int(others.sum()))
+    if smaller == 0:
+        raise ValueError("the overlap with an empty head set is undefined")
+    return int((heads.cpu() & others.cpu()).sum()) / smaller
+
+
+def head_names(heads: HeadMask) -> list[str]:
+    """Names such as "L2H3" (both counted from 0), in order of layer, then head."""
+    return [f"L{layer}H{head}" for layer, head in heads.nonzero().tolist()]
+
+
+def heads_from_names(names: Iterable[str], shape: tuple[int, int]) -> HeadMask:
+    """The head set with these names; the inverse of `head_names`.
+
+    Raises ValueError for a name that is not of the form L2H3 or lies outside `shape`.
+    """
+    mask = torch.zeros(shape, dtype=torch.bool)
+    valid = head_names(~mask)
+    for name in names:
+        if name not in valid:
+            near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.5) or valid[:1] + valid[-1:]
+            raise ValueError(
+                f"head {name!r} is unknown, expected L0H0 to {valid[-1]}; nearest: {', '.join(near)}"
+            )
+        layer, head = re.findall(r"\d+", name)
+        mask[int(layer), int(head)] = True
+    return mask
+
+
+def _generator(stream: str, seed: int, draw: int) -> np.random.Generator:
+    if seed < 0 or draw < 0:
+        raise ValueError(f"seed {seed} and draw {draw} must not be negative")
+    return np.random.default_rng([seed, draw, _STREAMS[stream]])
+
+
+def _allowed(shape: tuple[int, ...], exclude: HeadMask | None) -> HeadMask:
+    if exclude is None:
+        return torch.ones(tuple(shape), dtype=torch.bool)
+    if tuple(exclude.shape) != tuple(shape):
+        raise ValueError(f"exclude has shape {tuple(exclude.shape)}, expected {tuple(shape)}")
+    return ~exclude.cpu()
+
+
+def _check_count(n_heads: int, allowed: HeadMask, n_total: int) -> None:
+    n_allowed = int(allowed.sum())
+    if not 0 <= n_heads <= n_allowed:
+        excluded = f" after excluding {n_total - n_allowed} of {n_total}" if n_allowed < n_total else ""
+        raise ValueError(f"n_heads {n_heads} is outside 0..{n_allowed}, the heads there are{excluded}")
+
+
+def _mask_from_indices(indices: np.ndarray, shape: tuple[int, ...]) -> HeadMask:
+    mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
+    mask[torch.as_tensor(np.sort(indices).astype(np.int64))] = True
+    return mask.reshape(shape[0], shape[1])

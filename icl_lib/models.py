@@ -1,0 +1,243 @@
+"""Models by name: lab rungs, local folders and hub ids through one path."""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LAB_MODELS = Path(__file__).resolve().parent.parent / "lab" / "models"
+
+# section 2 and appendix of the paper; the last two are in its code only
+PAPER_MODELS = (
+    *(f"EleutherAI/pythia-{size}-deduped" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b")),
+    "openai-community/gpt2",
+    "openai-community/gpt2-medium",
+    "openai-community/gpt2-large",
+    "openai-community/gpt2-xl",
+    "meta-llama/Llama-2-7b-hf",
+    "meta-llama/Meta-Llama-3-8B",
+    "Qwen/Qwen2.5-7B",
+)
+PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 143001, 1000))
+_BIG = 800e6  # parameters from which a GPU gets bfloat16
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    step: int | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> Any:
+    """A TransformerBridge in evaluation mode, its tokenizer with it, from safetensors only.
+
+    `name_or_path`: a lab model (`lab-<rung>`, `lab-<rung>-seed<k>`, seed 0 if not said), a local
+    folder, with weights or with `step<N>` subfolders, or a full hub id (`EleutherAI/pythia-70m-deduped`;
+    section 2 of the paper). `step`: the optimiser step of a checkpoint; None is the last one, for
+    a hub id its main revision. `dtype` "auto": float32, but bfloat16 for models above 0.8 billion
+    parameters on a GPU; weights stored in half precision are widened on loading. No remote code.
+
+    Raises FileNotFoundError for a folder without weights and ValueError for an unknown model, step,
+    device or dtype, in one line with the nearest valid names.
+    """
+    source, revision = locate(name_or_path, step)
+    device = _device(device)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        options = {"revision": revision, "trust_remote_code": False}
+        try:
+            config = AutoConfig.from_pretrained(source, **options)
+            dtype = _dtype(dtype, device, config)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            hf_model = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, use_safetensors=True, **options
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(f"cannot load model {str(name_or_path)!r}{_at(step)}: {reason}") from None
+    return wrap_model(hf_model.to(device), tokenizer, name=source)
+
+
+def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model") -> Any:
+    """A transformers model as `load_model` gives it: evaluation mode, no gradients, in a bridge.
+
+    For models that are in memory already (random weights of a public shape, say). Its parameters are
+    shared, not copied; the bridge puts its wrappers into the model given. For fused projections the
+    bridge holds queries, keys and values a second time.
+    """
+    hf_model.eval().requires_grad_(False)
+    with _quiet():
+        from transformer_lens.model_bridge import TransformerBridge
+
+        # eager is what the bridge switches to for its attention hooks; our own sweeps switch per pass
+        bridge = TransformerBridge.boot_transformers(
+            name, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device), dtype=hf_model.dtype
+        )
+    return bridge.eval().requires_grad_(False)
+
+
+def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str | None]:
+    """Where a model's files are: a folder, or a hub id with its revision. Errors as in `load_model`."""
+    name = str(name_or_path)
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise ValueError(f"step {step!r} of model {name!r}: expected a whole number from 0, or None")
+    if Path(name).is_dir():
+        return str(_step_folder(name, Path(name), step)), None
+    if name.startswith("lab"):
+        return str(_step_folder(name, lab_folder(name), step)), None
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"model folder {name!r} does not exist")
+    if "/" not in name:
+        raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
+    if step is None:
+        return name, None
+    if known := steps_of(name):
+        _check_step(name, step, known)
+    return name, f"step{step}"
+
+
+def lab_folder(name: str) -> Path:
+    """The folder of a lab model (`lab-500k`, `lab-500k-seed1`), which holds a folder per step."""
+    match = re.fullmatch(r"(?P<rung>lab-.+?)(-seed(?P<seed>\d+))?", name)
+    if match:
+        for rung in (match["rung"], match["rung"].removeprefix("lab-")):
+            folder = LAB_MODELS / rung / f"seed{match['seed'] or 0}"
+            if folder.is_dir():
+                return folder
+    raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
+
+
+def steps_of(name_or_path: str | Path) -> list[int]:
+    """The checkpoints of a model, as optimiser steps in rising order; empty where there are none.
+
+    For hub ids only the published list of Pythia is known without asking the hub.
+    """
+    name = str(name_or_path)
+    if Path(name).is_dir():
+        return _steps_in(Path(name))
+    if name.startswith("lab"):
+        return _steps_in(lab_folder(name))
+    return list(PYTHIA_STEPS) if name.startswith("EleutherAI/pythia") else []
+
+
+def bos_text(model: Any) -> str:
+    """The text that prompts begin with, as the paper's code puts it before each (section 2).
+
+    The BOS policy is one for all models: this text is part of the prompt's text, prompts are
+    tokenised without adding special tokens. Raises ValueError if the tokenizer has no BOS.
+    """
+    if model.tokenizer.bos_token is None:
+        raise ValueError(f"the tokenizer of {model.cfg.model_name} has no BOS token")
+    return model.tokenizer.bos_token
+
+
+def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
+    """Parameters of a model without its embeddings (input, position, output), from its configuration alone.
+
+    The size that models are compared by; nothing but the configuration is read. Errors as in `load_model`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source, revision = locate(name_or_path, None if step is None or step < 0 else step)
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    with _quiet(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    embeddings = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding)
+                  for p in module.parameters()}
+    embeddings |= {id(p) for p in model.get_output_embeddings().parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of an error message: the valid names most like the one given."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]
+    return f"nearest valid names: {', '.join(close)}" if close else "no valid names are known"
+
+
+def _known_models() -> list[str]:
+    lab = []
+    for folder in sorted(LAB_MODELS.glob("*/seed*")):
+        rung = "lab-" + folder.parent.name.removeprefix("lab-")
+        lab.append(rung if folder.name == "seed0" else f"{rung}-{folder.name}")
+    return lab + list(PAPER_MODELS)
+
+
+def _steps_in(folder: Path) -> list[int]:
+    found = (re.fullmatch(r"step(\d+)", child.name) for child in folder.iterdir() if child.is_dir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _step_folder(name: str, folder: Path, step: int | None) -> Path:
+    steps = _steps_in(folder)
+    if step is not None:
+        _check_step(name, step, steps)
+    elif steps and not (folder / "config.json").is_file():
+        step = steps[-1]
+    folder = folder if step is None else folder / f"step{step}"
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"model {name!r}{_at(step)}: the folder holds no config.json with *.safetensors"
+        )
+    return folder
+
+
+def _check_step(name: str, step: int, known: list[int]) -> None:
+    if step not in known:
+        close = sorted(sorted(known, key=lambda s: abs(s - step))[:4])
+        has = f"nearest steps: {', '.join(map(str, close))}" if close else "it has no step<N> checkpoints"
+        raise ValueError(f"model {name!r} has no step {step}; {has}")
+
+
+def _at(step: int | None) -> str:
+    return "" if step is None else f" at step {step}"
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; valid are auto, cpu, cuda, cuda:<n>") from None
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device, config: Any) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype != "auto":
+        names = ("float32", "float64", "bfloat16", "float16")
+        if dtype not in names:
+            raise ValueError(f"unknown dtype {dtype!r}; {nearest(dtype, ['auto', *names])}")
+        return getattr(torch, dtype)
+    n_parameters = (
+        config.num_hidden_layers * 12 * config.hidden_size**2 + config.vocab_size * config.hidden_size
+    )
+    return torch.bfloat16 if device.type == "cuda" and n_parameters > _BIG else torch.float32
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No loading bars and no remarks: the caller's terminal and the book's pages stay clean."""
+    from transformers.utils import logging as hf_logging
+
+    bar, level, root = (
+        hf_logging.is_progress_bar_enabled(),
+        hf_logging.get_verbosity(),
+        logging.root.manager.disable,
+    )
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(root)
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,219 @@
+"""Sentences and small tables for the notebooks, made from tables so that no result is typed by hand."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.heads import head_names, overlap
+from icl_lib.measurements import Condition, mean_scores, task_group
+from icl_lib.statistics import bootstrap_difference, bootstrap_mean, expected_overlap, spearman
+from icl_lib.tables import provenance, read_table
+from icl_lib.tasks import Task
+
+FEW_SHOT = "first_token_accuracy"
+
+
+def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a table measured on a model."""
+    weight = next(model.original_model.parameters())
+    return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
+                      device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters)
+
+
+def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a table made from tables."""
+    return provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
+
+
+def with_groups(accuracy: pd.DataFrame, tasks: Mapping[str, Task]) -> pd.DataFrame:
+    """The table with a column `group`, the kind of each task."""
+    return accuracy.assign(group=accuracy["task"].map(lambda name: task_group(tasks[name])))
+
+
+def accuracy_sentence(accuracy: pd.DataFrame, n_shots: int) -> str:
+    """Clean accuracy at the fewest and most shots and shuffled accuracy, per group of tasks."""
+    parts = []
+    for group, rows in accuracy.groupby("group", sort=False):
+        clean = rows[rows["labels"] == "clean"].groupby("n_shots")["value"].mean()
+        shuffled = rows[(rows["labels"] == "shuffled") & (rows["n_shots"] == n_shots)]["value"].mean()
+        by_shots = ", ".join(f"{value:.2f} with {shots}" for shots, value in clean.items())
+        parts.append(f"**{group}** tasks: accuracy {by_shots} demonstrations; {shuffled:.2f} with {n_shots} of "
+                     f"shuffled labels")
+    return "Means over tasks. " + "; ".join(parts) + "."
+
+
+def accuracy_by_task(accuracy: pd.DataFrame, tasks: Mapping[str, Task], n_shots: int) -> pd.DataFrame:
+    """First-token accuracy per task: 0 shots, `n_shots`, shuffled; with the floor and the number of prompts."""
+    rows = accuracy[accuracy["metric"] == FEW_SHOT]
+
+    def column(labels: str, shots: int) -> pd.Series:
+        return rows[(rows["labels"] == labels) & (rows["n_shots"] == shots)].set_index("task")["value"]
+
+    names = sorted(rows["task"].unique(), key=lambda name: (tasks[name].split, tasks[name].type, name))
+    return pd.DataFrame({
+        "split": [tasks[n].split for n in names], "group": [task_group(tasks[n]) for n in names],
+        "0 shots": column("clean", 0).reindex(names).round(2).to_numpy(),
+        f"{n_shots} shots": column("clean", n_shots).reindex(names).round(2).to_numpy(),
+        f"{n_shots} shots, shuffled": column("shuffled", n_shots).reindex(names).round(2).to_numpy(),
+        "floor": [round(tasks[n].floor, 2) for n in names], "prompts": int(rows["n_prompts"].iloc[0]),
+    }, index=pd.Index(names, name="task"))
+
+
+def null_quantile(scores: pd.DataFrame, quantile: float) -> float:
+    """The FV score that the best head of a null draw reaches with probability 1 - quantile."""
+    best = scores[scores["score"] == "fv_null"].groupby("task")["value"].max()
+    return float(np.quantile(best.to_numpy(), quantile))
+
+
+def score_sentence(scores: pd.DataFrame) -> str:
+    """The best head of each kind, and how the best FV score stands to its null."""
+    found = {}
+    for score in ("induction_prefix_matching", "induction_attention_mass", "fv"):
+        values = mean_scores(scores, score)
+        layer, head = np.unravel_index(int(values.argmax()), tuple(values.shape))
+        found[score] = (f"L{layer}H{head}", float(values.max()))
+    prefix, mass, fv = found.values()
+    n_draws = scores[scores["score"] == "fv_null"]["task"].nunique()
+    limit = null_quantile(scores, 0.99)
+    return (f"Highest prefix-matching score: {prefix[1]:.3f} ({prefix[0]}); highest attention mass: {mass[1]:.3f} "
+            f"({mass[0]}). Highest FV score: {fv[1]:.4f} ({fv[0]}), {'above' if fv[1] > limit else 'not above'} "
+            f"{limit:.4f}, the 99th percentile of the best head under {n_draws} permutations of the clean means.")
+
+
+def top_heads_table(scores: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The `n` heads with the highest FV scores and the `n` with the highest induction scores."""
+    columns = {"induction_prefix_matching": "prefix matching", "induction_attention_mass": "attention mass",
+               "previous_token": "previous token", "fv": "FV score"}
+    wide = pd.DataFrame({label: mean_scores(scores, score).flatten().numpy() for score, label in columns.items()})
+    n_heads = mean_scores(scores, "fv").shape[1]
+    wide.index = pd.Index([f"L{i // n_heads}H{i % n_heads}" for i in range(len(wide))], name="head")
+    best = [wide.nlargest(n, column).index for column in ("FV score", "prefix matching")]
+    chosen = wide.loc[best[0].union(best[1], sort=False)]
+    return chosen.round({"prefix matching": 3, "attention mass": 3, "previous token": 3, "FV score": 4})
+
+
+def overlap_sentence(scores: pd.DataFrame, tops: dict, *, seed: int) -> str:
+    """Shared heads of the top sets against chance, and the rank correlation of the scores."""
+    n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
+    induction, fv = (mean_scores(scores, score).numpy() for score in ("induction_attention_mass", "fv"))
+    rho = spearman(induction, fv, seed=seed)
+    return (f"Top induction heads: {', '.join(head_names(tops['induction']))}; top FV heads: "
+            f"{', '.join(head_names(tops['fv']))}. Shared: {overlap(tops['induction'], tops['fv']):.0%}, by chance "
+            f"{expected_overlap(n_total, n, n) / n:.0%}. Rank correlation of the two scores over all {n_total} heads: "
+            f"{rho.value:.2f} (95 % interval {rho.low:.2f} to {rho.high:.2f}).")
+
+
+def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
+    """The ablated heads of each ranking that is not random, by fraction."""
+    rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
+            for c in conditions if c.ranking in ("induction", "fv")]
+    return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
+
+
+def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
+    """The metrics that were measured with edits at these positions, few-shot accuracy first."""
+    measured = ablations[ablations["positions"] == positions]["metric"].unique()
+    return [metric for metric in (FEW_SHOT, "token_loss_difference") if metric in measured]
+
+
+def ablation_sentence(ablations: pd.DataFrame, positions: str, *, seed: int) -> str:
+    """Loss of few-shot accuracy by kind at the largest fraction up to 10 %, against layer-matched random heads."""
+    edited = ablations[(ablations["positions"] == positions) & (ablations["metric"] == FEW_SHOT)]
+    fractions = np.sort(edited["fraction"].unique())
+    fraction = fractions[fractions <= 0.1][-1] if (fractions <= 0.1).any() else fractions[0]
+    at = edited[edited["fraction"] == fraction]
+    clean = ablations[(ablations["ranking"] == "none") & (ablations["metric"] == FEW_SHOT)].set_index("task")["value"]
+    base = at[at["ranking"] == "random_layer_matched"].groupby("task")["value"].mean()
+    parts = []
+    for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
+        for excluded, words in ((False, ""), (True, " (top heads of the other kind kept)")):
+            rows = at[(at["ranking"] == ranking) & ((at["excluded"] != "") == excluded)].set_index("task")["value"]
+            tasks = rows.index.to_numpy()
+            lost = bootstrap_difference(base.loc[tasks].to_numpy(), rows.to_numpy(), tasks, seed=seed, over="tasks")
+            parts.append(f"{label}{words} {rows.mean():.2f}, {lost.value:+.2f} lost beyond layer-matched random heads "
+                         f"({lost.low:+.2f} to {lost.high:+.2f})")
+    mean = bootstrap_mean(clean.to_numpy(), clean.index.to_numpy(), seed=seed, over="tasks")
+    n_heads = int(at["n_heads"].iloc[0])
+    return (f"Without ablation the few-shot accuracy is {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}); with "
+            f"{n_heads} heads ({fraction:.0%}) replaced: " + "; ".join(parts)
+            + ". Intervals: 95 %, bootstrap over tasks.")
+
+
+def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
+    """Which checkpoints the page is about."""
+    return f"{len(steps)} checkpoints of {scores['model'].iloc[0]}: steps {', '.join(map(str, steps))}."
+
+
+def emergence_sentence(emergence: pd.DataFrame) -> str:
+    """When each kind came and in which order, with the checkpoints that bound it."""
+    came = emergence.set_index("kind")["first step with it"]
+    parts = []
+    for kind, label in (("induction", "Induction heads"), ("fv", "FV heads")):
+        row = emergence.set_index("kind").loc[kind]
+        if pd.isna(row["first step with it"]):
+            parts.append(f"{label} did not come")
+        else:
+            after = f", after {row['last step without']}" if pd.notna(row["last step without"]) else ""
+            parts.append(f"{label} came by step {row['first step with it']}{after}")
+    text = ". ".join(parts) + "."
+    if came.isna().any():
+        return text
+    if came["induction"] == came["fv"]:
+        return text + " At this spacing of checkpoints they came together."
+    return text + f" {'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first."
+
+
+def transition_sentence(transitions: pd.DataFrame) -> str:
+    """Heads that had both scores, by which came first."""
+    rows = transitions.set_index("order")
+    first, reverse = rows.loc["induction_first"], rows.loc["fv_first"]
+    return (f"{int(first['heads'])} heads were induction heads before they were FV heads "
+            f"({first['expected by chance']:.1f} by chance, p = {first['p (at least as many)']:.2g}), "
+            f"{int(reverse['heads'])} the reverse ({reverse['expected by chance']:.1f} by chance), "
+            f"{int(rows.loc['both_at_once', 'heads'])} both from the same checkpoint on.")
+
+
+def models_sentence(sizes: pd.DataFrame, models: dict[str, list[int]]) -> str:
+    """Which models are compared."""
+    return f"{len(sizes)} models of {sizes['parameters'].min():,} to {sizes['parameters'].max():,} parameters."
+
+
+def comparison_sentence(comparison: pd.DataFrame) -> str:
+    """Depth, overlap and percentiles in counts of models."""
+    n = len(comparison)
+    deeper = int((comparison["depth difference (layers)"] > 0).sum())
+    significant = int(((comparison["depth difference (layers)"] > 0) & (comparison["p (depth)"] < 0.05)).sum())
+    more = int((comparison["overlap"] > comparison["overlap by chance"]).sum())
+    return (f"FV heads sit deeper on average in {deeper} of {n} models (p < 0.05 in {significant}). The top sets share "
+            f"more heads than by chance in {more} of {n}. FV heads have a mean percentile of "
+            f"{comparison['induction percentile of FV heads'].mean():.2f} in the induction score, induction heads one "
+            f"of {comparison['FV percentile of induction heads'].mean():.2f} in the FV score.")
+
+
+def effects_sentence(effects: pd.DataFrame) -> str:
+    """In how many models each kind's ablation costs more than layer-matched random heads."""
+    parts = []
+    for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
+        rows = effects[effects["ranking"] == ranking]
+        parts.append(f"{label} cost more than layer-matched random heads, with an interval above zero, in "
+                     f"{int((rows['low'] > 0).sum())} of {len(rows)} models")
+    return "Ablating " + "; ablating ".join(parts) + "."
+
+
+
+def findings(results: str, models: dict[str, list[int]], ablations: pd.DataFrame, model: str, *, seed: int) -> str:
+    """The book's answer in three sentences, for one model, from its tables."""
+    scores = read_table(f"{results}/scores/{model}/step{models[model][-1]}.parquet", schema_name="scores")
+    edited = ablations[(ablations["model"] == model) & (ablations["positions"] != "last")]
+    order = ""
+    path = Path(results) / "statistics" / "training_dynamics" / f"{model}.parquet"
+    if path.is_file():
+        steps = read_table(path, schema_name="statistics").set_index("name")["value"]
+        first, second = steps["emergence step, induction"], steps["emergence step, fv"]
+        order = (f"\n1. **Along training** heads with an induction score above threshold came by step {first:g}, heads "
+                 f"with an FV score above its null by step {second:g}.")
+    return (f"1. **Scores** of {model}: {score_sentence(scores)}\n"
+            f"1. **Ablation** at all positions: {ablation_sentence(edited, 'all', seed=seed)}" + order)

@@ -1,0 +1,143 @@
+"""Section 3 and the size axis of section 4 from the tables of all models of a suite; no model is loaded."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.heads import overlap
+from icl_lib.measurements import mean_scores, top_sets
+from icl_lib.models import count_parameters
+from icl_lib.statistics import (
+    bootstrap_mean,
+    depth_difference,
+    expected_overlap,
+    overlap_p_value,
+    percentile_rank,
+    spearman,
+)
+from icl_lib.tables import read_table
+
+INDUCTION = "induction_attention_mass"
+
+
+def last_tables(results: str, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
+    """The table of each model's last step, one below the other; a model whose file is missing is left out.
+
+    `missing_models` names those. Raises ValueError when there is none at all.
+    """
+    paths = [Path(results) / table / model / f"step{steps[-1]}.parquet" for model, steps in models.items() if steps]
+    found = [read_table(path, schema_name=table) for path in paths if path.is_file()]
+    if not found:
+        raise ValueError(f"no table {table!r} in {results}: run the suite first, e.g. make book SUITE=lab")
+    return pd.concat(found, ignore_index=True)
+
+
+def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
+    """Parameters without embeddings of each model, from its configuration; columns model, parameters, rising."""
+    rows = [(model, count_parameters(model, steps[-1])) for model, steps in models.items() if steps]
+    return pd.DataFrame(rows, columns=["model", "parameters"]).sort_values("parameters", ignore_index=True)
+
+
+def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """Highest score, mean of the top heads and mean of all (figure 12); low and high: 95 % over scoring tasks."""
+    rows = []
+    for model, group in scores.groupby("model"):
+        for score, kind in (("induction_prefix_matching", "induction"), ("fv", "fv")):
+            top = top_sets(group, fraction=fraction, induction="induction_prefix_matching")[kind].numpy()
+            by_task = np.stack([g.sort_values(["layer", "head"])["value"].to_numpy().reshape(top.shape)
+                                for _, g in group[group["score"] == score].groupby("task")])
+            best = by_task.mean(0) == by_task.mean(0).max()
+            for statistic, mask in (("highest head", best), ("mean of the top heads", top),
+                                    ("mean of all heads", np.ones_like(top))):
+                per_task = by_task[:, mask].mean(1)
+                low = high = float(per_task.mean())
+                if len(per_task) > 1:
+                    _, low, high = bootstrap_mean(per_task, np.arange(len(per_task)), seed=0, over="tasks")
+                rows.append((model, score, statistic, float(per_task.mean()), low, high))
+    table = pd.DataFrame(rows, columns=["model", "score", "statistic", "value", "low", "high"])
+    return table.merge(sizes, on="model")
+
+
+def comparison_table(
+    scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float, overlap_fraction: float, seed: int
+) -> pd.DataFrame:
+    """One row per model: overlap with its expectation, percentiles both ways, rank correlation, depth difference."""
+    rows = []
+    for model, group in scores.groupby("model"):
+        tops = top_sets(group, fraction=fraction, induction=INDUCTION)
+        wide = top_sets(group, fraction=overlap_fraction, induction=INDUCTION)
+        induction, fv = (mean_scores(group, score).numpy() for score in (INDUCTION, "fv"))
+        of_fv = percentile_rank(induction)[tops["fv"].numpy()]
+        of_induction = percentile_rank(fv)[tops["induction"].numpy()]
+        n, n_top, shared = fv.size, int(wide["fv"].sum()), int((wide["fv"] & wide["induction"]).sum())
+        rho = spearman(induction, fv, seed=seed)
+        depth = depth_difference(tops["fv"].numpy(), tops["induction"].numpy(), seed=seed)
+        rows.append({
+            "model": model, "heads": n, "top heads": int(tops["fv"].sum()),
+            "overlap": overlap(wide["fv"], wide["induction"]),
+            "overlap by chance": expected_overlap(n, n_top, n_top) / n_top,
+            "p (overlap)": overlap_p_value(shared, n, n_top, n_top).p_value,
+            "induction percentile of FV heads": of_fv.mean(), "its low": of_fv.min(), "its high": of_fv.max(),
+            "FV percentile of induction heads": of_induction.mean(), "low of it": of_induction.min(),
+            "high of it": of_induction.max(),
+            "rank correlation": rho.value, "rho low": rho.low, "rho high": rho.high,
+            "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
+        })
+    return pd.DataFrame(rows).merge(sizes, on="model").sort_values("parameters", ignore_index=True)
+
+
+def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Both percentiles of the comparison in long form: columns parameters, series, value, low, high."""
+    fv = comparison.rename(columns={"induction percentile of FV heads": "value", "its low": "low", "its high": "high"})
+    induction = comparison.rename(
+        columns={"FV percentile of induction heads": "value", "low of it": "low", "high of it": "high"})
+    columns = ["parameters", "series", "value", "low", "high"]
+    return pd.concat([
+        fv.assign(series="FV heads, in the induction score")[columns],
+        induction.assign(series="induction heads, in the FV score")[columns],
+    ], ignore_index=True)
+
+
+def effect_table(ablations: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float, seed: int) -> pd.DataFrame:
+    """First-token accuracy lost with the top heads of a kind, minus the loss with layer-matched random heads.
+
+    At all positions, without exclusion, at the ablated fraction nearest to `fraction`; paired over tasks, with a
+    95 % bootstrap interval over tasks.
+    """
+    rows = []
+    chosen = ablations[(ablations["metric"] == "first_token_accuracy") & (ablations["positions"] == "all")]
+    for model, group in chosen.groupby("model"):
+        at = group["fraction"].unique()
+        nearest = at[np.abs(at - fraction).argmin()]
+        group = group[(group["fraction"] == nearest) & (group["excluded"] == "")]
+        means = group.groupby(["ranking", "task"])["value"].mean().unstack("ranking")
+        for ranking in ("induction", "fv"):
+            lost = (means["random_layer_matched"] - means[ranking]).to_numpy()
+            interval = bootstrap_mean(lost, np.arange(len(lost)), seed=seed, over="tasks")
+            rows.append((model, ranking, nearest, len(lost), *interval))
+    table = pd.DataFrame(rows, columns=["model", "ranking", "fraction", "n_tasks", "value", "low", "high"])
+    return table.merge(sizes, on="model").sort_values(["parameters", "ranking"], ignore_index=True)
+
+
+def statistics_table(comparison: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """Both as rows of the table `statistics`."""
+    rows = []
+    for _, row in comparison.iterrows():
+        values = {
+            "overlap": (row["overlap"], np.nan, np.nan, row["p (overlap)"]),
+            "induction percentile of FV heads":
+                (row["induction percentile of FV heads"], row["its low"], row["its high"], np.nan),
+            "FV percentile of induction heads":
+                (row["FV percentile of induction heads"], row["low of it"], row["high of it"], np.nan),
+            "rank correlation": (row["rank correlation"], row["rho low"], row["rho high"], np.nan),
+            "depth difference": (row["depth difference (layers)"], np.nan, np.nan, row["p (depth)"]),
+        }
+        for name, (value, low, high, p_value) in values.items():
+            rows.append({"model": row["model"], "name": name, "value": value, "low": low, "high": high,
+                         "p_value": p_value, "n": row["heads"]})
+    for _, row in effects.iterrows():
+        rows.append({"model": row["model"], "name": f"accuracy lost beyond layer-matched random, {row['ranking']}",
+                     "value": row["value"], "low": row["low"], "high": row["high"], "p_value": np.nan,
+                     "n": row["n_tasks"]})
+    return pd.DataFrame(rows).assign(notebook="model_scaling")

@@ -1,0 +1,283 @@
+"""Estimates with intervals, tests and nulls: plain arrays in, named tuples out, every seed an argument."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from numpy import ndarray
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its interval, in the unit of the data."""
+
+    value: float
+    low: float
+    high: float
+
+    def excludes(self, null: float = 0.0) -> bool:
+        """Whether the interval lies wholly to one side of `null`."""
+        return self.low > null or self.high < null
+
+
+class Test(NamedTuple):
+    """A test statistic and its two-sided p-value, never 0 for a permutation test."""
+
+    __test__ = False  # pytest would collect the name
+
+    value: float
+    p_value: float
+
+
+def bootstrap_mean(
+    values: Float[ndarray, "row"],
+    tasks: Shaped[ndarray, "row"],
+    *,
+    seed: int,
+    over: str = "both",
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Mean over tasks of the mean over prompts ("averaged over prompts, then over tasks"), with its interval.
+
+    Long form: one row per prompt, `tasks` names its task. Every task weighs the same whatever its number of
+    prompts, as in the paper. `over` says what would differ in a repetition: "prompts" (same tasks, new
+    prompts: stratified), "tasks" (new tasks with the prompt means at hand) or "both" (new tasks and new
+    prompts in them; counts the prompt noise within a task twice, so it errs on the wide side). Percentile
+    interval; over tasks its ends are moved out to make up for few tasks (Hesterberg 2015, expanded percentile
+    interval: the width of Student's t). With one task "both" is "prompts".
+
+    Raises ValueError for empty or non-finite values, an unknown `over`, or `over="tasks"` with one task.
+    """
+    if over not in ("prompts", "tasks", "both"):
+        raise ValueError(f"over {over!r} is unknown, expected one of prompts, tasks, both")
+    _check_level(level)
+    values = _finite(values, "values")
+    names, task_of_row = np.unique(tasks, return_inverse=True)
+    groups = [values[task_of_row == task] for task in range(len(names))]
+    if len(groups) == 1 and over == "tasks":
+        raise ValueError(f"one task ({names[0]}) has no spread over tasks, expected at least 2")
+    estimate = float(np.mean([group.mean() for group in groups]))
+    rng = np.random.default_rng(seed)
+    if over == "prompts" or len(groups) == 1:
+        drawn = np.ones((n_resamples, len(groups)), dtype=np.int64)
+        tail = (1 - level) / 2
+    else:
+        drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=n_resamples)
+        degrees = len(groups) - 1
+        tail = stats.norm.cdf(stats.t.ppf((1 - level) / 2, degrees) * np.sqrt(len(groups) / degrees))
+    total = np.zeros(n_resamples)
+    for task, group in enumerate(groups):
+        # A task drawn twice gets two independent sets of prompts.
+        resample = np.repeat(np.arange(n_resamples), drawn[:, task])
+        if over == "tasks":
+            means = np.full(len(resample), group.mean())
+        else:
+            means = group[rng.integers(len(group), size=(len(resample), len(group)))].mean(axis=1)
+        np.add.at(total, resample, means)
+    return _percentile_interval(estimate, total / len(groups), tail)
+
+
+def bootstrap_difference(
+    values: Float[ndarray, "row"],
+    others: Float[ndarray, "row"],
+    tasks: Shaped[ndarray, "row"],
+    *,
+    seed: int,
+    over: str = "both",
+    n_resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Mean of `values - others` where both rows are the same prompt: the paired form of `bootstrap_mean`.
+
+    Use it for one set of heads ablated against another on the same prompts; average random draws per prompt
+    first. Positive means that `values` are the larger ones.
+    """
+    difference = _finite(values, "values") - _finite(others, "others")
+    return bootstrap_mean(difference, tasks, seed=seed, over=over, n_resamples=n_resamples, level=level)
+
+
+def difference_to_draws(value: float, draws: Float[ndarray, "draw"], *, level: float = 0.95) -> Interval:
+    """Difference of one measurement to the mean of random draws, with the interval the draws span.
+
+    The interval is `value` minus the upper and lower quantile of the draws: where it excludes 0, the value
+    lies outside the central `level` of what random heads of the same number do.
+    """
+    _check_level(level)
+    draws = _finite(draws, "draws")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value - draws.mean()), float(value - high), float(value - low))
+
+
+def rank_p_value(value: float, null: Float[ndarray, "draw"], *, alternative: str = "two-sided") -> float:
+    """Share of null draws at least as extreme as `value`, counting the value itself: (k + 1) / (n + 1).
+
+    `alternative` is "greater", "less" or "two-sided" (twice the smaller, at most 1).
+    """
+    null = _finite(null, "null")
+    greater = (np.sum(null >= value) + 1) / (len(null) + 1)
+    less = (np.sum(null <= value) + 1) / (len(null) + 1)
+    sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}
+    if alternative not in sides:
+        raise ValueError(f"alternative {alternative!r} is unknown, expected one of {', '.join(sides)}")
+    return float(sides[alternative])
+
+
+def holm(p_values: Float[ndarray, "test"]) -> Float[ndarray, "test"]:
+    """Holm's p-values: valid for all tests of a family together, whatever their dependence."""
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
+    return adjusted
+
+
+def percentile_rank(scores: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
+    """Percentile of every head among all heads of the model, 0..1 ("percentile", section 3, figure 3).
+
+    Mid-rank: the share of heads below plus half the share of equal heads, itself included, so the mean over
+    all heads is exactly 0.5. The released code ranks the mean score of a set instead, which reads high for
+    skewed scores (`paper.md` 3.6, P2); average these ranks over a set to avoid that.
+    """
+    ranks = stats.rankdata(_finite(scores, "scores"), axis=None)
+    return ((ranks - 0.5) / scores.size).reshape(scores.shape)
+
+
+def expected_overlap(n_total: int, n_first: int, n_second: int) -> float:
+    """Expected share of the smaller of two random sets that is in both, 0..1 (the random line of figure 3).
+
+    Closed form max(n_first, n_second) / n_total, the mean of a hypergeometric count over the smaller size;
+    the released code estimates it by 100 draws. Raises ValueError for sizes outside 1..n_total.
+    """
+    _check_sizes(n_total, n_first, n_second)
+    return max(n_first, n_second) / n_total
+
+
+def overlap_p_value(n_shared: int, n_total: int, n_first: int, n_second: int) -> Test:
+    """Shared heads of two sets against random sets of the same sizes: hypergeometric, two-sided.
+
+    Twice the smaller tail, at most 1: both more and less overlap than chance count as evidence.
+    """
+    _check_sizes(n_total, n_first, n_second)
+    chance = stats.hypergeom(n_total, n_first, n_second)
+    if not max(0, n_first + n_second - n_total) <= n_shared <= min(n_first, n_second):
+        raise ValueError(
+            f"n_shared {n_shared} is impossible for sets of {n_first} and {n_second} of {n_total}"
+        )
+    return Test(float(n_shared), float(min(1.0, 2 * min(chance.sf(n_shared - 1), chance.cdf(n_shared)))))
+
+
+def spearman(
+    first: Float[ndarray, "*shape"],
+    second: Float[ndarray, "*shape"],
+    *,
+    level: float = 0.95,
+    seed: int | None = None,
+    n_resamples: int = 2000,
+) -> Interval:
+    """Rank correlation of two scores over all heads, -1..1, with its interval.
+
+    Without a seed the interval is Fisher's z with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright
+    (2000); with a seed it is a bootstrap over heads, which assumes less. Heads of one model are not
+    independent, so both are read as descriptions of this model. The paper's code ranks only the top
+    induction heads (`paper.md` 3.6, P6). Raises ValueError below 4 heads or for constant scores.
+    """
+    _check_level(level)
+    x, y = _finite(first, "first").ravel(), _finite(second, "second").ravel()
+    if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ValueError(f"a rank correlation needs at least 4 heads with differing scores, got {len(x)}")
+    rho = _rank_correlation(x, y)
+    if seed is None:
+        half = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+        with np.errstate(divide="ignore"):  # a perfect correlation has an infinite z and no width
+            z = np.arctanh(rho)
+        return Interval(rho, float(np.tanh(z - half)), float(np.tanh(z + half)))
+    rows = np.random.default_rng(seed).integers(len(x), size=(n_resamples, len(x)))
+    rows = rows[(np.ptp(x[rows], axis=1) > 0) & (np.ptp(y[rows], axis=1) > 0)]
+    return _percentile_interval(
+        rho, np.array([_rank_correlation(x[row], y[row]) for row in rows]), (1 - level) / 2
+    )
+
+
+def trend_test(
+    sizes: Float[ndarray, "model"], values: Float[ndarray, "model"], *, seed: int, n_permutations: int = 9999
+) -> Test:
+    """Rank correlation of a value with model size and its permutation p-value, two-sided.
+
+    For the few models of a suite, where Fisher's interval is no use. NaN stands for a missing model and is
+    left out. Raises ValueError below 3 models: no permutation of 2 could say anything.
+    """
+    present = ~(np.isnan(sizes) | np.isnan(values))
+    x, y = stats.rankdata(sizes[present]), stats.rankdata(values[present])
+    if len(x) < 3:
+        raise ValueError(f"a trend needs at least 3 models, got {len(x)}")
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x**2).sum() * (y**2).sum())
+    if scale == 0:
+        return Test(0.0, 1.0)
+    null = np.random.default_rng(seed).permuted(np.tile(y, (n_permutations, 1)), axis=1) @ x / scale
+    rho = float(x @ y / scale)
+    return Test(rho, rank_p_value(abs(rho) - 1e-12, np.abs(null), alternative="greater"))
+
+
+def depth_difference(
+    heads: Bool[ndarray, "layer head"],
+    others: Bool[ndarray, "layer head"],
+    *,
+    seed: int,
+    n_permutations: int = 9999,
+) -> Test:
+    """Mean layer of `heads` minus mean layer of `others` (figure 2), in layers, with a permutation p-value.
+
+    Heads in both sets stay where they are; the labels of all others are shuffled, sizes kept. Give the FV
+    heads first to read positive as "FV heads sit deeper". Raises ValueError for an empty set.
+    """
+    heads, others = np.asarray(heads), np.asarray(others)
+    if not heads.any() or not others.any():
+        raise ValueError("the depth of an empty head set is undefined")
+    layer = np.broadcast_to(np.arange(heads.shape[0])[:, None], heads.shape)
+    pool = np.concatenate([layer[heads & ~others], layer[others & ~heads]])
+    shared, n_own = layer[heads & others].sum(), int((heads & ~others).sum())
+
+    def difference(labelled):
+        own, rest = labelled[..., :n_own].sum(-1), labelled[..., n_own:].sum(-1)
+        return (own + shared) / heads.sum() - (rest + shared) / others.sum()
+
+    observed = float(difference(pool))
+    if len(pool) == 0:
+        return Test(observed, 1.0)
+    null = difference(np.random.default_rng(seed).permuted(np.tile(pool, (n_permutations, 1)), axis=1))
+    # With unequal sizes and shared heads the null is not centred on 0.
+    centre = float(difference(np.full(len(pool), pool.mean())))
+    return Test(
+        observed, rank_p_value(abs(observed - centre) - 1e-9, np.abs(null - centre), alternative="greater")
+    )
+
+
+def _rank_correlation(x: Float[ndarray, "n"], y: Float[ndarray, "n"]) -> float:
+    return float(np.clip(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1], -1, 1))
+
+
+def _percentile_interval(value: float, resamples: Float[ndarray, "resample"], tail: float) -> Interval:
+    low, high = np.quantile(resamples, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level {level!r} is outside 0..1")
+
+
+def _finite(values: Shaped[ndarray, "*shape"], name: str) -> Float[ndarray, "*shape"]:
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError(f"{name} are empty, expected at least one number")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} hold {int((~np.isfinite(values)).sum())} numbers that are not finite")
+    return values
+
+
+def _check_sizes(n_total: int, n_first: int, n_second: int) -> None:
+    for size in (n_first, n_second):
+        if not 1 <= size <= n_total:
+            raise ValueError(f"a set of {size} heads is impossible, expected 1..{n_total}")

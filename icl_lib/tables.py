@@ -1,0 +1,281 @@
+"""Tables: tidy parquet files with a fixed schema each, and what made them in the file's metadata."""
+
+import datetime
+import difflib
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_MEASURED = {"value": "float", "standard_error": "float", "n_prompts": "int"}
+
+# Columns in their order with their types; the rows of a table are sorted by its keys and unique in them.
+SCHEMAS: dict[str, dict[str, str]] = {
+    # `task` is "" for scores that have none; `value` in the unit of the score (attention mass 0..1 or
+    # a difference of probabilities).
+    "scores": {
+        "model": "str", "step": "int", "score": "str", "layer": "int", "head": "int", "task": "str",
+        **_MEASURED,
+    },
+    "accuracy": {
+        "model": "str", "step": "int", "n_shots": "int", "labels": "str", "task": "str", "task_type": "str",
+        "split": "str", "metric": "str", **_MEASURED,
+    },
+    # `excluded` says in words what was excluded from the ranking, "" for nothing; `draw` is 0 for rankings
+    # that are not random.
+    "ablations": {
+        "model": "str", "step": "int", "metric": "str", "replacement": "str", "positions": "str",
+        "ranking": "str", "excluded": "str", "fraction": "float", "n_heads": "int", "draw": "int",
+        "task": "str", **_MEASURED,
+    },
+    # `value` in nats, `position` counted from 0 with BOS at 0.
+    "token_loss": {
+        "model": "str", "step": "int", "position": "int", "value": "float", "standard_error": "float",
+        "n_documents": "int",
+    },
+    # Statistics over tables: `model` is "" for one over all models of a suite. The only table whose values
+    # may be NaN (no such number) or infinite (a step that never comes).
+    "statistics": {
+        "notebook": "str", "model": "str", "name": "str", "value": "float", "low": "float", "high": "float",
+        "p_value": "float", "n": "int",
+    },
+}  # fmt: skip
+
+KEYS = {
+    name: [c for c in columns if c not in ("value", "standard_error", "n_prompts", "n_documents")]
+    for name, columns in SCHEMAS.items()
+} | {"statistics": ["notebook", "model", "name"]}
+
+# Columns with a closed set of values.
+VALUES = {
+    "score": (
+        "induction_attention_mass", "induction_prefix_matching", "previous_token", "duplicate_token",
+        "fv", "fv_null",
+    ),
+    "labels": ("clean", "shuffled"),
+    "ranking": ("none", "induction", "fv", "random", "random_layer_matched"),
+    "replacement": ("none", "mean", "task_mean", "zero", "resample", "bos_value"),
+    "positions": ("none", "last", "all"),
+}  # fmt: skip
+
+_MAY_BE_NAN = {"standard_error", "low", "high", "p_value"}
+
+PROVENANCE_KEYS = (
+    "suite", "seed", "dtype", "device", "bos", "versions", "git_commit", "git_dirty", "time", "parameters",
+)  # fmt: skip
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+_METADATA_KEY = b"icl_lib"
+
+
+def provenance(
+    *, suite: str, seed: int, dtype: str, device: str, bos: str, parameters: dict[str, Any]
+) -> dict[str, Any]:
+    """What made a table: the arguments, library versions, git commit and time (UTC, ISO 8601).
+
+    `bos` names the BOS policy in words, `parameters` are the notebook's. `git_commit` is "unknown" and
+    `git_dirty` null where the library does not lie in a git work tree; dirty means that tracked files were
+    changed since the commit. For tables made from tables give "" for dtype, device and bos.
+    """
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {
+        "suite": str(suite),
+        "seed": int(seed),
+        "dtype": str(dtype),
+        "device": str(device),
+        "bos": str(bos),
+        "versions": {
+            name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")
+        },
+        "git_commit": commit or "unknown",
+        "git_dirty": None if changes is None else bool(changes),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "parameters": dict(parameters),
+    }
+
+
+def write_table(
+    frame: pd.DataFrame, path: str | Path, *, schema_name: str, provenance: dict[str, Any]
+) -> None:
+    """Write a table: checked, columns in order, rows sorted, under its final name only once complete.
+
+    The same rows and provenance give the same bytes. Raises ValueError in one line for an unknown schema,
+    missing, extra or wrongly typed columns, values outside a column's set, numbers that are not finite, rows
+    that repeat a key, and incomplete provenance. Parent folders are made.
+    """
+    path = Path(path)
+    frame = _checked(frame, schema_name)
+    columns = SCHEMAS[schema_name]
+    metadata = json.dumps(
+        {"schema": schema_name, "provenance": _checked_provenance(provenance)}, sort_keys=True
+    )
+    schema = pa.schema([(name, _ARROW[kind]) for name, kind in columns.items()])
+    # Without pandas' own metadata, which would carry its version.
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    table = table.replace_schema_metadata({_METADATA_KEY: metadata.encode()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: str | Path, *, schema_name: str | None = None) -> pd.DataFrame:
+    """A table as it was written, its provenance in `.attrs["provenance"]`, its schema in `.attrs["schema"]`.
+
+    Raises FileNotFoundError for a missing file, and ValueError naming the file when it is truncated, not a
+    parquet file, not written by this library, altered, or not of the schema asked for.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"table {path} does not exist")
+    try:
+        table = pq.read_table(path, partitioning=None, memory_map=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} is truncated or not a parquet file ({str(error).splitlines()[0]})"
+        ) from None
+    try:
+        metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        found, made_by = metadata["schema"], _checked_provenance(metadata["provenance"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is a parquet file but not one of icl_lib: it has no provenance") from None
+    if schema_name is not None and found != schema_name:
+        raise ValueError(f"{path} holds the table {found!r}, expected {schema_name!r}")
+    try:
+        frame = _checked(table.to_pandas(), found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    frame.attrs.update(provenance=made_by, schema=found)
+    return frame
+
+
+def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFrame:
+    """Several tables of one schema, one below the other. Errors as in `read_table`, and for no paths."""
+    frames = [read_table(path, schema_name=schema_name) for path in paths]
+    if not frames:
+        raise ValueError(f"no tables {schema_name!r} to read: the suite lists no steps for this model")
+    return pd.concat(frames, ignore_index=True)
+
+
+def tables_equal(first: str | Path, second: str | Path) -> bool:
+    """Whether two tables hold the same data, bit for bit, and were made alike.
+
+    Of the provenance everything counts but time, git state and the results folder: two runs differ in these
+    by nature.
+    """
+    frames = [read_table(path) for path in (first, second)]
+    made = [
+        frame.attrs["provenance"]
+        | {"time": "", "git_commit": "", "git_dirty": None}
+        | {"parameters": {k: v for k, v in frame.attrs["provenance"]["parameters"].items() if k != "results"}}
+        for frame in frames
+    ]
+    same_schema = frames[0].attrs["schema"] == frames[1].attrs["schema"]
+    return made[0] == made[1] and same_schema and frames[0].equals(frames[1])
+
+
+def _checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
+    """The frame with columns in order, of the right types, its rows sorted by the keys."""
+    if schema_name not in SCHEMAS:
+        raise ValueError(f"table {schema_name!r} is unknown, expected {_nearest(schema_name, SCHEMAS)}")
+    columns = SCHEMAS[schema_name]
+    missing = [c for c in columns if c not in frame]
+    extra = [str(c) for c in frame if c not in columns]
+    if missing or extra or len(frame.columns) != len(columns):
+        problem = f"lacks the columns {', '.join(missing)}" if missing else ""
+        if extra:
+            problem += f"{' and ' if missing else ''}has the extra columns {', '.join(extra)}"
+        raise ValueError(
+            f"table {schema_name} {problem or 'repeats a column'}; expected {', '.join(columns)}"
+        )
+    frame = pd.DataFrame({c: _typed(frame[c].reset_index(drop=True), c, kind) for c, kind in columns.items()})
+    if schema_name != "statistics":
+        _refuse_gaps(frame)
+    frame = frame.sort_values(KEYS[schema_name], kind="stable", ignore_index=True)
+    repeated = frame.duplicated(KEYS[schema_name])
+    if repeated.any():
+        row = frame.loc[repeated.idxmax(), KEYS[schema_name]].to_dict()
+        raise ValueError(
+            f"table {schema_name} has {int(repeated.sum())} rows with a repeated key, first {row}"
+        )
+    return frame
+
+
+def _typed(column: pd.Series, name: str, kind: str) -> pd.Series:
+    if kind == "str":
+        wrong = next((v for v in column if not isinstance(v, str)), None)
+        if len(column) and (wrong is not None or column.isna().any()):
+            raise ValueError(f"column {name} holds {wrong!r}, expected text")
+        unknown = sorted(set(column) - set(VALUES.get(name, column)))
+        if unknown:
+            raise ValueError(
+                f"{name} {unknown[0]!r} is unknown, expected {_nearest(unknown[0], VALUES[name])}"
+            )
+        return column.astype("str")
+    is_int, is_float = pd.api.types.is_integer_dtype(column), pd.api.types.is_float_dtype(column)
+    if len(column) and not (is_int or (kind == "float" and is_float)):
+        raise ValueError(f"column {name} has the type {column.dtype}, expected {kind}")
+    if kind == "int" and column.isna().any():
+        raise ValueError(f"column {name} holds {int(column.isna().sum())} missing numbers")
+    return column.astype("int64" if kind == "int" else "float64")
+
+
+def _refuse_gaps(frame: pd.DataFrame) -> None:
+    for name, column in frame.select_dtypes("float64").items():
+        if column.isna().any() and name not in _MAY_BE_NAN:
+            raise ValueError(f"column {name} holds {int(column.isna().sum())} missing numbers")
+        if np.isinf(column).any():
+            raise ValueError(f"column {name} holds an infinite number")
+
+
+def _checked_provenance(made_by: dict[str, Any]) -> dict[str, Any]:
+    missing = [key for key in PROVENANCE_KEYS if key not in made_by]
+    if missing:
+        raise ValueError(f"provenance lacks {', '.join(missing)}; make it with icl_lib.tables.provenance")
+    try:
+        json.dumps(made_by, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"provenance is not plain JSON: {error}") from None
+    return made_by
+
+
+def _nearest(name: str, valid) -> str:
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    return f"one of {', '.join(valid)}" + (f"; nearest: {near[0]}" if near else "")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str | None:
+    folder = Path(__file__).parent
+    try:
+        # A library copied into some other project's work tree has no commit of its own.
+        own = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run(own, capture_output=True, check=True, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

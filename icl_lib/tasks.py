@@ -1,0 +1,178 @@
+"""Tasks and prompts: reading task files, splitting their pairs, writing few-shot prompts in the paper's template."""
+
+import difflib
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+TYPES = ("abstractive", "extractive")
+SPLITS = ("scoring", "evaluation", "unseen")
+LAB_TASKS = Path(__file__).parents[1] / "lab" / "world" / "tasks"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text up to the last answer's colon, beginning with the BOS text, and the answer with its leading space."""
+
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class TaskPrompts:
+    """One task's prompts: `clean`, and `shuffled` with the demonstrations' labels permuted among themselves."""
+
+    clean: list[Prompt]
+    shuffled: list[Prompt]
+
+
+def read_json(path: Path):
+    """The contents of a JSON file; a one-line `ValueError` or `FileNotFoundError` names the file and the place."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); mend or download the file again") from None
+
+
+def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
+    """Prompts of several tasks from a file `{task: {"clean": [{"text", "answer"}], "shuffled": [...]}}`.
+
+    Raises `FileNotFoundError` for a missing file and `ValueError` naming task, list, place and field for anything
+    that is not of this form.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: expected an object of tasks, found {type(content).__name__}")
+    return {task: TaskPrompts(*(_prompt_list(path, task, entry, key) for key in ("clean", "shuffled")))
+            for task, entry in content.items()}
+
+
+def _prompt_list(path, task: str, entry, key: str) -> list[Prompt]:
+    items = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(items, list):
+        raise ValueError(f"{path}: task {task!r} has no list {key!r}; give a list of objects with text and answer")
+    prompts = []
+    for i, item in enumerate(items):
+        for name in ("text", "answer"):
+            if not isinstance(item, dict) or not isinstance(item.get(name), str) or not item[name]:
+                raise ValueError(f"{path}: task {task!r}, {key}[{i}]: {name!r} must be a non-empty string")
+        prompts.append(Prompt(item["text"], item["answer"]))
+    return prompts
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task's (input, output) pairs in file order; the last `held_out` of them are no training pairs."""
+
+    name: str
+    type: str
+    split: str
+    pairs: list[tuple[str, str]]
+    held_out: int = 0
+    inputs: str = ""
+    labels: str = ""
+    relation: str = ""
+    siblings: list[str] = field(default_factory=list)
+
+    @property
+    def training_pairs(self) -> list[tuple[str, str]]:
+        return self.pairs[: len(self.pairs) - self.held_out]
+
+    @property
+    def query_pairs(self) -> list[tuple[str, str]]:
+        """The pairs that queries are drawn from: the held-out ones where there are any, else all (known facts)."""
+        return self.pairs[len(self.pairs) - self.held_out :] if self.held_out else self.pairs
+
+    @property
+    def floor(self) -> float:
+        """Accuracy of always giving the commonest label, 0..1."""
+        labels = [label for _, label in self.query_pairs]
+        return max(labels.count(label) for label in set(labels)) / len(labels)
+
+
+def read_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """(input, output) pairs of one task file: a list of {"input", "output"}; numbers are read as their digits."""
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{path}: expected a non-empty list of pairs, found {type(content).__name__}")
+    pairs = []
+    for i, item in enumerate(content):
+        if not isinstance(item, dict) or not {"input", "output"} <= set(item):
+            raise ValueError(f"{path}: item {i} must be an object with 'input' and 'output'")
+        pair = str(item["input"]), str(item["output"])
+        if not all(text.strip() for text in pair):
+            raise ValueError(f"{path}: item {i} has an empty field: {pair!r}")
+        pairs.append(pair)
+    return pairs
+
+
+def read_tasks(folder: str | Path = LAB_TASKS) -> dict[str, Task]:
+    """All tasks of a folder `<type>/<task>.json` with the cards of `cards.json` beside it, in order of names."""
+    folder = Path(folder)
+    cards = read_json(folder.parent / "cards.json")
+    tasks = {}
+    for name, card in sorted(cards.items()):
+        pairs = read_pairs(folder / card["type"] / f"{name}.json")
+        shared = [other for other, its in cards.items()
+                  if (its["inputs"], its["labels"]) == (card["inputs"], card["labels"])]
+        tasks[name] = Task(name, card["type"], card["split"], pairs, card["held_out"], card["inputs"],
+                           card["labels"], card["relation"], shared)
+    return tasks
+
+
+def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
+    """The named tasks; an unknown name is refused with the nearest valid ones."""
+    for name in names:
+        if name not in tasks:
+            near = difflib.get_close_matches(name, tasks, n=3) or sorted(tasks)[:3]
+            raise ValueError(f"unknown task {name!r}; nearest known tasks: {', '.join(near)}")
+    return {name: tasks[name] for name in names}
+
+
+def write_prompt(demonstrations: list[tuple[str, str]], query: str, bos: str) -> str:
+    """The paper's template: BOS, "Q:" input, "A:" output, a blank line between, ending at the query's "A:"."""
+    shown = "".join(f"Q: {question}\nA: {label}\n\n" for question, label in demonstrations)
+    return f"{bos}{shown}Q: {query}\nA:"
+
+
+def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: int) -> TaskPrompts:
+    """Clean prompts of one task and the same prompts with labels shuffled among the demonstrations.
+
+    A query is drawn from the task's query pairs with replacement over prompts, `n_shots` demonstrations from its
+    training pairs without the query's input (fewer where the task has fewer pairs). The shuffle is a permutation
+    that leaves no label in its place where the labels allow it, so that a shuffled prompt is never a clean one
+    (the released code takes any permutation: F8). The same task and seed give the same prompts, whatever else
+    is drawn.
+    """
+    # crc32, not hash(): Python salts the hash of a string anew in every process.
+    rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode())])
+    clean, shuffled = [], []
+    for _ in range(n_prompts):
+        query, answer = task.query_pairs[rng.integers(len(task.query_pairs))]
+        pool = [pair for pair in task.training_pairs if pair[0] != query]
+        chosen = rng.permutation(len(pool))[:n_shots]
+        demonstrations = [pool[i] for i in chosen]
+        inputs, labels = [q for q, _ in demonstrations], [label for _, label in demonstrations]
+        moved = list(zip(inputs, _moved_labels(labels, rng), strict=True))
+        clean.append(Prompt(write_prompt(demonstrations, query, bos), f" {answer}"))
+        shuffled.append(Prompt(write_prompt(moved, query, bos), f" {answer}"))
+    return TaskPrompts(clean, shuffled)
+
+
+def _moved_labels(labels: list[str], rng: np.random.Generator) -> list[str]:
+    """A permutation with as few labels in their old place as 100 draws find, none where that is possible."""
+    draws = ([labels[i] for i in rng.permutation(len(labels))] for _ in range(100))
+    best, fewest = labels, len(labels) + 1
+    for draw in draws:
+        kept = sum(old == new for old, new in zip(labels, draw, strict=True))
+        if kept < fewest:
+            best, fewest = draw, kept
+        if fewest == 0:
+            break
+    return best

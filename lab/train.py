@@ -1,0 +1,175 @@
+"""Train one rung of the lab's ladder: `python -m lab.train RUNG [--seed K]`.
+
+A rung is a file `lab/rungs/RUNG.yaml`. Checkpoints go to `lab/models/RUNG/seed<K>/step<N>/` as ordinary Hugging
+Face folders in half precision, the training curve to `curve.csv` beside them. Step N's batch depends on seed and N
+alone, so an interrupted training goes on from its last checkpoint with the batches it would have seen.
+"""
+
+import argparse
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from icl_lib.tasks import read_tasks
+from lab.text import Generator, Rows
+from lab.tokenizer import FOLDER as TOKENIZER
+
+RUNGS = Path(__file__).parent / "rungs"
+MODELS = Path(__file__).parent / "models"
+RESUME = "resume.safetensors"
+GRADIENT_NORM = 1.0
+
+
+def read_rung(name: str) -> dict:
+    """A rung's configuration; an unknown name is refused with the known ones."""
+    path = RUNGS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RUNGS.glob("*.yaml")))
+        raise ValueError(f"unknown rung {name!r}; known rungs: {known}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def new_model(shape: dict, tokenizer, seed: int) -> GPTNeoXForCausalLM:
+    """A GPT-NeoX of the rung's shape with seeded random weights, float32."""
+    torch.manual_seed(seed)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer), hidden_size=shape["d_model"], num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"], intermediate_size=4 * shape["d_model"],
+        max_position_embeddings=1024, hidden_act="gelu", use_parallel_residual=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0,
+                         "partial_rotary_factor": shape["rotary"]},
+        initializer_range=shape["init_std"], bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, attention_dropout=0.0, hidden_dropout=0.0,
+        tie_word_embeddings=shape["tied"],
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+def learning_rate(step: int, config: dict) -> float:
+    """Linear warm-up, then a cosine from `lr` to a tenth of it at the last step."""
+    warm = min(1.0, (step + 1) / config["warmup"])
+    return config["lr"] * warm * (0.55 + 0.45 * math.cos(math.pi * step / config["steps"]))
+
+
+def weighted_loss(model: GPTNeoXForCausalLM, batch: list[Rows], device: str) -> torch.Tensor:
+    """Next-token loss in nats, averaged over all tokens of the batch by their weights."""
+    total = sum(float(rows.weights[:, 1:].sum()) for rows in batch)
+    loss = 0.0
+    for rows in batch:
+        tokens = torch.from_numpy(rows.tokens).to(device)
+        weights = torch.from_numpy(rows.weights[:, 1:]).to(device)
+        row, place = weights.nonzero(as_tuple=True)
+        hidden = model.gpt_neox(tokens).last_hidden_state[row, place]
+        nats = torch.nn.functional.cross_entropy(
+            model.get_output_embeddings()(hidden), tokens[row, place + 1], reduction="none")
+        loss = loss + (nats * weights[row, place]).sum() / total
+    return loss
+
+
+def save_checkpoint(model, tokenizer, optimizer, step: int, folder: Path) -> None:
+    """Write `step<N>/` in half precision and the state to go on from; a kill leaves neither half-written."""
+    target, partial = folder / f"step{step}", folder / f".partial-step{step}"
+    shutil.rmtree(partial, ignore_errors=True)
+    # named_parameters holds tied weights once, as the files do
+    half = {name: p.detach().to(torch.float16) for name, p in model.named_parameters()}
+    model.save_pretrained(partial, state_dict=half)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+    state = {}
+    for name, parameter in model.named_parameters():
+        state[f"model.{name}"] = parameter.detach()
+        state |= {f"{key}.{name}": value for key, value in optimizer.state[parameter].items()}
+    save_file(state, folder / f".{RESUME}", metadata={"step": str(step)})
+    os.replace(folder / f".{RESUME}", folder / RESUME)
+
+
+def resume(model, optimizer, folder: Path) -> int:
+    """Put the saved state back into model and optimiser; the step it was saved at, 0 where there is none."""
+    path = folder / RESUME
+    if not path.is_file():
+        return 0
+    state, step = load_file(path), 0
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(state[f"model.{name}"])
+        if f"step.{name}" in state:
+            optimizer.state[parameter] = {
+                key: state[f"{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq", "step")}
+            step = int(state[f"step.{name}"])
+    return step
+
+
+def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | None = None) -> Path:
+    """Train a rung from its last saved state to its last step; the folder with its checkpoints."""
+    config = config or read_rung(rung)
+    folder = models / rung / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
+    generator = Generator(tokenizer, read_tasks())
+    model = new_model(config["shape"], tokenizer, seed).to(device)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config["weight_decay"]}, {"params": plain, "weight_decay": 0.0}],
+        lr=config["lr"], betas=(0.9, 0.98), fused=True)
+    start = resume(model, optimizer, folder)
+    curve = pd.read_csv(folder / "curve.csv").query("step <= @start").to_dict("records") if start else []
+    if start == 0:
+        save_checkpoint(model, tokenizer, optimizer, 0, folder)
+
+    tokens_per_step = sum(shape["rows"] * shape["length"] for shape in config["mixture"].values())
+    bar = tqdm(range(start, config["steps"]), initial=start, total=config["steps"], desc=f"{rung} seed {seed}",
+               disable=None)
+    losses, began = [], time.perf_counter()
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        batch = generator.batch(np.random.default_rng([seed, step]), config["mixture"])
+        loss = weighted_loss(model, batch, device)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"rung {rung} seed {seed}: loss is {loss.item()} at step {step}; lower its lr")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        losses.append(loss.item())
+        done = step + 1
+        if done % config["log_every"] == 0 or done == config["steps"]:
+            seconds = time.perf_counter() - began
+            curve.append({"step": done, "loss": float(np.mean(losses)), "tokens": done * tokens_per_step,
+                          "tokens_per_second": round(len(losses) * tokens_per_step / seconds)})
+            bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}")
+            losses, began = [], time.perf_counter()
+        if done in config["checkpoints"] or done == config["steps"]:
+            pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
+            save_checkpoint(model, tokenizer, optimizer, done, folder)
+    (folder / RESUME).unlink(missing_ok=True)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("rung")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        folder = train(arguments.rung, seed=arguments.seed)
+    except (ValueError, FloatingPointError) as error:
+        raise SystemExit(f"lab.train: {error}") from None
+    print(f"checkpoints: {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Golden models, loaded once, and tiny random ones of any shape beside an untouched copy."""
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+ARCHITECTURES = ("gpt_neox", "gpt2", "llama")
+
+
+class Golden:
+    """A golden case: the model through `load_model`, its prompts, and what a slow computation gave."""
+
+    def __init__(self, architecture: str, dtype: str):
+        from icl_lib import load_model, read_prompts
+
+        folder = GOLDEN / architecture
+        self.model = load_model(folder / "model", dtype=dtype, device="cpu")
+        self.prompts = read_prompts(folder / "prompts.json")
+        self.expected = json.loads((folder / "expected.json").read_text())
+
+
+@cache
+def golden_case(architecture: str, dtype: str = "float32") -> Golden:
+    return Golden(architecture, dtype)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def golden(request) -> Golden:
+    return golden_case(request.param)
+
+
+@pytest.fixture
+def neox() -> Golden:
+    return golden_case("gpt_neox")
+
+
+def tiny_model(
+    architecture: str, n_layers: int, n_heads: int, d_head: int = 8, n_kv_heads: int = 1, seed: int = 0
+):
+    """A float64 model with random weights in a bridge, and the same model left as it was."""
+    import transformers
+
+    from icl_lib import wrap_model
+
+    d_model = n_heads * d_head
+    shape = {"vocab_size": 428}
+    if architecture == "gpt2":
+        config = transformers.GPT2Config(
+            n_embd=d_model, n_layer=n_layers, n_head=n_heads, n_positions=128, **shape
+        )
+    else:
+        shape |= {"hidden_size": d_model, "num_hidden_layers": n_layers, "num_attention_heads": n_heads}
+        shape |= {"intermediate_size": 2 * d_model, "max_position_embeddings": 128}
+        if architecture == "llama":
+            config = transformers.LlamaConfig(num_key_value_heads=n_kv_heads, **shape)
+        else:
+            config = transformers.GPTNeoXConfig(**shape)
+    config.initializer_range = 0.5 / d_head**0.5  # large enough for heads to matter
+    torch.manual_seed(seed)
+    hf_model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+    hf_model.set_attn_implementation("sdpa")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(GOLDEN / "gpt_neox" / "model")
+    return wrap_model(copy.deepcopy(hf_model), tokenizer), hf_model
+
+
+def projections_of(hf_model) -> list[torch.nn.Module]:
+    """The attention output projections of a plain transformers model, found by their own names."""
+    names = ("attention.dense", "attn.c_proj", "self_attn.o_proj")
+    return [module for name, module in hf_model.named_modules() if name.endswith(names)]

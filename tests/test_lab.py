@@ -1,0 +1,155 @@
+"""The lab's world, its text, its trainer: what the committed models stand on."""
+
+import filecmp
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from icl_lib.tasks import LAB_TASKS, draw_prompts, read_tasks
+from lab import train as trainer
+from lab import world
+from lab.text import Generator, story
+from lab.tokenizer import FOLDER as TOKENIZER
+
+TINY = {
+    "shape": {"layers": 2, "heads": 2, "d_model": 16, "rotary": 1.0, "init_std": 0.06},
+    "steps": 6, "lr": 0.001, "warmup": 2, "weight_decay": 0.01, "log_every": 2, "checkpoints": [2, 4],
+    "mixture": {"orders": {"rows": 2, "length": 24}, "listings": {"rows": 1, "length": 24}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def generator():
+    tokenizer = trainer.PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
+    return Generator(tokenizer, read_tasks())
+
+
+def test_task_files_are_what_the_world_makes(tmp_path):
+    world.write_tasks(tmp_path / "tasks", tmp_path / "cards.json")
+    made = sorted(p.relative_to(tmp_path / "tasks") for p in (tmp_path / "tasks").rglob("*.json"))
+    kept = sorted(p.relative_to(LAB_TASKS) for p in LAB_TASKS.rglob("*.json"))
+    assert made == kept and len(made) >= 40
+    for path in made:
+        assert filecmp.cmp(tmp_path / "tasks" / path, LAB_TASKS / path, shallow=False), path
+    assert filecmp.cmp(tmp_path / "cards.json", LAB_TASKS.parent / "cards.json", shallow=False)
+
+
+def test_several_tasks_share_inputs_and_labels():
+    tasks = read_tasks()
+    sharing = [t for t in tasks.values() if t.type == "abstractive" and len(t.siblings) > 1]
+    assert len(sharing) >= 20
+    for task in sharing:
+        words = {word for pair in task.pairs for word in pair}
+        for other in task.siblings:
+            assert words == {word for pair in tasks[other].pairs for word in pair}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "held_out", "message"),
+    [
+        ([("a", "b"), ("a", "c")], 0, "'a' stands there twice"),
+        ([("a", "b"), ("c", " ")], 0, "empty field"),
+        ([("a", "b"), ("c", "d"), ("a", "b")], 1, "also a training pair"),
+    ],
+)
+def test_faulty_tasks_are_refused_by_name(pairs, held_out, message):
+    with pytest.raises(ValueError, match=message) as error:
+        world.check_pairs("my_task", pairs, held_out)
+    assert "'my_task'" in str(error.value) and "\n" not in str(error.value)
+
+
+def prompts_in(generator, rows):
+    """The (question, label) texts of each row's complete pairs."""
+    for ids in rows.tokens:
+        text = generator.tokenizer.decode(ids)
+        blocks = text.removeprefix("<|endoftext|>").split("\n\n")[:-1]
+        yield [tuple(block.removeprefix("Q: ").split("\nA: ")) for block in blocks]
+
+
+def test_training_never_shows_unseen_tasks_or_held_out_pairs(generator):
+    tasks = read_tasks()
+    allowed = {pair for t in tasks.values() if t.split != "unseen" for pair in t.training_pairs}
+    held_out = {pair for t in tasks.values() if t.held_out for pair in t.query_pairs}
+    mixture = {kind: {"rows": 200, "length": 132} for kind in ("orders", "lookups", "lists")}
+    seen = set()
+    for rows in generator.batch(np.random.default_rng(0), mixture):
+        for pairs in prompts_in(generator, rows):
+            assert set(pairs) <= allowed and not set(pairs) & held_out
+            seen |= set(pairs)
+    assert len(seen) > 1000
+
+
+def test_training_rows_are_tokenised_like_prompts(generator):
+    task = read_tasks()["english-german"]
+    prompt = draw_prompts(task, n_prompts=1, n_shots=5, bos="", seed=0).clean[0]
+    demonstrations = [block.removeprefix("Q: ").split("\nA: ") for block in prompt.text.split("\n\n")[:-1]]
+    pairs = [(generator.ids(" " + q), generator.ids(" " + a)) for q, a in demonstrations]
+    ids, weights = generator.questions(pairs, [True] * len(pairs))
+    whole = generator.ids(prompt.text)
+    assert ids[0] == generator.bos and ids[1:].tolist() == whole[: len(ids) - 1].tolist()
+    labels = generator.tokenizer.decode(ids[weights == 1.0])
+    assert labels == "".join(f" {answer}" for _, answer in demonstrations)
+
+
+def test_glossary_counts_only_entries_that_come_again(generator):
+    ids, weights = generator.glossary(np.random.default_rng(3), 20)
+    pairs = generator.tokenizer.decode(ids).removeprefix("<|endoftext|>Q: ").split("\n\nQ: ")
+    labels = [i for i in range(len(ids)) if i >= 2 and generator.tokenizer.decode(ids[i - 1]) == "\nA:"]
+    again = [pair in pairs[:i] for i, pair in enumerate(pairs)]
+    assert [bool(weights[i] == 1.0) for i in labels] == again and any(again) and not all(again)
+
+
+def test_documents_are_long_and_repeat_passages(generator):
+    texts = [story(generator.world, np.random.default_rng(seed)) for seed in range(20)]
+    assert min(len(generator.ids(text)) for text in texts) >= 512
+    repeated = [len(s) - len(set(s)) for s in (text.split(". ") for text in texts)]
+    assert np.mean(repeated) > 5
+
+
+def test_a_batch_depends_on_its_seed_alone(generator):
+    mixture = {kind: {"rows": 3, "length": 40} for kind in ("orders", "glossary", "listings", "documents")}
+    first, other, again = (generator.batch(np.random.default_rng(seed), mixture) for seed in (1, 2, 1))
+    assert all((a.tokens == b.tokens).all() for a, b in zip(first, again, strict=True))
+    assert any((a.tokens != b.tokens).any() for a, b in zip(first, other, strict=True))
+
+
+def weights_of(folder, step):
+    return load_file(folder / f"step{step}" / "model.safetensors")
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+    whole = trainer.train("tiny", models=tmp_path / "whole", config=TINY)
+
+    def interrupt(step, config):
+        if step == 5:
+            raise KeyboardInterrupt
+        return original(step, config)
+
+    original = trainer.learning_rate
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "learning_rate", interrupt)
+        trainer.train("tiny", models=tmp_path / "cut", config=TINY)
+    resumed = trainer.train("tiny", models=tmp_path / "cut", config=TINY)
+    for step in (0, 2, 4, 6):
+        a, b = weights_of(whole, step), weights_of(resumed, step)
+        assert all(torch.equal(a[name], b[name]) for name in a), step
+    columns = ["step", "loss", "tokens"]
+    curves = [trainer.pd.read_csv(folder / "curve.csv")[columns] for folder in (whole, resumed)]
+    assert curves[0].equals(curves[1])
+    assert not list(resumed.glob("resume*")) and not list(resumed.glob(".*"))
+
+
+def test_unknown_rung_names_the_known_ones():
+    with pytest.raises(ValueError, match="unknown rung 'lab-5k'; known rungs: .*lab-"):
+        trainer.read_rung("lab-5k")
+
+
+def test_cards_tell_what_a_task_is():
+    cards = json.loads((LAB_TASKS.parent / "cards.json").read_text(encoding="utf-8"))
+    for name, card in cards.items():
+        assert card["size"] == len(read_tasks()[name].pairs) and len(card["example"]) == 2
+        assert {"type", "split", "inputs", "labels", "relation", "held_out"} <= set(card)
+    assert {card["split"] for card in cards.values()} == {"scoring", "evaluation", "unseen"}

@@ -1,0 +1,107 @@
+"""Run one notebook template: `python -m workflow.run TEMPLATE EXECUTED --parameters FILE --log FILE`.
+
+Everything is written beside the log first. Only when the notebook has finished and its tables are there does
+the executed notebook get its name; when it fails, log and executed notebook (with the traceback) stay beside
+each other, tables of this run are removed, one line says what happened, and the exit status is 1.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workflow.templates import ParameterError, check_parameters
+
+
+def run_notebook(
+    template: Path, executed: Path, parameters: dict[str, Any], *, log: Path, tables: Sequence[Path] = ()
+) -> None:
+    """Execute a template with these parameters in the present working folder.
+
+    Raises ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel fails
+    or a table was not written.
+    """
+    check_parameters(template, parameters)
+    import papermill  # late: it takes longer to import than a bad parameter takes to find
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    attempt = log.with_suffix(".ipynb")
+    _remove([executed, attempt, *tables])
+    handler = logging.FileHandler(log, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        papermill.execute_notebook(
+            template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
+            log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
+        )  # fmt: skip
+        absent = [str(table) for table in tables if not table.is_file()]
+        if absent:
+            raise FileNotFoundError(f"it ended without writing {', '.join(absent)}")
+    except BaseException as error:
+        root.exception("%s failed", template.name)
+        _remove(tables)
+        kept = f"log {log}, notebook {attempt}" if attempt.exists() else f"log {log}"
+        raise RuntimeError(f"{template.name} failed: {_summary(error)} ({kept})") from error
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(attempt, executed)
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """Parameters of a YAML file. Raises ParameterError for anything but a mapping."""
+    try:
+        parameters = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"cannot read parameters from {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(parameters, dict):
+        raise ParameterError(f"{path} holds {type(parameters).__name__}, expected names with values")
+    return parameters
+
+
+def _summary(error: BaseException) -> str:
+    """What went wrong, in one line: the notebook's own exception rather than papermill's report of it."""
+    if hasattr(error, "ename"):
+        first = next(iter(str(error.evalue).splitlines()), "")
+        return f"{error.ename}: {first}"
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Run one notebook template.")
+    parser.add_argument("template", type=Path)
+    parser.add_argument("executed", type=Path)
+    parser.add_argument("--parameters", type=Path, required=True, help="YAML file")
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, nargs="*", default=[], help="tables the notebook has to write")
+    given = parser.parse_args(arguments)
+    try:
+        run_notebook(
+            given.template,
+            given.executed,
+            read_parameters(given.parameters),
+            log=given.log,
+            tables=given.tables,
+        )
+    except (ParameterError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

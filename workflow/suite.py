@@ -1,0 +1,190 @@
+"""A suite: which models and steps, what each notebook is given, and where its results go."""
+
+import difflib
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from icl_lib.models import locate, steps_of
+from workflow.templates import check_parameters, library_files, template_parameters
+
+SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
+TEMPLATES = Path("notebooks")
+RESULTS = Path("results")
+
+# What each notebook writes. One table per run, under results/<suite>/<table>/.
+TABLES = {
+    "scoring": ("scores", "accuracy"),
+    "ablation": ("ablations",),
+    "training_dynamics": ("statistics",),
+    "model_scaling": ("statistics",),
+}
+# What the workflow gives each notebook. A template must declare these ...
+GIVEN = {
+    "scoring": ("suite", "seed", "results", "model", "step"),
+    "ablation": ("suite", "seed", "results", "model", "step"),
+    "training_dynamics": ("suite", "seed", "results", "model", "steps"),
+    "model_scaling": ("suite", "seed", "results", "models"),
+}
+# ... and is given these if it declares them: which of the steps were ablated.
+GIVEN_IF_DECLARED = {"training_dynamics": ("ablated_steps",), "model_scaling": ("ablated_models",)}
+
+# Files that library modules read, as (module, folder).
+DATA = (("icl_lib/tasks.py", Path("lab/world")),)
+
+# Stands for a model's published weights where it has no checkpoints.
+NO_STEP = -1
+
+
+class SuiteError(ValueError):
+    """A suite file that is not valid; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite. `steps` and `ablated` give for each model its steps in rising order."""
+
+    name: str
+    seed: int
+    threads: int
+    steps: dict[str, list[int]]
+    ablated: dict[str, list[int]]
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def results(self) -> str:
+        """The suite's folder, relative to the repository."""
+        return (RESULTS / self.name).as_posix()
+
+    @property
+    def followed(self) -> list[str]:
+        """Models with more than one step: those that training_dynamics is about."""
+        return [model for model, steps in self.steps.items() if len(steps) > 1]
+
+    def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP) -> dict[str, Any]:
+        """All parameters of one run of a notebook, as papermill gets them."""
+        known = {
+            "suite": self.name, "seed": self.seed, "results": self.results, "model": model, "step": step,
+            "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
+            "models": self.steps, "ablated_models": self.ablated,
+        }  # fmt: skip
+        declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
+        names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
+        return {name: known[name] for name in names} | self.overrides.get(notebook, {})
+
+    def check_templates(self) -> None:
+        """Refuse templates and overrides that do not fit each other, before anything runs."""
+        model, steps = next(iter(self.steps.items()))
+        for notebook in TABLES:
+            check_parameters(
+                TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=steps[0])
+            )
+
+
+def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
+    """The suite of a file, the keys of `over` in place of its own. Raises SuiteError in one line."""
+    path = Path(path)
+    if not path.is_file():
+        others = sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "schema")
+        raise SuiteError(f"suite file {path} does not exist; there are {', '.join(others) or 'none'}")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return check_suite({**config, **over} if over and isinstance(config, dict) else config)
+    except SuiteError as error:
+        raise SuiteError(f"{path}: {error}") from None
+
+
+def check_suite(config: Any) -> Suite:
+    """The suite that a parsed file describes. Raises SuiteError naming the key and the nearest valid ones."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.path))
+    )
+    if errors:
+        raise SuiteError(_one_line(errors[0]))
+    steps, ablated = {}, {}
+    for entry in config["models"]:
+        name = entry["name"]
+        if name in steps:
+            raise SuiteError(f"model {name} is listed twice")
+        try:
+            steps[name] = _chosen(name, entry.get("steps", "all"))
+            ablated[name] = _chosen(name, entry.get("ablate", "last"), among=steps[name])
+        except (ValueError, OSError) as error:
+            raise SuiteError(str(error)) from None
+    overrides = config.get("parameters", {})
+    for notebook, given in overrides.items():
+        for name in (*GIVEN[notebook], *GIVEN_IF_DECLARED.get(notebook, ())):
+            if name in given:
+                raise SuiteError(f"parameters.{notebook}: {name} is set by the workflow, not here")
+    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, ablated, overrides)
+
+
+def dependencies(notebook: str) -> list[str]:
+    """Library and data files that a notebook depends on, relative to the repository."""
+    files = library_files(TEMPLATES / f"{notebook}.ipynb")
+    read = [folder for module, folder in DATA if module in files]
+    return files + sorted(
+        f.as_posix() for folder in read for f in folder.rglob("*") if f.suffix in (".json", ".yaml")
+    )
+
+
+def weights(model: str, step: int) -> list[str]:
+    """Files of a checkpoint relative to the working folder, none for a model of the hub."""
+    source, revision = locate(model, None if step == NO_STEP else step)
+    if revision is not None or not Path(source).is_dir():
+        return []
+    return sorted(os.path.relpath(file) for file in Path(source).iterdir() if file.is_file())
+
+
+def _chosen(model: str, wanted: str | list[int], among: list[int] | None = None) -> list[int]:
+    """The steps of a model that a suite file asks for, in rising order."""
+    locate(model)  # refuses unknown models, naming the nearest
+    known = steps_of(model) if among is None else among
+    if isinstance(wanted, str):
+        return (known[-1:] if wanted == "last" else list(known)) or [NO_STEP]
+    if among is not None:
+        for step in wanted:
+            if step not in among:
+                raise SuiteError(f"model {model}: step {step} is to be ablated but not scored ({among})")
+    for step in wanted:
+        locate(model, step)
+    return sorted(wanted)
+
+
+def _one_line(error: jsonschema.ValidationError) -> str:
+    where = ".".join(map(str, error.absolute_path)) or "suite file"
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        key = next(str(k) for k in error.instance if k not in known)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"; nearest: {near[0]}" if near else ""
+        return f"unknown key {key!r} in {where}, expected one of {', '.join(known)}{hint}"
+    if error.validator == "required":
+        key = next(k for k in error.validator_value if k not in error.instance)
+        return f"{where} lacks the key {key!r}"
+    if where.rsplit(".", 1)[-1] in ("steps", "ablate"):
+        return f"{where} is {error.instance!r}, expected all, last or a list of different steps from 0"
+    return f"{where}: {' '.join(error.message.split())}"
+
+
+def main() -> int:
+    """Check a suite file: `python -m workflow.suite FILE`."""
+    try:
+        read_suite(sys.argv[1]).check_templates()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Notebook templates read statically: their parameters, the code they depend on, whether they are clean."""
+
+import ast
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+
+PACKAGES = ("icl_lib", "lab")
+_SCALARS = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
+
+
+class ParameterError(ValueError):
+    """A parameter that the template does not take as given; the message is one line."""
+
+
+class Parameter(NamedTuple):
+    annotation: ast.expr | None
+    default: Any
+
+
+def template_parameters(path: str | Path) -> dict[str, Parameter]:
+    """The parameters of a template: the assignments of its one cell tagged `parameters`, with their types.
+
+    The same names as `papermill.inspect_notebook`, without papermill's import and with values instead of
+    source text. Raises ParameterError when there is no such cell, more than one, or a default that is no
+    literal.
+    """
+    path = Path(path)
+    cells = [cell for cell in _code_cells(path) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    if len(cells) != 1:
+        raise ParameterError(f"{path.name} has {len(cells)} cells tagged parameters, expected one")
+    found = {}
+    for node in ast.parse(cells[0].source).body:
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+                pass
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                annotation = None
+            case _:
+                continue
+        try:
+            found[name] = Parameter(annotation, ast.literal_eval(value))
+        except ValueError:
+            raise ParameterError(f"{path.name}: the default of {name} is no literal") from None
+    return found
+
+
+def check_parameters(path: str | Path, given: dict[str, Any]) -> None:
+    """Refuse parameters that the template does not declare, or of another type than it declares.
+
+    Types are the annotations str, int, float (takes whole numbers too), bool, list, dict, also with element
+    types; without annotation the type of the default counts. Raises ParameterError.
+    """
+    declared = template_parameters(path)
+    for name, value in given.items():
+        if name not in declared:
+            near = difflib.get_close_matches(str(name), declared, n=1)
+            raise ParameterError(
+                f"{Path(path).name} has no parameter {name!r}, it has {', '.join(declared)}"
+                + (f"; nearest: {near[0]}" if near else "")
+            )
+        expected = declared[name].annotation or ast.Name(type(declared[name].default).__name__)
+        if not _is_of_type(value, expected):
+            raise ParameterError(
+                f"{Path(path).name}: parameter {name} is {value!r} ({type(value).__name__}), "
+                f"expected {ast.unparse(expected)}"
+            )
+
+
+def library_files(path: str | Path, root: str | Path = ".") -> list[str]:
+    """Files of this project that a template imports, directly or indirectly, relative to `root`.
+
+    Found by parsing, nothing is run. A name imported from a package is followed to the module that its
+    `__init__` takes it from, so that editing a module concerns only the templates that use it; importing a
+    package as a whole counts as using all of it.
+    """
+    root = Path(root)
+    source = "\n".join(_without_magics(cell.source) for cell in _code_cells(Path(path)))
+    found: set[Path] = set()
+    todo = list(_imported(ast.parse(source), root, package=None))
+    while todo:
+        file = todo.pop()
+        if file not in found:
+            found.add(file)
+            todo += _imported(ast.parse(file.read_text(encoding="utf-8")), root, package=file.parent)
+    return sorted(file.relative_to(root).as_posix() for file in found)
+
+
+def unclean_templates(folder: str | Path) -> list[str]:
+    """One line for each template with outputs, execution counts or cells without an id."""
+    problems = []
+    for path in sorted(Path(folder).glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+        for index, cell in enumerate(notebook.cells):
+            if cell.get("outputs") or cell.get("execution_count") is not None:
+                problems.append(f"{path}: cell {index} has outputs, clear them before committing")
+            if "id" not in cell:
+                problems.append(f"{path}: cell {index} has no id")
+    return problems
+
+
+def _code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    if not path.is_file():
+        raise ParameterError(f"template {path} does not exist")
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises its own, JSON's and attribute errors
+        raise ParameterError(f"{path} is not a notebook ({type(error).__name__})") from None
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _without_magics(source: str) -> str:
+    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+
+
+def _is_of_type(value: Any, expected: ast.expr) -> bool:
+    match expected:
+        case ast.Constant(value=str() as quoted):
+            return _is_of_type(value, ast.parse(quoted, mode="eval").body)
+        case ast.Name(id="float"):
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case ast.Name(id="int"):
+            return isinstance(value, int) and not isinstance(value, bool)
+        case ast.Name(id=name) if name in _SCALARS:
+            return isinstance(value, _SCALARS[name])
+        case ast.Subscript(value=ast.Name(id="list"), slice=element):
+            return isinstance(value, list) and all(_is_of_type(item, element) for item in value)
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, element])):
+            return isinstance(value, dict) and all(
+                _is_of_type(k, key) and _is_of_type(v, element) for k, v in value.items()
+            )
+    # Papermill does not see parameters with other annotations, unions among them.
+    raise ParameterError(f"the type {ast.unparse(expected)} is none of {', '.join(_SCALARS)}")
+
+
+def _imported(tree: ast.Module, root: Path, package: Path | None) -> list[Path]:
+    """Files that the imports of one module lead to; `package` is its folder, None for a notebook."""
+    files = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                files += _module(root, alias.name.split("."), whole=True)
+        elif isinstance(node, ast.ImportFrom):
+            parts = node.module.split(".") if node.module else []
+            if node.level:
+                if package is None:
+                    continue
+                base = package.relative_to(root).parts
+                parts = [*base[: len(base) - node.level + 1], *parts]
+            for alias in node.names:
+                files += _name(root, parts, alias.name)
+    return files
+
+
+def _name(root: Path, parts: list[str], name: str) -> list[Path]:
+    """`from parts import name`: a submodule, a name defined there, or one that its `__init__` passes on."""
+    if name == "*":
+        return _module(root, parts, whole=True)
+    submodule = _module(root, [*parts, name], whole=False)
+    if submodule:
+        return submodule
+    found = _module(root, parts, whole=False)
+    if not found or found[0].name != "__init__.py":
+        return found
+    tree = ast.parse(found[0].read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            original = next(a.name for a in node.names if (a.asname or a.name) == name)
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            return _name(root, [*base, *(node.module.split(".") if node.module else [])], original)
+    return found
+
+
+def _module(root: Path, parts: list[str], *, whole: bool) -> list[Path]:
+    """The file of a module of this project, with `whole` all files of a package; [] for other modules."""
+    if not parts or parts[0] not in PACKAGES:
+        return []
+    base = root.joinpath(*parts)
+    if (base / "__init__.py").is_file():
+        return sorted(base.rglob("*.py")) if whole else [base / "__init__.py"]
+    file = base.with_suffix(".py")
+    return [file] if file.is_file() else []
+
+
+if __name__ == "__main__":
+    found = unclean_templates(sys.argv[1])
+    print("\n".join(found), end="\n" if found else "")
+    sys.exit(bool(found))
