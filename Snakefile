@@ -47,7 +47,7 @@ NOTEBOOKS = (
     [f"{OUT}/notebooks/scoring/{model}/step{step}.ipynb" for model, step in SCORED]
     + [f"{OUT}/notebooks/ablation/{model}/step{step}.ipynb" for model, step in ABLATED]
     + [f"{OUT}/notebooks/training_dynamics/{model}.ipynb" for model in SUITE.followed]
-    + [f"{OUT}/notebooks/model_scaling.ipynb"]
+    + [f"{OUT}/notebooks/model_scaling.ipynb", f"{OUT}/notebooks/index.ipynb"]
 )
 PAGE = f"{OUT}/book/_build/html/index.html"
 
@@ -57,8 +57,9 @@ RUN = (
     "printf '%s\\n' {params.parameters:q} > {log.parameters:q} && "
     "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
     "-m workflow.run {input.template:q} {output.notebook:q} "
-    "--parameters {log.parameters:q} --log {log.text:q} --tables {output.tables:q}"
+    "--parameters {log.parameters:q} --log {log.text:q}"
 )
+RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
 
 
 wildcard_constraints:
@@ -91,7 +92,7 @@ rule scoring:
         parameters=f"{OUT}/logs/scoring/{{model}}/step{{step}}.yaml",
     threads: SUITE.threads
     shell:
-        RUN
+        RUN_WITH_TABLES
 
 
 rule ablation:
@@ -110,7 +111,7 @@ rule ablation:
         parameters=f"{OUT}/logs/ablation/{{model}}/step{{step}}.yaml",
     threads: SUITE.threads
     shell:
-        RUN
+        RUN_WITH_TABLES
 
 
 rule training_dynamics:
@@ -133,7 +134,7 @@ rule training_dynamics:
         parameters=f"{OUT}/logs/training_dynamics/{{model}}.yaml",
     threads: SUITE.threads
     shell:
-        RUN
+        RUN_WITH_TABLES
 
 
 rule model_scaling:
@@ -150,6 +151,25 @@ rule model_scaling:
     log:
         text=f"{OUT}/logs/model_scaling.log",
         parameters=f"{OUT}/logs/model_scaling.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
+rule index:
+    input:
+        template="notebooks/index.ipynb",
+        code=CODE["index"],
+        tables=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)]
+        + tables("ablations", ABLATED)
+        + [f"{OUT}/statistics/training_dynamics/{model}.parquet" for model in SUITE.followed],
+    output:
+        notebook=f"{OUT}/notebooks/index.ipynb",
+    params:
+        parameters=parameters("index"),
+    log:
+        text=f"{OUT}/logs/index.log",
+        parameters=f"{OUT}/logs/index.yaml",
     threads: SUITE.threads
     shell:
         RUN

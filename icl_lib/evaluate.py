@@ -176,18 +176,23 @@ def token_losses(
     return losses
 
 
-def token_loss_difference(losses: Float[Tensor, "row loss"]) -> Float[Tensor, "row"]:
+def token_loss_difference(losses: Float[Tensor, "row loss"], *, window: int = 0) -> Float[Tensor, "row"]:
     """Loss at the 50th token minus loss at the 500th, in nats, per row (section 2; Olsson et al. 2022).
 
     Indices 50 and 500 of the shifted losses, as evaluate_icl_score.py takes them: the losses on tokens
-    51 and 501 with BOS as token 0. Positive where the later token is predicted better. Raises ValueError
-    for rows too short to have a loss at index 500.
+    51 and 501 with BOS as token 0. Positive where the later token is predicted better. With a `window` each
+    is the mean over that many positions to either side, which the paper does not do: the loss of one token is
+    noisy, and short runs have few documents. Raises ValueError for rows too short for the window.
     """
-    if losses.shape[1] < 501:
+    if not 0 <= window <= 50:
+        raise ValueError(f"window {window!r}: expected a whole number of positions from 0 to 50")
+    if losses.shape[1] < 501 + window:
         raise ValueError(
-            f"token-loss difference needs 502 tokens with BOS, these rows have {losses.shape[1] + 1}"
+            f"token-loss difference with window {window} needs {502 + window} tokens with BOS, "
+            f"these rows have {losses.shape[1] + 1}"
         )
-    return losses[:, 50] - losses[:, 500]
+    early, late = (losses[:, at - window : at + window + 1].mean(1) for at in (50, 500))
+    return early - late
 
 
 def _edit_of(name: str, edit: Edit | Mapping[str, Edit] | None, task: str) -> Edit | None:

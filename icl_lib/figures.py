@@ -19,9 +19,9 @@ LABEL = {
     "random_layer_matched": "random heads, layer-matched", "none": "no ablation",
 }
 SCORE_LABEL = {
-    "induction_attention_mass": "induction score (attention mass)",
+    "induction_attention_mass": "induction score\n(attention mass)",
     "induction_prefix_matching": "prefix-matching score",
-    "fv": "FV score (rise in P(answer))",
+    "fv": "FV score\n(rise in P(answer))",
 }
 KIND_OF_SCORE = {
     "induction_attention_mass": "induction", "induction_prefix_matching": "induction", "fv": "fv", "fv_null": "random",
@@ -50,7 +50,7 @@ def matrix(scores: pd.DataFrame, score: str) -> np.ndarray:
 
 def head_map(scores: pd.DataFrame, names: list[str]):
     """Heat maps of head scores, one panel per score, layers upward."""
-    figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 3.8), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         values = matrix(scores, name)
         top = np.abs(values).max()
@@ -64,7 +64,7 @@ def head_map(scores: pd.DataFrame, names: list[str]):
 
 def scores_by_layer(scores: pd.DataFrame, tops: dict[str, np.ndarray], names: list[str]):
     """Figure 2: every head at its layer; the top heads filled; a dashed line at the score-weighted mean layer."""
-    figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4.0), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         kind, values = KIND_OF_SCORE[name], matrix(scores, name)
         layers = np.repeat(np.arange(values.shape[0]), values.shape[1])
@@ -97,7 +97,7 @@ def score_scatter(scores: pd.DataFrame, tops: dict[str, np.ndarray], induction: 
 
 def accuracy_by_shots(accuracy: pd.DataFrame, seed: int):
     """Accuracy against shots, one line per group of tasks, clean and shuffled labels; band: 95 % over tasks."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True)
     groups = list(accuracy["group"].unique())
     palette = dict(zip(groups, sns.color_palette("viridis", len(groups) + 1), strict=False))
     for ax, labels in zip(axes, ("clean", "shuffled"), strict=True):
@@ -132,7 +132,7 @@ METRIC_LABEL = {
     "first_token_accuracy": "few-shot accuracy\n(first token, 10 shots)",
     "exact_match": "few-shot accuracy\n(whole answer, 10 shots)",
     "answer_probability": "P(answer), 10 shots",
-    "token_loss_difference": "loss at token 50 minus 500 (nats)",
+    "token_loss_difference": "token-loss difference\n(50th minus 500th, nats)",
 }
 
 
@@ -142,7 +142,7 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
     The band of the mean over tasks is a 95 % bootstrap interval over tasks; random lines are means over draws.
     """
     panels = [False, True]
-    figure, axes = plt.subplots(len(metrics), 2, figsize=(9.6, 3.1 * len(metrics)), squeeze=False, sharex=True,
+    figure, axes = plt.subplots(len(metrics), 2, figsize=(9.6, 3.3 * len(metrics)), squeeze=False, sharex=True,
                                 sharey="row")
     for row, metric in zip(axes, metrics, strict=True):
         chosen = ablations[ablations["metric"] == metric]
@@ -170,7 +170,7 @@ def training_scores(curves: pd.DataFrame, seed: int):
     `curves`: columns selection, kind, step, value, low, high.
     """
     selections = list(curves["selection"].unique())
-    figure, axes = plt.subplots(1, len(selections), figsize=(4.8 * len(selections), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(selections), figsize=(5.4 * len(selections), 4.2), squeeze=False)
     for ax, selection in zip(axes[0], selections, strict=True):
         twin = ax.twinx()
         twin.spines["right"].set_visible(True)
@@ -182,8 +182,8 @@ def training_scores(curves: pd.DataFrame, seed: int):
             side.tick_params(axis="y", colors=COLOUR[kind])
         _step_axis(ax, curves["step"])
         ax.set_title(selection, fontsize=11)
-        ax.set_ylabel("mean induction score of the top heads", color=COLOUR["induction"])
-        twin.set_ylabel("mean FV score of the top heads", color=COLOUR["fv"])
+        ax.set_ylabel("induction score, top heads", color=COLOUR["induction"])
+        twin.set_ylabel("FV score, top heads", color=COLOUR["fv"])
     return axes[0]
 
 

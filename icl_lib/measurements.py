@@ -161,7 +161,8 @@ def ablation_conditions(
 
 def ablation_tables(
     model, conditions: list[Condition], prompts: Mapping[str, TaskPrompts], scoring: Mapping[str, TaskPrompts],
-    documents: Int[Tensor, "document pos"], *, replacement: str, positions: list[str], name: str, step: int, seed: int,
+    documents: Int[Tensor, "document pos"], *, replacement: str, positions: list[str], loss_window: int,
+    name: str, step: int, seed: int,
 ) -> pd.DataFrame:
     """Table `ablations`: few-shot metrics on the clean `prompts` and the token-loss difference under each condition.
 
@@ -169,13 +170,15 @@ def ablation_tables(
     corresponds to a prompt's last token, so the token-loss difference is measured at `all` only. The clean model
     stands in the table once.
     """
-    tables = [_ablation_table(model, conditions, prompts, scoring, documents, replacement, where, seed)
+    tables = [_ablation_table(model, conditions, prompts, scoring, documents, replacement, where, loss_window, seed)
               for where in positions]
     table = pd.concat(tables, ignore_index=True).assign(model=name, step=step)
     return table.drop_duplicates(["metric", "positions", "ranking", "excluded", "fraction", "draw", "task"])
 
 
-def _ablation_table(model, conditions, prompts, scoring, documents, replacement, positions, seed) -> pd.DataFrame:
+def _ablation_table(
+    model, conditions, prompts, scoring, documents, replacement, positions, loss_window, seed
+) -> pd.DataFrame:
     values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
     edits = {str(i): None if condition.ranking == "none" else
              {task: Edit(condition.heads, values[task], positions) for task in prompts}
@@ -183,7 +186,7 @@ def _ablation_table(model, conditions, prompts, scoring, documents, replacement,
     frames = [per_task(answer_metrics(model, {task: p.clean for task, p in prompts.items()}, edits))]
     if positions == "all":
         value = next(iter(values.values())).mean(0, keepdim=True)
-        frames.append(_token_loss_rows(model, conditions, documents, value))
+        frames.append(_token_loss_rows(model, conditions, documents, value, loss_window))
     table = pd.concat(frames, ignore_index=True)
     which = table.pop("edit").astype(int)
     for column in ("ranking", "excluded", "fraction", "draw"):
@@ -194,11 +197,11 @@ def _ablation_table(model, conditions, prompts, scoring, documents, replacement,
                         positions=np.where(edited, positions, "none"))
 
 
-def _token_loss_rows(model, conditions, documents, value) -> pd.DataFrame:
+def _token_loss_rows(model, conditions, documents, value, window) -> pd.DataFrame:
     rows = []
     for i, condition in enumerate(conditions):
         edit = None if condition.ranking == "none" else Edit(condition.heads, value, "all")
-        difference = token_loss_difference(token_losses(model, documents, edit)).double()
+        difference = token_loss_difference(token_losses(model, documents, edit), window=window).double()
         rows.append({"edit": str(i), "task": "documents", "metric": "token_loss_difference",
                      "value": float(difference.mean()), "n_prompts": len(difference),
                      "standard_error": float(difference.std() / len(difference) ** 0.5)})

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 TYPES = ("abstractive", "extractive")
-SPLITS = ("scoring", "evaluation", "unseen")
+SPLITS = ("scoring", "evaluation", "training", "unseen")
 LAB_TASKS = Path(__file__).parents[1] / "lab" / "world" / "tasks"
 
 

@@ -154,7 +154,7 @@ class Generator:
         `mixture`: {kind: {rows, length}}, for few-shot kinds also `uncounted`, how many first labels have no loss.
         """
         made = []
-        for kind, shape in mixture.items():
+        for kind, shape in sorted(mixture.items()):  # the order of a file's keys must not matter
             n, length = shape["rows"], shape["length"]
             if kind in self.groups:
                 rows = [self.few_shot(rng, kind, length // 4, shape.get("uncounted", 0)) for _ in range(n)]

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from icl_lib.tasks import Task
+from icl_lib.tasks import Task, read_tasks
 from lab.text import ANSWER, BOS, FIRST_QUESTION, QUESTION, story
 from lab.world import words
 
@@ -23,6 +23,8 @@ PIECES = Regex(rf"{QUESTION}|{ANSWER}|{FIRST_QUESTION}| ?\p{{L}}+| ?\p{{N}}+| ?[
 def corpus(tasks: dict[str, Task], seed: int):
     """Text to learn merges from: every pair of every task in the template, and stories."""
     for task in tasks.values():
+        if "half" in task.relation:
+            continue  # made of other tasks' pairs
         # orders get tokens of their own, rarer words fall apart
         repeats = 1 if task.type == "extractive" else 60 if task.inputs == task.labels else 5
         for question, label in task.pairs:
@@ -45,3 +47,7 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> PreTrainedTokenize
     )
     tokenizer.train_from_iterator(corpus(tasks, seed), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS)
+
+
+if __name__ == "__main__":
+    train_tokenizer(read_tasks()).save_pretrained(FOLDER)

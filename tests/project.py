@@ -13,6 +13,7 @@ PARAMETERS = {
     "ablation": 'model: str = "m"\nstep: int = 0',
     "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: list[int] = []',
     "model_scaling": 'models: dict[str, list[int]] = {"m": [0]}',
+    "index": 'models: dict[str, list[int]] = {"m": [0]}',
 }
 COMMON = 'suite: str = "s"\nseed: int = 0\nresults: str = "../results/s"'
 
@@ -45,6 +46,7 @@ write("statistics", f"training_dynamics/{model}", notebook="training_dynamics", 
 write("statistics", "model_scaling", notebook="model_scaling", model="", name="models",
       value=float(len(models)), low=0.0, high=1.0, p_value=0.5, n=len(models))
 """,
+    "index": "print(len(models))",
 }
 # heads is imported by one notebook only, and from there by nothing else
 IMPORTS = {
@@ -52,6 +54,7 @@ IMPORTS = {
     "ablation": "",
     "training_dynamics": "",
     "model_scaling": "from icl_lib.statistics import holm",
+    "index": "",
 }
 
 
@@ -110,5 +113,5 @@ def make_project(folder):
         "format: jb-book\nroot: index\nparts:\n- caption: Results\n  chapters:\n"
         "  - file: scoring\n  - file: model_scaling\n  - file: training_dynamics\n"
     )
-    (folder / "book" / "index.md").write_text("# Stand-in\n\nHello.\n")
+    (folder / "book" / "method.md").write_text("# Stand-in\n\nHello.\n")
     return folder

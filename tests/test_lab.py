@@ -152,4 +152,4 @@ def test_cards_tell_what_a_task_is():
     for name, card in cards.items():
         assert card["size"] == len(read_tasks()[name].pairs) and len(card["example"]) == 2
         assert {"type", "split", "inputs", "labels", "relation", "held_out"} <= set(card)
-    assert {card["split"] for card in cards.values()} == {"scoring", "evaluation", "unseen"}
+    assert {card["split"] for card in cards.values()} == {"scoring", "evaluation", "training", "unseen"}

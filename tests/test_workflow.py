@@ -321,7 +321,7 @@ def touch(path, text):
 
 @pytest.mark.slow
 def test_the_whole_workflow(project):
-    everything = {"scoring": 2, "ablation": 1, "training_dynamics": 1, "model_scaling": 1, "book": 1}
+    everything = {"scoring": 2, "ablation": 1, "training_dynamics": 1, "model_scaling": 1, "index": 1, "book": 1}
     assert planned(project) == everything
     assert not (project / "results").exists()
     status, output = snakemake(project)
@@ -351,7 +351,7 @@ def test_the_whole_workflow(project):
     touch(library / "statistics.py", "\n# edited\n")
     assert planned(project) == {"model_scaling": 1, "book": 1}
     (library / "statistics.py").write_text(original)
-    touch(project / "book" / "index.md", "\nMore.\n")
+    touch(project / "book" / "method.md", "\nMore.\n")
     assert planned(project) == {"book": 1}
     touch(project / "models/tiny/step8/config.json", " ")
     assert planned(project) == everything | {"scoring": 1}
@@ -400,7 +400,7 @@ def test_staging_fills_in_the_runs(project):
     source = stage(results, paths)
     found = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
     assert found == {
-        "_config.yml", "_toc.yml", "index.md", "scoring.ipynb", "model_scaling.md",
+        "_config.yml", "_toc.yml", "method.md", "scoring.ipynb", "model_scaling.md",
         "notebooks/scoring/models/a/step0.ipynb", "notebooks/scoring/models/a/step8.ipynb",
         "notebooks/model_scaling.ipynb",
     }  # fmt: skip
@@ -415,7 +415,7 @@ def test_staging_fills_in_the_runs(project):
 
 @pytest.mark.slow
 def test_a_warning_fails_the_book_in_one_line(project):
-    (project / "book" / "index.md").write_text("# Stand-in\n\n[nowhere](missing.md)\n")
+    (project / "book" / "index.md").write_text("# Stand-in\n\n[nowhere](missing.md)\n")  # no index notebook
     (project / "_toc.yml").write_text("format: jb-book\nroot: index\n")
     command = [sys.executable, "-m", "workflow.book", "results/fake", "--log", "results/fake/logs/book.log"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)

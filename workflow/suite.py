@@ -23,6 +23,7 @@ TABLES = {
     "ablation": ("ablations",),
     "training_dynamics": ("statistics",),
     "model_scaling": ("statistics",),
+    "index": (),
 }
 # What the workflow gives each notebook. A template must declare these ...
 GIVEN = {
@@ -30,9 +31,12 @@ GIVEN = {
     "ablation": ("suite", "seed", "results", "model", "step"),
     "training_dynamics": ("suite", "seed", "results", "model", "steps"),
     "model_scaling": ("suite", "seed", "results", "models"),
+    "index": ("suite", "seed", "results", "models"),
 }
 # ... and is given these if it declares them: which of the steps were ablated.
-GIVEN_IF_DECLARED = {"training_dynamics": ("ablated_steps",), "model_scaling": ("ablated_models",)}
+GIVEN_IF_DECLARED = {
+    "training_dynamics": ("ablated_steps",), "model_scaling": ("ablated_models",), "index": ("ablated_models",),
+}  # fmt: skip
 
 # Files that library modules read, as (module, folder).
 DATA = (("icl_lib/tasks.py", Path("lab/world")),)

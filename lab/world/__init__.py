@@ -129,7 +129,8 @@ def abstractive_tasks(world: dict) -> dict[str, dict]:
             if {(order, first), (order, second)} & UNSEEN_SHIFTS:
                 continue
             pairs = halves(spec["words"], spec["ring"], SHIFTS[first], SHIFTS[second])
-            split = "scoring" if order in SCORING_ORDERS else "evaluation"
+            # among the scoring orders they would be half of all scoring tasks; the paper has 29 of them
+            split = "training" if order in SCORING_ORDERS else "evaluation"
             name = f"{order}_{first}_or_{second}"
             add(name, pairs, order, order, f"{first} in the first half, {second} in the second", split)
     for name, source, target, n, split in ALIGNED:
@@ -144,8 +145,8 @@ def abstractive_tasks(world: dict) -> dict[str, dict]:
     listed = [word for group in world["categories"].values() for word in group]
     add("word-category", [(w, c) for c, group in world["categories"].items() for w in group],
         "categories", "category names", "category", "scoring")
-    add("word-first_letter", [(w, w[0]) for w in listed], "categories", "letters", "first letter", "scoring")
-    add("word-last_letter", [(w, w[-1]) for w in listed], "categories", "letters", "last letter", "scoring")
+    add("word-first_letter", [(w, w[0]) for w in listed], "categories", "first letters", "first letter", "scoring")
+    add("word-last_letter", [(w, w[-1]) for w in listed], "categories", "last letters", "last letter", "scoring")
     add("capitalize", [(w, w.capitalize()) for w in listed], "categories", "capitalized", "capitalized", "evaluation")
     return tasks
 
@@ -195,7 +196,7 @@ def extractive_tasks(world: dict, seed: int) -> dict[str, dict]:
 def write_tasks(folder: Path = TASKS, cards: Path = CARDS, seed: int = 0) -> None:
     """Write every task file and the cards; the same seed writes the same bytes."""
     world = words()
-    tasks = abstractive_tasks(world) | extractive_tasks(world, seed)
+    tasks = without_leaks(abstractive_tasks(world) | extractive_tasks(world, seed))
     card_of = {}
     for name, task in sorted(tasks.items()):
         pairs = task.pop("pairs")
@@ -207,6 +208,17 @@ def write_tasks(folder: Path = TASKS, cards: Path = CARDS, seed: int = 0) -> Non
         card_of[name] = task | {"size": len(pairs), "example": list(pairs[0])}
     lines = [f"{json.dumps(name)}: {json.dumps(card, ensure_ascii=False)}" for name, card in card_of.items()]
     cards.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def without_leaks(tasks: dict[str, dict]) -> dict[str, dict]:
+    """The tasks less the held-out pairs that another trained task happens to have among its training pairs."""
+    trained = {pair for task in tasks.values() if task["split"] != "unseen"
+               for pair in task["pairs"][: len(task["pairs"]) - task["held_out"]]}
+    for task in tasks.values():
+        n_trained = len(task["pairs"]) - task["held_out"]
+        kept = [pair for pair in task["pairs"][n_trained:] if pair not in trained]
+        task["pairs"], task["held_out"] = task["pairs"][:n_trained] + kept, len(kept)
+    return tasks
 
 
 def check_pairs(name: str, pairs: list[tuple[str, str]], held_out: int) -> None:
