@@ -97,7 +97,7 @@ def score_scatter(scores: pd.DataFrame, tops: dict[str, np.ndarray], induction: 
 
 def accuracy_by_shots(accuracy: pd.DataFrame, seed: int):
     """Accuracy against shots, one line per group of tasks, clean and shuffled labels; band: 95 % over tasks."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True, sharex=True)
     groups = list(accuracy["group"].unique())
     palette = dict(zip(groups, sns.color_palette("viridis", len(groups) + 1), strict=False))
     for ax, labels in zip(axes, ("clean", "shuffled"), strict=True):

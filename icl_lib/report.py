@@ -1,11 +1,13 @@
 """Sentences and small tables for the notebooks, made from tables so that no result is typed by hand."""
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 
 from icl_lib.heads import head_names, overlap
 from icl_lib.measurements import Condition, mean_scores, task_group
@@ -60,6 +62,11 @@ def accuracy_by_task(accuracy: pd.DataFrame, tasks: Mapping[str, Task], n_shots:
         f"{n_shots} shots, shuffled": column("shuffled", n_shots).reindex(names).round(2).to_numpy(),
         "floor": [round(tasks[n].floor, 2) for n in names], "prompts": int(rows["n_prompts"].iloc[0]),
     }, index=pd.Index(names, name="task"))
+
+
+def folded(table: pd.DataFrame, title: str) -> HTML:
+    """A long table that opens on a click."""
+    return HTML(f"<details><summary>{escape(title)}</summary>{table.to_html()}</details>")
 
 
 def null_quantile(scores: pd.DataFrame, quantile: float) -> float:

@@ -164,6 +164,11 @@ def read_table(path: str | Path, *, schema_name: str | None = None) -> pd.DataFr
     return frame
 
 
+def results_path(results: str | Path) -> Path:
+    """A suite's results folder: relative to the repository's root, wherever the notebook's kernel was started."""
+    return Path(__file__).resolve().parent.parent / results
+
+
 def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFrame:
     """Several tables of one schema, one below the other. Errors as in `read_table`, and for no paths."""
     frames = [read_table(path, schema_name=schema_name) for path in paths]
