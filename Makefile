@@ -1,6 +1,8 @@
 # The front door. `make help` lists what there is.
 SUITE ?= lab
 CORES ?= 2
+RUNG ?=
+SEED ?= 0
 PYTHON ?= python3
 # The default suites never ask the hub; `make sweep SUITE=paper HF_HUB_OFFLINE=0` does.
 export HF_HUB_OFFLINE ?= 1
@@ -38,8 +40,8 @@ check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m workflow.templates notebooks
 
-lab: env ## train the lab models that are not trained yet
-	$(BIN)/python -m lab.train $(LAB_ARGUMENTS)
+lab: env ## train a lab model (RUNG=lab-450k SEED=0), without RUNG all that are not trained yet
+	$(BIN)/python -m lab.train $(RUNG) --seed $(SEED)
 
 bench: env ## where the time of the suite's last run went
 	$(BIN)/python -m workflow.bench results/$(SUITE)

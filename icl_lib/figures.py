@@ -145,6 +145,7 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
     figure, axes = plt.subplots(len(metrics), 2, figsize=(9.6, 3.3 * len(metrics)), squeeze=False, sharex=True,
                                 sharey="row")
     for row, metric in zip(axes, metrics, strict=True):
+        first, last = metric == metrics[0], metric == metrics[-1]
         chosen = ablations[ablations["metric"] == metric]
         clean = chosen[chosen["ranking"] == "none"]["value"].mean()
         for ax, excluded in zip(row, panels, strict=True):
@@ -155,9 +156,9 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
                     lines = lines[(lines["excluded"] != "") == excluded]
                 lines = lines.assign(percent=100 * lines["fraction"])
                 _line(ax, lines, "percent", COLOUR[ranking], MARKER[ranking], LINE[ranking], LABEL[ranking], seed)
-            if row is axes[0]:
-                ax.set_title("top heads of the other kind kept" if excluded else "plain ranking", fontsize=11)
-            if row is axes[-1]:
+            if first:
+                ax.set_title("with exclusion of the other kind" if excluded else "plain ranking", fontsize=11)
+            if last:
                 ax.set_xlabel("heads ablated (%)")
         row[0].set_ylabel(METRIC_LABEL[metric])
     axes[0, 1].legend(fontsize=8)
@@ -207,7 +208,7 @@ def head_trajectories(scores: pd.DataFrame, heads: dict[str, list[tuple[int, int
                 path = mean.xs((layer, head), level=("layer", "head"))
                 ax.plot(path.index + 1, path.to_numpy(), color=COLOUR[kind], marker=MARKER[kind], markersize=3,
                         alpha=1 - 0.7 * rank / max(1, len(heads[kind])), label=f"L{layer}H{head}")
-            if row is axes[0]:
+            if score == next(iter(names)):
                 ax.set_title(f"final {LABEL[kind]}", fontsize=11)
                 ax.legend(fontsize=7, ncol=2)
         row[0].set_ylabel(label)
@@ -231,17 +232,20 @@ def accuracy_along_training(accuracy: pd.DataFrame, seed: int):
     return ax
 
 
-def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, palette: dict | None = None):
+def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict[str, str] | None = None):
     """A statistic against non-embedding parameters, log axis; `table`: columns parameters, `series`, `y`, low, high."""
-    figure, ax = plt.subplots(figsize=(5.4, 3.4))
+    figure, ax = plt.subplots(figsize=(6.4, 3.8))
     names = list(table[series].unique())
-    colours = palette or dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
+    colours = colours or dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
     for name in names:
         rows = table[table[series] == name].sort_values("parameters")
         error = [rows[y] - rows["low"], rows["high"] - rows[y]]
         ax.errorbar(rows["parameters"], rows[y], yerr=error, color=colours[name], marker=MARKER.get(name, "o"),
                     label=LABEL.get(name, name), capsize=3, linestyle="-")
+    sizes = sorted(table["parameters"].unique())
     ax.set(xscale="log", xlabel="parameters without embeddings", ylabel=ylabel)
+    ax.set_xticks(sizes, [f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M" for size in sizes])
+    ax.minorticks_off()
     ax.legend(fontsize=8)
     return ax
 

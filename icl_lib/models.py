@@ -3,6 +3,7 @@
 import difflib
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,9 +48,9 @@ def load_model(
     """
     source, revision = locate(name_or_path, step)
     device = _device(device)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     with _quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
         options = {"revision": revision, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(source, **options)
@@ -142,9 +143,10 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
 
     The size that models are compared by; nothing but the configuration is read. Errors as in `load_model`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     source, revision = locate(name_or_path, None if step is None or step < 0 else step)
+    with _quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM
+
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     with _quiet(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -224,7 +226,9 @@ def _dtype(dtype: str | torch.dtype, device: torch.device, config: Any) -> torch
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No loading bars and no remarks: the caller's terminal and the book's pages stay clean."""
-    from transformers.utils import logging as hf_logging
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # in a kernel without ipywidgets
+        from transformers.utils import logging as hf_logging
 
     bar, level, root = (
         hf_logging.is_progress_bar_enabled(),

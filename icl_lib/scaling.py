@@ -24,7 +24,7 @@ INDUCTION = "induction_attention_mass"
 def last_tables(results: str, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
     """The table of each model's last step, one below the other; a model whose file is missing is left out.
 
-    `missing_models` names those. Raises ValueError when there is none at all.
+    Raises ValueError when there is none at all.
     """
     paths = [Path(results) / table / model / f"step{steps[-1]}.parquet" for model, steps in models.items() if steps]
     found = [read_table(path, schema_name=table) for path in paths if path.is_file()]
@@ -94,8 +94,8 @@ def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
         columns={"FV percentile of induction heads": "value", "low of it": "low", "high of it": "high"})
     columns = ["parameters", "series", "value", "low", "high"]
     return pd.concat([
-        fv.assign(series="FV heads, in the induction score")[columns],
-        induction.assign(series="induction heads, in the FV score")[columns],
+        fv.assign(series="fv")[columns],
+        induction.assign(series="induction")[columns],
     ], ignore_index=True)
 
 

@@ -2,8 +2,12 @@
 
 Words carry their leading space and rare ones fall into several tokens, as in Pythia's tokenizer. The template's
 line ends are pieces of their own (`\\n\\nQ:` and `\\nA:`), so that a pair of one-token words is four tokens.
+
+The committed file is data: the models' weights belong to its ids. Training again after a change of the world gives
+the same kind of tokenizer with other ids; `python -m lab.tokenizer FOLDER` writes one elsewhere.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,4 +54,4 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> PreTrainedTokenize
 
 
 if __name__ == "__main__":
-    train_tokenizer(read_tasks()).save_pretrained(FOLDER)
+    train_tokenizer(read_tasks()).save_pretrained(sys.argv[1])

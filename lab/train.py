@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.tasks import read_tasks
 from lab.text import Generator, Rows
@@ -159,16 +160,24 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
     return folder
 
 
+def untrained() -> list[str]:
+    """Rungs whose last step is not there yet for seed 0."""
+    names = sorted(path.stem for path in RUNGS.glob("*.yaml"))
+    return [name for name in names if not (MODELS / name / "seed0" / f"step{read_rung(name)['steps']}").is_dir()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("rung")
+    parser.add_argument("rung", nargs="?", help="default: every rung that is not trained yet")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder for the checkpoints (default: lab/models)")
     arguments = parser.parse_args()
+    disable_progress_bar()  # of writing files; training has its own
     try:
-        folder = train(arguments.rung, seed=arguments.seed)
+        for rung in [arguments.rung] if arguments.rung else untrained():
+            print(f"checkpoints: {train(rung, seed=arguments.seed, models=arguments.models)}")
     except (ValueError, FloatingPointError) as error:
-        raise SystemExit(f"lab.train: {error}") from None
-    print(f"checkpoints: {folder}")
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

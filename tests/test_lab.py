@@ -8,14 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icl_lib.tasks import LAB_TASKS, draw_prompts, read_tasks
+from icl_lib.models import steps_of
+from icl_lib.tasks import LAB_TASKS, draw_prompts, read_tasks, select_tasks
 from lab import train as trainer
 from lab import world
-from lab.text import Generator, story
+from lab.text import Generator, lab_documents, story
 from lab.tokenizer import FOLDER as TOKENIZER
+from lab.tokenizer import train_tokenizer
 
 TINY = {
-    "shape": {"layers": 2, "heads": 2, "d_model": 16, "rotary": 1.0, "init_std": 0.06},
+    "shape": {"layers": 2, "heads": 2, "d_model": 16, "rotary": 1.0, "init_std": 0.06, "tied": True},
     "steps": 6, "lr": 0.001, "warmup": 2, "weight_decay": 0.01, "log_every": 2, "checkpoints": [2, 4],
     "mixture": {"orders": {"rows": 2, "length": 24}, "listings": {"rows": 1, "length": 24}},
 }  # fmt: skip
@@ -153,3 +155,65 @@ def test_cards_tell_what_a_task_is():
         assert card["size"] == len(read_tasks()[name].pairs) and len(card["example"]) == 2
         assert {"type", "split", "inputs", "labels", "relation", "held_out"} <= set(card)
     assert {card["split"] for card in cards.values()} == {"scoring", "evaluation", "training", "unseen"}
+
+
+def test_the_tokenizer_has_the_vocabulary_that_its_training_gives(generator):
+    again = train_tokenizer(read_tasks())
+    assert set(again.get_vocab()) == set(generator.tokenizer.get_vocab())
+
+
+def test_words_of_orders_are_single_tokens_and_rare_words_are_not(generator):
+    orders = [word for order in generator.world["orders"].values() for word in order["words"]]
+    assert all(len(generator.ids(" " + word)) == 1 for word in orders)
+    capitals = [row[1] for row in generator.world["tables"]["countries"]["rows"]]
+    assert sum(len(generator.ids(" " + word)) > 1 for word in capitals) > 30
+    assert [len(generator.ids(text)) for text in ("\n\nQ:", "\nA:", "Q:")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("rung", sorted(path.stem for path in trainer.RUNGS.glob("*.yaml")))
+def test_committed_models_have_the_checkpoints_their_rung_promises(rung):
+    config = trainer.read_rung(rung)
+    steps = sorted({0, *config["checkpoints"], config["steps"]})
+    for seed in sorted((trainer.MODELS / rung).glob("seed*")):
+        if (seed / trainer.RESUME).exists():
+            continue  # being trained
+        assert steps_of(seed) == steps
+        curve = trainer.pd.read_csv(seed / "curve.csv")
+        assert curve["step"].iloc[-1] == config["steps"] and curve["loss"].iloc[-1] < 0.6 * curve["loss"].iloc[0]
+        shape = json.loads((seed / "step0" / "config.json").read_text())
+        assert shape["num_hidden_layers"] == config["shape"]["layers"]
+        assert shape["hidden_size"] == config["shape"]["d_model"]
+
+
+def test_questions_outside_the_context_of_tasks_are_refused():
+    with pytest.raises(ValueError, match="unknown task 'letters_nxt'; nearest known tasks: letters_next"):
+        select_tasks(read_tasks(), ["letters_nxt"])
+
+
+def test_shuffled_prompts_move_every_label_and_nothing_else():
+    task = read_tasks()["months_next"]
+    prompts = draw_prompts(task, n_prompts=20, n_shots=10, bos="<b>", seed=1)
+    for clean, shuffled in zip(prompts.clean, prompts.shuffled, strict=True):
+        pairs = [[block.split("\nA: ") for block in p.text.split("\n\n")[:-1]] for p in (clean, shuffled)]
+        assert [q for q, _ in pairs[0]] == [q for q, _ in pairs[1]] and clean.answer == shuffled.answer
+        labels = [[label for _, label in side] for side in pairs]
+        assert sorted(labels[0]) == sorted(labels[1])
+        assert all(a != b for a, b in zip(*labels, strict=True))
+        query = clean.text.split("\n\n")[-1].removeprefix("Q: ").removesuffix("\nA:")
+        assert query not in [q.removeprefix("<b>Q: ").removeprefix("Q: ") for q, _ in pairs[0]]
+
+
+def test_a_task_draws_the_same_prompts_whatever_else_is_drawn():
+    tasks = read_tasks()
+    alone = draw_prompts(tasks["antonym"], n_prompts=3, n_shots=4, bos="", seed=2)
+    draw_prompts(tasks["capitalize"], n_prompts=5, n_shots=4, bos="", seed=2)
+    assert draw_prompts(tasks["antonym"], n_prompts=3, n_shots=4, bos="", seed=2) == alone
+    assert draw_prompts(tasks["antonym"], n_prompts=3, n_shots=4, bos="", seed=3) != alone
+
+
+def test_documents_for_the_token_loss_are_seeded_and_whole(generator):
+    first, again, other = (lab_documents(generator.tokenizer, n_documents=3, length=512, seed=s) for s in (0, 0, 1))
+    assert first.shape == (3, 512) and torch.equal(first, again) and not torch.equal(first, other)
+    assert (first[:, 0] == generator.bos).all() and (first[:, 1:] != generator.bos).all()
+    with pytest.raises(ValueError, match="document_length 5000"):
+        lab_documents(generator.tokenizer, n_documents=1, length=5000, seed=0)
