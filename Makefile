@@ -43,8 +43,8 @@ check: env ## lint, and templates without outputs
 lab: env ## train a lab model (RUNG=lab-450k SEED=0), without RUNG all that are not trained yet
 	$(BIN)/python -m lab.train $(RUNG) --seed $(SEED)
 
-bench: env ## where the time of the suite's last run went
-	$(BIN)/python -m workflow.bench results/$(SUITE)
+bench: env ## what FV scores cost against one pass per head; a table in results/bench
+	$(BIN)/python -m benchmarks.fv_scores
 
 clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake
