@@ -17,10 +17,10 @@ PAGE = results/$(SUITE)/book/_build/html/index.html
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --quiet host
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite test check lab bench lock clean
+.PHONY: help env book sweep plan suite test check lab lab-check bench lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book
@@ -42,6 +42,9 @@ check: env ## lint, and templates without outputs
 
 lab: env ## train a lab model (RUNG=lab-450k SEED=0), without RUNG all that are not trained yet
 	$(BIN)/python -m lab.train $(RUNG) --seed $(SEED)
+
+lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
+	$(BIN)/python -m lab.check --seed $(SEED)
 
 bench: env ## what FV scores cost against one pass per head; a table in results/bench
 	$(BIN)/python -m benchmarks.fv_scores

@@ -77,7 +77,7 @@ def scores_by_layer(scores: pd.DataFrame, tops: dict[str, np.ndarray], names: li
         if weight.sum() > 0:
             ax.axvline(np.average(layers[top], weights=weight), color=COLOUR[kind], linestyle="--", linewidth=1)
         ax.set(xlabel="layer", ylabel=SCORE_LABEL[name], xticks=range(values.shape[0]))
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=9)
     return axes[0]
 
 
@@ -91,7 +91,7 @@ def score_scatter(scores: pd.DataFrame, tops: dict[str, np.ndarray], induction: 
         ax.scatter(x[top], y[top], color=COLOUR[kind], marker=MARKER[kind], s=size, label=f"top {LABEL[kind]}")
     ax.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
     ax.set(xlabel=SCORE_LABEL[induction], ylabel=SCORE_LABEL["fv"])
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
     return ax
 
 
@@ -106,7 +106,7 @@ def accuracy_by_shots(accuracy: pd.DataFrame, seed: int):
             _line(ax, rows, "n_shots", palette[group], "o", "-", group, seed)
         ax.set(xlabel="demonstrations (shots)", ylabel="accuracy (share of prompts)", ylim=(0, 1.02),
                title=f"{labels} labels")
-    axes[1].legend(fontsize=8)
+    axes[1].legend(fontsize=9)
     return axes
 
 
@@ -150,18 +150,22 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
         clean = chosen[chosen["ranking"] == "none"]["value"].mean()
         for ax, excluded in zip(row, panels, strict=True):
             ax.axhline(clean, color=COLOUR["none"], linewidth=1, label=LABEL["none"])
-            for ranking in ("random", "random_layer_matched", "induction", "fv"):
-                lines = chosen[chosen["ranking"] == ranking]
-                if not ranking.startswith("random"):
-                    lines = lines[(lines["excluded"] != "") == excluded]
-                lines = lines.assign(percent=100 * lines["fraction"])
-                _line(ax, lines, "percent", COLOUR[ranking], MARKER[ranking], LINE[ranking], LABEL[ranking], seed)
+            edited = chosen[chosen["ranking"] != "none"].assign(percent=100 * chosen["fraction"])
+            _line(ax, edited[edited["ranking"] == "random"], "percent", COLOUR["random"], MARKER["random"],
+                  LINE["random"], LABEL["random"], seed)
+            for kind, line in (("induction", "-."), ("fv", "--")):
+                ranking = "random_layer_matched"
+                rows = edited[(edited["ranking"] == ranking) & (edited["matched"] == kind)]
+                label = f"random in layers of {LABEL[kind]}"
+                _line(ax, rows, "percent", COLOUR[ranking], MARKER[kind], line, label, seed)
+                rows = edited[(edited["ranking"] == kind) & ((edited["excluded"] != "") == excluded)]
+                _line(ax, rows, "percent", COLOUR[kind], MARKER[kind], LINE[kind], LABEL[kind], seed)
             if first:
                 ax.set_title("with exclusion of the other kind" if excluded else "plain ranking", fontsize=11)
             if last:
                 ax.set_xlabel("heads ablated (%)")
         row[0].set_ylabel(METRIC_LABEL[metric])
-    axes[0, 1].legend(fontsize=8)
+    axes[0, 1].legend(fontsize=9)
     return axes
 
 
@@ -177,7 +181,7 @@ def training_scores(curves: pd.DataFrame, seed: int):
         twin.spines["right"].set_visible(True)
         for side, kind in ((ax, "induction"), (twin, "fv")):
             rows = curves[(curves["selection"] == selection) & (curves["kind"] == kind)]
-            x = rows["step"] + 1
+            x = _place(rows["step"])
             side.plot(x, rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4)
             side.fill_between(x, rows["low"], rows["high"], color=COLOUR[kind], alpha=0.15, linewidth=0)
             side.tick_params(axis="y", colors=COLOUR[kind])
@@ -188,12 +192,19 @@ def training_scores(curves: pd.DataFrame, seed: int):
     return axes[0]
 
 
+def _place(steps) -> np.ndarray:
+    """Where steps stand on a log axis: step 0 half way below the first other one."""
+    steps = np.asarray(steps, dtype=float)
+    later = steps[steps > 0]
+    return np.where(steps > 0, steps, later.min() / 2 if len(later) else 1.0)
+
+
 def _step_axis(ax, steps: pd.Series) -> None:
-    """Steps on a log axis, shifted by one so that step 0 has a place."""
-    ticks = sorted(set(int(s) for s in steps))
-    shown = [t for t in ticks if t == 0 or t == ticks[-1] or (t & (t - 1)) == 0]
+    """Steps on a log axis that also has a place for step 0; labelled so that labels do not meet."""
+    ticks = np.array(sorted(set(int(s) for s in steps)))
+    shown = [i for i, t in enumerate(ticks) if t in (0, ticks[-1]) or (t & (t - 1)) == 0]
     ax.set_xscale("log", base=2)
-    ax.set_xticks([t + 1 for t in shown], [str(t) for t in shown], rotation=45, fontsize=8)
+    ax.set_xticks(_place(ticks)[shown], [f"{ticks[i]:,}" for i in shown])
     ax.minorticks_off()
     ax.set_xlabel("optimiser step (log scale)")
 
@@ -206,11 +217,11 @@ def head_trajectories(scores: pd.DataFrame, heads: dict[str, list[tuple[int, int
         for ax, kind in zip(row, heads, strict=True):
             for rank, (layer, head) in enumerate(heads[kind]):
                 path = mean.xs((layer, head), level=("layer", "head"))
-                ax.plot(path.index + 1, path.to_numpy(), color=COLOUR[kind], marker=MARKER[kind], markersize=3,
+                ax.plot(_place(path.index), path.to_numpy(), color=COLOUR[kind], marker=MARKER[kind], markersize=3,
                         alpha=1 - 0.7 * rank / max(1, len(heads[kind])), label=f"L{layer}H{head}")
             if score == next(iter(names)):
                 ax.set_title(f"final {LABEL[kind]}", fontsize=11)
-                ax.legend(fontsize=7, ncol=2)
+                ax.legend(fontsize=8, ncol=2)
         row[0].set_ylabel(label)
     for ax in axes[1]:
         _step_axis(ax, scores["step"])
@@ -224,11 +235,11 @@ def accuracy_along_training(accuracy: pd.DataFrame, seed: int):
     palette = sns.color_palette("viridis", len(conditions))
     for colour, (labels, shots) in zip(palette, conditions, strict=True):
         rows = accuracy[(accuracy["labels"] == labels) & (accuracy["n_shots"] == shots)]
-        _line(ax, rows.assign(place=rows["step"] + 1), "place", colour, "o", "-" if labels == "clean" else ":",
+        _line(ax, rows.assign(place=_place(rows["step"])), "place", colour, "o", "-" if labels == "clean" else ":",
               f"{shots} shots, {labels}", seed)
     _step_axis(ax, accuracy["step"])
     ax.set(ylabel="accuracy (share of prompts)", ylim=(0, 1.02))
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
     return ax
 
 
@@ -246,7 +257,7 @@ def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict
     ax.set(xscale="log", xlabel="parameters without embeddings", ylabel=ylabel)
     ax.set_xticks(sizes, [f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M" for size in sizes])
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
     return ax
 
 

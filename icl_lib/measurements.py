@@ -127,6 +127,7 @@ class Condition:
 
     ranking: str
     excluded: str
+    matched: str
     fraction: float
     draw: int
     heads: Bool[Tensor, "layer head"]
@@ -138,24 +139,25 @@ def ablation_conditions(
     """The clean model and, per fraction: both rankings without and with exclusion, and `n_draws` of each random kind.
 
     With exclusion the top `exclude_fraction` (rounded up) of the other kind is passed over. Layer-matched random
-    heads match the FV heads without exclusion, layer by layer.
+    heads match one kind's heads without exclusion, layer by layer; they are drawn for both kinds.
     """
     by_kind = {"induction": mean_scores(scores, induction), "fv": mean_scores(scores, "fv")}
     shape = tuple(by_kind["fv"].shape)
-    conditions = [Condition("none", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))]
+    conditions = [Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))]
     for fraction in fractions:
         n_heads = head_count(fraction, by_kind["fv"].numel())
         for kind, other in (("induction", "fv"), ("fv", "induction")):
-            conditions.append(Condition(kind, "", fraction, 0, top_heads(by_kind[kind], n_heads=n_heads)))
+            heads = top_heads(by_kind[kind], n_heads=n_heads)
+            conditions.append(Condition(kind, "", "", fraction, 0, heads))
             top_other = top_heads(by_kind[other], fraction=exclude_fraction, rounding="ceil")
             kept = top_heads(by_kind[kind], n_heads=n_heads, exclude=top_other)
-            conditions.append(Condition(kind, f"top {exclude_fraction:g} {other}", fraction, 0, kept))
-        fv_heads = top_heads(by_kind["fv"], n_heads=n_heads)
+            conditions.append(Condition(kind, f"top {exclude_fraction:g} {other}", "", fraction, 0, kept))
+            for draw in range(n_draws):
+                drawn = layer_matched_random_heads(heads, seed=seed, draw=draw)
+                conditions.append(Condition("random_layer_matched", "", kind, fraction, draw, drawn))
         for draw in range(n_draws):
-            chosen = random_heads(shape, n_heads, seed=seed, draw=draw)
-            conditions.append(Condition("random", "", fraction, draw, chosen))
-            matched = layer_matched_random_heads(fv_heads, seed=seed, draw=draw)
-            conditions.append(Condition("random_layer_matched", "", fraction, draw, matched))
+            drawn = random_heads(shape, n_heads, seed=seed, draw=draw)
+            conditions.append(Condition("random", "", "", fraction, draw, drawn))
     return conditions
 
 
@@ -173,7 +175,7 @@ def ablation_tables(
     tables = [_ablation_table(model, conditions, prompts, scoring, documents, replacement, where, loss_window, seed)
               for where in positions]
     table = pd.concat(tables, ignore_index=True).assign(model=name, step=step)
-    return table.drop_duplicates(["metric", "positions", "ranking", "excluded", "fraction", "draw", "task"])
+    return table.drop_duplicates(["metric", "positions", "ranking", "excluded", "matched", "fraction", "draw", "task"])
 
 
 def _ablation_table(
@@ -189,7 +191,7 @@ def _ablation_table(
         frames.append(_token_loss_rows(model, conditions, documents, value, loss_window))
     table = pd.concat(frames, ignore_index=True)
     which = table.pop("edit").astype(int)
-    for column in ("ranking", "excluded", "fraction", "draw"):
+    for column in ("ranking", "excluded", "matched", "fraction", "draw"):
         table[column] = [getattr(conditions[i], column) for i in which]
     table["n_heads"] = [int(conditions[i].heads.sum()) for i in which]
     edited = table["ranking"] != "none"

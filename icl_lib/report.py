@@ -69,6 +69,12 @@ def folded(table: pd.DataFrame, title: str) -> HTML:
     return HTML(f"<details><summary>{escape(title)}</summary>{table.to_html()}</details>")
 
 
+def transposed(comparison: pd.DataFrame) -> pd.DataFrame:
+    """A table with one row per model turned, so that models stand side by side; whole numbers stay whole."""
+    text = comparison.set_index("model").map(lambda v: f"{v:,}" if isinstance(v, int) else f"{v:.3f}")
+    return text.T.rename_axis(index=None, columns=None)
+
+
 def null_quantile(scores: pd.DataFrame, quantile: float) -> float:
     """The FV score that the best head of a null draw reaches with probability 1 - quantile."""
     best = scores[scores["score"] == "fv_null"].groupby("task")["value"].max()
@@ -127,21 +133,21 @@ def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
 
 
 def ablation_sentence(ablations: pd.DataFrame, positions: str, *, seed: int) -> str:
-    """Loss of few-shot accuracy by kind at the largest fraction up to 10 %, against layer-matched random heads."""
+    """Loss of few-shot accuracy by kind at the largest fraction up to 10 %, against random heads of its layers."""
     edited = ablations[(ablations["positions"] == positions) & (ablations["metric"] == FEW_SHOT)]
     fractions = np.sort(edited["fraction"].unique())
     fraction = fractions[fractions <= 0.1][-1] if (fractions <= 0.1).any() else fractions[0]
     at = edited[edited["fraction"] == fraction]
     clean = ablations[(ablations["ranking"] == "none") & (ablations["metric"] == FEW_SHOT)].set_index("task")["value"]
-    base = at[at["ranking"] == "random_layer_matched"].groupby("task")["value"].mean()
+    control = at[at["ranking"] == "random_layer_matched"].groupby(["matched", "task"])["value"].mean()
     parts = []
     for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
         for excluded, words in ((False, ""), (True, " (top heads of the other kind kept)")):
             rows = at[(at["ranking"] == ranking) & ((at["excluded"] != "") == excluded)].set_index("task")["value"]
-            tasks = rows.index.to_numpy()
-            lost = bootstrap_difference(base.loc[tasks].to_numpy(), rows.to_numpy(), tasks, seed=seed, over="tasks")
-            parts.append(f"{label}{words} {rows.mean():.2f}, {lost.value:+.2f} lost beyond layer-matched random heads "
-                         f"({lost.low:+.2f} to {lost.high:+.2f})")
+            random = control[ranking].loc[rows.index].to_numpy()
+            lost = bootstrap_difference(random, rows.to_numpy(), rows.index.to_numpy(), seed=seed, over="tasks")
+            parts.append(f"{label}{words} {rows.mean():.2f}, {lost.value:+.2f} lost beyond random heads in the same "
+                         f"layers ({lost.low:+.2f} to {lost.high:+.2f})")
     mean = bootstrap_mean(clean.to_numpy(), clean.index.to_numpy(), seed=seed, over="tasks")
     n_heads = int(at["n_heads"].iloc[0])
     return (f"Without ablation the few-shot accuracy is {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}); with "
@@ -205,7 +211,7 @@ def effects_sentence(effects: pd.DataFrame) -> str:
     parts = []
     for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
         rows = effects[effects["ranking"] == ranking]
-        parts.append(f"{label} cost more than layer-matched random heads, with an interval above zero, in "
+        parts.append(f"{label} cost more than random heads in the same layers, with an interval above zero, in "
                      f"{int((rows['low'] > 0).sum())} of {len(rows)} models")
     return "Ablating " + "; ablating ".join(parts) + "."
 

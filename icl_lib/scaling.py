@@ -78,10 +78,11 @@ def comparison_table(
             "overlap": overlap(wide["fv"], wide["induction"]),
             "overlap by chance": expected_overlap(n, n_top, n_top) / n_top,
             "p (overlap)": overlap_p_value(shared, n, n_top, n_top).p_value,
-            "induction percentile of FV heads": of_fv.mean(), "its low": of_fv.min(), "its high": of_fv.max(),
-            "FV percentile of induction heads": of_induction.mean(), "low of it": of_induction.min(),
-            "high of it": of_induction.max(),
-            "rank correlation": rho.value, "rho low": rho.low, "rho high": rho.high,
+            "induction percentile of FV heads": of_fv.mean(), "lowest of these": of_fv.min(),
+            "highest of these": of_fv.max(),
+            "FV percentile of induction heads": of_induction.mean(), "lowest of those": of_induction.min(),
+            "highest of those": of_induction.max(),
+            "rank correlation": rho.value, "rank correlation, low": rho.low, "rank correlation, high": rho.high,
             "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
         })
     return pd.DataFrame(rows).merge(sizes, on="model").sort_values("parameters", ignore_index=True)
@@ -89,9 +90,10 @@ def comparison_table(
 
 def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
     """Both percentiles of the comparison in long form: columns parameters, series, value, low, high."""
-    fv = comparison.rename(columns={"induction percentile of FV heads": "value", "its low": "low", "its high": "high"})
+    fv = comparison.rename(
+        columns={"induction percentile of FV heads": "value", "lowest of these": "low", "highest of these": "high"})
     induction = comparison.rename(
-        columns={"FV percentile of induction heads": "value", "low of it": "low", "high of it": "high"})
+        columns={"FV percentile of induction heads": "value", "lowest of those": "low", "highest of those": "high"})
     columns = ["parameters", "series", "value", "low", "high"]
     return pd.concat([
         fv.assign(series="fv")[columns],
@@ -100,7 +102,7 @@ def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def effect_table(ablations: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float, seed: int) -> pd.DataFrame:
-    """First-token accuracy lost with the top heads of a kind, minus the loss with layer-matched random heads.
+    """First-token accuracy lost with the top heads of a kind, minus the loss with random heads in the same layers.
 
     At all positions, without exclusion, at the ablated fraction nearest to `fraction`; paired over tasks, with a
     95 % bootstrap interval over tasks.
@@ -111,9 +113,9 @@ def effect_table(ablations: pd.DataFrame, sizes: pd.DataFrame, *, fraction: floa
         at = group["fraction"].unique()
         nearest = at[np.abs(at - fraction).argmin()]
         group = group[(group["fraction"] == nearest) & (group["excluded"] == "")]
-        means = group.groupby(["ranking", "task"])["value"].mean().unstack("ranking")
+        means = group.groupby(["ranking", "matched", "task"])["value"].mean()
         for ranking in ("induction", "fv"):
-            lost = (means["random_layer_matched"] - means[ranking]).to_numpy()
+            lost = (means["random_layer_matched", ranking] - means[ranking, ""]).to_numpy()
             interval = bootstrap_mean(lost, np.arange(len(lost)), seed=seed, over="tasks")
             rows.append((model, ranking, nearest, len(lost), *interval))
     table = pd.DataFrame(rows, columns=["model", "ranking", "fraction", "n_tasks", "value", "low", "high"])
@@ -127,10 +129,11 @@ def statistics_table(comparison: pd.DataFrame, effects: pd.DataFrame) -> pd.Data
         values = {
             "overlap": (row["overlap"], np.nan, np.nan, row["p (overlap)"]),
             "induction percentile of FV heads":
-                (row["induction percentile of FV heads"], row["its low"], row["its high"], np.nan),
+                (row["induction percentile of FV heads"], row["lowest of these"], row["highest of these"], np.nan),
             "FV percentile of induction heads":
-                (row["FV percentile of induction heads"], row["low of it"], row["high of it"], np.nan),
-            "rank correlation": (row["rank correlation"], row["rho low"], row["rho high"], np.nan),
+                (row["FV percentile of induction heads"], row["lowest of those"], row["highest of those"], np.nan),
+            "rank correlation":
+                (row["rank correlation"], row["rank correlation, low"], row["rank correlation, high"], np.nan),
             "depth difference": (row["depth difference (layers)"], np.nan, np.nan, row["p (depth)"]),
         }
         for name, (value, low, high, p_value) in values.items():

@@ -29,11 +29,12 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "model": "str", "step": "int", "n_shots": "int", "labels": "str", "task": "str", "task_type": "str",
         "split": "str", "metric": "str", **_MEASURED,
     },
-    # `excluded` says in words what was excluded from the ranking, "" for nothing; `draw` is 0 for rankings
+    # `excluded` says in words what was excluded from the ranking, "" for nothing; `matched` which kind's layers
+    # layer-matched random heads have ("induction" or "fv"), "" for other rankings; `draw` is 0 for rankings
     # that are not random.
     "ablations": {
         "model": "str", "step": "int", "metric": "str", "replacement": "str", "positions": "str",
-        "ranking": "str", "excluded": "str", "fraction": "float", "n_heads": "int", "draw": "int",
+        "ranking": "str", "excluded": "str", "matched": "str", "fraction": "float", "n_heads": "int", "draw": "int",
         "task": "str", **_MEASURED,
     },
     # `value` in nats, `position` counted from 0 with BOS at 0.

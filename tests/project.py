@@ -34,7 +34,7 @@ write("accuracy", f"{{model}}/step{{step}}", model=model, step=step, n_shots=10,
     "ablation": f"""
 scores = read_table(f"{{results}}/scores/{{model}}/step{{step}}.parquet")
 write("ablations", f"{{model}}/step{{step}}", model=model, step=step, metric="m", replacement="mean",
-      positions="last", ranking="fv", excluded="", fraction=0.1, n_heads=1, draw=0, task="t",
+      positions="last", ranking="fv", excluded="", matched="", fraction=0.1, n_heads=1, draw=0, task="t",
       value=scores.value[0], {MEASURED})
 """,
     "training_dynamics": """

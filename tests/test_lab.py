@@ -12,6 +12,7 @@ from icl_lib.models import steps_of
 from icl_lib.tasks import LAB_TASKS, draw_prompts, read_tasks, select_tasks
 from lab import train as trainer
 from lab import world
+from lab.check import MEASURES, broken_promises
 from lab.text import Generator, lab_documents, story
 from lab.tokenizer import FOLDER as TOKENIZER
 from lab.tokenizer import train_tokenizer
@@ -217,3 +218,12 @@ def test_documents_for_the_token_loss_are_seeded_and_whole(generator):
     assert (first[:, 0] == generator.bos).all() and (first[:, 1:] != generator.bos).all()
     with pytest.raises(ValueError, match="document_length 5000"):
         lab_documents(generator.tokenizer, n_documents=1, length=5000, seed=0)
+
+
+def test_broken_promises_are_named_and_nan_breaks_them():
+    found = dict.fromkeys(MEASURES, 0.5) | {"FV score": float("nan")}
+    assert broken_promises(found, {"10 shots": 0.5, "prefix matching": 0.4}) == []
+    assert broken_promises(found, {"10 shots": 0.9}) == ["10 shots is 0.500, promised 0.9"]
+    assert broken_promises(found, {"FV score": 0.0}) == ["FV score is nan, promised 0.0"]
+    with pytest.raises(ValueError, match="promise 'fv' is about no measure"):
+        broken_promises(found, {"fv": 1})

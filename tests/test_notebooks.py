@@ -67,7 +67,7 @@ def test_ablations_hold_both_metrics_under_one_intervention(results):
     assert "token_loss_difference" not in set(edited[edited["positions"] == "last"]["metric"])
     counts = edited.groupby(["ranking", "fraction"])["n_heads"].unique()
     assert all(len(n) == 1 for n in counts) and counts["fv", 0.3] == counts["random_layer_matched", 0.3] == [3]
-    assert "lost beyond layer-matched random heads" in page_text(results, "ablation")
+    assert "lost beyond random heads in the same layers" in page_text(results, "ablation")
 
 
 @pytest.mark.slow

@@ -1,0 +1,94 @@
+"""Evaluate every committed lab model on fresh prompts: `python -m lab.check [--seed N] [RUNG ...]`, `make lab-check`.
+
+Prints one row per rung and seed and ends with status 1 where a model falls below what its rung's file promises.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.function_vectors import fv_scores
+from icl_lib.induction import induction_scores, repeated_random_tokens
+from icl_lib.measurements import accuracy_table, in_split, null_scores, prompts_of, task_group
+from icl_lib.models import count_parameters, load_model
+from icl_lib.tasks import read_tasks
+from lab.train import MODELS, RUNGS, read_rung
+
+# the columns that a rung's `promises` may bound from below
+MEASURES = ("10 shots", "rise from 1 shot", "gap to shuffled", "prefix matching", "FV score", "FV above null")
+
+
+def measure(name: str, *, n_prompts: int, seed: int) -> dict[str, float]:
+    """What one model does at its last step: accuracies (first token, means over tasks), top scores, the FV null.
+
+    The rise from 1 to 10 shots and the gap to shuffled labels are over tasks that share inputs and labels, all other
+    accuracies over every task seen in training, `unseen` over those that were not.
+    """
+    model, tasks = load_model(name), read_tasks()
+    table = accuracy_table(model, tasks, name=name, step=-1, shots=[0, 1, 10], n_prompts=n_prompts, seed=seed)
+    table = table[table["metric"] == "first_token_accuracy"].set_index("task")
+    sharing = [task for task in tasks if task_group(tasks[task]) == "shared labels"]
+
+    def accuracy(shots: int, labels: str = "clean", names=None, unseen: bool = False) -> float:
+        rows = table[(table["n_shots"] == shots) & (table["labels"] == labels)]
+        rows = rows[(rows["split"] == "unseen") == unseen]
+        return float((rows if names is None else rows[rows.index.isin(names)])["value"].mean())
+
+    tokens = repeated_random_tokens(model, n_sequences=100, seed=seed)
+    scoring = prompts_of(model, in_split(tasks, "scoring"), n_prompts=n_prompts, n_shots=10, seed=seed)
+    fv = fv_scores(model, scoring)
+    null = null_scores(model, scoring, fv, n_draws=10, seed=seed).flatten(1).amax(1)
+    ten = accuracy(10, names=sharing)
+    return {
+        "parameters": count_parameters(name), "0 shots": accuracy(0), "1 shot": accuracy(1), "10 shots": accuracy(10),
+        "unseen tasks": accuracy(10, unseen=True), "rise from 1 shot": ten - accuracy(1, names=sharing),
+        "gap to shuffled": ten - accuracy(10, "shuffled", sharing),
+        "prefix matching": float(induction_scores(model, tokens, convention="prefix_matching").max()),
+        "FV score": float(fv.scores.max()), "null, 99 %": float(np.quantile(null.numpy(), 0.99)),
+        "FV above null": float(fv.scores.max() - np.quantile(null.numpy(), 0.99)),
+    }
+
+
+def broken_promises(found: dict[str, float], promises: dict[str, float]) -> list[str]:
+    """One line for each measure below its promise; ValueError for a promise about no measure."""
+    for key in promises:
+        if key not in MEASURES:
+            raise ValueError(f"promise {key!r} is about no measure, expected among {', '.join(MEASURES)}")
+    return [f"{key} is {found[key]:.3f}, promised {bound}"
+            for key, bound in promises.items() if not found[key] >= bound]
+
+
+def committed(rungs: list[str]) -> list[tuple[str, str]]:
+    """(rung, model name) of every trained model of these rungs."""
+    found = []
+    for rung in rungs:
+        steps = read_rung(rung)["steps"]
+        found += [(rung, f"{rung}-{folder.name}") for folder in sorted(Path(MODELS / rung).glob("seed*"))
+                  if (folder / f"step{steps}").is_dir()]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("rungs", nargs="*", default=sorted(path.stem for path in RUNGS.glob("*.yaml")))
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts")
+    parser.add_argument("--prompts", type=int, default=20, help="per task")
+    arguments = parser.parse_args()
+    try:
+        models = committed(arguments.rungs)
+        rows = {name: measure(name, n_prompts=arguments.prompts, seed=arguments.seed) for _, name in models}
+        problems = [f"{name}: {line}" for rung, name in models
+                    for line in broken_promises(rows[name], read_rung(rung).get("promises", {}))]
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(pd.DataFrame(rows).T.astype({"parameters": int}).sort_values("parameters").round(3).to_string())
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
