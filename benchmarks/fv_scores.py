@@ -146,7 +146,8 @@ def measure(shape: str, tokenizer) -> pd.DataFrame:
         rows.append({
             "shape": shape, "method": name, "seconds": median, "spread": (max(values) - min(values)) / median,
             "peak_memory_mib": memory[name], "forward_equivalents": median / plain,
-            "ratio_to_flop_limit": np.nan if name == PLAIN else median / plain / limit, "device": device_of(model).type})
+            "ratio_to_flop_limit": np.nan if name == PLAIN else median / plain / limit,
+            "device": device_of(model).type})
     return pd.DataFrame(rows)
 
 
