@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --quiet host
+SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite test check lab lab-check bench lock clean
