@@ -17,10 +17,10 @@ PAGE = results/$(SUITE)/book/_build/html/index.html
 SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite test check lab lab-check bench lock clean
+.PHONY: help env book sweep plan suite test check lab lab-check lab-recipe bench lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book
@@ -40,14 +40,18 @@ check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m workflow.templates notebooks
 
-lab: env ## train a lab model (RUNG=lab-450k SEED=0), without RUNG all that are not trained yet
-	$(BIN)/python -m lab.train $(RUNG) --seed $(SEED)
+lab: env ## train a lab model (RUNG=lab-7k SEED=0), a committed one again to compare; without RUNG what is missing
+	$(BIN)/python -m $(if $(RUNG),lab.retrain $(RUNG) --seed $(SEED),lab.train)
 
 lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
 	$(BIN)/python -m lab.check --seed $(SEED)
 
-bench: env ## what FV scores cost against one pass per head; a table in results/bench
+lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
+	$(BIN)/python -m lab.recipe
+
+bench: env ## what FV scores and a grid of ablations cost in plain forward passes; tables in results/bench
 	$(BIN)/python -m benchmarks.fv_scores
+	$(BIN)/python -m benchmarks.ablation_grid
 
 clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake

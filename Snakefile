@@ -20,7 +20,9 @@ except (ValueError, OSError) as error:
 
 OUT = SUITE.results
 SCORED = [(model, step) for model, steps in SUITE.steps.items() for step in steps]
-ABLATED = [(model, step) for model, steps in SUITE.ablated.items() for step in steps]
+CHOSEN = {notebook: [(model, step) for model, steps in chosen.items() for step in steps]
+          for notebook, chosen in SUITE.chosen.items()}
+ABLATED = CHOSEN["ablation"]
 
 
 def tables(kind, runs):
@@ -45,9 +47,9 @@ def parameters(notebook):
 
 NOTEBOOKS = (
     [f"{OUT}/notebooks/scoring/{model}/step{step}.ipynb" for model, step in SCORED]
-    + [f"{OUT}/notebooks/ablation/{model}/step{step}.ipynb" for model, step in ABLATED]
+    + [f"{OUT}/notebooks/{kind}/{model}/step{step}.ipynb" for kind, runs in CHOSEN.items() for model, step in runs]
     + [f"{OUT}/notebooks/training_dynamics/{model}.ipynb" for model in SUITE.followed]
-    + [f"{OUT}/notebooks/model_scaling.ipynb", f"{OUT}/notebooks/index.ipynb"]
+    + [f"{OUT}/notebooks/{kind}.ipynb" for kind in ("model_scaling", "lab", "index")]
 )
 PAGE = f"{OUT}/book/_build/html/index.html"
 
@@ -114,6 +116,43 @@ rule ablation:
         RUN_WITH_TABLES
 
 
+rule protocols:
+    input:
+        template="notebooks/protocols.ipynb",
+        code=CODE["protocols"],
+        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+    output:
+        tables=[f"{OUT}/{table}/protocols/{{model}}/step{{step}}.parquet" for table in TABLES["protocols"]],
+        notebook=f"{OUT}/notebooks/protocols/{{model}}/step{{step}}.ipynb",
+    params:
+        parameters=parameters("protocols"),
+    log:
+        text=f"{OUT}/logs/protocols/{{model}}/step{{step}}.log",
+        parameters=f"{OUT}/logs/protocols/{{model}}/step{{step}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
+rule task_execution:
+    input:
+        template="notebooks/task_execution.ipynb",
+        code=CODE["task_execution"],
+        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
+    output:
+        tables=[f"{OUT}/{table}/{{model}}/step{{step}}.parquet" for table in TABLES["task_execution"]],
+        notebook=f"{OUT}/notebooks/task_execution/{{model}}/step{{step}}.ipynb",
+    params:
+        parameters=parameters("task_execution"),
+    log:
+        text=f"{OUT}/logs/task_execution/{{model}}/step{{step}}.log",
+        parameters=f"{OUT}/logs/task_execution/{{model}}/step{{step}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule training_dynamics:
     input:
         template="notebooks/training_dynamics.ipynb",
@@ -121,9 +160,10 @@ rule training_dynamics:
         scored=lambda wildcards: [
             table
             for kind in TABLES["scoring"]
-            for table in tables(kind, of_model(SCORED, wildcards.model))
+            for model in {wildcards.model, *SUITE.seeds_of(wildcards.model)}
+            for table in tables(kind, of_model(SCORED, model))
         ],
-        ablated=lambda wildcards: tables("ablations", of_model(ABLATED, wildcards.model)),
+        ablated=lambda wildcards: tables("effects", of_model(ABLATED, wildcards.model)),
     output:
         tables=[f"{OUT}/{table}/training_dynamics/{{model}}.parquet" for table in TABLES["training_dynamics"]],
         notebook=f"{OUT}/notebooks/training_dynamics/{{model}}.ipynb",
@@ -154,6 +194,25 @@ rule model_scaling:
     threads: SUITE.threads
     shell:
         RUN_WITH_TABLES
+
+
+rule lab:
+    input:
+        template="notebooks/lab.ipynb",
+        code=CODE["lab"],
+        scored=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)],
+        ladder=sorted(str(p) for p in [*Path("lab").glob("rungs/*.yaml"), *Path("lab").glob("models/*/*/curve.csv"),
+                                       *Path("lab").glob("recipe.*")]),
+    output:
+        notebook=f"{OUT}/notebooks/lab.ipynb",
+    params:
+        parameters=parameters("lab"),
+    log:
+        text=f"{OUT}/logs/lab.log",
+        parameters=f"{OUT}/logs/lab.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN
 
 
 rule index:

@@ -1,6 +1,6 @@
 """Ablation as one intervention: which heads, replaced by what, at which positions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,9 +13,11 @@ from icl_lib.passes import (
     device_of,
     encode_prompts,
     last_head_outputs,
+    mean_head_outputs,
     output_projections,
     split_heads,
 )
+from icl_lib.shared_prefix import RowEdits
 from icl_lib.tasks import TaskPrompts
 
 REPLACEMENTS = ("mean", "task_mean", "zero", "resample", "bos_value")
@@ -48,6 +50,24 @@ class Edit:
     def of_rows(self, rows: list[int]) -> "Edit":
         """The edit for some of the sequences it was made for."""
         return self if len(self.values) == 1 else replace(self, values=self.values[rows])
+
+
+def row_edits(model: nn.Module, edits: Sequence[Edit | None], sequences: Sequence[int]) -> RowEdits:
+    """Edits as rows for a batch of some of the sequences they were made for; values they share stay shared."""
+    device = device_of(model)
+    shape = (model.cfg.n_layers, model.cfg.n_heads)
+    masks = [torch.zeros(shape, dtype=torch.bool) if e is None else e.heads.cpu() for e in edits]
+    masks = torch.stack(masks).to(device)
+    values = {id(e.values): e.values for e in edits if e is not None}
+    if not values:
+        return RowEdits(masks, torch.zeros(1, 1, *shape, 1, device=device))
+    of_batch = {i: v if len(v) == 1 else v[sequences] for i, v in values.items()}
+    if len(of_batch) == 1:
+        return RowEdits(masks, next(iter(of_batch.values()))[:, None].to(device))
+    n = max(len(v) for v in of_batch.values())
+    some = next(iter(of_batch))
+    stacked = [of_batch[some if e is None else id(e.values)].expand(n, -1, -1, -1) for e in edits]
+    return RowEdits(masks, torch.stack(stacked, dim=1).to(device))
 
 
 @contextmanager
@@ -157,6 +177,31 @@ def replacement_values(
         if replacement == "zero":
             value = torch.zeros_like(value)
     return {task: value[None] for task in prompts}
+
+
+def document_values(
+    model: nn.Module,
+    documents: Int[Tensor, "document pos"],
+    replacement: str = "mean",
+    *,
+    scoring_prompts: Mapping[str, TaskPrompts],
+    seed: int = 0,
+) -> Float[Tensor, "batch layer head d_head"]:
+    """`replacement_values` for documents: the same values as for prompts where a document can have them.
+
+    `mean`, `zero` and `bos_value` are the same values. `resample`: for each document the output on one of the
+    scoring prompts, drawn anew. `task_mean`: a document has no task, so the mean over the documents' own positions,
+    BOS left out. Batch axis 1, for `resample` one per document. Errors as in `replacement_values`.
+    """
+    if replacement == "task_mean":
+        return mean_head_outputs(model, documents)[None].cpu()
+    if replacement == "resample":
+        encoded = [p.tokens for task, tp in scoring_prompts.items() for p in encode_prompts(model, tp.clean, task)]
+        drawn = torch.randint(len(encoded), (len(documents),), generator=torch.Generator().manual_seed(seed))
+        return last_head_outputs(model, [encoded[i] for i in drawn.tolist()]).cpu()
+    values = replacement_values(model, dict(list(scoring_prompts.items())[:1]), replacement,
+                                scoring_prompts=scoring_prompts, seed=seed)
+    return next(iter(values.values()))
 
 
 def bos_values(model: nn.Module) -> Float[Tensor, "layer head d_head"]:

@@ -1,15 +1,24 @@
 """Section 5 from the scoring tables of one model's checkpoints: curves, emergence, transitions."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_lib.emergence import ORDERS, emergence_step, null_threshold, transition_counts
+from icl_lib.emergence import ORDERS, emergence_interval, emergence_step, null_threshold, transition_counts
 from icl_lib.heads import top_heads
+from icl_lib.tables import SCHEMAS, read_tables
 
 INDUCTION = "induction_prefix_matching"
+
+
+def tables_of(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
+    """One kind of table for several models at several steps, one below the other."""
+    paths = [f"{results}/{table}/{model}/step{step}.parquet" for model, steps in models.items() for step in steps]
+    return read_tables(paths, schema_name=table)
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
@@ -24,7 +33,7 @@ def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndar
 def null_array(scores: pd.DataFrame) -> tuple[list[int], Float[ndarray, "step draw head"]]:
     """Steps and the draws of the FV null at each, heads flattened."""
     rows = scores[scores["score"] == "fv_null"]
-    steps = sorted(rows["step"].unique())
+    steps = sorted(rows["step"].unique().tolist())
     wide = rows.pivot_table(index=["step", "task"], columns=["layer", "head"], values="value")
     return steps, np.stack([wide.loc[step].to_numpy() for step in steps])
 
@@ -56,6 +65,37 @@ def final_heads(scores: pd.DataFrame, *, n: int, induction: str = INDUCTION) -> 
     return found
 
 
+def seed_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """Mean score of the top heads, selected anew at each step: model, kind, step, value, low, high."""
+    frames = [top_score_curves(rows, fraction=fraction).assign(model=model) for model, rows in scores.groupby("model")]
+    table = pd.concat(frames, ignore_index=True)
+    return table[table["selection"] == "selected at each checkpoint"]
+
+
+def emergence_by_seed(
+    scores: pd.DataFrame, *, induction_threshold: float, null_quantile: float
+) -> pd.DataFrame:
+    """One row per model: first step with each kind (missing where it never came) and which came first."""
+    rows = []
+    for model, group in scores.groupby("model"):
+        table = emergence_table(group, induction_threshold=induction_threshold, null_quantile=null_quantile)
+        step = table.set_index("kind")["first step with it"]
+        induction, fv = (np.inf if pd.isna(step[kind]) else int(step[kind]) for kind in ("induction", "fv"))
+        first = "neither came" if np.isinf([induction, fv]).all() else "same checkpoint" if induction == fv else \
+            "induction" if induction < fv else "FV"
+        rows.append((model, step["induction"], step["fv"], first))
+    return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first"])
+
+
+def teaser_head(scores: pd.DataFrame, *, n: int, induction: str = INDUCTION) -> tuple[int, int]:
+    """The head of figure 1: among the `n` final FV heads the one with the highest induction score at any checkpoint.
+
+    The paper shows the third-ranked FV head of Pythia 6.9B and does not say why.
+    """
+    highest = score_array(scores, induction)[1].max(axis=0)
+    return max(final_heads(scores, n=n, induction=induction)["fv"], key=lambda head: highest[head])
+
+
 def fv_thresholds(scores: pd.DataFrame, *, quantile: float) -> Float[ndarray, "step"]:
     """For each step the FV score that the best head of a null draw exceeds with probability 1 - quantile."""
     return np.array([null_threshold(draws, quantile=quantile) for draws in null_array(scores)[1]])
@@ -77,6 +117,31 @@ def emergence_table(scores: pd.DataFrame, *, induction_threshold: float, null_qu
     return pd.DataFrame(rows).astype({"first step with it": "Int64", "last step without": "Int64"})
 
 
+def fv_emergence_interval(
+    scores: pd.DataFrame, *, null_quantile: float, seed: int, n_resamples: int = 1000
+) -> tuple[float, float]:
+    """95 % interval of the step at which the best head's FV score exceeds its null: bootstrap over scoring tasks.
+
+    In each resample the best head is chosen anew at each step. Infinity stands for never.
+    """
+    rows = scores[scores["score"] == "fv"]
+    wide = rows.pivot_table(index=["step", "task"], columns=["layer", "head"], values="value")
+    steps = sorted(rows["step"].unique().tolist())
+    by_task = np.stack([wide.loc[step].to_numpy() for step in steps])
+    drawn = np.random.default_rng(seed).integers(by_task.shape[1], size=(n_resamples, by_task.shape[1]))
+    best = np.stack([by_task[:, tasks].mean(axis=1).max(axis=1) for tasks in drawn])
+    return emergence_interval(steps, best, fv_thresholds(scores, quantile=null_quantile))
+
+
+def transition_sweep(
+    scores: pd.DataFrame, *, induction_thresholds: list[float], null_quantile: float, seed: int
+) -> pd.DataFrame:
+    """`transition_table` at several induction thresholds, one below the other, with the column `threshold`."""
+    return pd.concat([
+        transition_table(scores, induction_threshold=at, null_quantile=null_quantile, seed=seed).assign(threshold=at)
+        for at in induction_thresholds], ignore_index=True)
+
+
 def transition_table(
     scores: pd.DataFrame, *, induction_threshold: float, null_quantile: float, seed: int
 ) -> pd.DataFrame:
@@ -96,6 +161,21 @@ def transition_table(
         "expected by chance": [counts.expected[order] for order in ORDERS],
         "p (at least as many)": [counts.p_greater[order] for order in ORDERS],
     })
+
+
+def effects_by_step(results: str | Path, model: str, steps: list[int], *, fraction: float) -> pd.DataFrame:
+    """What ablating each kind costs beyond layer-matched random heads at the ablated checkpoints, both metrics.
+
+    Rows of the table `effects` for the mean at all positions without exclusion, at the share of heads nearest to
+    `fraction`; empty where no checkpoint was ablated.
+    """
+    if not steps:
+        return pd.DataFrame(columns=list(SCHEMAS["effects"]))
+    table = tables_of(results, "effects", {model: steps})
+    at = table["fraction"].unique()
+    nearest = at[np.abs(at - fraction).argmin()]
+    rows = table[(table["replacement"] == "mean") & (table["positions"] == "all") & (table["excluded"] == "")]
+    return rows[(rows["fraction"] == nearest) & rows["ranking"].isin(("induction", "fv"))]
 
 
 def statistics_table(emergence: pd.DataFrame, transitions: pd.DataFrame, *, model: str) -> pd.DataFrame:

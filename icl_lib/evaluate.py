@@ -1,27 +1,31 @@
 """Few-shot metrics and token losses, with and without edited heads."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from icl_lib.ablation import Edit, edited_heads
+from icl_lib.ablation import Edit, row_edits
+from icl_lib.generation import generated_f1s
 from icl_lib.passes import (
     EncodedPrompt,
     TokenBatch,
     device_of,
     encode_prompts,
     last_positions,
-    plain_transformers,
-    take_positions,
     token_batches,
 )
-from icl_lib.shared_prefix import Readout, RowEdits, read_edited_rows, read_targets
+from icl_lib.readout import Readout, read_targets
+from icl_lib.shared_layers import edited_residuals
+from icl_lib.shared_prefix import RowEdits, read_edited_rows
 from icl_lib.tasks import Prompt
 
 _LOSS_TOKENS = 4096  # fed at a time for token losses
+PLACES = (50, 500)  # the losses whose difference is taken
 
 
 def answer_metrics(
@@ -29,6 +33,8 @@ def answer_metrics(
     prompts: Mapping[str, Sequence[Prompt]],
     edits: Mapping[str, Edit | Mapping[str, Edit] | None] | None = None,
     *,
+    f1: bool = False,
+    reach_back: bool = False,
     batch_size: int = 16,
 ) -> pd.DataFrame:
     """Few-shot metrics per prompt: the stuff of "few-shot ICL accuracy" (section 4).
@@ -36,33 +42,36 @@ def answer_metrics(
     One row per edit, task and prompt, with `edit, task, prompt, exact_match, first_token_correct,
     first_token_probability`. `exact_match`: greedy decoding gives the whole answer, every token of
     it (checked by feeding the answer: it is the greedy continuation if each token is the likeliest
-    one). The paper's "accuracy" is the released code's F1 on five tokens instead. `edits`: name to
-    an edit, or to an edit per task, or to None for the unedited model (the default). An edit at
-    the last position also acts where answer tokens are fed, as when they are generated. All edits at
-    the last position share one pass over the prompt. BOS as in the prompts' text; nothing is
-    averaged. Errors as in `fv_scores`, and for an edit that lacks a task.
+    one). With `f1` also `generated_f1`, what the released code calls accuracy: the F1 on five greedy
+    tokens (`icl_lib.generation`; `reach_back` as there). `edits`: name to an edit, or to an edit per
+    task, or to None for the unedited model (the default). An edit at the last position also acts
+    where answer tokens are fed, as when they are generated. Edits share what they leave alone. BOS as
+    in the prompts' text; nothing is averaged. Errors as in `fv_scores`, and for an edit that lacks a
+    task.
     """
     edits = {"none": None} if edits is None else edits
-    rows = []
+    frames = []
     for task, task_prompts in prompts.items():
         encoded = encode_prompts(model, task_prompts, task)
         _check_answers_fit(model, encoded)
         of_task = [_edit_of(name, edit, task) for name, edit in edits.items()]
-        for prompt, readout in zip(
-            encoded, answer_readouts(model, encoded, of_task, batch_size=batch_size), strict=True
-        ):
-            for i, name in enumerate(edits):
-                rows.append(
-                    {
-                        "edit": name,
-                        "task": task,
-                        "prompt": prompt.index,
-                        "exact_match": bool(readout.correct[i].all()),
-                        "first_token_correct": bool(readout.correct[i, 0]),
-                        "first_token_probability": float(readout.log_probability[i, 0].double().exp()),
-                    }
-                )
-    return pd.DataFrame(rows)
+        readouts = answer_readouts(model, encoded, of_task, batch_size=batch_size)
+        found = {
+            "exact_match": [r.correct.all(1) for r in readouts],
+            "first_token_correct": [r.correct[:, 0] for r in readouts],
+            "first_token_probability": [r.log_probability[:, 0].double().exp() for r in readouts],
+        }
+        if f1:
+            answers = [prompt.answer for prompt in task_prompts]
+            found["generated_f1"] = generated_f1s(
+                model, encoded, answers, of_task, reach_back=reach_back, batch_size=batch_size
+            )
+        frame = pd.DataFrame({name: torch.stack(list(column)).flatten().numpy() for name, column in found.items()})
+        frame.insert(0, "edit", list(edits) * len(encoded))
+        frame.insert(1, "task", task)
+        frame.insert(2, "prompt", np.repeat([prompt.index for prompt in encoded], len(edits)))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
 
 
 def answer_readouts(
@@ -75,8 +84,8 @@ def answer_readouts(
 ) -> list["AnswerReadout"]:
     """For each prompt what the model says about its answer's tokens under each edit (row = edit).
 
-    Edits at the last position go through the shared prefix together, edits at all positions through
-    a pass each. Raises ValueError for values of another number of prompts and, naming task and
+    Edits at the last position share the prompt's prefix, edits at all positions the layers below the
+    first that each edits. Raises ValueError for values of another number of prompts and, naming task and
     prompt, for NaN logits.
     """
     for edit in edits:
@@ -90,7 +99,7 @@ def answer_readouts(
         for batch in token_batches(fed, batch_size, device_of(model)):
             prompts = [same[row] for row in batch.rows]
             targets = torch.tensor([answers[i] for i in prompts], device=batch.tokens.device)
-            readout = _batch_readout(model, batch, [e and e.of_rows(prompts) for e in edits], targets)
+            readout = _batch_readout(model, replace(batch, rows=prompts), edits, targets)
             for row, i in enumerate(prompts):
                 readouts[i] = AnswerReadout(readout.log_probability[row].cpu(), readout.correct[row].cpu())
                 if readouts[i].log_probability.isnan().any():
@@ -110,41 +119,23 @@ def _batch_readout(
     model: nn.Module, batch: TokenBatch, edits: list[Edit | None], targets: Int[Tensor, "batch pos"]
 ) -> Readout:
     at_last = [i for i, e in enumerate(edits) if e is None or e.positions == "last"]
-    n_rows, n_answer = len(batch.rows), targets.shape[1]
-    log_probability = torch.empty(n_rows, len(edits), n_answer, dtype=torch.float64, device=targets.device)
-    correct = torch.empty(n_rows, len(edits), n_answer, dtype=torch.bool, device=targets.device)
-    if at_last:
-        rows = _row_edits(model, [edits[i] for i in at_last], n_rows)
-        readout = read_edited_rows(model, batch, rows, targets)
-        log_probability[:, at_last], correct[:, at_last] = readout.log_probability.double(), readout.correct
-    for i in sorted(set(range(len(edits))) - set(at_last)):
-        with edited_heads(model, edits[i]), plain_transformers(model) as hf_model:
-            hidden = _last_hidden(hf_model, batch.tokens)
-        suffix = take_positions(hidden, last_positions(batch.lengths, n_answer))
-        readout = read_targets(model, suffix[:, None], targets, normed=True)
-        log_probability[:, i], correct[:, i] = readout.log_probability[:, 0].double(), readout.correct[:, 0]
+    everywhere = sorted(set(range(len(edits))) - set(at_last))
+    shape = (len(batch.rows), len(edits), targets.shape[1])
+    log_probability = torch.empty(shape, dtype=torch.float64, device=targets.device)
+    correct = torch.empty(shape, dtype=torch.bool, device=targets.device)
+    for chosen in (at_last, everywhere):
+        if not chosen:
+            continue
+        rows = row_edits(model, [edits[i] for i in chosen], batch.rows)
+        if chosen is at_last:
+            readout = read_edited_rows(model, batch, rows, targets)
+        else:
+            read = last_positions(batch.lengths, targets.shape[1])
+            readout = read_targets(model, edited_residuals(model, batch.tokens, rows, read), targets)
+        log_probability[:, chosen], correct[:, chosen] = readout.log_probability.double(), readout.correct
     return Readout(log_probability, correct)
 
 
-def _row_edits(model: nn.Module, edits: list[Edit | None], n_rows: int) -> RowEdits:
-    device = device_of(model)
-    shape = (model.cfg.n_layers, model.cfg.n_heads)
-    masks = [torch.zeros(shape, dtype=torch.bool) if e is None else e.heads.cpu() for e in edits]
-    values = [None if e is None else e.values for e in edits]
-    some = next((v for v in values if v is not None), None)
-    if some is None:
-        return RowEdits(torch.stack(masks).to(device), torch.zeros(1, 1, *shape, 1, device=device))
-    wide = any(v is not None and len(v) > 1 for v in values)
-    filled = [some.new_zeros(1, *some.shape[1:]) if v is None else v for v in values]
-    stacked = torch.stack([v.expand(n_rows if wide else 1, -1, -1, -1) for v in filled], dim=1)
-    return RowEdits(torch.stack(masks).to(device), stacked.to(device))
-
-
-def _last_hidden(hf_model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-    return hf_model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-
-
-@torch.inference_mode()
 def token_losses(
     model: nn.Module,
     tokens: Int[Tensor, "row pos"],
@@ -155,25 +146,81 @@ def token_losses(
     """The loss of every token but the first, in nats, by position (section 2, token-loss difference).
 
     Entry `i` of a row is -log P(token i+1 | tokens 0..i); token 0 is BOS where the rows have one.
-    Nothing is averaged. `edit`: heads replaced meanwhile, with values for all rows or for each.
+    Nothing is averaged. `edit`: heads replaced meanwhile, with values for all rows or for each; at the
+    last position each loss is read with the heads replaced where it is read from, and nothing before.
     Raises ValueError for rows longer than the context or of one token, and naming the row for NaN.
     """
+    return edited_token_losses(model, tokens, [edit], batch_size=batch_size)[0]
+
+
+@torch.inference_mode()
+def edited_token_losses(
+    model: nn.Module,
+    tokens: Int[Tensor, "row pos"],
+    edits: Sequence[Edit | None],
+    *,
+    at: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> Float[Tensor, "edit row loss"]:
+    """`token_losses` under several edits, which share what they leave alone; `at`: the losses wanted."""
     n_rows, n_pos = tokens.shape
     if not 2 <= n_pos <= model.cfg.n_ctx:
         raise ValueError(f"rows of {n_pos} tokens: expected 2 to the context of {model.cfg.n_ctx}")
-    batch_size = batch_size or max(1, _LOSS_TOKENS // n_pos)
-    losses = []
-    for rows in torch.arange(n_rows).split(batch_size):
-        fed = tokens[rows].to(device_of(model))
-        part = None if edit is None else edit.of_rows(rows.tolist())
-        with edited_heads(model, part), plain_transformers(model) as hf_model:
-            hidden = _last_hidden(hf_model, fed[:, :-1])
-        log_probability = read_targets(model, hidden[:, None], fed[:, 1:], normed=True).log_probability
-        losses.append(-log_probability[:, 0].cpu())
-    losses = torch.cat(losses)
+    at = torch.arange(n_pos - 1) if at is None else torch.as_tensor(at)
+    n_fed = int(at.max()) + 1
+    weight = next(model.original_model.parameters())
+    losses = torch.empty(len(edits), n_rows, len(at), dtype=torch.promote_types(weight.dtype, torch.float32))
+    at_last = [i for i, e in enumerate(edits) if e is not None and e.positions == "last"]
+    for chosen in (at_last, sorted(set(range(len(edits))) - set(at_last))):
+        read, n_each = (_read_apart, len(chosen) * len(at)) if chosen is at_last else (_read_everywhere, 1)
+        for rows in torch.arange(n_rows).split(batch_size or max(1, _LOSS_TOKENS // max(n_fed, n_each))):
+            if not chosen:
+                continue
+            part = tokens[rows].to(device_of(model))
+            of_rows = row_edits(model, [edits[i] for i in chosen], rows.tolist())
+            positions = at.to(part.device).expand(len(rows), -1)
+            log_probability = read(model, part[:, :n_fed], of_rows, positions, part[:, at + 1])
+            losses[torch.tensor(chosen)[:, None], rows] = -log_probability.transpose(0, 1).cpu()
     if losses.isnan().any():
-        raise ValueError(f"row {int(losses.isnan().any(1).nonzero()[0])} of the tokens: NaN loss")
+        raise ValueError(f"row {int(losses.isnan().any(2).any(0).nonzero()[0])} of the tokens: NaN loss")
     return losses
+
+
+def _read_everywhere(
+    model: nn.Module, fed: Tensor, edits: RowEdits, at: Tensor, targets: Tensor
+) -> Float[Tensor, "row edit loss"]:
+    read = None if at.shape[1] == fed.shape[1] else at
+    # whole sequences of every edit would be too much to hold
+    n = len(edits.masks) if read is not None else max(1, 4 * _LOSS_TOKENS // fed.numel())
+    parts = [
+        read_targets(model, edited_residuals(model, fed, edits.take(some), read), targets).log_probability
+        for some in torch.arange(len(edits.masks)).split(n)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _read_apart(
+    model: nn.Module, fed: Tensor, edits: RowEdits, at: Tensor, targets: Tensor
+) -> Float[Tensor, "row edit loss"]:
+    batch = TokenBatch(fed, torch.full((len(fed),), fed.shape[1], device=fed.device), list(range(len(fed))))
+    n = max(1, _LOSS_TOKENS // (len(fed) * at.shape[1]))
+    parts = [
+        read_edited_rows(model, batch, edits.take(some), targets, apart=at).log_probability
+        for some in torch.arange(len(edits.masks)).split(n)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+@torch.inference_mode()
+def token_loss_differences(
+    model: nn.Module, tokens: Int[Tensor, "row pos"], edits: Sequence[Edit | None], *, window: int = 0
+) -> Float[Tensor, "edit row"]:
+    """`token_loss_difference` of every row under several edits, from the losses that it needs alone."""
+    check_window(window, tokens.shape[1] - 1)
+    at = [place + shift for place in PLACES for shift in range(-window, window + 1)]
+    losses = edited_token_losses(model, tokens, edits, at=at)
+    early, late = losses.chunk(2, dim=2)
+    return early.mean(2) - late.mean(2)
 
 
 def token_loss_difference(losses: Float[Tensor, "row loss"], *, window: int = 0) -> Float[Tensor, "row"]:
@@ -184,15 +231,20 @@ def token_loss_difference(losses: Float[Tensor, "row loss"], *, window: int = 0)
     is the mean over that many positions to either side, which the paper does not do: the loss of one token is
     noisy, and short runs have few documents. Raises ValueError for rows too short for the window.
     """
+    check_window(window, losses.shape[1])
+    early, late = (losses[:, at - window : at + window + 1].mean(1) for at in PLACES)
+    return early - late
+
+
+def check_window(window: int, n_losses: int) -> None:
+    """Refuse a window that the token-loss difference cannot have, and documents too short for it."""
     if not 0 <= window <= 50:
         raise ValueError(f"window {window!r}: expected a whole number of positions from 0 to 50")
-    if losses.shape[1] < 501 + window:
+    if n_losses < 501 + window:
         raise ValueError(
             f"token-loss difference with window {window} needs {502 + window} tokens with BOS, "
-            f"these rows have {losses.shape[1] + 1}"
+            f"these rows have {n_losses + 1}; give longer documents or a smaller window"
         )
-    early, late = (losses[:, at - window : at + window + 1].mean(1) for at in (50, 500))
-    return early - late
 
 
 def _edit_of(name: str, edit: Edit | Mapping[str, Edit] | None, task: str) -> Edit | None:

@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from icl_lib.ablation_tables import with_paired_errors
+from icl_lib.models import family
 from icl_lib.statistics import bootstrap_mean
 
 # Okabe-Ito colours: distinct under the common kinds of colour blindness, dark enough on white.
@@ -23,6 +25,7 @@ SCORE_LABEL = {
     "induction_prefix_matching": "prefix-matching score",
     "fv": "FV score\n(rise in P(answer))",
 }
+FAMILY_MARKER = {"lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "other": "X"}
 KIND_OF_SCORE = {
     "induction_attention_mass": "induction", "induction_prefix_matching": "induction", "fv": "fv", "fv_null": "random",
 }
@@ -95,6 +98,41 @@ def score_scatter(scores: pd.DataFrame, tops: dict[str, np.ndarray], induction: 
     return ax
 
 
+def scores_by_type(by_type: dict[str, np.ndarray], tops: dict[str, np.ndarray]):
+    """FV score of every head on abstractive against extractive tasks; filled: heads of the top sets."""
+    figure, ax = plt.subplots(figsize=(5, 3.6))
+    x, y = (np.asarray(values).ravel() for values in by_type.values())
+    ax.scatter(x, y, facecolors="none", edgecolors=COLOUR["random"], s=24, label="other heads")
+    for kind, size in (("induction", 80), ("fv", 30)):
+        top = tops[kind].ravel()
+        ax.scatter(x[top], y[top], color=COLOUR[kind], marker=MARKER[kind], s=size, label=f"top {LABEL[kind]}")
+    ax.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+    ax.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+    first, second = by_type
+    ax.set(xlabel=f"FV score, {first} tasks", ylabel=f"FV score, {second} tasks")
+    ax.legend(fontsize=9)
+    return ax
+
+
+def departure_ranks(effects: pd.DataFrame):
+    """Rank correlation of each protocol's scores with the default's, one panel per score; grey: other seeds."""
+    scores = list(effects["score"].unique())
+    figure, axes = plt.subplots(len(scores), 1, figsize=(8.4, 6.2), sharex=True)
+    for ax, score in zip(np.atleast_1d(axes), scores, strict=True):
+        rows = effects[(effects["score"] == score) & (effects["note"] == "")]
+        seeds = rows[rows["kind"] == "seed"]["rank_correlation"]
+        ax.axvspan(seeds.min(), seeds.max(), color=COLOUR["random"], alpha=0.25, linewidth=0)
+        shown = rows[rows["kind"].isin(["departure", "preset"])].iloc[::-1]
+        places = np.arange(len(shown))
+        error = [shown["rank_correlation"] - shown["low"], shown["high"] - shown["rank_correlation"]]
+        ax.errorbar(shown["rank_correlation"], places, xerr=error, fmt=MARKER[score], color=COLOUR[score], capsize=3)
+        ax.set_yticks(places, shown["name"], fontsize=9)
+        ax.axvline(1, color="#BBBBBB", linewidth=0.8, zorder=0)
+        ax.set_title({"induction": "induction score", "fv": "FV score"}[score], fontsize=11)
+    ax.set_xlabel("rank correlation with the default, over heads")
+    return np.atleast_1d(axes)
+
+
 def accuracy_by_shots(accuracy: pd.DataFrame, seed: int):
     """Accuracy against shots, one line per group of tasks, clean and shuffled labels; band: 95 % over tasks."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True, sharex=True)
@@ -139,14 +177,16 @@ METRIC_LABEL = {
 def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
     """Figure 4: metric against the share of heads ablated; left plain, right with exclusion; rows are metrics.
 
-    The band of the mean over tasks is a 95 % bootstrap interval over tasks; random lines are means over draws.
+    Rows of the replacement `mean`. The band of the mean over tasks is a 95 % bootstrap interval over tasks, that of the
+    token-loss difference 1.96 standard errors of its change, paired by document; random lines are means over draws.
     """
     panels = [False, True]
+    ablations = with_paired_errors(ablations)
     figure, axes = plt.subplots(len(metrics), 2, figsize=(9.6, 3.3 * len(metrics)), squeeze=False, sharex=True,
                                 sharey="row")
     for row, metric in zip(axes, metrics, strict=True):
         first, last = metric == metrics[0], metric == metrics[-1]
-        chosen = ablations[ablations["metric"] == metric]
+        chosen = ablations[(ablations["metric"] == metric) & ablations["replacement"].isin(("none", "mean"))]
         clean = chosen[chosen["ranking"] == "none"]["value"].mean()
         for ax, excluded in zip(row, panels, strict=True):
             ax.axhline(clean, color=COLOUR["none"], linewidth=1, label=LABEL["none"])
@@ -156,6 +196,7 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
             for kind, line in (("induction", "-."), ("fv", "--")):
                 ranking = "random_layer_matched"
                 rows = edited[(edited["ranking"] == ranking) & (edited["matched"] == kind)]
+                rows = rows[(rows["excluded"] != "") == excluded]
                 label = f"random in layers of {LABEL[kind]}"
                 _line(ax, rows, "percent", COLOUR[ranking], MARKER[kind], line, label, seed)
                 rows = edited[(edited["ranking"] == kind) & ((edited["excluded"] != "") == excluded)]
@@ -165,7 +206,8 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
             if last:
                 ax.set_xlabel("heads ablated (%)")
         row[0].set_ylabel(METRIC_LABEL[metric])
-    axes[0, 1].legend(fontsize=9)
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=9)
     return axes
 
 
@@ -190,6 +232,72 @@ def training_scores(curves: pd.DataFrame, seed: int):
         ax.set_ylabel("induction score, top heads", color=COLOUR["induction"])
         twin.set_ylabel("FV score, top heads", color=COLOUR["fv"])
     return axes[0]
+
+
+def scores_by_seed(curves: pd.DataFrame):
+    """Mean score of the top heads along training, a line per model that differs by its seed; left induction, right FV.
+
+    `curves`: columns model, kind, step, value.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharex=True)
+    models = sorted(curves["model"].unique())
+    labels = {"induction": "prefix-matching score, top heads", "fv": "FV score, top heads"}
+    for ax, (kind, label) in zip(axes, labels.items(), strict=True):
+        for line, model in zip(["-", "--", ":", "-."] * len(models), models, strict=False):
+            rows = curves[(curves["model"] == model) & (curves["kind"] == kind)]
+            ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4,
+                    linestyle=line, label=model)
+        _step_axis(ax, curves["step"])
+        ax.set_ylabel(label)
+        ax.legend(fontsize=9)
+    return axes
+
+
+def one_head(scores: pd.DataFrame, head: tuple[int, int], names: dict[str, str]):
+    """Figure 1: both scores of one head along training; `names`: score to axis label, induction first."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharex=True)
+    for ax, (score, label) in zip(axes, names.items(), strict=True):
+        kind = KIND_OF_SCORE[score]
+        path = scores[scores["score"] == score].groupby(["layer", "head", "step"])["value"].mean().loc[head]
+        ax.plot(_place(path.index), path.to_numpy(), color=COLOUR[kind], marker=MARKER[kind], markersize=4)
+        ax.set_ylabel(label)
+        _step_axis(ax, scores["step"])
+    return axes
+
+
+def effects_by_step(effects: pd.DataFrame):
+    """Effect of ablating each kind beyond layer-matched random heads along training, both metrics."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), sharex=True)
+    for ax, metric in zip(axes, ("first_token_accuracy", "token_loss_difference"), strict=True):
+        for kind in ("induction", "fv"):
+            rows = effects[(effects["metric"] == metric) & (effects["ranking"] == kind)].sort_values("step")
+            error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+            ax.errorbar(_place(rows["step"]), rows["value"], yerr=error, color=COLOUR[kind], marker=MARKER[kind],
+                        capsize=3, label=LABEL[kind])
+        ax.axhline(0, color=COLOUR["random_layer_matched"], linestyle=LINE["random_layer_matched"], linewidth=1)
+        ax.set_ylabel(METRIC_LABEL[metric].split("\n")[0] + " lost\nbeyond random heads")
+        if effects.empty:
+            ax.text(0.5, 0.5, "no checkpoint of this model is ablated here", ha="center", transform=ax.transAxes)
+        else:
+            _step_axis(ax, effects["step"])
+    axes[0].legend(fontsize=9)
+    return axes
+
+
+def transitions_by_threshold(sweep: pd.DataFrame):
+    """Heads that had both scores, by which came first, against the induction threshold; dashed: by chance.
+
+    `sweep`: columns threshold, order, heads, expected by chance.
+    """
+    figure, ax = plt.subplots(figsize=(6.4, 3.4))
+    for order, kind, label in (("induction_first", "induction", "induction first"), ("fv_first", "fv", "FV first")):
+        rows = sweep[sweep["order"] == order].sort_values("threshold")
+        ax.plot(rows["threshold"], rows["heads"], color=COLOUR[kind], marker=MARKER[kind], label=label)
+        ax.plot(rows["threshold"], rows["expected by chance"], color=COLOUR[kind], linestyle="--",
+                label=f"{label}, by chance")
+    ax.set(xlabel="induction threshold (prefix-matching score)", ylabel="heads", ylim=(0, None))
+    ax.legend(fontsize=9)
+    return ax
 
 
 def _place(steps) -> np.ndarray:
@@ -244,21 +352,58 @@ def accuracy_along_training(accuracy: pd.DataFrame, seed: int):
 
 
 def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict[str, str] | None = None):
-    """A statistic against non-embedding parameters, log axis; `table`: columns parameters, `series`, `y`, low, high."""
+    """A statistic against non-embedding parameters, log axis; `table`: columns parameters, `series`, `y`, low, high.
+
+    A point with its interval per model; the line goes through the means of models of one size (seeds).
+    """
     figure, ax = plt.subplots(figsize=(6.4, 3.8))
     names = list(table[series].unique())
     colours = colours or dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
+    families = table["model"].map(family)
+    several = families.nunique() > 1
     for name in names:
         rows = table[table[series] == name].sort_values("parameters")
-        error = [rows[y] - rows["low"], rows["high"] - rows[y]]
-        ax.errorbar(rows["parameters"], rows[y], yerr=error, color=colours[name], marker=MARKER.get(name, "o"),
-                    label=LABEL.get(name, name), capsize=3, linestyle="-")
-    sizes = sorted(table["parameters"].unique())
-    ax.set(xscale="log", xlabel="parameters without embeddings", ylabel=ylabel)
-    ax.set_xticks(sizes, [f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M" for size in sizes])
-    ax.minorticks_off()
+        for member, part in rows.groupby(families):
+            marker = FAMILY_MARKER[member] if several else MARKER.get(name, "o")
+            error = [part[y] - part["low"], part["high"] - part[y]]
+            ax.errorbar(part["parameters"], part[y], yerr=error, color=colours[name], marker=marker, capsize=3,
+                        linestyle="none", alpha=0.8)
+        means = rows.groupby("parameters")[y].mean()
+        ax.plot(means.index, means.to_numpy(), color=colours[name], label=LABEL.get(name, name))
+    ax.set(ylabel=ylabel)
+    size_axis(ax, table["parameters"])
+    if several:
+        for member in sorted(families.unique()):
+            ax.plot([], [], color=COLOUR["none"], marker=FAMILY_MARKER[member], linestyle="none", label=member)
     ax.legend(fontsize=9)
     return ax
+
+
+def depth_by_model(depths: pd.DataFrame):
+    """Figures 2 and 19 for all models: mean layer of the top heads of each kind, as a share of the depth; bars: one SD.
+
+    `depths`: columns model, kind, value, spread, by size.
+    """
+    models = list(dict.fromkeys(depths["model"]))
+    figure, ax = plt.subplots(figsize=(6.4, 1.2 + 0.36 * len(models)))
+    for offset, kind in ((-0.12, "induction"), (0.12, "fv")):
+        rows = depths[depths["kind"] == kind].set_index("model").loc[models]
+        ax.errorbar(rows["value"], np.arange(len(models)) + offset, xerr=rows["spread"], color=COLOUR[kind],
+                    marker=MARKER[kind], linestyle="none", capsize=3, label=LABEL[kind])
+    ax.set_yticks(range(len(models)), models)
+    ax.set(xlabel="layer of the top heads (0 first, 1 last)", xlim=(-0.05, 1.05))
+    ax.invert_yaxis()
+    ax.legend(fontsize=9)
+    return ax
+
+
+def size_axis(ax, parameters: pd.Series) -> None:
+    """Numbers of parameters on a log axis, a tick for each model."""
+    sizes = sorted(parameters.unique())
+    labels = [f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M" for size in sizes]
+    ax.set(xscale="log", xlabel="parameters without embeddings")
+    ax.set_xticks(sizes, labels, fontsize=10)
+    ax.minorticks_off()
 
 
 def show(axes, text: str, alt: str):

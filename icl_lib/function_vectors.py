@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -17,9 +19,12 @@ from icl_lib.passes import (
     last_head_outputs,
     token_batches,
 )
+from icl_lib.saved import SavedResults
 from icl_lib.shared_prefix import RowEdits, read_edited_rows
 from icl_lib.tasks import TaskPrompts
 
+_VALUE_BYTES = 64 * 2**20  # of replaced values when draws of the null share a pass
+ANSWERS = ("alone", "in_context")
 MeanZ = Float[Tensor, "layer head d_head"]
 
 
@@ -35,6 +40,17 @@ class FVScores:
     shuffled_probability: dict[str, Float[Tensor, "prompt"]]  # of the answer, without replacement
     n_prompts: dict[str, int]
 
+    def by_type(self, task_types: Mapping[str, str]) -> dict[str, Float[Tensor, "layer head"]]:
+        """The mean over the tasks of each type, e.g. of abstractive and extractive ones apart.
+
+        Raises ValueError for a scored task without a type.
+        """
+        if missing := sorted(set(self.by_task) - set(task_types)):
+            raise ValueError(f"task_types has no type for task {missing[0]!r}; give one for every scored task")
+        types = {task_types[task] for task in self.by_task}
+        return {kind: torch.stack([s for task, s in self.by_task.items() if task_types[task] == kind]).mean(0)
+                for kind in sorted(types)}
+
 
 def fv_scores(
     model: nn.Module,
@@ -43,6 +59,8 @@ def fv_scores(
     mean_z: Mapping[str, MeanZ] | None = None,
     batch_size: int | None = None,
     memory_gib: float | None = None,
+    answer: str = "alone",
+    save_to: str | Path | None = None,
     progress: bool = True,
 ) -> FVScores:
     """The FV score of every head: the rise in the probability of the correct answer's first token on
@@ -58,35 +76,75 @@ def fv_scores(
     at a time; by default what fits `memory_gib` (1 GiB on a CPU, half of what is free on a GPU).
     Either halves itself when memory runs out; the scores do not depend on it beyond rounding.
     Differences are taken in float64, whatever the model's dtype. A float32 model's own rounding is
-    about 1e-6 of a probability, 1e-3 in float16 and 1e-2 in bfloat16.
+    about 1e-6 of a probability. Half precision is another model: where the largest score is 0.13
+    (lab-40k, five tasks of four prompts), float16 moves scores by up to 3e-3 and bfloat16 by 2e-2.
+
+    `save_to`: a folder for each finished task's results. A later call with the same model, prompts and
+    means reads them there and goes on with the other tasks; see `icl_lib.saved` for what "same" means.
 
     Raises ValueError, naming task and prompt, for an empty task, a prompt longer than the context,
     an answer without tokens, NaN logits, and a task without means in `mean_z`.
     """
     if not prompts:
         raise ValueError("no tasks to score")
+    if answer not in ANSWERS:
+        raise ValueError(f"unknown answer {answer!r}; valid are {', '.join(ANSWERS)}")
     # everything is encoded before anything is computed, so that bad input costs no time
     shuffled = {task: encode_prompts(model, p.shuffled, task) for task, p in prompts.items()}
+    if answer == "in_context":
+        shuffled = {task: answers_in_context(model, encoded, prompts[task]) for task, encoded in shuffled.items()}
+    saved = SavedResults(save_to, model)
     if mean_z is None:
-        mean_z = clean_means(model, prompts, batch_size=batch_size or 16, progress=progress)
-    elif missing := sorted(set(prompts) - set(mean_z)):
-        raise ValueError(f"mean_z has no means for task {missing[0]!r}")
-    n_rows = model.cfg.n_layers * model.cfg.n_heads + 1
-    batch_size = batch_size or _batch_size(model, shuffled, n_rows, memory_gib)
+        mean_z = _clean_means(model, prompts, batch_size or 16, progress, saved)
+    batch_size = batch_size or _batch_size(model, shuffled, memory_gib)
+    return _scored(model, shuffled, mean_z, batch_size, progress, saved)
+
+
+def answers_in_context(model: nn.Module, encoded: list[EncodedPrompt], prompts: TaskPrompts) -> list[EncodedPrompt]:
+    """The shuffled prompts with each answer as it is tokenised behind its prompt.
+
+    Raises ValueError, naming task and prompt, where the answer changes the prompt's own tokens.
+    """
+    texts = [p.text + p.answer for p in prompts.shuffled]
+    whole = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    for prompt, tokens in zip(encoded, whole, strict=True):
+        if list(tokens[: len(prompt.tokens)]) != prompt.tokens or len(tokens) == len(prompt.tokens):
+            raise ValueError(f"task {prompt.task!r}, prompt {prompt.index}: the answer is tokenised together with the "
+                             "prompt's end; score it with answer='alone'")
+    return [replace(p, answer=list(tokens[len(p.tokens) :])) for p, tokens in zip(encoded, whole, strict=True)]
+
+
+def _scored(
+    model: nn.Module,
+    shuffled: Mapping[str, list[EncodedPrompt]],
+    mean_z: Mapping[str, MeanZ],
+    batch_size: int,
+    progress: bool,
+    saved: SavedResults,
+) -> FVScores:
+    if missing := sorted(set(shuffled) - set(mean_z)):
+        raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
     by_prompt, baseline = {}, {}
     for task in _progress(shuffled, "FV scores", progress):
-        effects, unedited = _task_effects(model, shuffled[task], mean_z[task], batch_size)
-        by_prompt[task], baseline[task] = effects, unedited
+        found = _recalled_effects(model, shuffled[task], mean_z[task][None], batch_size, saved)
+        by_prompt[task], baseline[task] = found["effects"][0], found["shuffled_probability"]
     by_task = {task: effects.mean(0) for task, effects in by_prompt.items()}
     return FVScores(
         scores=torch.stack(list(by_task.values())).mean(0),
         by_task=by_task,
-        mean_z={task: mean_z[task].cpu() for task in prompts},
+        mean_z={task: mean_z[task].cpu() for task in shuffled},
         standard_error_by_task={task: _standard_error(effects) for task, effects in by_prompt.items()},
         by_prompt=by_prompt,
         shuffled_probability=baseline,
         n_prompts={task: len(effects) for task, effects in by_prompt.items()},
     )
+
+
+def _recalled_effects(
+    model: nn.Module, encoded: list[EncodedPrompt], means: Tensor, batch_size: int, saved: SavedResults
+) -> dict[str, Tensor]:
+    compute = partial(_task_effects, model, encoded, means, batch_size)
+    return saved.recall(compute, "effects", [(p.tokens, p.answer[0]) for p in encoded], means)
 
 
 def permuted_mean_scores(
@@ -97,25 +155,30 @@ def permuted_mean_scores(
     n_draws: int = 1,
     seed: int = 0,
     batch_size: int | None = None,
+    save_to: str | Path | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "draw layer head"]:
     """A null for the FV score: the same score with each task's clean means taken from another task.
 
     Not in the paper. Each draw is a derangement of the tasks: every task gets some other task's
-    means, each task's means are used once. Range, position, BOS and averaging as in `fv_scores`.
-    Raises ValueError for fewer than two tasks, and as `fv_scores` does.
+    means, each task's means are used once. Range, position, BOS, averaging and `save_to` as in
+    `fv_scores`. Raises ValueError for fewer than two tasks, and as `fv_scores` does.
     """
     tasks = list(prompts)
     if len(tasks) < 2:
         raise ValueError(f"permuting means needs at least two tasks, got {len(tasks)}")
     generator = torch.Generator().manual_seed(seed)
-    draws = []
-    for _ in range(n_draws):
-        other = derangement(len(tasks), generator)
-        permuted = {task: mean_z[tasks[i]] for task, i in zip(tasks, other, strict=True)}
-        scored = fv_scores(model, prompts, mean_z=permuted, batch_size=batch_size, progress=progress)
-        draws.append(scored.scores)
-    return torch.stack(draws)
+    shuffled = {task: encode_prompts(model, p.shuffled, task) for task, p in prompts.items()}
+    others = [derangement(len(tasks), generator) for _ in range(n_draws)]
+    at_once = _draws_at_once(model, n_draws)
+    batch_size = batch_size or _batch_size(model, shuffled, None, at_once)
+    saved = SavedResults(save_to, model)
+    total = torch.zeros(n_draws, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
+    for i, task in enumerate(_progress(shuffled, "null of the FV scores", progress)):
+        means = torch.stack([mean_z[tasks[other[i]]] for other in others])
+        parts = [_recalled_effects(model, shuffled[task], part, batch_size, saved) for part in means.split(at_once)]
+        total += torch.cat([part["effects"].mean(1) for part in parts])
+    return total / len(tasks)
 
 
 def derangement(n: int, generator: torch.Generator) -> list[int]:
@@ -127,41 +190,60 @@ def derangement(n: int, generator: torch.Generator) -> list[int]:
 
 
 def clean_means(
-    model: nn.Module, prompts: Mapping[str, TaskPrompts], *, batch_size: int = 16, progress: bool = True
+    model: nn.Module,
+    prompts: Mapping[str, TaskPrompts],
+    *,
+    batch_size: int = 16,
+    save_to: str | Path | None = None,
+    progress: bool = True,
 ) -> dict[str, MeanZ]:
     """Each task's mean head outputs at the last position over its clean prompts (section 2).
 
     Before the output projection (hook_z), in float64 while summing, given in the model's dtype.
-    Errors as in `fv_scores`.
+    `save_to` and errors as in `fv_scores`.
     """
+    return _clean_means(model, prompts, batch_size, progress, SavedResults(save_to, model))
+
+
+def _clean_means(
+    model: nn.Module, prompts: Mapping[str, TaskPrompts], batch_size: int, progress: bool, saved: SavedResults
+) -> dict[str, MeanZ]:
     encoded = {task: encode_prompts(model, p.clean, task) for task, p in prompts.items()}
+
+    def mean(task: str) -> dict[str, Tensor]:
+        sequences = [p.tokens for p in encoded[task]]
+        z = _halving(lambda n: last_head_outputs(model, sequences, batch_size=n), batch_size)
+        _refuse_nan(z.flatten(1), encoded[task], range(len(z)), "head outputs of the clean")
+        return {"mean_z": z.double().mean(0).to(z.dtype).cpu()}
+
     means = {}
     for task in _progress(encoded, "clean means", progress):
-        z = _halving(
-            lambda n, task=task: last_head_outputs(model, [p.tokens for p in encoded[task]], batch_size=n),
-            batch_size,
-        )
-        _refuse_nan(z.flatten(1), encoded[task], range(len(z)), "head outputs of the clean")
-        means[task] = z.double().mean(0).to(z.dtype).cpu()
+        tokens = [p.tokens for p in encoded[task]]
+        means[task] = saved.recall(partial(mean, task), "clean means", tokens)["mean_z"]
     return means
 
 
 def _task_effects(
-    model: nn.Module, encoded: list[EncodedPrompt], mean_z: MeanZ, batch_size: int
-) -> tuple[Float[Tensor, "prompt layer head"], Float[Tensor, "prompt"]]:
-    """P(first answer token | replaced) - P(same | not) for all heads, and P(same | not)."""
-    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    model: nn.Module, encoded: list[EncodedPrompt], means: Float[Tensor, "draw layer head d_head"], batch_size: int
+) -> dict[str, Tensor]:
+    """P(first answer token | replaced) - P(same | not) by draw, prompt and head, and P(same | not) by prompt.
+
+    All draws of the means share the pass over the prompt.
+    """
+    n_draws, n_layers, n_heads, _ = means.shape
+    n_all = n_layers * n_heads
     device = device_of(model)
-    one_head_each = torch.eye(n_layers * n_heads, dtype=torch.bool).unflatten(1, (n_layers, n_heads))
-    none = torch.zeros(1, n_layers, n_heads, dtype=torch.bool)
-    edits = RowEdits(torch.cat([one_head_each, none]).to(device), mean_z.to(device)[None, None])
+    one_head_each = torch.eye(n_all, dtype=torch.bool).unflatten(1, (n_layers, n_heads))
+    masks = torch.cat([*[one_head_each] * n_draws, torch.zeros(1, n_layers, n_heads, dtype=torch.bool)])
+    values = means if n_draws == 1 else torch.cat([means.repeat_interleave(n_all, 0), means[:1]])
+    edits = RowEdits(masks.to(device), values.to(device)[None])
     answers = torch.tensor([p.answer[0] for p in encoded], device=device)
 
     def run(batch: TokenBatch) -> Tensor:
         readout = read_edited_rows(model, batch, edits, answers[batch.rows][:, None])
         return readout.log_probability[..., 0]
 
-    probability = torch.empty(len(encoded), n_layers * n_heads + 1, dtype=torch.float64)
+    probability = torch.empty(len(encoded), n_draws * n_all + 1, dtype=torch.float64)
     pending = list(token_batches([p.tokens for p in encoded], batch_size, device))
     while pending:
         batch = pending.pop(0)
@@ -172,15 +254,21 @@ def _task_effects(
             continue
         _refuse_nan(log_probability, encoded, batch.rows, "logits of the shuffled")
         probability[batch.rows] = log_probability.double().exp().cpu()
-    effects = probability[:, :-1] - probability[:, -1:]
-    return effects.unflatten(1, (n_layers, n_heads)), probability[:, -1]
+    effects = (probability[:, :-1] - probability[:, -1:]).unflatten(1, (n_draws, n_layers, n_heads))
+    return {"effects": effects.transpose(0, 1), "shuffled_probability": probability[:, -1]}
+
+
+def _draws_at_once(model: nn.Module, n_draws: int) -> int:
+    """Draws of the means whose values, one set of all heads per row, stay small beside the model."""
+    n_all = model.cfg.n_layers * model.cfg.n_heads
+    return max(1, min(n_draws, _VALUE_BYTES // (4 * n_all**2 * model.cfg.d_head)))
 
 
 def _batch_size(
-    model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], n_rows: int, memory_gib: float | None
+    model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], memory_gib: float | None, n_draws: int = 1
 ) -> int:
     """Prompts whose rows fit the budget: residual and MLP of every row, its attention, the prompt."""
-    device = device_of(model)
+    device, n_rows = device_of(model), n_draws * model.cfg.n_layers * model.cfg.n_heads + 1
     if memory_gib is None:
         on_gpu = device.type == "cuda"
         memory_gib = torch.cuda.mem_get_info(device)[0] / 2**31 if on_gpu else 1.0

@@ -14,7 +14,7 @@ HeadMask = Bool[Tensor, "layer head"]
 
 ROUNDINGS = ("floor", "ceil")
 # Keeps the two kinds of random draw independent of each other under one seed.
-_STREAMS = {"random": 0, "random_layer_matched": 1}
+_STREAMS = {"random": 0, "random_layer_matched": 1, "random_ranking": 2}
 
 
 def head_count(fraction: float, n_total: int, *, rounding: str = "floor", minimum: int = 1) -> int:
@@ -84,6 +84,14 @@ def random_heads(
     candidates = np.flatnonzero(allowed.numpy())
     chosen = _generator("random", seed, draw).choice(candidates, size=n_heads, replace=False)
     return _mask_from_indices(chosen, shape)
+
+
+def random_ranking(shape: tuple[int, int], *, seed: int, draw: int) -> Float[Tensor, "layer head"]:
+    """A random score for every head, for `top_heads`: sets of one draw are nested over sizes.
+
+    What the released code does with its one draw (src/ablate.py; `paper.md` A15). Draws of a seed are independent.
+    """
+    return torch.from_numpy(_generator("random_ranking", seed, draw).random(shape))
 
 
 def layer_matched_random_heads(

@@ -14,7 +14,11 @@ _PATTERN_BYTES = 256 * 2**20  # of one layer's attention held at a time
 
 
 def induction_scores(
-    model: nn.Module, tokens: Int[Tensor, "batch pos"], *, convention: str = "attention_mass"
+    model: nn.Module,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    convention: str = "attention_mass",
+    lengths: Int[Tensor, "batch"] | None = None,
 ) -> Float[Tensor, "layer head"]:
     """The induction score of every head, read off its attention on sequences that repeat.
 
@@ -28,19 +32,23 @@ def induction_scores(
     Where a sequence is BOS and one run of tokens twice, those tokens are the second half without its
     last, and the copy is the one a period earlier, also if the run holds a token twice by chance.
 
-    `tokens`: ids, fed as they are. Range 0..1. Raises ValueError for an unknown convention, tokens
-    in which nothing repeats, and tokens longer than the context.
+    `tokens`: ids, fed as they are; `lengths`, if given, leaves out padding on their right. Range 0..1.
+    Raises ValueError for an unknown convention, tokens in which nothing repeats, and tokens longer
+    than the context.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"unknown convention {convention!r}; valid are {', '.join(CONVENTIONS)}")
     targets = (_attention_mass_targets if convention == "attention_mass" else _prefix_matching_targets)(
         tokens
     )
+    real = torch.ones_like(tokens, dtype=torch.bool)
+    if lengths is not None:  # a real query sees no padding: it stands on the right
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    targets = targets & real[..., None]
     if not targets.any():
         raise ValueError("tokens: no token with an earlier copy, so there is no induction to score")
-    if convention == "attention_mass":
-        return _mean_attention(model, tokens, targets, queries=torch.ones_like(tokens, dtype=torch.bool))
-    return _mean_attention(model, tokens, targets, queries=targets.any(-1))
+    queries = real if convention == "attention_mass" else targets.any(-1)
+    return _mean_attention(model, tokens, targets, queries=queries)
 
 
 def previous_token_scores(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer head"]:
@@ -71,14 +79,22 @@ def duplicate_token_scores(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -
 
 
 def repeated_random_tokens(
-    model: nn.Module, *, n_sequences: int = 1000, length: int = 50, seed: int = 42, bos: bool = True
+    model: nn.Module,
+    *,
+    n_sequences: int = 1000,
+    length: int = 50,
+    seed: int = 42,
+    bos: bool = True,
+    special_ids: bool = False,
+    padding_ids: bool = False,
 ) -> Int[Tensor, "batch pos"]:
     """BOS, `length` uniform random tokens, the same again (section 2: 1000 sequences of 50).
 
     Ids come from the trained part of the vocabulary: those the tokenizer knows, less special tokens.
-    The released code draws from all rows of the embedding, never-trained padding rows included, and
-    re-tokenises the text, which destroys the repetition (find_induction_heads.py). Raises ValueError
-    for sequences longer than the context and a tokenizer without BOS.
+    The released code draws from all rows of the embedding (`special_ids`, and `padding_ids` for rows
+    beyond the tokenizer's, which were never trained), and re-tokenises the text, which destroys the
+    repetition (find_induction_heads.py; `icl_lib.protocols`). Raises ValueError for sequences longer
+    than the context and a tokenizer without BOS.
     """
     tokenizer = model.tokenizer
     n_pos = 2 * length + bos
@@ -88,10 +104,11 @@ def repeated_random_tokens(
         )
     if bos and tokenizer.bos_token_id is None:
         raise ValueError("the tokenizer has no BOS token; pass bos=False")
-    special = set(tokenizer.all_special_ids)
-    trained = torch.tensor([i for i in range(min(len(tokenizer), model.cfg.d_vocab)) if i not in special])
+    left_out = set() if special_ids else set(tokenizer.all_special_ids)
+    n_ids = model.cfg.d_vocab if padding_ids else min(len(tokenizer), model.cfg.d_vocab)
+    ids = torch.tensor([i for i in range(n_ids) if i not in left_out])
     generator = torch.Generator().manual_seed(seed)
-    run = trained[torch.randint(len(trained), (n_sequences, length), generator=generator)]
+    run = ids[torch.randint(len(ids), (n_sequences, length), generator=generator)]
     start = torch.full((n_sequences, int(bos)), tokenizer.bos_token_id if bos else 0)
     return torch.cat([start, run, run], dim=1)
 

@@ -1,7 +1,6 @@
 """From a model to tidy tables: what the notebooks call, one function per table of the schemas."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,10 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from icl_lib.ablation import Edit, replacement_values
-from icl_lib.evaluate import answer_metrics, token_loss_difference, token_losses
+from icl_lib.evaluate import answer_metrics
 from icl_lib.function_vectors import FVScores, permuted_mean_scores
-from icl_lib.heads import head_count, layer_matched_random_heads, random_heads, top_heads
+from icl_lib.heads import top_heads
 from icl_lib.induction import duplicate_token_scores, induction_scores, previous_token_scores
 from icl_lib.models import bos_text
 from icl_lib.tasks import Task, TaskPrompts, draw_prompts
@@ -99,9 +97,27 @@ def score_table(
     return pd.concat(frames, ignore_index=True).assign(model=name, step=step)
 
 
-def null_scores(model, prompts: Mapping[str, TaskPrompts], fv: FVScores, *, n_draws: int, seed: int):
+def null_scores(
+    model, prompts: Mapping[str, TaskPrompts], fv: FVScores, *, n_draws: int, seed: int, save_to: str | None = None
+):
     """`n_draws` draws of the FV score under another task's clean means, `[draw layer head]`."""
-    return permuted_mean_scores(model, prompts, fv.mean_z, n_draws=n_draws, seed=seed, progress=False)
+    return permuted_mean_scores(
+        model, prompts, fv.mean_z, n_draws=n_draws, seed=seed, save_to=save_to, progress=False)
+
+
+def departure_statistics(effects: pd.DataFrame, *, name: str) -> pd.DataFrame:
+    """`protocols.departure_effects` as rows of the table `statistics`; NaN where a switch has nothing to act on.
+
+    Names are "<score>, <protocol>, <measure>": `top score` in the score's unit, `rank correlation` with the default
+    over heads with its 95 % interval, `shared top heads` 0..1. `n` is the number of heads.
+    """
+    rows = [{"name": f"{row.score}, {row.name}, {measure}", "value": getattr(row, column),
+             "low": row.low if column == "rank_correlation" else np.nan,
+             "high": row.high if column == "rank_correlation" else np.nan, "n": row.n_heads}
+            for row in effects.itertuples(index=False)
+            for measure, column in (("top score", "top"), ("rank correlation", "rank_correlation"),
+                                    ("shared top heads", "shared"))]
+    return pd.DataFrame(rows).assign(notebook="protocols", model=name, p_value=np.nan)
 
 
 def mean_scores(scores: pd.DataFrame, score: str) -> Float[Tensor, "layer head"]:
@@ -119,92 +135,3 @@ def top_sets(
     """The top heads of both kinds, counts rounded up: {"induction": mask, "fv": mask}."""
     return {kind: top_heads(mean_scores(scores, score), fraction=fraction, rounding="ceil", minimum=minimum)
             for kind, score in (("induction", induction), ("fv", "fv"))}
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One ablated set and how it was chosen; the fields are columns of the table `ablations`."""
-
-    ranking: str
-    excluded: str
-    matched: str
-    fraction: float
-    draw: int
-    heads: Bool[Tensor, "layer head"]
-
-
-def ablation_conditions(
-    scores: pd.DataFrame, *, fractions: list[float], n_draws: int, induction: str, exclude_fraction: float, seed: int
-) -> list[Condition]:
-    """The clean model and, per fraction: both rankings without and with exclusion, and `n_draws` of each random kind.
-
-    With exclusion the top `exclude_fraction` (rounded up) of the other kind is passed over. Layer-matched random
-    heads match one kind's heads without exclusion, layer by layer; they are drawn for both kinds.
-    """
-    by_kind = {"induction": mean_scores(scores, induction), "fv": mean_scores(scores, "fv")}
-    shape = tuple(by_kind["fv"].shape)
-    conditions = [Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))]
-    for fraction in fractions:
-        n_heads = head_count(fraction, by_kind["fv"].numel())
-        for kind, other in (("induction", "fv"), ("fv", "induction")):
-            heads = top_heads(by_kind[kind], n_heads=n_heads)
-            conditions.append(Condition(kind, "", "", fraction, 0, heads))
-            top_other = top_heads(by_kind[other], fraction=exclude_fraction, rounding="ceil")
-            kept = top_heads(by_kind[kind], n_heads=n_heads, exclude=top_other)
-            conditions.append(Condition(kind, f"top {exclude_fraction:g} {other}", "", fraction, 0, kept))
-            for draw in range(n_draws):
-                drawn = layer_matched_random_heads(heads, seed=seed, draw=draw)
-                conditions.append(Condition("random_layer_matched", "", kind, fraction, draw, drawn))
-        for draw in range(n_draws):
-            drawn = random_heads(shape, n_heads, seed=seed, draw=draw)
-            conditions.append(Condition("random", "", "", fraction, draw, drawn))
-    return conditions
-
-
-def ablation_tables(
-    model, conditions: list[Condition], prompts: Mapping[str, TaskPrompts], scoring: Mapping[str, TaskPrompts],
-    documents: Int[Tensor, "document pos"], *, replacement: str, positions: list[str], loss_window: int,
-    name: str, step: int, seed: int,
-) -> pd.DataFrame:
-    """Table `ablations`: few-shot metrics on the clean `prompts` and the token-loss difference under each condition.
-
-    One intervention for both, `replacement` at each of `positions`. At `last` a document has no place that
-    corresponds to a prompt's last token, so the token-loss difference is measured at `all` only. The clean model
-    stands in the table once.
-    """
-    tables = [_ablation_table(model, conditions, prompts, scoring, documents, replacement, where, loss_window, seed)
-              for where in positions]
-    table = pd.concat(tables, ignore_index=True).assign(model=name, step=step)
-    return table.drop_duplicates(["metric", "positions", "ranking", "excluded", "matched", "fraction", "draw", "task"])
-
-
-def _ablation_table(
-    model, conditions, prompts, scoring, documents, replacement, positions, loss_window, seed
-) -> pd.DataFrame:
-    values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
-    edits = {str(i): None if condition.ranking == "none" else
-             {task: Edit(condition.heads, values[task], positions) for task in prompts}
-             for i, condition in enumerate(conditions)}
-    frames = [per_task(answer_metrics(model, {task: p.clean for task, p in prompts.items()}, edits))]
-    if positions == "all":
-        value = next(iter(values.values())).mean(0, keepdim=True)
-        frames.append(_token_loss_rows(model, conditions, documents, value, loss_window))
-    table = pd.concat(frames, ignore_index=True)
-    which = table.pop("edit").astype(int)
-    for column in ("ranking", "excluded", "matched", "fraction", "draw"):
-        table[column] = [getattr(conditions[i], column) for i in which]
-    table["n_heads"] = [int(conditions[i].heads.sum()) for i in which]
-    edited = table["ranking"] != "none"
-    return table.assign(replacement=np.where(edited, replacement, "none"),
-                        positions=np.where(edited, positions, "none"))
-
-
-def _token_loss_rows(model, conditions, documents, value, window) -> pd.DataFrame:
-    rows = []
-    for i, condition in enumerate(conditions):
-        edit = None if condition.ranking == "none" else Edit(condition.heads, value, "all")
-        difference = token_loss_difference(token_losses(model, documents, edit), window=window).double()
-        rows.append({"edit": str(i), "task": "documents", "metric": "token_loss_difference",
-                     "value": float(difference.mean()), "n_prompts": len(difference),
-                     "standard_error": float(difference.std() / len(difference) ** 0.5)})
-    return pd.DataFrame(rows)

@@ -156,6 +156,12 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
     return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
 
 
+def family(name: str) -> str:
+    """The family a model's name belongs to: lab, pythia, gpt2, llama, qwen or other."""
+    lowered = name.rsplit("/", 1)[-1].lower()
+    return next((known for known in ("lab", "pythia", "gpt2", "llama", "qwen") if known in lowered), "other")
+
+
 def nearest(name: str, known: list[str]) -> str:
     """The end of an error message: the valid names most like the one given."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]

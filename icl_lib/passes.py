@@ -60,6 +60,11 @@ def output_projections(model: nn.Module) -> list[nn.Module]:
     return [block.attn.o.original_component for block in model.blocks]
 
 
+def attentions(model: nn.Module) -> list[nn.Module]:
+    """The transformers attention modules, one per layer; what they give ends with the output projection."""
+    return [block.attn.original_component for block in model.blocks]
+
+
 def device_of(model: nn.Module) -> torch.device:
     return next(model.original_model.parameters()).device
 
@@ -206,3 +211,29 @@ def last_head_outputs(
             for row, z in zip(batch.rows, torch.stack(seen, dim=1), strict=True):
                 outputs[row] = z
     return torch.stack(outputs)
+
+
+@torch.inference_mode()
+def mean_head_outputs(
+    model: nn.Module, tokens: Int[Tensor, "row pos"], *, batch_size: int = 8
+) -> Float[Tensor, "layer head d_head"]:
+    """Each head's mean output over all rows and positions but the first (BOS), before the output projection."""
+    totals: dict[int, Tensor] = {}
+
+    def read(layer: int):
+        def add(_module: nn.Module, args: tuple) -> None:
+            total = split_heads(model, args[0])[:, 1:].double().sum((0, 1))
+            totals[layer] = total + totals.get(layer, 0)
+
+        return add
+
+    handles = [p.register_forward_pre_hook(read(i)) for i, p in enumerate(output_projections(model))]
+    try:
+        with plain_transformers(model) as hf_model:
+            for rows in tokens.split(batch_size):
+                hf_model.base_model(input_ids=rows.to(device_of(model)), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    n = len(tokens) * (tokens.shape[1] - 1)
+    return torch.stack([totals[i] / n for i in range(len(totals))]).to(next(model.original_model.parameters()).dtype)

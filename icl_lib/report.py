@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from icl_lib import protocols
+from icl_lib.ablation_tables import Condition
 from icl_lib.heads import head_names, overlap
-from icl_lib.measurements import Condition, mean_scores, task_group
-from icl_lib.statistics import bootstrap_difference, bootstrap_mean, expected_overlap, spearman
+from icl_lib.measurements import mean_scores, task_group
+from icl_lib.statistics import bootstrap_difference, bootstrap_mean, expected_overlap, spearman, trend_test
 from icl_lib.tables import provenance, read_table
 from icl_lib.tasks import Task
 
@@ -69,6 +71,12 @@ def folded(table: pd.DataFrame, title: str) -> HTML:
     return HTML(f"<details><summary>{escape(title)}</summary>{table.to_html()}</details>")
 
 
+def side_by_side(texts: Mapping[str, str]) -> HTML:
+    """Named texts beside each other, as they are."""
+    cells = "".join(f"<div><b>{escape(name)}</b><pre>{escape(text)}</pre></div>" for name, text in texts.items())
+    return HTML(f'<div style="display: flex; gap: 2em; flex-wrap: wrap">{cells}</div>')
+
+
 def transposed(comparison: pd.DataFrame) -> pd.DataFrame:
     """A table with one row per model turned, so that models stand side by side; whole numbers stay whole."""
     text = comparison.set_index("model").map(lambda v: f"{v:,}" if isinstance(v, int) else f"{v:.3f}")
@@ -108,6 +116,17 @@ def top_heads_table(scores: pd.DataFrame, n: int) -> pd.DataFrame:
     return chosen.round({"prefix matching": 3, "attention mass": 3, "previous token": 3, "FV score": 4})
 
 
+def type_sentence(by_type: Mapping[str, Any], *, seed: int) -> str:
+    """How FV scores on abstractive tasks agree with those on extractive ones, over heads."""
+    parts = []
+    for kind, values in by_type.items():
+        layer, head = np.unravel_index(int(values.argmax()), tuple(values.shape))
+        parts.append(f"{float(values.max()):.4f} (L{layer}H{head}) on {kind} tasks")
+    rho = spearman(*(values.numpy() for values in by_type.values()), seed=seed)
+    return (f"Highest FV score: {', '.join(parts)}. Rank correlation of the two over heads: {rho.value:.2f} (95 % "
+            f"interval {rho.low:.2f} to {rho.high:.2f}).")
+
+
 def overlap_sentence(scores: pd.DataFrame, tops: dict, *, seed: int) -> str:
     """Shared heads of the top sets against chance, and the rank correlation of the scores."""
     n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
@@ -117,6 +136,65 @@ def overlap_sentence(scores: pd.DataFrame, tops: dict, *, seed: int) -> str:
             f"{', '.join(head_names(tops['fv']))}. Shared: {overlap(tops['induction'], tops['fv']):.0%}, by chance "
             f"{expected_overlap(n_total, n, n) / n:.0%}. Rank correlation of the two scores over all {n_total} heads: "
             f"{rho.value:.2f} (95 % interval {rho.low:.2f} to {rho.high:.2f}).")
+
+
+def departures_in_words() -> HTML:
+    """The departures of scoring that have a switch: where they are listed, the default, the departure, its file."""
+    rows = [(d.places, {"induction": "induction", "fv": "FV"}[d.score], d.default, d.departure, d.file,
+             ", ".join(f"{name}={value!r}" for name, value in d.switch.items())) for d in protocols.DEPARTURES]
+    return _words(rows, ["place", "score", "here", "departure", "file of the released code", "switch"])
+
+
+def departures_without_switch() -> HTML:
+    """The other departures of scoring, and why there is no switch for them."""
+    return _words(protocols.NOT_REPRODUCIBLE, ["place", "departure", "why there is no switch"])
+
+
+def _words(rows, columns: list[str]) -> HTML:
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(pd.DataFrame(rows, columns=columns).to_html(index=False))
+
+
+def departure_table(effects: pd.DataFrame, score: str) -> HTML:
+    """What each departure changes in one score: numbers, or why there are none; other seeds as one row."""
+    rows, measured = [], effects[effects["score"] == score]
+    seeds = measured[measured["kind"] == "seed"]
+
+    def span(column: str, digits: int) -> str:
+        low, high = seeds[column].min(), seeds[column].max()
+        return f"{low:.{digits}f} to {high:.{digits}f}"
+
+    for row in measured.itertuples():
+        if row.kind == "default":
+            rows.append(("default", f"{row.top:.3f}", "", "", ""))
+            rows.append((f"default, {len(seeds)} other seeds", span("top", 3), span("rank_correlation", 2),
+                         span("shared", 2), ""))
+        elif row.kind != "seed":
+            numbers = ("-",) * 3 if row.note else (
+                f"{row.top:.3f}", f"{row.rank_correlation:.2f} ({row.low:.2f} to {row.high:.2f})", f"{row.shared:.2f}")
+            rows.append((row.name, *numbers, row.note or row.beyond or "nothing"))
+    return _words(rows, ["protocol", "highest score", "rank correlation with the default", "shared top heads",
+                         "changed beyond other seeds"])
+
+
+def departure_sentence(effects: pd.DataFrame) -> str:
+    """How many departures change what by more than other seeds do, and what the released protocol does as a whole."""
+    parts = []
+    for score, label in (("induction", "induction score"), ("fv", "FV score")):
+        rows = effects[effects["score"] == score].set_index("kind")
+        single = rows.loc[["departure"]]
+        able = single[single["note"] == ""]
+        ranking = able[able["beyond"].str.contains("ranking")]
+        default, released = rows.loc["default"], rows.loc[["preset"]].iloc[-1]
+        seeds = rows.loc[["seed"]]["rank_correlation"]
+        which = f" ({'; '.join(ranking['name'])})" if len(ranking) else ""
+        parts.append(
+            f"**{label}**: {len(able)} of {len(single)} departures can act on this model; {len(ranking)} of them"
+            f"{which} {'changes' if len(ranking) == 1 else 'change'} the ranking of the heads by more than any of "
+            f"{len(seeds)} other seeds does, whose rank correlations go down to {seeds.min():.2f}. The released "
+            f"protocol as a whole has a highest score of {released['top']:.3f} instead of {default['top']:.3f} and a "
+            f"rank correlation with the default of {released['rank_correlation']:.2f}")
+    return ". ".join(parts) + "."
 
 
 def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
@@ -134,24 +212,26 @@ def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
 
 def ablation_sentence(ablations: pd.DataFrame, positions: str, *, seed: int) -> str:
     """Loss of few-shot accuracy by kind at the largest fraction up to 10 %, against random heads of its layers."""
+    ablations = ablations[ablations["replacement"].isin(("none", "mean"))]
     edited = ablations[(ablations["positions"] == positions) & (ablations["metric"] == FEW_SHOT)]
     fractions = np.sort(edited["fraction"].unique())
     fraction = fractions[fractions <= 0.1][-1] if (fractions <= 0.1).any() else fractions[0]
     at = edited[edited["fraction"] == fraction]
     clean = ablations[(ablations["ranking"] == "none") & (ablations["metric"] == FEW_SHOT)].set_index("task")["value"]
-    control = at[at["ranking"] == "random_layer_matched"].groupby(["matched", "task"])["value"].mean()
+    control = at[at["ranking"] == "random_layer_matched"]
+    control = control.groupby([control["excluded"] != "", "matched", "task"])["value"].mean()
     parts = []
     for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
         for excluded, words in ((False, ""), (True, " (top heads of the other kind kept)")):
             rows = at[(at["ranking"] == ranking) & ((at["excluded"] != "") == excluded)].set_index("task")["value"]
-            random = control[ranking].loc[rows.index].to_numpy()
+            random = control[excluded, ranking].loc[rows.index].to_numpy()
             lost = bootstrap_difference(random, rows.to_numpy(), rows.index.to_numpy(), seed=seed, over="tasks")
             parts.append(f"{label}{words} {rows.mean():.2f}, {lost.value:+.2f} lost beyond random heads in the same "
                          f"layers ({lost.low:+.2f} to {lost.high:+.2f})")
     mean = bootstrap_mean(clean.to_numpy(), clean.index.to_numpy(), seed=seed, over="tasks")
     n_heads = int(at["n_heads"].iloc[0])
     return (f"Without ablation the few-shot accuracy is {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}); with "
-            f"{n_heads} heads ({fraction:.0%}) replaced: " + "; ".join(parts)
+            f"{n_heads} {'head' if n_heads == 1 else 'heads'} ({fraction:.0%}) replaced: " + "; ".join(parts)
             + ". Intervals: 95 %, bootstrap over tasks.")
 
 
@@ -179,6 +259,22 @@ def emergence_sentence(emergence: pd.DataFrame) -> str:
     return text + f" {'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first."
 
 
+def seeds_sentence(by_seed: pd.DataFrame) -> str:
+    """In how many seeds which kind came first."""
+    counts = by_seed["first"].value_counts()
+    words = {"induction": "induction heads came first", "FV": "FV heads came first",
+             "same checkpoint": "both came at the same checkpoint", "neither came": "neither came"}
+    parts = [f"{text} in {counts[key]}" for key, text in words.items() if key in counts]
+    if len(by_seed) == 1:
+        return "Only one seed of this model has checkpoints here."
+    return f"Of {len(by_seed)} models that differ by their seed, {', '.join(parts)}."
+
+
+def interval_sentence(low: float, high: float) -> str:
+    """The interval of the FV heads' emergence step."""
+    return f"FV heads, 95 % interval over scoring tasks: {_step(low)} to {_step(high)}."
+
+
 def transition_sentence(transitions: pd.DataFrame) -> str:
     """Heads that had both scores, by which came first."""
     rows = transitions.set_index("order")
@@ -190,8 +286,10 @@ def transition_sentence(transitions: pd.DataFrame) -> str:
 
 
 def models_sentence(sizes: pd.DataFrame, models: dict[str, list[int]]) -> str:
-    """Which models are compared."""
-    return f"{len(sizes)} models of {sizes['parameters'].min():,} to {sizes['parameters'].max():,} parameters."
+    """Which models are compared, and which of the suite are missing."""
+    absent = [model for model in models if model not in set(sizes["model"])]
+    note = f" Not run: {', '.join(absent)}." if absent else ""
+    return f"{len(sizes)} models of {sizes['parameters'].min():,} to {sizes['parameters'].max():,} parameters.{note}"
 
 
 def comparison_sentence(comparison: pd.DataFrame) -> str:
@@ -217,16 +315,38 @@ def effects_sentence(effects: pd.DataFrame) -> str:
 
 
 
+def _order_of_emergence(folder: Path, models: dict[str, list[int]]) -> str:
+    """Which kind of heads came first in each model whose checkpoints were followed; "" where none was."""
+    paths = {model: folder / f"{model}.parquet" for model in models}
+    steps = {model: read_table(path, schema_name="statistics").set_index("name")["value"]
+             for model, path in paths.items() if path.is_file()}
+    if not steps:
+        return ""
+    came = [f"{model}: {_step(its['emergence step, induction'])} and {_step(its['emergence step, fv'])}"
+            for model, its in steps.items()]
+    return ("\n1. **Along training** the first checkpoint with an induction score above its threshold and the first "
+            f"with an FV score above its null were {'; '.join(came)}.")
+
+
+def _step(step: float) -> str:
+    return f"step {step:g}" if np.isfinite(step) else "none"
+
+
+def gap_sentence(gaps: pd.DataFrame, *, seed: int) -> str:
+    """Does ablating FV heads cost more than ablating induction heads, the more so the larger the model?"""
+    n, more = len(gaps), int((gaps["gap"] > 0).sum())
+    text = f"FV heads cost more than induction heads in {more} of {n} models"
+    if gaps["parameters"].nunique() < 3:
+        return f"{text}; whether the gap grows with size cannot be said from {gaps['parameters'].nunique()} sizes."
+    trend = trend_test(gaps["parameters"].to_numpy(dtype=float), gaps["gap"].to_numpy(), seed=seed)
+    return (f"{text}. Rank correlation of the gap with size: {trend.value:+.2f} (permutation p = "
+            f"{trend.p_value:.2g}, two-sided, {n} models).")
+
+
 def findings(results: str, models: dict[str, list[int]], ablations: pd.DataFrame, model: str, *, seed: int) -> str:
-    """The book's answer in three sentences, for one model, from its tables."""
+    """The book's answer in three sentences from the tables: two on one model, one on all models with checkpoints."""
     scores = read_table(f"{results}/scores/{model}/step{models[model][-1]}.parquet", schema_name="scores")
     edited = ablations[(ablations["model"] == model) & (ablations["positions"] != "last")]
-    order = ""
-    path = Path(results) / "statistics" / "training_dynamics" / f"{model}.parquet"
-    if path.is_file():
-        steps = read_table(path, schema_name="statistics").set_index("name")["value"]
-        first, second = steps["emergence step, induction"], steps["emergence step, fv"]
-        order = (f"\n1. **Along training** heads with an induction score above threshold came by step {first:g}, heads "
-                 f"with an FV score above its null by step {second:g}.")
+    order = _order_of_emergence(Path(results) / "statistics" / "training_dynamics", models)
     return (f"1. **Scores** of {model}: {score_sentence(scores)}\n"
             f"1. **Ablation** at all positions: {ablation_sentence(edited, 'all', seed=seed)}" + order)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
+from numpy import ndarray
 
 from icl_lib.heads import overlap
 from icl_lib.measurements import mean_scores, top_sets
@@ -78,6 +80,7 @@ def comparison_table(
             "overlap": overlap(wide["fv"], wide["induction"]),
             "overlap by chance": expected_overlap(n, n_top, n_top) / n_top,
             "p (overlap)": overlap_p_value(shared, n, n_top, n_top).p_value,
+            "overlap of layers": layer_overlap(wide["fv"].numpy(), wide["induction"].numpy()),
             "induction percentile of FV heads": of_fv.mean(), "lowest of these": of_fv.min(),
             "highest of these": of_fv.max(),
             "FV percentile of induction heads": of_induction.mean(), "lowest of those": of_induction.min(),
@@ -88,13 +91,40 @@ def comparison_table(
     return pd.DataFrame(rows).merge(sizes, on="model").sort_values("parameters", ignore_index=True)
 
 
+def layer_overlap(heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"]) -> float:
+    """Share of two head sets that sits in the same layers, 0..1: the sum over layers of the smaller share."""
+    shares = [mask.sum(axis=1) / mask.sum() for mask in (heads, others)]
+    return float(np.minimum(*shares).sum())
+
+
+def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """Mean and standard deviation of the top heads' layers, 0 the first and 1 the last, by kind, models by size.
+
+    Columns model, kind, value, spread, parameters.
+    """
+    rows = []
+    for model, group in scores.groupby("model"):
+        for kind, mask in top_sets(group, fraction=fraction, induction=INDUCTION).items():
+            layers = np.nonzero(mask.numpy())[0] / max(1, mask.shape[0] - 1)
+            rows.append((model, kind, layers.mean(), layers.std()))
+    table = pd.DataFrame(rows, columns=["model", "kind", "value", "spread"])
+    return table.merge(sizes, on="model").sort_values(["parameters", "model", "kind"], ignore_index=True)
+
+
+def overlaps(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The overlap of the top sets and its random expectation in long form, with the column series."""
+    names = {"overlap": "same heads", "overlap by chance": "same heads, by chance", "overlap of layers": "same layers"}
+    long = comparison.melt(["model", "parameters"], list(names), "series")
+    return long.assign(series=long["series"].map(names), low=long["value"], high=long["value"])
+
+
 def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
     """Both percentiles of the comparison in long form: columns parameters, series, value, low, high."""
     fv = comparison.rename(
         columns={"induction percentile of FV heads": "value", "lowest of these": "low", "highest of these": "high"})
     induction = comparison.rename(
         columns={"FV percentile of induction heads": "value", "lowest of those": "low", "highest of those": "high"})
-    columns = ["parameters", "series", "value", "low", "high"]
+    columns = ["model", "parameters", "series", "value", "low", "high"]
     return pd.concat([
         fv.assign(series="fv")[columns],
         induction.assign(series="induction")[columns],
@@ -109,6 +139,7 @@ def effect_table(ablations: pd.DataFrame, sizes: pd.DataFrame, *, fraction: floa
     """
     rows = []
     chosen = ablations[(ablations["metric"] == "first_token_accuracy") & (ablations["positions"] == "all")]
+    chosen = chosen[chosen["replacement"] == "mean"]
     for model, group in chosen.groupby("model"):
         at = group["fraction"].unique()
         nearest = at[np.abs(at - fraction).argmin()]
@@ -120,6 +151,12 @@ def effect_table(ablations: pd.DataFrame, sizes: pd.DataFrame, *, fraction: floa
             rows.append((model, ranking, nearest, len(lost), *interval))
     table = pd.DataFrame(rows, columns=["model", "ranking", "fraction", "n_tasks", "value", "low", "high"])
     return table.merge(sizes, on="model").sort_values(["parameters", "ranking"], ignore_index=True)
+
+
+def gap_table(effects: pd.DataFrame) -> pd.DataFrame:
+    """Loss with FV heads minus loss with induction heads, both beyond layer-matched random, per model by size."""
+    wide = effects.pivot(index=["model", "parameters"], columns="ranking", values="value")
+    return (wide["fv"] - wide["induction"]).rename("gap").reset_index().sort_values("parameters", ignore_index=True)
 
 
 def statistics_table(comparison: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:

@@ -28,8 +28,7 @@ from icl_lib.passes import (
     split_heads,
     take_positions,
 )
-
-_LOGIT_BYTES = 64 * 2**20  # of vocabulary-wide rows held at a time
+from icl_lib.readout import Readout, read_targets
 
 
 @dataclass(frozen=True)
@@ -55,26 +54,28 @@ class RowEdits:
         return RowEdits(self.masks[order], values)
 
 
-@dataclass(frozen=True)
-class Readout:
-    """What the model says about the target tokens, `pos` counting the target's own tokens."""
-
-    log_probability: Float[Tensor, "batch row pos"]
-    correct: Bool[Tensor, "batch row pos"]
-
-
 class _Sweep:
     """The state of one upward sweep over one batch; reads and replaces through hooks."""
 
-    def __init__(self, model: nn.Module, batch: TokenBatch, edits: RowEdits, n_suffix: int):
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: TokenBatch,
+        edits: RowEdits,
+        n_suffix: int,
+        apart: Int[Tensor, "batch pos"] | None = None,
+    ):
         self.layers, self.projections = layers(model), output_projections(model)
         self.model, self.edits, self.n_suffix = model, edits, n_suffix
-        self.positions = last_positions(batch.lengths, n_suffix)
-        self.n_prefix = int(batch.lengths.max()) - n_suffix
+        self.apart = apart is not None
+        self.positions = last_positions(batch.lengths, n_suffix) if apart is None else apart
+        # apart, a suffix position also sees, unedited, the ones before it
+        self.n_prefix = int(self.positions.max()) + (0 if self.apart else 1 - n_suffix)
         prefix = torch.arange(self.n_prefix, device=batch.tokens.device)
-        seen = prefix[None] < self.positions[:, :1]
+        end = self.positions[:, None, :, None] if self.apart else self.positions[:, :1, None, None]
+        hidden = prefix >= end  # [batch, 1, suffix or 1, prefix]
         # without padding there is nothing to hide, and adding zeros costs time
-        self.hidden_prefix = None if bool(seen.all()) else ~seen[:, None, None, None]
+        self.hidden_prefix = hidden[:, :, None, None] if bool(hidden.any()) else None
         self.first_layers = edits.first_layers.tolist()
         self.rows: Tensor | None = None  # [batch, row * suffix, d_model]
         self.in_rows = False
@@ -172,7 +173,7 @@ class _Sweep:
                 attention_mask.expand(query.shape[0], -1, -1, -1).transpose(1, 2), self.positions
             )
             seen = seen[..., :n] if seen.dtype == torch.bool else seen[..., :n] == 0
-            hidden = ~seen.movedim(1, 2)[:, :, None]
+            hidden = ~seen.movedim(1, 2)[:, :, None, None]
             self.hidden = hidden if self.hidden is None else hidden | self.hidden
         if self.layer == len(self.layers) - 1:
             raise PassDone  # nothing reads the prompt's own output of the last layer
@@ -192,12 +193,11 @@ class _Sweep:
             t.reshape(batch, n_groups, 1, n_queries // s, s, d_head) for t in (key, value)
         )
         own = q.view(*by_row, d_head) @ own_keys.mT
-        future = torch.ones(s, s, dtype=torch.bool, device=q.device).triu(1)
-        scores.view(*by_row, -1)[..., self.n_prefix :] = own.masked_fill(future, -math.inf)
+        others = torch.ones(s, s, dtype=torch.bool, device=q.device)
+        others = others.fill_diagonal_(False) if self.apart else others.triu(1)
+        scores.view(*by_row, -1)[..., self.n_prefix :] = own.masked_fill(others, -math.inf)
         if self.hidden is not None:
-            scores.view(*by_row, -1)[..., : self.n_prefix].masked_fill_(
-                self.hidden if self.hidden.ndim == 6 else self.hidden[:, :, :, None], -math.inf
-            )
+            scores.view(*by_row, -1)[..., : self.n_prefix].masked_fill_(self.hidden, -math.inf)
         pattern = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
         out = pattern[..., : self.n_prefix] @ self.values
         out = out.view(*by_row, d_head) + pattern.view(*by_row, -1)[..., self.n_prefix :] @ own_values
@@ -206,15 +206,22 @@ class _Sweep:
 
 @torch.inference_mode()
 def read_edited_rows(
-    model: nn.Module, batch: TokenBatch, edits: RowEdits, targets: Int[Tensor, "batch pos"]
+    model: nn.Module,
+    batch: TokenBatch,
+    edits: RowEdits,
+    targets: Int[Tensor, "batch pos"],
+    *,
+    apart: Int[Tensor, "batch pos"] | None = None,
 ) -> Readout:
     """Probabilities of target tokens after each row's edits at the last positions of each prompt.
 
     `targets[:, i]` is predicted at the i-th of the last `pos` positions; edits act on all of these
-    and on nothing before. A row without heads in its mask is the unedited model.
+    and on nothing before. With positions `apart` each target is predicted at its own of these, where
+    alone the edit then acts: as many texts that end there. A row without heads in its mask is the
+    unedited model.
     """
     order = torch.argsort(edits.first_layers, stable=True)
-    sweep = _Sweep(model, batch, edits.take(order), targets.shape[1])
+    sweep = _Sweep(model, batch, edits.take(order), targets.shape[1], apart)
     with plain_transformers(model, sweep.attend) as hf_model, sweep.hooks():
         try:
             hf_model.base_model(input_ids=batch.tokens, use_cache=False)
@@ -225,27 +232,41 @@ def read_edited_rows(
     return Readout(readout.log_probability[:, back], readout.correct[:, back])
 
 
-def read_targets(
+class _AddingSweep(_Sweep):
+    """A sweep whose rows add a vector to the output of a layer instead of replacing heads' outputs."""
+
+    def __init__(self, model: nn.Module, batch: TokenBatch, vectors: Tensor, at: list[int]):
+        shape = (len(vectors), model.cfg.n_layers, model.cfg.n_heads)
+        masks = torch.zeros(shape, dtype=torch.bool, device=vectors.device)
+        super().__init__(model, batch, RowEdits(masks, torch.zeros(1, 1, *shape[1:], 1, device=vectors.device)), 1)
+        self.first_layers, self.vectors = at, vectors
+
+    def run_rows(self) -> None:
+        super().run_rows()
+        added = [row for row, layer in enumerate(self.first_layers) if layer == self.layer]
+        if added:
+            self.rows[:, added] += self.vectors[added].to(self.rows.dtype)
+
+
+@torch.inference_mode()
+def read_added_rows(
     model: nn.Module,
-    hidden: Float[Tensor, "batch row pos d_model"],
-    targets: Int[Tensor, "batch pos"],
-    *,
-    normed: bool = False,
+    batch: TokenBatch,
+    vectors: Float[Tensor, "row d_model"],
+    at: Int[Tensor, "row"],
+    targets: Int[Tensor, "batch 1"],
 ) -> Readout:
-    """Final norm (unless `normed`), unembedding and softmax, a few rows at a time: a vocabulary is wide."""
-    norm, unembed = model.ln_final.original_component, model.unembed.original_component
-    softcap = getattr(model.original_model.config, "final_logit_softcapping", None)
-    shape = hidden.shape[:3]
-    target = targets[:, None].expand(shape).reshape(-1, 1)
-    n_rows = max(1, _LOGIT_BYTES // (4 * model.cfg.d_vocab))
-    log_probability, correct = [], []
-    for rows, at in zip(
-        hidden.reshape(-1, hidden.shape[-1]).split(n_rows), target.split(n_rows), strict=True
-    ):
-        logits = unembed(rows if normed else norm(rows))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        log_probability.append(logits.gather(-1, at)[:, 0] - logits.logsumexp(-1))
-        correct.append(logits.argmax(-1) == at[:, 0])
-    return Readout(torch.cat(log_probability).view(shape), torch.cat(correct).view(shape))
+    """Probabilities of target tokens with a vector added to the output of a layer at the last position.
+
+    Row by row: `vectors` at the output of the layers `at`, counted from 0. A zero vector is the unedited model.
+    """
+    order = torch.argsort(at, stable=True)
+    sweep = _AddingSweep(model, batch, vectors[order], at[order].tolist())
+    with plain_transformers(model, sweep.attend) as hf_model, sweep.hooks():
+        try:
+            hf_model.base_model(input_ids=batch.tokens, use_cache=False)
+        except PassDone:
+            sweep.run_rows()
+    readout = read_targets(model, sweep.rows.unflatten(1, (len(order), -1)), targets)
+    back = torch.argsort(order)
+    return Readout(readout.log_probability[:, back], readout.correct[:, back])

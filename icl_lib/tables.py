@@ -37,6 +37,20 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "ranking": "str", "excluded": "str", "matched": "str", "fraction": "float", "n_heads": "int", "draw": "int",
         "task": "str", **_MEASURED,
     },
+    # What a set loses beyond layer-matched random heads (positive: they matter more), paired by prompt or document;
+    # `ranking` is "fv", "induction" or, the first minus the second, "fv_minus_induction". `n_prompts`: rows paired.
+    "effects": {
+        "model": "str", "step": "int", "metric": "str", "replacement": "str", "positions": "str", "ranking": "str",
+        "excluded": "str", "fraction": "float", "n_heads": "int", "n_draws": "int", "value": "float", "low": "float",
+        "high": "float", "p_value": "float", "n_prompts": "int",
+    },
+    # First-token accuracy with a function vector added: `prompts` is zero_shot, shuffled or clean; `heads` the kind
+    # whose vector is added at the output of `layer` ("none" and -1: nothing is added); `items` all or those that
+    # the model answers with clean demonstrations ("answered").
+    "executions": {
+        "model": "str", "step": "int", "preset": "str", "prompts": "str", "heads": "str", "layer": "int",
+        "draw": "int", "items": "str", "task": "str", **_MEASURED,
+    },
     # `value` in nats, `position` counted from 0 with BOS at 0.
     "token_loss": {
         "model": "str", "step": "int", "position": "int", "value": "float", "standard_error": "float",
@@ -53,7 +67,10 @@ SCHEMAS: dict[str, dict[str, str]] = {
 KEYS = {
     name: [c for c in columns if c not in ("value", "standard_error", "n_prompts", "n_documents")]
     for name, columns in SCHEMAS.items()
-} | {"statistics": ["notebook", "model", "name"]}
+} | {
+    "statistics": ["notebook", "model", "name"],
+    "effects": ["model", "step", "metric", "replacement", "positions", "ranking", "excluded", "fraction"],
+}
 
 # Columns with a closed set of values.
 VALUES = {
@@ -62,7 +79,7 @@ VALUES = {
         "fv", "fv_null",
     ),
     "labels": ("clean", "shuffled"),
-    "ranking": ("none", "induction", "fv", "random", "random_layer_matched"),
+    "ranking": ("none", "induction", "fv", "random", "random_layer_matched", "fv_minus_induction"),
     "replacement": ("none", "mean", "task_mean", "zero", "resample", "bos_value"),
     "positions": ("none", "last", "all"),
 }  # fmt: skip

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,9 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
     folder.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
-    generator = Generator(tokenizer, read_tasks())
+    left_out = config.get("leave_out", [])
+    tasks = {n: t for n, t in read_tasks().items() if not any(fnmatch(n, pattern) for pattern in left_out)}
+    generator = Generator(tokenizer, tasks)
     model = new_model(config["shape"], tokenizer, seed).to(device)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]

@@ -1,4 +1,4 @@
-"""A small stand-in for this repository: its workflow, four quick notebooks, a model that is only files."""
+"""A small stand-in for this repository: its workflow, quick notebooks, a model that is only files."""
 
 import shutil
 from pathlib import Path
@@ -11,8 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = {
     "scoring": 'model: str = "m"\nstep: int = 0  # optimiser step\nvalue: float = 0.5',
     "ablation": 'model: str = "m"\nstep: int = 0',
+    "protocols": 'model: str = "m"\nstep: int = 0',
+    "task_execution": 'model: str = "m"\nstep: int = 0',
     "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: list[int] = []',
     "model_scaling": 'models: dict[str, list[int]] = {"m": [0]}',
+    "lab": 'models: dict[str, list[int]] = {"m": [0]}',
     "index": 'models: dict[str, list[int]] = {"m": [0]}',
 }
 COMMON = 'suite: str = "s"\nseed: int = 0\nresults: str = "../results/s"'
@@ -36,7 +39,15 @@ scores = read_table(f"{{results}}/scores/{{model}}/step{{step}}.parquet")
 write("ablations", f"{{model}}/step{{step}}", model=model, step=step, metric="m", replacement="mean",
       positions="last", ranking="fv", excluded="", matched="", fraction=0.1, n_heads=1, draw=0, task="t",
       value=scores.value[0], {MEASURED})
+write("effects", f"{{model}}/step{{step}}", model=model, step=step, metric="m", replacement="mean",
+      positions="last", ranking="fv", excluded="", fraction=0.1, n_heads=1, n_draws=1, value=0.1, low=0.0,
+      high=0.2, p_value=0.5, n_prompts=4)
 """,
+    "protocols": """
+write("statistics", f"protocols/{model}/step{step}", notebook="protocols", model=model, name="departure",
+      value=0.5, low=0.0, high=1.0, p_value=0.5, n=1)
+""",
+    "task_execution": "",
     "training_dynamics": """
 values = [read_table(f"{results}/scores/{model}/step{step}.parquet").value[0] for step in steps]
 write("statistics", f"training_dynamics/{model}", notebook="training_dynamics", model=model, name="rise",
@@ -46,14 +57,18 @@ write("statistics", f"training_dynamics/{model}", notebook="training_dynamics", 
 write("statistics", "model_scaling", notebook="model_scaling", model="", name="models",
       value=float(len(models)), low=0.0, high=1.0, p_value=0.5, n=len(models))
 """,
+    "lab": "print(len(models))",
     "index": "print(len(models))",
 }
 # heads is imported by one notebook only, and from there by nothing else
 IMPORTS = {
     "scoring": "from icl_lib.heads import head_names",
     "ablation": "",
+    "protocols": "",
+    "task_execution": "",
     "training_dynamics": "",
     "model_scaling": "from icl_lib.statistics import holm",
+    "lab": "",
     "index": "",
 }
 

@@ -121,16 +121,19 @@ def test_padding_on_either_side_does_not_move_the_edit(golden, positions):
     torch.testing.assert_close(left[0, -1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", ["last", "all"])
 @pytest.mark.parametrize("replacement", REPLACEMENTS)
-def test_shared_prefix_equals_a_plain_pass_for_every_replacement(golden, replacement):
+def test_shared_passes_equal_a_plain_pass_for_every_replacement(golden, replacement, positions):
     model = golden.model
-    heads = heads_of(model, (0, 0), (1, 2), (2, 1))
-    quick = ablated_answer_probabilities(model, golden.prompts, heads, replacement=replacement, seed=3)
+    heads = heads_of(model, (1, 2), (2, 1))  # layer 0 is shared
+    quick = ablated_answer_probabilities(
+        model, golden.prompts, heads, replacement=replacement, positions=positions, seed=3
+    )
     values = replacement_values(model, golden.prompts, replacement, seed=3)
     for task, prompts in golden.prompts.items():
         encoded = encode_prompts(model, prompts.clean, task)
         for i, prompt in enumerate(encoded):
-            edit = Edit(heads, values[task], "last").of_rows([i])
+            edit = Edit(heads, values[task], positions).of_rows([i])
             plain = logits(model, torch.tensor([prompt.tokens]), edit)[0, -1].softmax(-1)[prompt.answer[0]]
             assert abs(quick[task][i] - plain) < 1e-6
 
@@ -141,12 +144,13 @@ def test_many_edits_at_once_equal_generation_token_by_token(architecture):
     prompts = [
         Prompt("<|endoftext|>Q: red\nA:", " winter gentle"),
         Prompt("<|endoftext|> x", " Red blue sea"),
+        Prompt("<|endoftext|>Q: blue\nA: red", " gentle winter"),
     ]
     edits = [
         None,
         *(
             ones(model, heads_of(model, *chosen), p)
-            for chosen in ([(0, 1)], [(2, 3), (1, 0)])
+            for chosen in ([(0, 1)], [(2, 3), (1, 0)], [(2, 1)], [(1, 0), (1, 2)])
             for p in ("last", "all")
         ),
     ]
@@ -162,6 +166,38 @@ def test_many_edits_at_once_equal_generation_token_by_token(architecture):
                     slow.append(out.logits[0, -1].log_softmax(-1)[token])
                     fed, past = torch.tensor([[token]]), out.past_key_values
             torch.testing.assert_close(quick, torch.stack(slow))
+
+
+def test_layers_below_the_first_edited_one_run_once(neox, monkeypatch):
+    model = neox.model
+    prompts = {"capitalize": neox.prompts["capitalize"].clean}
+    edits = {str(i): ones(model, heads_of(model, (layer, 0)), "all") for i, layer in enumerate((2, 3, 2, 3, 2))}
+    fed = [0] * model.cfg.n_layers
+    handles = []
+    for i, layer in enumerate(layers(model)):
+
+        def count(_layer, args, kwargs, i=i):
+            fed[i] += (args[0] if args else kwargs["hidden_states"]).shape[:2].numel()
+
+        handles.append(layer.register_forward_pre_hook(count, with_kwargs=True))
+    answer_metrics(model, prompts, edits, batch_size=100)
+    for handle in handles:
+        handle.remove()
+    assert fed[0] == fed[1] and fed[2] == 4 * fed[0]  # one unedited pass, then the three copies edited in layer 2
+    assert fed[3] < 6 * fed[0]  # the last layer gives keys and values, and outputs where they are read
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_numbers_do_not_depend_on_the_batch(golden, positions):
+    model = golden.model
+    prompts = {task: p.clean for task, p in golden.prompts.items()}
+    values = replacement_values(model, golden.prompts, "resample", seed=1)
+    heads = heads_of(model, (1, 0), (2, 1))
+    edits = {"edit": {task: Edit(heads, v, positions) for task, v in values.items()}, "none": None}
+    tables = [answer_metrics(model, prompts, edits, batch_size=n) for n in (1, 2, 50)]
+    for table in tables[1:]:
+        gap = (table["first_token_probability"] - tables[0]["first_token_probability"]).abs().max()
+        assert gap < 1e-6 and table["exact_match"].equals(tables[0]["exact_match"])
 
 
 def test_exact_match_is_greedy_decoding(golden):

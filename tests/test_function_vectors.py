@@ -1,12 +1,15 @@
 """FV scores against one full pass per head through plain transformers, over random shapes."""
 
+import io
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from icl_lib import Prompt, TaskPrompts, fv_scores, permuted_mean_scores
+from icl_lib import Prompt, TaskPrompts, fv_scores, load_model, measurements, permuted_mean_scores
 from icl_lib.function_vectors import derangement
+from icl_lib.tasks import read_tasks
 from tests.conftest import ARCHITECTURES, projections_of, tiny_model
 
 BOS = "<|endoftext|>"
@@ -15,6 +18,7 @@ BOS = "<|endoftext|>"
 words = st.sampled_from([" red", " a", "Q: ", "\n", " winter", "x", " Copper"])
 texts = st.lists(words, max_size=12).map(lambda parts: BOS + "".join(parts))
 # plain tuples: beartype samples lists with the random module, which strategies may not touch
+ONE_TOKEN = ((BOS, " red"),)
 pairs = st.lists(st.tuples(texts, st.sampled_from([" red", " W", " winter gentle"])), min_size=1, max_size=3)
 
 
@@ -57,14 +61,17 @@ def brute_force(hf_model, model, prompts: TaskPrompts):
 @given(
     n_layers=st.integers(1, 3),
     heads=st.sampled_from([(1, 1), (2, 1), (2, 2), (4, 2), (6, 3)]),
+    d_head=st.sampled_from([8, 12, 16]),
     clean=pairs,
     shuffled=pairs,
     batch_size=st.integers(1, 4),
 )
-def test_equals_one_full_pass_per_head(architecture, n_layers, heads, clean, shuffled, batch_size):
+@example(n_layers=1, heads=(1, 1), d_head=8, clean=ONE_TOKEN, shuffled=ONE_TOKEN, batch_size=1)
+@example(n_layers=3, heads=(4, 2), d_head=8, clean=ONE_TOKEN, shuffled=ONE_TOKEN * 2, batch_size=2)
+def test_equals_one_full_pass_per_head(architecture, n_layers, heads, d_head, clean, shuffled, batch_size):
     prompts = TaskPrompts([Prompt(*pair) for pair in clean], [Prompt(*pair) for pair in shuffled])
     n_heads, n_kv_heads = heads
-    model, hf_model = tiny_model(architecture, n_layers, n_heads, n_kv_heads=n_kv_heads)
+    model, hf_model = tiny_model(architecture, n_layers, n_heads, d_head, n_kv_heads)
     scored = fv_scores(model, {"task": prompts}, batch_size=batch_size, progress=False)
     expected, means = brute_force(hf_model, model, prompts)
     assert (scored.scores - expected).abs().max() <= 1e-11
@@ -83,6 +90,18 @@ def test_float32_is_exact_to_a_millionth_of_a_probability():
     assert (scored.scores - expected).abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float16", 6e-3), ("bfloat16", 4e-2)])
+def test_half_precision_moves_scores_by_no_more_than_is_documented(dtype, tolerance):
+    tasks = dict(list(measurements.in_split(read_tasks(), "scoring").items())[::9])
+    scores = {}
+    for name in ("float32", dtype):
+        model = load_model("lab-40k", device="cpu", dtype=name)
+        prompts = measurements.prompts_of(model, tasks, n_prompts=4, n_shots=10, seed=0)
+        scores[name] = fv_scores(model, prompts, progress=False).scores
+    assert scores["float32"].abs().max() > 0.1
+    assert 0 < (scores[dtype] - scores["float32"]).abs().max() < tolerance
+
+
 def test_scores_do_not_depend_on_batch_size_or_on_the_other_tasks(neox):
     together = fv_scores(neox.model, neox.prompts, progress=False)
     task = next(iter(neox.prompts))
@@ -98,6 +117,18 @@ def test_by_prompt_values_give_the_means_and_standard_errors(neox):
         torch.testing.assert_close(scored.by_task[task], effects.mean(0))
         torch.testing.assert_close(scored.standard_error_by_task[task], effects.std(0) / len(effects) ** 0.5)
     torch.testing.assert_close(scored.scores, torch.stack(list(scored.by_task.values())).mean(0))
+
+
+def test_means_of_each_type_of_task_stand_apart(neox):
+    scored = fv_scores(neox.model, neox.prompts, progress=False)
+    names = list(scored.by_task)
+    types = {name: "extractive" if i else "abstractive" for i, name in enumerate(names)} | {"other": "new"}
+    by_type = scored.by_type(types)
+    assert list(by_type) == ["abstractive", "extractive"]
+    assert torch.equal(by_type["abstractive"], scored.by_task[names[0]])
+    torch.testing.assert_close(by_type["extractive"], sum(scored.by_task[n] for n in names[1:]) / (len(names) - 1))
+    with pytest.raises(ValueError, match=f"no type for task {names[0]!r}"):
+        scored.by_type({name: "abstractive" for name in names[1:]})
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
@@ -118,13 +149,73 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
     torch.testing.assert_close(scored.scores, expected.scores, rtol=1e-4, atol=1e-9)
 
 
-def test_given_means_are_used_and_permuted_ones_are_a_null(neox):
+def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, monkeypatch):
+    import icl_lib.function_vectors as module
+
+    expected = module.clean_means(neox.model, neox.prompts, progress=False)
+    sizes, outputs = [], module.last_head_outputs
+
+    def scarce(model, sequences, batch_size):
+        sizes.append(batch_size)
+        if batch_size > 1:  # what a CPU says
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes.")
+        return outputs(model, sequences, batch_size=batch_size)
+
+    monkeypatch.setattr(module, "last_head_outputs", scarce)
+    means = module.clean_means(neox.model, neox.prompts, batch_size=4, progress=False)
+    assert sizes[:3] == [4, 2, 1]
+    for task, mean in means.items():
+        torch.testing.assert_close(mean, expected[task], rtol=1e-4, atol=1e-6)
+
+    def broken(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(module, "read_edited_rows", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        fv_scores(neox.model, neox.prompts, mean_z=means, progress=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_in_a_terminal_only(neox, monkeypatch, terminal):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    for progress in (True, False):
+        screen = Screen()
+        monkeypatch.setattr("sys.stderr", screen)
+        fv_scores(neox.model, neox.prompts, progress=progress)
+        assert ("FV scores" in screen.getvalue() and "clean means" in screen.getvalue()) == (terminal and progress)
+        assert bool(screen.getvalue()) == (terminal and progress)
+
+
+def test_answers_in_context_have_the_tokens_that_follow_the_prompt(neox, monkeypatch):
+    import icl_lib.function_vectors as module
+
+    alone = fv_scores(neox.model, neox.prompts, progress=False)
+    assert torch.equal(fv_scores(neox.model, neox.prompts, answer="in_context", progress=False).scores, alone.scores)
+    # the space belongs to the prompt: alone the answer is another token than behind it
+    prompts = TaskPrompts([Prompt(BOS + "Q: red\nA:", " red")], [Prompt(BOS + "Q: red\nA:", "red")])
+    encoded = module.encode_prompts(neox.model, prompts.shuffled, "colours")
+    whole = neox.model.tokenizer(BOS + "Q: red\nA:red", add_special_tokens=False)["input_ids"]
+    behind = module.answers_in_context(neox.model, encoded, prompts)
+    assert behind[0].answer == whole[len(encoded[0].tokens) :]
+    merged = TaskPrompts(prompts.clean, [Prompt(BOS + " wint", "er")])
+    assert "task 'colours', prompt 0: the answer is tokenised together" in refused(
+        neox.model, {"colours": merged}, answer="in_context")
+    assert "valid are alone, in_context" in refused(neox.model, {"colours": prompts}, answer="context")
+
+
+def test_given_means_are_used_and_permuted_ones_are_a_null(neox, monkeypatch):
     scored = fv_scores(neox.model, neox.prompts, progress=False)
     again = fv_scores(neox.model, neox.prompts, mean_z=scored.mean_z, progress=False)
     assert torch.equal(again.scores, scored.scores)
     null = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2, progress=False)
     assert null.shape == (2, *scored.scores.shape)
     assert not torch.allclose(null[0], scored.scores)
+    monkeypatch.setattr("icl_lib.function_vectors._VALUE_BYTES", 1)  # one draw at a time
+    alone = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2, progress=False)
+    assert torch.allclose(alone, null, atol=1e-9, rtol=0)
 
 
 def test_a_derangement_leaves_nothing_in_place():

@@ -9,10 +9,12 @@ from icl_lib.tables import read_table
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
 
-MODEL, STEPS = "lab-40k", [0, 4096]
+MODEL, STEPS = "lab-40k", [0, 8192]
 SMALL = {
+    "protocols": {"n_prompts": 1, "n_sequences": 4, "n_seeds": 1},
     "scoring": {"n_prompts": 2, "n_sequences": 4, "n_null_draws": 2, "shots": [0, 10]},
     "ablation": {"n_prompts": 2, "n_documents": 4, "n_draws": 1, "fractions": [0.1, 0.3]},
+    "task_execution": {"n_prompts": 3, "n_draws": 1, "splits": ["unseen"]},
 }
 
 
@@ -28,10 +30,13 @@ def results(tmp_path_factory):
 
     for step in STEPS:
         run("scoring", f"scoring{step}", model=MODEL, step=step, **SMALL["scoring"])
-    run("ablation", "ablation", model=MODEL, step=STEPS[-1], **SMALL["ablation"])
+    for notebook in ("ablation", "task_execution"):
+        run(notebook, notebook, model=MODEL, step=STEPS[-1], **SMALL[notebook])
+    run("protocols", "protocols", model=MODEL, step=STEPS[-1], **SMALL["protocols"])
     run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS)
     models = {"models": {MODEL: STEPS}, "ablated_models": {MODEL: STEPS[-1:]}}
     run("model_scaling", "model_scaling", **models)
+    run("lab", "lab", models=models["models"])
     run("index", "index", **models)
     return folder
 
@@ -61,22 +66,54 @@ def test_scores_tell_a_trained_model_from_a_random_one(results):
 def test_ablations_hold_both_metrics_under_one_intervention(results):
     table = read_table(results / "ablations" / MODEL / f"step{STEPS[-1]}.parquet")
     edited = table[table["ranking"] != "none"]
-    assert set(edited["replacement"]) == {"mean"}
-    everywhere = edited[edited["positions"] == "all"]
-    assert {"first_token_accuracy", "token_loss_difference"} <= set(everywhere["metric"])
-    assert "token_loss_difference" not in set(edited[edited["positions"] == "last"]["metric"])
+    both = {"first_token_accuracy", "token_loss_difference"}
+    for replacement in ("mean", "task_mean", "zero", "resample", "bos_value"):
+        for positions in ("last", "all"):
+            cell = edited[(edited["replacement"] == replacement) & (edited["positions"] == positions)]
+            assert both <= set(cell["metric"]), (replacement, positions)
+    assert "generated_f1" in set(edited[edited["positions"] == "last"]["metric"])
     counts = edited.groupby(["ranking", "fraction"])["n_heads"].unique()
     assert all(len(n) == 1 for n in counts) and counts["fv", 0.3] == counts["random_layer_matched", 0.3] == [3]
-    assert "lost beyond random heads in the same layers" in page_text(results, "ablation")
+    text = page_text(results, "ablation")
+    assert "lost beyond random heads in the same layers" in text and "Holm p" in text
+    effects = read_table(results / "effects" / MODEL / f"step{STEPS[-1]}.parquet")
+    cells = effects.groupby(["replacement", "positions", "metric"]).size()
+    assert len(cells) == 20 and {"fv", "induction", "fv_minus_induction"} == set(effects["ranking"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["scoring0", "scoring4096", "ablation", "training_dynamics", "model_scaling", "index"])
+def test_executions_compare_vectors_of_heads_at_every_layer(results):
+    table = read_table(results / "executions" / MODEL / f"step{STEPS[-1]}.parquet")
+    assert set(table["heads"]) == {"none", "fv", "induction", "random", "random_layer_matched"}
+    assert set(table["preset"]) == {"task", "released"} and set(table["layer"]) >= {-1, 0, 1, 2}
+    assert "against random heads of the same layers" in page_text(results, "task_execution")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", ["protocols", "scoring0", "scoring8192", "ablation", "task_execution", "training_dynamics",
+             "model_scaling", "lab", "index"])
 def test_every_page_has_figures_with_captions_and_alternative_texts(results, page):
     html = page_text(results, page)
     n_figures = html.count('<img class="figure"')
     assert n_figures >= 1
     assert html.count("<figcaption>") == n_figures and html.count('alt=""') == 0
+
+
+@pytest.mark.slow
+def test_departures_of_scoring_are_measured_or_said_to_be_idle(results):
+    table = read_table(results / "statistics" / "protocols" / MODEL / f"step{STEPS[-1]}.parquet")
+    statistics = table.set_index("name")["value"]
+    text = page_text(results, "protocols")
+    assert statistics["fv, default, rank correlation"] == 1
+    assert np.isnan(statistics["induction, I5: embedding rows without a token drawn too, top score"])
+    assert "nothing to act on: the embedding has no rows beyond the tokenizer" in text
+    assert "5 of 6 departures can act on this model" in text
+
+
+@pytest.mark.slow
+def test_scoring_leaves_no_partial_results(results):
+    assert not list((results / "partial").rglob("*.safetensors"))
 
 
 @pytest.mark.slow

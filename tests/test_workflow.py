@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from icl_lib.tables import read_table, tables_equal
-from tests.project import ROOT, make_project, notebook, suite, write_template
+from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
 from workflow.book import stage
 from workflow.run import main as run_main
 from workflow.suite import GIVEN, TABLES, SuiteError, check_suite, read_suite
@@ -39,6 +39,7 @@ def test_suite_fills_in_steps_and_parameters(project):
     )
     assert found.steps == {"models/tiny": [0, 8, 64], "org/hub": [-1]}
     assert found.ablated == {"models/tiny": [64], "org/hub": [-1]}
+    assert found.chosen["protocols"] == {"models/tiny": [], "org/hub": []}
     assert found.followed == ["models/tiny"]
     given = found.parameters("scoring", model="models/tiny", step=8)
     assert given == {
@@ -70,7 +71,8 @@ def model(**changes):
         (model(steps=[8, 8]), r"models.0.steps is \[8, 8\], expected"),
         (model(steps=[0.5]), "models.0.steps is"),
         (model(steps=[9]), "no step 9; nearest steps: 0, 8, 64"),
-        (model(steps=[0, 8], ablate=[64]), "step 64 is to be ablated but not scored"),
+        (model(steps=[0, 8], ablate=[64]), "step 64 is not among its scored steps"),
+        (model(execute="some"), "models.0.execute is .some., expected none, all, last or a list"),
         (model(name="models/../etc"), "models.0.name: .* does not match"),
         (model(name="/etc"), "does not match"),
         (model(name="a; rm -rf b"), "does not match"),
@@ -321,7 +323,8 @@ def touch(path, text):
 
 @pytest.mark.slow
 def test_the_whole_workflow(project):
-    everything = {"scoring": 2, "ablation": 1, "training_dynamics": 1, "model_scaling": 1, "index": 1, "book": 1}
+    everything = dict.fromkeys(["ablation", "training_dynamics", "model_scaling", "lab", "index", "book"], 1)
+    everything |= {"scoring": 2}
     assert planned(project) == everything
     assert not (project / "results").exists()
     status, output = snakemake(project)
@@ -337,7 +340,8 @@ def test_the_whole_workflow(project):
     assert found == {
         "scores/models/tiny/step0.parquet", "scores/models/tiny/step8.parquet",
         "accuracy/models/tiny/step0.parquet", "accuracy/models/tiny/step8.parquet",
-        "ablations/models/tiny/step8.parquet", "statistics/training_dynamics/models/tiny.parquet",
+        "ablations/models/tiny/step8.parquet", "effects/models/tiny/step8.parquet",
+        "statistics/training_dynamics/models/tiny.parquet",
         "statistics/model_scaling.parquet",
     }  # fmt: skip
     assert read_table(results / "scores/models/tiny/step8.parquet").value[0] == 8.5
@@ -356,6 +360,11 @@ def test_the_whole_workflow(project):
     touch(project / "models/tiny/step8/config.json", " ")
     assert planned(project) == everything | {"scoring": 1}
     assert planned(project, "--config", "seed=2") == everything
+    entry = {"name": "models/tiny", "steps": [0, 8], "ablate": "none", "protocols": "last", "execute": [8]}
+    write_suite(project, models=[entry])
+    chosen = planned(project)
+    assert chosen["protocols"] == chosen["task_execution"] == 1 and "ablation" not in chosen
+    write_suite(project)
     assert snakemake(project, "-n", "--config", "sed=2") == (
         1,
         "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, "

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,22 +21,32 @@ RESULTS = Path("results")
 # What each notebook writes. One table per run, under results/<suite>/<table>/.
 TABLES = {
     "scoring": ("scores", "accuracy"),
-    "ablation": ("ablations",),
+    "ablation": ("ablations", "effects"),
+    "protocols": ("statistics",),
+    "task_execution": ("executions",),
     "training_dynamics": ("statistics",),
     "model_scaling": ("statistics",),
+    "lab": (),
     "index": (),
 }
 # What the workflow gives each notebook. A template must declare these ...
 GIVEN = {
     "scoring": ("suite", "seed", "results", "model", "step"),
     "ablation": ("suite", "seed", "results", "model", "step"),
+    "protocols": ("suite", "seed", "results", "model", "step"),
+    "task_execution": ("suite", "seed", "results", "model", "step"),
     "training_dynamics": ("suite", "seed", "results", "model", "steps"),
     "model_scaling": ("suite", "seed", "results", "models"),
+    "lab": ("suite", "seed", "results", "models"),
     "index": ("suite", "seed", "results", "models"),
 }
-# ... and is given these if it declares them: which of the steps were ablated.
+# Notebooks that run on some of the scored steps: the key of a model's entry that says which, and its default.
+CHOSEN_BY = {
+    "ablation": ("ablate", "last"), "protocols": ("protocols", "none"), "task_execution": ("execute", "none"),
+}  # fmt: skip
+# ... and is given these if it declares them: which of the steps were ablated, the steps of all seeds of the model.
 GIVEN_IF_DECLARED = {
-    "training_dynamics": ("ablated_steps",), "model_scaling": ("ablated_models",), "index": ("ablated_models",),
+    "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",), "index": ("ablated_models",),
 }  # fmt: skip
 
 # Files that library modules read, as (module, folder).
@@ -51,13 +62,14 @@ class SuiteError(ValueError):
 
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite. `steps` and `ablated` give for each model its steps in rising order."""
+    """A checked suite. `steps` gives each model's scored steps in rising order, `chosen` those of the notebooks that
+    run on some of them, as notebook to model to steps."""
 
     name: str
     seed: int
     threads: int
     steps: dict[str, list[int]]
-    ablated: dict[str, list[int]]
+    chosen: dict[str, dict[str, list[int]]]
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -66,16 +78,25 @@ class Suite:
         return (RESULTS / self.name).as_posix()
 
     @property
+    def ablated(self) -> dict[str, list[int]]:
+        """Models of which any step is ablated, with these steps."""
+        return {model: steps for model, steps in self.chosen["ablation"].items() if steps}
+
+    @property
     def followed(self) -> list[str]:
         """Models with more than one step: those that training_dynamics is about."""
         return [model for model, steps in self.steps.items() if len(steps) > 1]
+
+    def seeds_of(self, model: str) -> dict[str, list[int]]:
+        """Followed models that differ from this one by nothing but the seed in their names, itself included."""
+        return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
 
     def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP) -> dict[str, Any]:
         """All parameters of one run of a notebook, as papermill gets them."""
         known = {
             "suite": self.name, "seed": self.seed, "results": self.results, "model": model, "step": step,
             "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
-            "models": self.steps, "ablated_models": self.ablated,
+            "models": self.steps, "ablated_models": self.ablated, "seeds": self.seeds_of(model),
         }  # fmt: skip
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
         names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
@@ -114,14 +135,15 @@ def check_suite(config: Any) -> Suite:
     )
     if errors:
         raise SuiteError(_one_line(errors[0]))
-    steps, ablated = {}, {}
+    steps, chosen = {}, {notebook: {} for notebook in CHOSEN_BY}
     for entry in config["models"]:
         name = entry["name"]
         if name in steps:
             raise SuiteError(f"model {name} is listed twice")
         try:
             steps[name] = _chosen(name, entry.get("steps", "all"))
-            ablated[name] = _chosen(name, entry.get("ablate", "last"), among=steps[name])
+            for notebook, (key, default) in CHOSEN_BY.items():
+                chosen[notebook][name] = _chosen(name, entry.get(key, default), among=steps[name])
         except (ValueError, OSError) as error:
             raise SuiteError(str(error)) from None
     overrides = config.get("parameters", {})
@@ -129,7 +151,12 @@ def check_suite(config: Any) -> Suite:
         for name in (*GIVEN[notebook], *GIVEN_IF_DECLARED.get(notebook, ())):
             if name in given:
                 raise SuiteError(f"parameters.{notebook}: {name} is set by the workflow, not here")
-    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, ablated, overrides)
+    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides)
+
+
+def unseeded(model: str) -> str:
+    """The model's name without its seed: lab-40k for lab-40k-seed2."""
+    return re.sub(r"-seed\d+$", "", model)
 
 
 def dependencies(notebook: str) -> list[str]:
@@ -153,12 +180,14 @@ def _chosen(model: str, wanted: str | list[int], among: list[int] | None = None)
     """The steps of a model that a suite file asks for, in rising order."""
     locate(model)  # refuses unknown models, naming the nearest
     known = steps_of(model) if among is None else among
+    if wanted == "none":
+        return []
     if isinstance(wanted, str):
         return (known[-1:] if wanted == "last" else list(known)) or [NO_STEP]
     if among is not None:
         for step in wanted:
             if step not in among:
-                raise SuiteError(f"model {model}: step {step} is to be ablated but not scored ({among})")
+                raise SuiteError(f"model {model}: step {step} is not among its scored steps ({among})")
     for step in wanted:
         locate(model, step)
     return sorted(wanted)
@@ -175,8 +204,10 @@ def _one_line(error: jsonschema.ValidationError) -> str:
     if error.validator == "required":
         key = next(k for k in error.validator_value if k not in error.instance)
         return f"{where} lacks the key {key!r}"
-    if where.rsplit(".", 1)[-1] in ("steps", "ablate"):
-        return f"{where} is {error.instance!r}, expected all, last or a list of different steps from 0"
+    key = where.rsplit(".", 1)[-1]
+    if key == "steps" or key in [key for key, _ in CHOSEN_BY.values()]:
+        none = "" if key == "steps" else "none, "
+        return f"{where} is {error.instance!r}, expected {none}all, last or a list of different steps from 0"
     return f"{where}: {' '.join(error.message.split())}"
 
 

@@ -1,0 +1,118 @@
+"""What a grid of 40 ablation conditions costs in plain forward passes: `make bench`, or `python -m
+benchmarks.ablation_grid [SHAPE ...]`.
+
+The same prompts in one run: a plain forward pass of the transformers model, 40 conditions at the last position
+(`answer_readouts`, first answer token), 40 conditions at all positions, and, on a sample counted for all, what 40
+plain passes with hooks take. The conditions are those of an ablation page: the top heads of two rankings at four
+shares of all heads, and random heads. Times are medians over rounds in which the methods take turns; spread is the
+range over rounds, relative.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.fv_scores import LAB, N_PROMPTS, N_ROUNDS, TOKENS, random_model, random_prompts
+from icl_lib.ablation import Edit, edited_heads
+from icl_lib.evaluate import answer_readouts
+from icl_lib.heads import layer_matched_random_heads, random_heads, top_heads
+from icl_lib.models import load_model
+from icl_lib.passes import device_of, encode_prompts, plain_transformers
+
+TABLE = Path("results/bench/ablation_grid.csv")
+SHAPES = (LAB, "pythia-70m")
+N_CONDITIONS, FRACTIONS, SAMPLED = 40, (0.03, 0.1, 0.15, 0.2), 2
+PLAIN, LIMIT = "plain forward pass", 3.0
+
+
+def conditions(model) -> list[torch.Tensor]:
+    """40 head sets: per share the top heads of two random rankings, four random sets each in their layers and in
+    any."""
+    shape = (model.cfg.n_layers, model.cfg.n_heads)
+    generator = torch.Generator().manual_seed(0)
+    rankings = [torch.rand(shape, generator=generator) for _ in range(2)]
+    found = []
+    for fraction in FRACTIONS:
+        tops = [top_heads(ranking, fraction=fraction) for ranking in rankings]
+        found += tops
+        found += [layer_matched_random_heads(top, seed=0, draw=draw) for top in tops for draw in range(2)]
+        found += [random_heads(shape, int(tops[0].sum()), seed=0, draw=draw) for draw in range(4)]
+    assert len(found) == N_CONDITIONS
+    return found
+
+
+def methods(model, prompts) -> dict[str, tuple]:
+    """Name to (function, how many times it has to run for all conditions)."""
+    encoded = encode_prompts(model, prompts.clean, "task")
+    tokens = torch.tensor([p.tokens for p in encoded], device=device_of(model))
+    values = torch.zeros(1, model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
+    masks = conditions(model)
+
+    @torch.inference_mode()
+    def plain(edit=None):
+        with edited_heads(model, edit), plain_transformers(model) as hf_model:
+            hidden = hf_model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            hf_model.get_output_embeddings()(hidden[:, -1])
+
+    def shared(positions):
+        edits = [Edit(mask, values, positions) for mask in masks]
+        return lambda: answer_readouts(model, encoded, edits, n_answer_tokens=1)
+
+    def pass_each():
+        for mask in masks[:SAMPLED]:
+            plain(Edit(mask, values, "all"))
+
+    return {
+        PLAIN: (plain, 1),
+        f"{N_CONDITIONS} conditions, last position": (shared("last"), 1),
+        f"{N_CONDITIONS} conditions, all positions": (shared("all"), 1),
+        f"{N_CONDITIONS} conditions, one plain pass each": (pass_each, N_CONDITIONS / SAMPLED),
+    }
+
+
+def measure(shape: str, tokenizer) -> pd.DataFrame:
+    """One row per method for one shape."""
+    model = load_model(LAB) if shape == LAB else random_model(shape, tokenizer)
+    runs = methods(model, random_prompts(tokenizer, TOKENS, N_PROMPTS, seed=0))
+    seconds = {name: [] for name in runs}
+    for run, _ in runs.values():
+        run()  # warm-up
+    for _ in range(N_ROUNDS):
+        for name, (run, times) in runs.items():
+            began = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append((time.perf_counter() - began) * times)
+    plain = np.median(seconds[PLAIN])
+    rows = [{"shape": shape, "method": name, "seconds": float(np.median(values)),
+             "spread": (max(values) - min(values)) / float(np.median(values)),
+             "forward_equivalents": float(np.median(values)) / plain, "device": device_of(model).type}
+            for name, values in seconds.items()]
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("shapes", nargs="*", default=SHAPES, help=f"among {', '.join(SHAPES)}")
+    shapes = parser.parse_args().shapes
+    unknown = [shape for shape in shapes if shape not in SHAPES]
+    if unknown:
+        raise SystemExit(f"error: unknown shape {unknown[0]!r}; known: {', '.join(SHAPES)}")
+    tokenizer = load_model(LAB).tokenizer
+    table = pd.concat([measure(shape, tokenizer) for shape in shapes], ignore_index=True)
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(TABLE, index=False)
+    print(table.round(3).to_string(index=False))
+    at_last = table[table["method"].str.endswith("last position")].set_index("shape")["forward_equivalents"]
+    for shape, cost in at_last.items():
+        print(f"{shape}: {cost:.2f} plain passes per prompt, {'below' if cost < LIMIT else 'NOT below'} {LIMIT:g}")
+    print(f"table: {TABLE}")
+
+
+if __name__ == "__main__":
+    main()

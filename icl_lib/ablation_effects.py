@@ -1,0 +1,122 @@
+"""What ablations say: effects beyond layer-matched random heads, ablated sets, losses by position."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.ablation import Edit
+from icl_lib.ablation_tables import TOKEN_LOSS, Condition, Measurement
+from icl_lib.evaluate import edited_token_losses
+from icl_lib.heads import overlap
+from icl_lib.measurements import mean_scores
+from icl_lib.statistics import effect_against_draws, holm, percentile_rank
+
+FEW_SHOT = "first_token_accuracy"
+KINDS = ("induction", "fv")
+DIFFERENCE = "fv_minus_induction"
+
+
+def effects_table(
+    measurements: Iterable[Measurement], *, name: str, step: int, seed: int, metrics=(FEW_SHOT, TOKEN_LOSS)
+) -> pd.DataFrame:
+    """Table `effects`: what the top heads of a kind lose beyond random heads of the same layers, per intervention.
+
+    Paired by prompt or document, mean over tasks, 95 % bootstrap interval over tasks, prompts and draws
+    (`effect_against_draws`); positive means that these heads matter more than their layers do. `fv_minus_induction`
+    is the difference of the two kinds' effects. p-values are for one comparison each; see `with_holm`.
+    """
+    rows = []
+    for m in measurements:
+        if m.metric not in metrics:
+            continue
+        places: dict[tuple, dict[str, list[int]]] = {}
+        for i, c in enumerate(m.conditions):
+            if c.ranking in KINDS:
+                places.setdefault((c.fraction, c.excluded != ""), {}).setdefault(c.ranking, []).append(i)
+            elif c.ranking == "random_layer_matched":
+                places.setdefault((c.fraction, c.excluded != ""), {}).setdefault(f"random {c.matched}", []).append(i)
+        for (fraction, _), where in places.items():
+            lost = {}
+            for kind in KINDS:
+                if f"random {kind}" in where:
+                    own, random = m.values[where[kind][0]], m.values[where[f"random {kind}"]]
+                    lost[kind] = (own, random, m.conditions[where[kind][0]])
+            if set(lost) == set(KINDS):
+                n = min(len(lost[kind][1]) for kind in KINDS)
+                gaps = [lost[kind][1][:n] - lost[kind][0] for kind in KINDS]
+                lost[DIFFERENCE] = (np.zeros(len(m.tasks)), gaps[1] - gaps[0], lost["fv"][2])
+            for ranking, (own, random, c) in lost.items():
+                effect = effect_against_draws(own, random, m.tasks, seed=seed)
+                rows.append({"metric": m.metric, "replacement": m.replacement, "positions": m.positions,
+                             "ranking": ranking, "excluded": c.excluded, "fraction": fraction,
+                             "n_heads": int(c.heads.sum()), "n_draws": len(random), "n_prompts": len(own),
+                             **effect._asdict()})
+    table = pd.DataFrame(rows).assign(model=name, step=step)
+    return table.drop_duplicates(["metric", "replacement", "positions", "ranking", "excluded", "fraction"],
+                                 ignore_index=True)
+
+
+def with_holm(effects: pd.DataFrame) -> pd.DataFrame:
+    """The effects of the two kinds with Holm's p-values over all rows given: one family, whatever its dependence."""
+    kinds = effects[effects["ranking"].isin(KINDS)]
+    return kinds.assign(p_holm=holm(kinds["p_value"].to_numpy()))
+
+
+def at_fraction(effects: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """The rows at the ablated fraction nearest to `fraction`; those with exclusion only where it changes a set."""
+    at = effects["fraction"].unique()
+    rows = effects[effects["fraction"] == at[np.abs(at - fraction).argmin()]]
+    key, numbers = ["metric", "replacement", "positions", "ranking"], ["value", "low", "high"]
+    plain, excluded = (rows[(rows["excluded"] != "") == words].set_index(key)[numbers] for words in (False, True))
+    same = len(excluded) and excluded.equals(plain.reindex(excluded.index))
+    return rows[rows["excluded"] == ""] if same else rows
+
+
+def set_table(conditions: list[Condition], scores: pd.DataFrame, *, induction: str) -> pd.DataFrame:
+    """The ablated sets by fraction: their overlap, and how high the heads that remain still score.
+
+    Columns excluded (whether), fraction, n_heads, overlap (share of heads that both kinds' sets have), and
+    `<score>_after_<kind>`: the mean percentile in a score of the heads that remain when a kind's set is ablated,
+    among all heads, 0..1. In the plain sets of a kind its own score can only depend on the number of heads.
+    """
+    percentile = {"induction": percentile_rank(mean_scores(scores, induction).numpy()),
+                  "fv": percentile_rank(mean_scores(scores, "fv").numpy())}
+    sets = {(c.ranking, c.excluded != "", c.fraction): c.heads for c in conditions if c.ranking in KINDS}
+    rows = []
+    for (kind, excluded, fraction), heads in sets.items():
+        if kind == "fv":
+            both = {k: sets[k, excluded, fraction] for k in KINDS}
+            left = {f"{score}_after_{k}": values[~mask.numpy()].mean() if not mask.all() else np.nan
+                    for score, values in percentile.items() for k, mask in both.items()}
+            rows.append({"excluded": excluded, "fraction": fraction, "n_heads": int(heads.sum()),
+                         "overlap": overlap(both["fv"], both["induction"]), **left})
+    return pd.DataFrame(rows)
+
+
+def curve_conditions(conditions: list[Condition], fraction: float) -> list[Condition]:
+    """The clean model, both kinds without exclusion and their layer-matched draws at the fraction nearest."""
+    at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
+    nearest = at[np.abs(at - fraction).argmin()]
+    return [c for c in conditions
+            if c.ranking == "none" or (c.fraction == nearest and not c.excluded and c.ranking != "random")]
+
+
+def loss_curves(model, documents, conditions: list[Condition], value, *, n_bins: int = 16) -> pd.DataFrame:
+    """Loss by position under edits at all positions: columns ranking, matched, position, value, standard_error.
+
+    Positions in bins of equal width on a log scale, named by their geometric mean; draws of random heads are averaged
+    before the standard error over documents is taken.
+    """
+    edits = [None if c.ranking == "none" else Edit(c.heads, value, "all") for c in conditions]
+    losses = edited_token_losses(model, documents, edits).double().numpy()
+    edges = np.unique(np.geomspace(1, losses.shape[2] + 1, n_bins + 1).round().astype(int))
+    rows = []
+    for ranking, matched in dict.fromkeys((c.ranking, c.matched) for c in conditions):
+        own = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
+        mean = losses[own].mean(0)
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            by_document = mean[:, low - 1 : high - 1].mean(1)
+            rows.append({"ranking": ranking, "matched": matched, "position": (low * (high - 1)) ** 0.5,
+                         "value": by_document.mean(), "standard_error": by_document.std(ddof=1) / len(mean) ** 0.5})
+    return pd.DataFrame(rows)

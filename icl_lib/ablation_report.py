@@ -1,0 +1,180 @@
+"""Sentences and small tables of the ablation page, made from its tables."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.ablation_effects import DIFFERENCE, FEW_SHOT, KINDS, with_holm
+from icl_lib.ablation_protocols import protocol, protocol_rows
+from icl_lib.ablation_tables import TOKEN_LOSS, Condition
+from icl_lib.generation import f1_ceiling
+from icl_lib.statistics import bootstrap_difference
+from icl_lib.tasks import Task, TaskPrompts
+
+_KIND = {"fv": "FV heads", "induction": "induction heads"}
+_METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
+
+
+def intervention_sentence(effects: pd.DataFrame, *, replacement: str = "mean", positions: str = "all") -> str:
+    """Which heads matter for which metric under one intervention, beyond random heads of the same layers.
+
+    `effects` of one fraction; p-values are Holm's over all its rows of the two kinds.
+    """
+    corrected = with_holm(effects)
+    own = corrected[(corrected["replacement"] == replacement) & (corrected["positions"] == positions)]
+    parts = []
+    for metric, name in _METRIC.items():
+        for excluded, words in ((False, ""), (True, " with exclusion")):
+            texts = []
+            for kind in ("fv", "induction"):
+                r = own[(own["metric"] == metric) & (own["ranking"] == kind) & ((own["excluded"] != "") == excluded)]
+                if len(r):
+                    r = r.iloc[0]
+                    verdict = "more" if r["low"] > 0 else "less" if r["high"] < 0 else "not told apart"
+                    texts.append(f"{_KIND[kind]} {r['value']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f}; {verdict}; "
+                                 f"Holm p {_p(r['p_holm'])})")
+            if texts:
+                parts.append(f"**{name}{words}**: " + ", ".join(texts))
+    first = own.iloc[0]
+    return (f"Heads replaced by {replacement} at {positions} positions, {first['n_heads']} of each kind "
+            f"({first['fraction']:.0%}), {first['n_draws']} random draws each. Lost beyond random heads of the same "
+            f"layers (95 % interval; more or less than they, where it excludes 0): " + "; ".join(parts)
+            + f". Holm's correction is over the {len(corrected)} effects of the figure.")
+
+
+def _p(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def robustness_sentence(effects: pd.DataFrame) -> str:
+    """In how many interventions the order FV, induction, random (and its reverse for the loss) holds."""
+    parts = []
+    for metric, first, second in ((FEW_SHOT, "fv", "induction"), (TOKEN_LOSS, "induction", "fv")):
+        rows = effects[effects["metric"] == metric].assign(excluded=effects["excluded"] != "")
+        for excluded, words in ((False, "plain"), (True, "with exclusion")):
+            wide = rows[rows["excluded"] == excluded].pivot(
+                index=["replacement", "positions"], columns="ranking", values=["value", "low", "high"])
+            if wide.empty:
+                continue
+            order = (wide["value", first] > wide["value", second]) & (wide["value", second] > 0)
+            above = (wide["low", first] > 0) & (wide["high", second] > 0)
+            sign = 1 if first == "fv" else -1
+            gap = wide["low" if sign > 0 else "high", DIFFERENCE] * sign > 0
+            parts.append(f"**{_METRIC[metric]}, {words}**: {_KIND[first]} above {_KIND[second]} above random in "
+                         f"{int(order.sum())} of {len(wide)} interventions, {_KIND[first]} beyond random in "
+                         f"{int(above.sum())}, and above {_KIND[second]} by more than the interval in {int(gap.sum())}")
+    return ("The order the paper reports, counted over replacements and positions: " + "; ".join(parts) + ".")
+
+
+def figure_columns(
+    ablations: pd.DataFrame, tasks: Mapping[str, Task], *, names: Mapping[str, str], exclude_fraction: float,
+    f1_limit: float,
+) -> tuple[dict[str, dict[str, pd.DataFrame]], dict[str, dict[str, float]]]:
+    """What `figure_four` draws: per protocol its rows and the levels beside the few-shot metric.
+
+    The floor is the mean over tasks of always giving the commonest label; it and the level without demonstrations are
+    of first tokens. `f1_limit`: the F1 of a model that always answers right, 1 for the other metrics.
+    """
+    columns, levels = {}, {}
+    without = ablations[(ablations["metric"] == "zero_shot_accuracy") & (ablations["ranking"] == "none")]
+    for name, title in names.items():
+        share = exclude_fraction if name == "single" else None
+        columns[title] = {metric: protocol_rows(name, ablations, metric, exclude_fraction=share)
+                          for metric in ("few_shot", "token_loss")}
+        floor = float(np.mean([tasks[task].floor for task in columns[title]["few_shot"]["task"].unique()]))
+        levels[title] = {"floor": floor, "no ablation, 0 shots": float(without["value"].mean())}
+        if protocol(name).metric == "generated_f1":
+            levels[title]["F1 of right answers"] = f1_limit
+    return columns, levels
+
+
+def protocol_sentence(conditions: Mapping[str, list[Condition]]) -> str:
+    """How many heads each protocol excludes and ablates in this model."""
+    parts = []
+    for name, own in conditions.items():
+        plain = {(c.ranking, c.fraction): c.heads for c in own if c.ranking in KINDS and not c.excluded}
+        kept = {(c.ranking, c.fraction): c.heads for c in own if c.ranking in KINDS and c.excluded}
+        changed = sum(bool((plain[key] != kept[key]).any()) for key in plain)
+        counts = sorted({int(mask.sum()) for mask in plain.values()})
+        words = next(c.excluded for c in own if c.excluded).split(" ", 2)
+        parts.append(f"**{name}** ablates {', '.join(map(str, counts))} heads; excluding the top {float(words[1]):.0%} "
+                     f"changes {changed} of {len(plain)} sets")
+    return "; ".join(parts) + "."
+
+
+def zero_shot_sentence(ablations: pd.DataFrame) -> str:
+    """What ablation does at 0 shots, where there are no demonstrations to learn from."""
+    rows = ablations[ablations["metric"] == "zero_shot_accuracy"]
+    clean = rows[rows["ranking"] == "none"]["value"].mean()
+    ten = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")]["value"].mean()
+    last = rows["fraction"].max()
+    at = rows[(rows["excluded"] != "") & (rows["fraction"] == last)].groupby("ranking")["value"].mean()
+    parts = [f"{at[kind]:.2f} with {_KIND[kind]}" for kind in ("fv", "induction")]
+    return (f"Accuracy without demonstrations is {clean:.2f} ({ten:.2f} with them); with {last:.0%} of heads replaced "
+            f"it is {' and '.join(parts)} (with exclusion).")
+
+
+def sets_sentence(sets: pd.DataFrame) -> str:
+    """Overlap of the ablated sets and what remains, at the smallest and largest fraction."""
+    rows = sets[~sets["excluded"]].sort_values("fraction")
+    low, high = rows.iloc[0], rows.iloc[-1]
+    return (f"The plain sets share {low['overlap']:.0%} of their heads at {low['fraction']:.0%} ablated and "
+            f"{high['overlap']:.0%} at {high['fraction']:.0%}. Then the heads that remain after ablating induction "
+            f"heads have a mean percentile of {high['fv_after_induction']:.2f} in the FV score, and those that remain "
+            f"after ablating FV heads one of {high['induction_after_fv']:.2f} in the induction score (0.50 for all).")
+
+
+def f1_limits(model, prompts: Mapping[str, TaskPrompts]) -> pd.Series:
+    """Per task the F1 of a model that always answers right: below 1 for long or punctuated answers (A6)."""
+    return pd.Series({name: float(np.mean([f1_ceiling(model, p.answer) for p in its.clean]))
+                      for name, its in prompts.items()})
+
+
+def task_table(ablations: pd.DataFrame, tasks: Mapping[str, Task], prompts: Mapping[str, TaskPrompts], model,
+               fraction: float) -> pd.DataFrame:
+    """Per task: floor, ceiling of the F1, clean, and both kinds against random heads of their layers, in accuracy."""
+    rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
+                     & ablations["replacement"].isin(("none", "mean"))]
+    at = rows["fraction"].unique()
+    nearest = at[np.abs(at - fraction).argmin()]
+
+    def column(ranking: str, matched: str = "") -> pd.Series:
+        own = rows[(rows["ranking"] == ranking) & (rows["matched"] == matched) & (rows["excluded"] == "")]
+        own = own if ranking == "none" else own[own["fraction"] == nearest]
+        return own.groupby("task")["value"].mean().round(2)
+
+    table = {"floor": pd.Series({name: round(tasks[name].floor, 2) for name in prompts}),
+             "F1 of right answers": f1_limits(model, prompts).round(2), "clean": column("none")}
+    for kind in ("fv", "induction"):
+        table[_KIND[kind]] = column(kind)
+        table[f"random, layers of {_KIND[kind]}"] = column("random_layer_matched", kind)
+    return pd.DataFrame(table).rename_axis("task")
+
+
+def grid_tasks(ablations: pd.DataFrame, tasks: Mapping[str, Task], n: int) -> list[str]:
+    """`n` tasks that have something to lose, evenly over clean accuracy above the floor by at least 0.2."""
+    clean = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")].set_index("task")["value"]
+    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > tasks[t].floor + 0.2]
+    able = able or sorted(clean.index)
+    return sorted(able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(n, len(able)))}))
+
+
+def execution_sentence(executions: pd.DataFrame, layer: int, *, preset: str, items: str, seed: int) -> str:
+    """Accuracy with the FV heads' vector at a layer against nothing added and against the random vectors."""
+    rows = executions[(executions["preset"] == preset) & (executions["items"] == items)]
+    parts = []
+    for prompts, words in (("zero_shot", "without demonstrations"), ("shuffled", "with shuffled labels")):
+        own = rows[(rows["prompts"] == prompts) & rows["layer"].isin((-1, layer))]
+        by_task = own.groupby(["heads", "task"])["value"].mean().unstack("heads")
+        gaps = []
+        for other, label in (("none", "nothing added"), ("random_layer_matched", "random heads of the same layers")):
+            gap = bootstrap_difference(by_task["fv"].to_numpy(), by_task[other].to_numpy(),
+                                       by_task.index.to_numpy(str), seed=seed, over="tasks")
+            gaps.append(f"{gap.value:+.2f} against {label} ({gap.low:+.2f} to {gap.high:+.2f})")
+        parts.append(f"{words} {by_task['fv'].mean():.2f}, {' and '.join(gaps)}")
+    clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean()
+    n_draws = rows[rows["heads"] == "random_layer_matched"]["draw"].nunique()
+    return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {n_draws} random "
+            f"{'draws' if n_draws > 1 else 'draw'}): accuracy with the FV heads' vector {'; '.join(parts)}; "
+            f"{clean.mean():.2f} after clean demonstrations. Intervals: 95 %, bootstrap over tasks.")

@@ -1,0 +1,89 @@
+"""Documents for the token loss: lab stories, rows of a text file, or rows of a dataset of the Hugging Face hub."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+LAB = "lab"
+_SHUFFLED = 1000  # texts of a streamed dataset that are shuffled among themselves
+_PART = 100_000  # characters of a file tokenised at a time
+
+
+def read_documents(
+    source: str, tokenizer: Any, *, n_documents: int, length: int, seed: int
+) -> Int[Tensor, "document pos"]:
+    """Token ids, BOS first, every row of `length` tokens.
+
+    `source`: "lab" for fresh stories of the lab world; the path of a text file; or the id of a dataset of the hub
+    (`owner/name`, with `:column` if its texts are not in the column "text"), of which the split "train" is
+    streamed. Texts are joined and cut into rows of BOS and `length` - 1 tokens without a separator, as the released
+    code does (`paper.md` T4), so that a row may begin inside a text; those of a file are drawn at random, and lab
+    stories are one a row. The same arguments give the same rows.
+
+    Raises ValueError for a tokenizer without BOS, fewer rows than wanted, a dataset that cannot be read, and
+    FileNotFoundError for a path that does not exist.
+    """
+    if n_documents < 1 or length < 2:
+        raise ValueError(f"{n_documents} documents of {length} tokens: expected at least 1 of at least 2")
+    if tokenizer.bos_token_id is None:
+        raise ValueError("documents begin with BOS, but the tokenizer has none; use a model whose tokenizer has")
+    if source == LAB:
+        from lab.text import lab_documents
+
+        return lab_documents(tokenizer, n_documents=n_documents, length=length, seed=seed)
+    path = Path(source)
+    if path.is_file():
+        rows = list(_rows(_parts_of_file(path), tokenizer, length))
+        order = np.random.default_rng(seed).permutation(len(rows))[:n_documents]
+        rows = [rows[i] for i in order]
+    elif path.suffix in (".txt", ".md") or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(f"documents {source!r}: no such file; give 'lab', a text file or a hub id owner/name")
+    else:
+        texts = _texts_of_dataset(source, seed)
+        rows = [row for row, _ in zip(_rows(texts, tokenizer, length), range(n_documents), strict=False)]
+    if len(rows) < n_documents:
+        raise ValueError(
+            f"documents {source!r}: {len(rows)} rows of {length} tokens, expected {n_documents}; "
+            "give more text or ask for fewer or shorter documents"
+        )
+    return torch.tensor(rows)
+
+
+def _parts_of_file(path: Path) -> Iterator[str]:
+    """Pieces of a text that end at line ends, so that a large file is not tokenised at once."""
+    with open(path, encoding="utf-8") as file:
+        while lines := file.readlines(_PART):
+            yield "".join(lines)
+
+
+def _texts_of_dataset(source: str, seed: int) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError(f"documents {source!r}: the package datasets is missing; pip install datasets") from None
+    name, _, column = source.partition(":")
+    column = column or "text"
+    try:
+        stream = load_dataset(name, split="train", streaming=True).shuffle(seed=seed, buffer_size=_SHUFFLED)
+        for item in stream:
+            yield item[column]
+    except KeyError:
+        raise ValueError(f"documents {source!r}: no column {column!r}; name the text column, {name}:column") from None
+    except Exception as error:  # the package raises its own, the network's and the file formats' errors
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise ValueError(f"documents {source!r}: cannot read the dataset: {reason}") from None
+
+
+def _rows(texts: Iterable[str], tokenizer: Any, length: int) -> Iterator[list[int]]:
+    """BOS and `length` - 1 tokens at a time of texts joined; what is left at the end is dropped."""
+    ids: list[int] = []
+    for text in texts:
+        ids += tokenizer(text, add_special_tokens=False)["input_ids"]
+        while len(ids) >= length - 1:
+            yield [tokenizer.bos_token_id, *ids[: length - 1]]
+            ids = ids[length - 1 :]

@@ -1,0 +1,307 @@
+"""Protocols of scoring: this book's, the paper's and its released code's, and what each departure changes."""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from icl_lib.evaluate import answer_metrics
+from icl_lib.function_vectors import FVScores, clean_means, fv_scores
+from icl_lib.heads import overlap, top_heads
+from icl_lib.induction import induction_scores, repeated_random_tokens
+from icl_lib.models import bos_text
+from icl_lib.statistics import spearman
+from icl_lib.tasks import Prompt, Task, TaskPrompts, draw_prompts, write_prompt
+
+_RELEASED_TASKS = {"abstractive": 9, "extractive": 20}  # of the 29 tasks in src/find_fv_heads.py
+
+
+@dataclass(frozen=True)
+class InductionProtocol:
+    """How induction scores are made. `dtype` None is the model's own."""
+
+    n_sequences: int = 1000
+    length: int = 50
+    convention: str = "attention_mass"
+    special_ids: bool = False
+    padding_ids: bool = False
+    retokenised: bool = False
+    n_bos: int = 1
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class FVProtocol:
+    """How FV scores are made.
+
+    `tasks`: `all` tasks given, or `released_share`, as large a draw of them as has the released code's 9 abstractive
+    to 20 extractive ones. `queries`: `own`, from a task's query pairs, or `released`, from 9 % of its pairs with 70 %
+    as demonstrations. `shuffle`: `derangement` (no label in its place where possible) or `permutation` (any). `clean`:
+    means over `all` clean prompts or over `correct`ly answered ones. `answer`: see `fv_scores`.
+    """
+
+    n_prompts: int = 100
+    n_shots: int = 10
+    tasks: str = "all"
+    queries: str = "own"
+    shuffle: str = "derangement"
+    clean: str = "all"
+    answer: str = "alone"
+    dtype: str | None = None
+
+
+# `paper`: the text, and the default where it says nothing. `released`: kayoyin/icl-heads at c0ba06e; of its dtypes
+# that of Llama for induction and that of Pythia and Llama for FV scores.
+INDUCTION = {
+    "default": InductionProtocol(),
+    "paper": InductionProtocol(),
+    "released": InductionProtocol(special_ids=True, padding_ids=True, retokenised=True, n_bos=2, dtype="bfloat16"),
+}
+FV = {
+    "default": FVProtocol(),
+    "paper": FVProtocol(shuffle="permutation"),
+    "released": FVProtocol(tasks="released_share", queries="released", shuffle="permutation", dtype="float16"),
+}
+PRESETS = {"induction": INDUCTION, "fv": FV}
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One way in which scores are or could be made otherwise, and the switch for it."""
+
+    places: str
+    score: str
+    switch: dict[str, object]
+    default: str
+    departure: str
+    file: str
+    idle: str  # why the switch has nothing to act on where it changes no number
+
+    @property
+    def name(self) -> str:
+        return f"{self.places}: {self.departure}"
+
+
+_INDUCTION_FILE, _FV_FILE = "src/find_induction_heads.py", "src/find_fv_heads.py"
+DEPARTURES = (
+    Departure("I3", "induction", {"retokenised": True}, "random ids are fed as they are",
+              "ids decoded and tokenised again", _INDUCTION_FILE,
+              "every sequence is tokenised again to the same ids"),
+    Departure("I4", "induction", {"n_bos": 2}, "one BOS", "two BOS", _INDUCTION_FILE, "the tokenizer has no BOS"),
+    Departure("I5", "induction", {"special_ids": True}, "ids of ordinary tokens", "special ids drawn too",
+              _INDUCTION_FILE, "the tokenizer has no special ids"),
+    Departure("I5", "induction", {"padding_ids": True}, "ids that the tokenizer has",
+              "embedding rows without a token drawn too", _INDUCTION_FILE,
+              "the embedding has no rows beyond the tokenizer"),
+    Departure("I7, I8", "induction", {"convention": "prefix_matching"}, "share of all attention, from all positions",
+              "prefix matching (Olsson et al.)", f"{_INDUCTION_FILE} (its header)",
+              "both conventions give the same"),
+    Departure("I9", "induction", {"dtype": "bfloat16"}, "the model's dtype, float32 by default", "bfloat16 (Llama)",
+              _INDUCTION_FILE, "the model is in bfloat16"),
+    Departure("F1, F3", "fv", {"tasks": "released_share"}, "mean over all scoring tasks",
+              "9 abstractive to 20 extractive tasks", _FV_FILE, "the tasks are in this share, or of one type only"),
+    Departure("F4", "fv", {"queries": "released"}, "queries from all pairs, or from held-out ones where there are any",
+              "queries from 9 % of the pairs, demonstrations from 70 %", "src/utils/ (load_dataset)",
+              "the pairs are split like this"),
+    Departure("F5", "fv", {"clean": "correct"}, "means over all clean prompts (the released code too)",
+              "means over correctly answered prompts (Todd et al.)", _FV_FILE,
+              "no task has clean prompts answered right beside others answered wrongly"),
+    Departure("F6", "fv", {"answer": "in_context"}, "answer tokenised alone (the released code too)",
+              "answer tokenised behind its prompt (Todd et al.)", _FV_FILE,
+              "the tokenizer gives the same first token either way"),
+    Departure("F7", "fv", {"dtype": "float16"}, "the model's dtype, float32 by default", "float16 (Pythia, Llama)",
+              _FV_FILE, "the model is in float16"),
+    Departure("F8", "fv", {"shuffle": "permutation"}, "no label stays in its place where that is possible",
+              "any permutation of the labels", _FV_FILE, "both shuffles give the same prompts"),
+)  # fmt: skip
+
+# Departures without a switch: place in the list of differences, what it is, why there is none.
+NOT_REPRODUCIBLE = (
+    ("I1", "the released file cannot run for GPT-2 and Pythia", "what made their published scores is not released"),
+    ("I2", "nor at a checkpoint", "the same"),
+    ("I6", "an error measure is passed, but lost on the way", "it changes no number: what runs is the paper's measure"),
+    ("F1", "29 tasks instead of the paper's 37", "which 37 is not known; only their types are a switch (F3)"),
+    ("F2", "two of the 29 tasks use another file than the rest", "a slip of file names; a lab task has one file"),
+    ("F9", "the few-shot figures use a ranking fv_0", "no released file makes it, so what it is cannot be told"),
+    ("F10", "later steps use one mean over tasks of the head outputs", "not scoring: a replacement of the ablations"),
+)  # fmt: skip
+
+
+def preset(score: str, name: str) -> InductionProtocol | FVProtocol:
+    """The protocol of that name for "induction" or "fv" scores. Raises ValueError for an unknown name."""
+    for given, known in ((score, PRESETS), (name, PRESETS.get(score, ()))):
+        if given not in known:
+            raise ValueError(f"unknown protocol {given!r}; valid are {', '.join(known)}")
+    return PRESETS[score][name]
+
+
+def protocol_tokens(
+    model: nn.Module, protocol: InductionProtocol, *, seed: int
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch"]]:
+    """Sequences of the protocol, padded on the right, and their lengths. Errors as in `repeated_random_tokens`."""
+    drawn = repeated_random_tokens(
+        model, n_sequences=protocol.n_sequences, length=protocol.length, seed=seed, bos=protocol.n_bos > 0,
+        special_ids=protocol.special_ids, padding_ids=protocol.padding_ids)
+    sequences = list(drawn)
+    if protocol.retokenised:
+        texts = model.tokenizer.batch_decode(drawn, clean_up_tokenization_spaces=False)
+        sequences = [torch.tensor(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    bos = [model.tokenizer.bos_token_id] * (protocol.n_bos - 1)
+    sequences = [torch.cat([torch.tensor(bos, dtype=torch.long), ids]) for ids in sequences]
+    return pad_sequence(sequences, batch_first=True), torch.tensor([len(ids) for ids in sequences])
+
+
+def protocol_induction_scores(
+    model: nn.Module, protocol: InductionProtocol, *, seed: int
+) -> Float[Tensor, "layer head"]:
+    """Induction scores as the protocol makes them; unit, averaging and errors as in `induction_scores`."""
+    tokens, lengths = protocol_tokens(model, protocol, seed=seed)
+    with _in_dtype(model, protocol.dtype):
+        return induction_scores(model, tokens, convention=protocol.convention, lengths=lengths)
+
+
+def protocol_prompts(
+    model: nn.Module, tasks: Mapping[str, Task], protocol: FVProtocol, *, seed: int
+) -> dict[str, TaskPrompts]:
+    """Prompts of the protocol's tasks. The released split is the same for every seed, as in the released code."""
+    if protocol.tasks == "released_share":
+        tasks = _released_share(tasks, seed)
+    if protocol.queries == "released":
+        tasks = {name: _released_split(task) for name, task in tasks.items()}
+    draw = draw_prompts if protocol.shuffle == "derangement" else _draw_permuted
+    return {name: draw(task, n_prompts=protocol.n_prompts, n_shots=protocol.n_shots, bos=bos_text(model), seed=seed)
+            for name, task in tasks.items()}
+
+
+def protocol_fv_scores(
+    model: nn.Module, tasks: Mapping[str, Task], protocol: FVProtocol, *, seed: int
+) -> FVScores:
+    """FV scores as the protocol makes them; unit, position, BOS, averaging and errors as in `fv_scores`.
+
+    Where means are over correctly answered prompts, a task with none keeps all.
+    """
+    prompts = protocol_prompts(model, tasks, protocol, seed=seed)
+    with _in_dtype(model, protocol.dtype):
+        correct = _correct(model, prompts) if protocol.clean == "correct" else prompts
+        mean_z = clean_means(model, correct, progress=False)
+        return fv_scores(model, prompts, mean_z=mean_z, answer=protocol.answer, progress=False)
+
+
+def departure_effects(
+    model: nn.Module, tasks: Mapping[str, Task], *, n_prompts: int = 100, n_shots: int = 10, n_sequences: int = 1000,
+    sequence_length: int = 50, n_seeds: int = 3, top_fraction: float = 0.02, seed: int = 0,
+) -> pd.DataFrame:
+    """What each departure changes, one switch at a time from the default, beside the default under other seeds.
+
+    Not in the paper. A row per score (`induction`, `fv`) and `kind` (`default`, `seed`, `departure`, `preset`), with
+    `name`, `top` (highest score of a head, in the score's unit), `rank_correlation` with the default over heads
+    (Spearman; `low` and `high` its 95 % interval), `shared` (share of the default's top heads, counts rounded up,
+    that are in its own top), `n_heads`, `beyond` (which of the three lie further from the default than under any of
+    the other seeds) and `note`. A switch without anything to act on has a note and NaN. Errors as in `fv_scores`.
+    """
+    sizes = {"induction": {"n_sequences": n_sequences, "length": sequence_length},
+             "fv": {"n_prompts": n_prompts, "n_shots": n_shots}}
+    run = {"induction": partial(protocol_induction_scores, model),
+           "fv": lambda protocol, *, seed: protocol_fv_scores(model, tasks, protocol, seed=seed).scores}
+    tables = []
+    for score, presets in PRESETS.items():
+        default = replace(presets["default"], **sizes[score])
+        reference = run[score](default, seed=seed)
+        runs = [("default", "default", default, seed, None)]
+        runs += [("seed", f"seed {other}", default, other, None) for other in range(seed + 1, seed + 1 + n_seeds)]
+        runs += [("departure", d.name, replace(default, **d.switch), seed, f"nothing to act on: {d.idle}")
+                 for d in DEPARTURES if d.score == score]
+        runs += [("preset", f"all of {name}", replace(presets[name], **sizes[score]), seed, "the same as the default")
+                 for name in ("paper", "released")]
+        rows = []
+        for kind, name, protocol, of_seed, idle in runs:
+            scores = reference if kind == "default" else run[score](protocol, seed=of_seed)
+            same = idle is not None and torch.equal(scores, reference)
+            rows.append({"score": score, "kind": kind, "name": name, "n_heads": scores.numel(),
+                         **_compared(reference, None if same else scores, top_fraction), "note": idle if same else ""})
+        tables.append(_beyond_seeds(pd.DataFrame(rows)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _compared(reference: Tensor, scores: Tensor | None, top_fraction: float) -> dict[str, float]:
+    if scores is None:
+        return dict.fromkeys(("top", "rank_correlation", "low", "high", "shared"), float("nan"))
+    tops = [top_heads(values, fraction=top_fraction, rounding="ceil") for values in (reference, scores)]
+    rank = spearman(reference.numpy(), scores.numpy())
+    return {"top": float(scores.max()), "rank_correlation": rank.value, "low": rank.low, "high": rank.high,
+            "shared": overlap(*tops)}
+
+
+def _beyond_seeds(effects: pd.DataFrame) -> pd.DataFrame:
+    default = effects.iloc[0]
+    far = {"top score": (effects["top"] - default["top"]).abs(), "ranking": -effects["rank_correlation"],
+           "top heads": -effects["shared"]}
+    seeds = effects["kind"] == "seed"
+    beyond = [", ".join(name for name, distance in far.items() if distance[i] > distance[seeds].max())
+              if kind in ("departure", "preset") else "" for i, kind in enumerate(effects["kind"])]
+    return effects.assign(beyond=beyond)
+
+
+@contextmanager
+def _in_dtype(model: nn.Module, dtype: str | None) -> Iterator[None]:
+    """The model in another dtype, but for rotary frequencies, which stay as on loading."""
+    # the bridge gives an unembedding without bias one, as a buffer
+    tensors = [*model.original_model.parameters(), *model.unembed.buffers()]
+    before = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors if dtype else ():
+            tensor.data = tensor.data.to(getattr(torch, dtype))
+        yield
+    finally:
+        for tensor, data in zip(tensors, before, strict=True):
+            tensor.data = data
+
+
+def _released_share(tasks: Mapping[str, Task], seed: int) -> dict[str, Task]:
+    names = {kind: [name for name in sorted(tasks) if tasks[name].type == kind] for kind in _RELEASED_TASKS}
+    scale = min(len(names[kind]) / n for kind, n in _RELEASED_TASKS.items())
+    if scale == 0:
+        return dict(tasks)
+    rng = np.random.default_rng(seed)
+    chosen = {name for kind, n in _RELEASED_TASKS.items()
+              for name in rng.permutation(names[kind])[: max(1, round(scale * n))]}
+    return {name: task for name, task in tasks.items() if name in chosen}
+
+
+def _released_split(task: Task) -> Task:
+    """70 % of the pairs as demonstrations, 30 % of the other 30 % as queries, the rest unused."""
+    order = np.random.default_rng(zlib.crc32(task.name.encode())).permutation(len(task.pairs))
+    n_rest = -(-3 * len(order) // 10)
+    n_queries = -(-3 * n_rest // 10)
+    kept = [task.pairs[i] for i in [*order[n_rest:], *order[:n_queries]]]
+    return replace(task, pairs=kept, held_out=n_queries)
+
+
+def _draw_permuted(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: int) -> TaskPrompts:
+    """As `draw_prompts`, but the labels may stay in their places."""
+    rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode()), 1])
+    clean, shuffled = [], []
+    for _ in range(n_prompts):
+        query, answer = task.query_pairs[rng.integers(len(task.query_pairs))]
+        pool = [pair for pair in task.training_pairs if pair[0] != query]
+        shown = [pool[i] for i in rng.permutation(len(pool))[:n_shots]]
+        labels = [shown[i][1] for i in rng.permutation(len(shown))]
+        moved = [(question, label) for (question, _), label in zip(shown, labels, strict=True)]
+        clean.append(Prompt(write_prompt(shown, query, bos), f" {answer}"))
+        shuffled.append(Prompt(write_prompt(moved, query, bos), f" {answer}"))
+    return TaskPrompts(clean, shuffled)
+
+
+def _correct(model: nn.Module, prompts: Mapping[str, TaskPrompts]) -> dict[str, TaskPrompts]:
+    metrics = answer_metrics(model, {task: p.clean for task, p in prompts.items()})
+    right = set(metrics[metrics["first_token_correct"].astype(bool)].set_index(["task", "prompt"]).index)
+    return {task: TaskPrompts([c for i, c in enumerate(p.clean) if (task, i) in right] or p.clean, p.shuffled)
+            for task, p in prompts.items()}

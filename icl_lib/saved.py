@@ -1,0 +1,99 @@
+"""Finished parts of long work in a folder, so that interrupted work goes on where it stopped."""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+# the code that the saved numbers come from: after a change of it they are computed anew
+_CODE = ("function_vectors.py", "passes.py", "readout.py", "shared_prefix.py", "saved.py")
+
+
+class SavedResults:
+    """Results of one model, a safetensors file each, named by a fingerprint of what they depend on.
+
+    That is: the model's weights, buffers and configuration, its dtype and kind of device, the versions of torch and
+    transformers, the text of the modules in `_CODE`, and what is given to `recall`. Batch size and threads are not in
+    it: they change rounding at most. With `folder` None nothing is saved. Raises ValueError if `folder` is a file.
+    """
+
+    def __init__(self, folder: str | Path | None, model: nn.Module):
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None:
+            return
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"save_to {str(folder)!r} is a file, expected a folder; give another path")
+        hf_model = model.original_model
+        tensors = [*hf_model.named_parameters(), *hf_model.named_buffers()]
+        code = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in _CODE]
+        versions = [importlib.metadata.version(package) for package in ("torch", "transformers")]
+        self.model = fingerprint(
+            code, versions, hf_model.config.to_json_string(use_diff=False), tensors[0][1].device.type,
+            *(part for named in tensors for part in named))
+
+    def recall(self, compute: Callable[[], dict[str, Tensor]], *made_from: Any) -> dict[str, Tensor]:
+        """The tensors that `compute` gives, read if they were saved under `made_from`, else computed and saved.
+
+        A file that is truncated, altered or from elsewhere is computed anew. The tensors are on the CPU.
+        """
+        if self.folder is None:
+            return compute()
+        key = fingerprint(self.model, *made_from)
+        path = self.folder / f"{key}.safetensors"
+        found = _read(path, key)
+        if found is not None:
+            return found
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
+        _write(path, key, tensors)
+        return tensors
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 over strings, numbers, lists of these and tensors (type, shape and bits), as 64 hex digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            bits = part.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(bits.numpy())
+        else:
+            text = repr(part).encode()
+            digest.update(f"{type(part).__name__}{len(text)}:".encode())
+            digest.update(text)
+    return digest.hexdigest()
+
+
+def _read(path: Path, key: str) -> dict[str, Tensor] | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError):
+        return None
+    return tensors if metadata == _label(key, tensors) else None
+
+
+def _write(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(save(tensors, metadata=_label(key, tensors)))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _label(key: str, tensors: dict[str, Tensor]) -> dict[str, str]:
+    # one entry only: safetensors writes several in no fixed order
+    content = fingerprint(*(part for name in sorted(tensors) for part in (name, tensors[name])))
+    return {"icl_lib": f"{key} {content}"}

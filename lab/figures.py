@@ -1,0 +1,51 @@
+"""Figures of the lab's page: table in, axes out. Models on one sequential ramp, smallest lightest."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from icl_lib.figures import COLOUR, MARKER, SCORE_LABEL, size_axis
+
+
+def ramp(names: list[str]) -> dict[str, tuple]:
+    """A colour per model, given from the smallest to the largest."""
+    return dict(zip(names, sns.color_palette("crest", len(names)), strict=True))
+
+
+def loss_curves(curves: pd.DataFrame):
+    """Training loss against step, a line per rung and seed; `curves` comes from the smallest rung to the largest."""
+    figure, ax = plt.subplots(figsize=(7.2, 3.8))
+    colours = ramp(list(curves["rung"].unique()))
+    for (rung, seed), rows in curves.groupby(["rung", "seed"], sort=False):
+        ax.plot(rows["step"], rows["loss"], color=colours[rung], linewidth=1.2,
+                label=rung if seed == curves[curves["rung"] == rung]["seed"].iloc[0] else None)
+    ax.set(xlabel="optimiser step", ylabel="training loss (nats)", ylim=(0, None))
+    ax.legend(fontsize=9)
+    return ax
+
+
+def reached_by_size(reached: pd.DataFrame):
+    """Accuracies, top prefix-matching score and top FV score with its null against size, a point per seed."""
+    figure, axes = plt.subplots(1, 3, figsize=(12.4, 3.8))
+    columns = ["0 shots", "1 shot", "10 shots", "10, shuffled"]
+    for colour, column in zip(sns.color_palette("viridis", len(columns)), columns, strict=True):
+        _seeds(axes[0], reached, column, colour, "o", ":" if "shuffled" in column else "-")
+    axes[0].set(ylabel="accuracy (share of prompts)", ylim=(0, 1.02))
+    axes[0].legend(fontsize=9)
+    _seeds(axes[1], reached, "prefix matching", COLOUR["induction"], MARKER["induction"], "-")
+    axes[1].set(ylabel=SCORE_LABEL["induction_prefix_matching"], ylim=(0, 1.02))
+    _seeds(axes[2], reached, "FV score", COLOUR["fv"], MARKER["fv"], "-")
+    axes[2].scatter(reached["parameters"], reached["its null, 99 %"], marker="_", color=COLOUR["random"], s=120,
+                    label="99th percentile of its null")
+    axes[2].set(ylabel=SCORE_LABEL["fv"], ylim=(0, None))
+    axes[2].legend(fontsize=9)
+    for ax in axes:
+        size_axis(ax, reached["parameters"])
+    return axes
+
+
+def _seeds(ax, reached: pd.DataFrame, column: str, colour, marker: str, line: str) -> None:
+    """A point per model and a line through the means over seeds."""
+    ax.scatter(reached["parameters"], reached[column], color=colour, marker=marker, s=26, alpha=0.8)
+    means = reached.groupby("parameters")[column].mean()
+    ax.plot(means.index, means.to_numpy(), color=colour, linestyle=line, linewidth=1.2, label=column)

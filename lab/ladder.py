@@ -1,0 +1,147 @@
+"""The lab in tables, for its page: examples of the world, what models read, the ladder, the recipe's trials."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from icl_lib.measurements import mean_scores, task_group
+from icl_lib.models import count_parameters
+from icl_lib.report import null_quantile
+from icl_lib.tables import read_table
+from icl_lib.tasks import Task
+from lab.recipe import ARMS, TABLE
+from lab.train import MODELS, RUNGS, read_rung
+
+GROUPS = ("shared labels", "look-up", "extractive")
+
+
+def world_table(tasks: dict[str, Task]) -> pd.DataFrame:
+    """Tasks by group and split: how many, how many pairs, and one pair of the first of them."""
+    rows = []
+    for group in GROUPS:
+        of_group = [task for task in tasks.values() if task_group(task) == group]
+        question, answer = of_group[0].pairs[0]
+        splits = {split: sum(task.split == split for task in of_group)
+                  for split in ("scoring", "evaluation", "training", "unseen")}
+        rows.append({"group": group, "tasks": len(of_group), **splits,
+                     "pairs": sum(len(task.pairs) for task in of_group), "example": f"{question} → {answer}"})
+    return pd.DataFrame(rows).set_index("group")
+
+
+def card_table(tasks: dict[str, Task]) -> pd.DataFrame:
+    """Every task's card: split, group, relation, number of pairs, floor and an example."""
+    rows = [{"task": name, "split": task.split, "group": task_group(task), "relation": task.relation,
+             "pairs": len(task.pairs), "floor": round(task.floor, 2), "example": " → ".join(task.pairs[0])}
+            for name, task in tasks.items()]
+    return pd.DataFrame(rows).set_index("task").sort_values(["group", "split"], kind="stable")
+
+
+def mixture_table(rung: str) -> pd.DataFrame:
+    """What one optimiser step of a rung reads: rows, tokens and share of tokens per kind of text."""
+    mixture = pd.DataFrame(read_rung(rung)["mixture"]).T
+    tokens = mixture["rows"] * mixture["length"]
+    return mixture.assign(tokens=tokens, share=(tokens / tokens.sum()).map("{:.0%}".format)).rename_axis("text")
+
+
+def trained() -> list[tuple[str, int]]:
+    """(rung, seed) of every model whose last checkpoint is there, by size."""
+    found = []
+    for path in RUNGS.glob("*.yaml"):
+        last = f"step{read_rung(path.stem)['steps']}"
+        found += [(path.stem, int(folder.name.removeprefix("seed")))
+                  for folder in (MODELS / path.stem).glob("seed*") if (folder / last).is_dir()]
+    return sorted(found, key=lambda run: (count_parameters(run[0]), run[1]))
+
+
+def model_name(rung: str, seed: int) -> str:
+    """The name that `load_model` knows a trained rung by."""
+    return rung if seed == 0 else f"{rung}-seed{seed}"
+
+
+def ladder_table() -> pd.DataFrame:
+    """One row per rung: shape, parameters without embeddings, seeds, steps, tokens, minutes (seed 0), size on disk."""
+    rows, runs = [], trained()
+    for rung in dict.fromkeys(rung for rung, _ in runs):
+        config, seeds = read_rung(rung), [seed for name, seed in runs if name == rung]
+        curve = curves([(rung, seeds[0])])
+        seconds = (curve["tokens"].diff().fillna(curve["tokens"]) / curve["tokens_per_second"]).sum()
+        size = sum(file.stat().st_size for file in (MODELS / rung).rglob("*.safetensors"))
+        rows.append({
+            "rung": rung, "parameters": count_parameters(rung), "layers": config["shape"]["layers"],
+            "heads per layer": config["shape"]["heads"], "d_model": config["shape"]["d_model"],
+            "seeds": ", ".join(map(str, seeds)), "steps": config["steps"],
+            "million tokens": round(curve["tokens"].iloc[-1] / 1e6, 1), "minutes": round(seconds / 60),
+            "tokens per second": round(curve["tokens"].iloc[-1] / seconds), "checkpoints, MB": round(size / 1e6, 1)})
+    return pd.DataFrame(rows).set_index("rung")
+
+
+def curves(runs: Iterable[tuple[str, int]]) -> pd.DataFrame:
+    """Training curves of (rung, seed) runs: columns rung, seed, step, loss (nats), tokens, tokens_per_second."""
+    frames = [pd.read_csv(MODELS / rung / f"seed{seed}" / "curve.csv").assign(rung=rung, seed=seed)
+              for rung, seed in runs]
+    return pd.concat(frames, ignore_index=True)
+
+
+def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, Task]) -> pd.DataFrame:
+    """One row per lab model of a suite, at its last scored step: accuracies (first token) and top scores.
+
+    Accuracies are means over tasks: `0`, `1` and `10 shots` and `10, shuffled` over trained tasks that share inputs
+    and labels, `all trained` at 10 shots over every trained task, `unseen` over tasks never trained on. Models that
+    are no lab models or have no tables are left out.
+    """
+    rows = []
+    for model, steps in models.items():
+        paths = [Path(results) / table / model / f"step{steps[-1]}.parquet" for table in ("accuracy", "scores")]
+        if not model.startswith("lab-") or not all(path.is_file() for path in paths):
+            continue
+        accuracy = read_table(paths[0], schema_name="accuracy").query("metric == 'first_token_accuracy'")
+        scores = read_table(paths[1], schema_name="scores")
+        sharing = accuracy["task"].map(lambda name: task_group(tasks[name]) == "shared labels")
+        known = accuracy["split"] != "unseen"
+
+        def mean(rows: pd.Series, shots: int, labels: str = "clean", table: pd.DataFrame = accuracy) -> float:
+            at = rows & (table["n_shots"] == shots) & (table["labels"] == labels)
+            return float(table[at]["value"].mean())
+
+        rows.append({
+            "model": model, "parameters": count_parameters(model), "0 shots": mean(sharing & known, 0),
+            "1 shot": mean(sharing & known, 1), "10 shots": mean(sharing & known, 10),
+            "10, shuffled": mean(sharing & known, 10, "shuffled"), "all trained": mean(known, 10),
+            "unseen": mean(~known, 10),
+            "prefix matching": float(mean_scores(scores, "induction_prefix_matching").max()),
+            "FV score": float(mean_scores(scores, "fv").max()), "its null, 99 %": null_quantile(scores, 0.99)})
+    return pd.DataFrame(rows).sort_values(["parameters", "model"]).set_index("model")
+
+
+def recipe_table() -> pd.DataFrame:
+    """The trials of `lab.recipe`: one row per arm and seed; raises FileNotFoundError where none were run."""
+    table = pd.read_csv(TABLE)
+    columns = ["arm", "seed", "loss", "10 shots", "1 shot", "gap to shuffled", "prefix matching", "FV score",
+               "null, 99 %"]
+    return table[columns].set_index("arm")
+
+
+def recipe_changes() -> pd.DataFrame:
+    """What each arm of the recipe's trials changes, as it stands in recipe.yaml."""
+    arms = yaml.safe_load(ARMS.read_text(encoding="utf-8"))["arms"]
+    return pd.DataFrame([(arm, yaml.safe_dump(change, default_flow_style=True).strip() if change else "nothing")
+                         for arm, change in arms.items()], columns=["arm", "changed"]).set_index("arm")
+
+
+def recipe_sentence() -> str:
+    """What each arm did to the two kinds of heads, relative to the recipe as it is, in one sentence per outcome."""
+    table = pd.read_csv(TABLE)
+    base = table[table["arm"] == table["arm"].iloc[0]]
+    parts = []
+    for arm, rows in table[~table["arm"].isin(base["arm"])].groupby("arm", sort=False):
+        induction = "induction heads" if rows["prefix matching"].mean() > 0.5 else "no induction heads"
+        above = rows["FV score"].mean() > rows["null, 99 %"].mean()
+        ratio = rows["FV score"].mean() / base["FV score"].mean()
+        fv = f"top FV score {ratio:.1f} times the recipe's" + ("" if above else ", not above its null")
+        parts.append(f"*{arm}*: {induction}, {fv}, 10 shots {rows['10 shots'].mean():.2f}")
+    reference = (f"As it is: prefix matching {base['prefix matching'].mean():.2f}, top FV score "
+                 f"{base['FV score'].mean():.3f}, 10 shots {base['10 shots'].mean():.2f}, {len(base)} seed(s).")
+    return (f"{reference} {'; '.join(parts)}. One seed per change unless the table shows more: small differences are "
+            "not distinguished from chance.")

@@ -1,0 +1,76 @@
+"""What each part of the recipe does: `python -m lab.recipe [ARM ...] [--seed K]`, `make lab-recipe`.
+
+Trains the rung of `recipe.yaml` once per arm, one change at a time, measures it as `lab.check` does and puts a row
+per arm and seed into `recipe.csv`. Trained models are kept until their row is written; finished rows are not repeated.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from transformers.utils.logging import disable_progress_bar
+
+from lab.check import measure
+from lab.train import read_rung, train
+
+ARMS = Path(__file__).parent / "recipe.yaml"
+TABLE = Path(__file__).parent / "recipe.csv"
+WORK = Path("results/recipe")
+
+
+def changed(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with a change put in: nested keys are merged, a value of None takes its key out."""
+    merged = dict(config)
+    for key, value in change.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(config.get(key), dict):
+            merged[key] = changed(config[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def run_arm(arm: str, change: dict[str, Any], *, rung: str, steps: int, seed: int, n_prompts: int) -> dict[str, Any]:
+    """Train and measure one arm; the row of the table."""
+    base = read_rung(rung)
+    config = changed(base | {"steps": steps, "checkpoints": [s for s in base["checkpoints"] if s < steps]}, change)
+    folder = WORK / arm.replace(" ", "-") / f"seed{seed}"
+    if not (folder / f"step{steps}").is_dir():
+        train(arm.replace(" ", "-"), seed=seed, models=WORK, config=config)
+    loss = pd.read_csv(folder / "curve.csv")["loss"].iloc[-1]
+    found = measure(str(folder / f"step{steps}"), n_prompts=n_prompts, seed=1)
+    return {"arm": arm, "seed": seed, "rung": rung, "steps": steps, "loss": loss, **found}
+
+
+def main() -> None:
+    plan = yaml.safe_load(ARMS.read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("arms", nargs="*", default=list(plan["arms"]), help="default: all of recipe.yaml")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
+    parser.add_argument("--prompts", type=int, default=20, help="per task")
+    arguments = parser.parse_args()
+    disable_progress_bar()
+    unknown = [arm for arm in arguments.arms if arm not in plan["arms"]]
+    if unknown:
+        raise SystemExit(f"error: unknown arm {unknown[0]!r}; known: {', '.join(plan['arms'])}")
+    for arm in arguments.arms:
+        done = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame({"arm": [], "seed": []})
+        if ((done["arm"] == arm) & (done["seed"] == arguments.seed)).any():
+            continue
+        row = run_arm(arm, plan["arms"][arm], rung=plan["rung"], steps=plan["steps"], seed=arguments.seed,
+                      n_prompts=arguments.prompts)
+        table = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame()  # another process may have added to it
+        table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
+        order = {name: i for i, name in enumerate(plan["arms"])}
+        table.sort_values(["arm", "seed"], key=lambda c: c.map(order) if c.name == "arm" else c, inplace=True)
+        table.round(4).to_csv(TABLE, index=False)
+        shutil.rmtree(WORK / arm.replace(" ", "-") / f"seed{arguments.seed}")
+        print(table[table["arm"] == arm].round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The benchmark on a tiny shape: its columns, its count of operations, and that all methods do the same work."""
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import fv_scores as bench
+from icl_lib import fv_scores, load_model
+from icl_lib.function_vectors import clean_means
+from icl_lib.passes import plain_transformers
+
+COLUMNS = ["shape", "method", "seconds", "spread", "peak_memory_mib", "forward_equivalents", "ratio_to_flop_limit",
+           "device"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_model(bench.LAB).tokenizer
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(bench.SHAPES, "tiny", (3, 4, 64))
+    monkeypatch.setattr(bench, "VOCABULARY", 2000)
+    monkeypatch.setattr(bench, "N_ROUNDS", 2)
+    return "tiny"
+
+
+def test_columns_and_rows(tiny, tokenizer, monkeypatch):
+    _, runs = bench.build(tiny, 20, 2)
+    in_use = {name: bench.peak_memory_mib(run) + 0.1 for name, (run, _) in runs.items()}
+    monkeypatch.setattr(bench, "memory_in_use", lambda *_: in_use)  # its process does not know the tiny shape
+    table = bench.measure(tiny, n_tokens=20, n_prompts=2)
+    assert list(table)[: len(COLUMNS)] == COLUMNS
+    assert set(table["method"]) == {bench.PLAIN, "one pass per head", "one bridge pass per head",
+                                    "TransformerLens patching", bench.OURS}  # fmt: skip
+    assert (table["seconds"] > 0).all() and set(table["device"]) == {"cuda" if torch.cuda.is_available() else "cpu"}
+    plain = table[table["method"] == bench.PLAIN].iloc[0]
+    assert plain["forward_equivalents"] == 1 and pd.isna(plain["ratio_to_flop_limit"])
+    assert table.drop(columns="ratio_to_flop_limit").notna().all(axis=None)
+
+
+@pytest.mark.slow
+def test_memory_in_use_is_measured_in_a_process_of_its_own():
+    memory = bench.memory_in_use(bench.LAB, 20, 1)
+    assert set(memory) == set(bench.build(bench.LAB, 20, 1)[1])
+    assert all(isinstance(value, float) for value in memory.values())
+
+
+def test_prompts_have_the_length_asked_for(tokenizer):
+    prompts = bench.random_prompts(tokenizer, 50, 3, seed=0)
+    ids = tokenizer([p.text for p in [*prompts.clean, *prompts.shuffled]], add_special_tokens=False)["input_ids"]
+    assert [len(row) for row in ids] == [50] * 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch counts attention otherwise on a GPU")
+@pytest.mark.parametrize("n_tokens", [5, 60])
+def test_operations_are_those_that_torch_counts(tiny, tokenizer, n_tokens):
+    model = bench.random_model(tiny, tokenizer)
+    prompts = bench.random_prompts(tokenizer, n_tokens, 2, seed=0)
+    tokens = torch.tensor(tokenizer([p.text for p in prompts.shuffled], add_special_tokens=False)["input_ids"])
+
+    def counted(run) -> float:
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops() / 2 / 2  # two operations a multiplication, two prompts
+
+    layers, heads, width = bench.SHAPES[tiny]
+    plain, scoring = bench.operations(layers, heads, width, bench.VOCABULARY, n_tokens)
+    attention = layers * n_tokens**2 * width  # torch does not count its fused kernel on a CPU
+    with torch.no_grad(), plain_transformers(model) as hf_model:
+        forward = counted(lambda: hf_model(tokens, use_cache=False, logits_to_keep=1))
+    assert forward == plain - attention
+    ours = counted(lambda: fv_scores(model, {"task": prompts}, progress=False))
+    # both prompt passes stop in the last layer once its keys and values are there; a row without edits joins there
+    not_run, unedited = 2 * 9 * n_tokens * width**2, 12 * width**2 + 2 * n_tokens * width
+    assert ours == scoring - 2 * attention - not_run + unedited
+    assert bench.flop_limit(model, n_tokens) == scoring / plain
+
+
+def test_transformer_lens_gives_the_scores_too(tiny, tokenizer):
+    model = bench.random_model(tiny, tokenizer)
+    prompts = bench.random_prompts(tokenizer, 20, 3, seed=1)
+    scored = fv_scores(model, {"task": prompts}, progress=False)
+    mean_z = clean_means(model, {"task": prompts}, progress=False)["task"]
+    heads = [(layer, head) for layer in range(3) for head in range(4)]
+    patched = bench.patched_probabilities(model, prompts, mean_z, heads).unflatten(0, (3, 4))
+    effects = patched - scored.shuffled_probability["task"].mean()
+    assert (effects - scored.scores).abs().max() < 1e-8 and scored.scores.abs().max() > 1e-7
+
+
+def test_a_gpu_adds_the_large_shapes():
+    assert not set(bench.default_shapes(gpu=False)) & set(bench.GPU_SHAPES)
+    assert set(bench.default_shapes(gpu=True)) == {bench.LAB, *bench.SHAPES, *bench.GPU_SHAPES}
+    shapes = bench.SHAPES | bench.GPU_SHAPES | bench.OTHER_SHAPES
+    assert len(shapes) == 12 and sum(name.startswith("pythia") for name in shapes) == 7
+
+
+def test_hours_of_the_paper_follow_from_the_measured_rate():
+    rate = 1e13  # multiplications a second
+    shapes = bench.SHAPES | bench.GPU_SHAPES | bench.OTHER_SHAPES
+    table = pd.DataFrame([
+        {"shape": shape, "method": method, "n_prompts": 16,
+         "seconds": 16 * bench.operations(*shapes[shape], bench.VOCABULARY, bench.TOKENS)[1] / rate}
+        for shape in (*bench.SHAPES, *bench.GPU_SHAPES) for method in (bench.PLAIN, bench.OURS)])  # fmt: skip
+    runs = {shape: 9 if "pythia" in shape else 1 for shape in shapes}
+    expected = sum(n * bench.operations(*shapes[shape], bench.VOCABULARY, bench.TOKENS)[1] for shape, n in runs.items())
+    assert sum(runs.values()) == 12 + 56
+    assert bench.paper_hours(table) == pytest.approx(2900 * expected / rate / 3600)

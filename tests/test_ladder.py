@@ -1,0 +1,87 @@
+"""The lab's ladder in tables, the recipe's trials, and training a committed model again."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from icl_lib.models import load_model
+from icl_lib.tasks import read_tasks
+from lab import ladder, recipe, retrain
+from lab import train as trainer
+
+PLAN = yaml.safe_load(recipe.ARMS.read_text(encoding="utf-8"))
+
+
+def tokens_per_step(config):
+    return sum(kind["rows"] * kind["length"] for kind in config["mixture"].values())
+
+
+def test_a_change_is_merged_into_the_rung_and_none_takes_a_key_out():
+    config = {"lr": 1, "mixture": {"a": {"rows": 1, "length": 2}, "b": {"rows": 3, "length": 4}}}
+    found = recipe.changed(config, {"mixture": {"a": None, "b": {"rows": 5, "length": 4}}, "leave_out": ["x*"]})
+    assert found == {"lr": 1, "mixture": {"b": {"rows": 5, "length": 4}}, "leave_out": ["x*"]}
+    assert config["mixture"]["a"] == {"rows": 1, "length": 2}
+
+
+@pytest.mark.parametrize("arm", PLAN["arms"])
+def test_arms_change_what_they_say_and_keep_the_number_of_tokens(arm):
+    base = trainer.read_rung(PLAN["rung"])
+    config = recipe.changed(base, PLAN["arms"][arm])
+    assert abs(tokens_per_step(config) / tokens_per_step(base) - 1) < 0.02
+    assert (config == base) == (arm == "as it is")
+    assert set(config) <= set(base) | {"leave_out"} and set(config["mixture"]) <= set(base["mixture"])
+    assert set(config["shape"]) == set(base["shape"])
+
+
+def test_left_out_tasks_are_never_read(tmp_path, monkeypatch):
+    seen = []
+
+    class Noting(trainer.Generator):
+        def __init__(self, tokenizer, tasks):
+            seen.extend(tasks)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "Generator", Noting)
+    config = trainer.read_rung("lab-7k") | {"leave_out": ["*_or_*", "antonym"]}
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train("tiny", models=tmp_path, config=config)
+    assert "months_next" in seen and "antonym" not in seen and not [name for name in seen if "_or_" in name]
+
+
+def test_the_table_of_trials_has_a_row_per_arm_run():
+    table = pd.read_csv(recipe.TABLE)
+    assert set(table["arm"]) <= set(PLAN["arms"]) and table["arm"].iloc[0] == "as it is"
+    assert not table.duplicated(["arm", "seed"]).any()
+    assert {"prefix matching", "FV score", "null, 99 %", "10 shots", "loss"} <= set(table)
+    assert f"{table[table['arm'] == 'as it is']['FV score'].mean():.3f}" in ladder.recipe_sentence()
+
+
+def test_the_ladder_has_a_row_per_trained_rung_with_sizes_from_the_weights():
+    table = ladder.ladder_table()
+    assert table["parameters"].is_monotonic_increasing
+    model = load_model("lab-7k").original_model
+    embeddings = model.get_input_embeddings().weight.numel()
+    assert table.loc["lab-7k", "parameters"] == sum(p.numel() for p in model.parameters()) - embeddings
+    assert len(ladder.trained()) == table["seeds"].str.split(", ").map(len).sum()
+    curve = ladder.curves([("lab-7k", 0)])
+    assert table.loc["lab-7k", "million tokens"] == round(curve["tokens"].max() / 1e6, 1)
+
+
+def test_every_task_has_a_card_and_a_place_in_the_world_table():
+    tasks = read_tasks()
+    assert len(ladder.card_table(tasks)) == ladder.world_table(tasks)["tasks"].sum() == len(tasks) >= 40
+    mixture = ladder.mixture_table("lab-7k")
+    assert mixture["tokens"].sum() == tokens_per_step(trainer.read_rung("lab-7k"))
+
+
+def test_a_model_trained_again_is_compared_weight_by_weight_and_by_accuracy(monkeypatch):
+    folder = trainer.MODELS / "lab-7k" / "seed0"
+    assert (retrain.largest_differences(folder, folder) == 0).all()
+    found = iter([{"10 shots": 0.9}, {"10 shots": 0.8}])
+    other = dict.fromkeys(retrain.ACCURACIES, 0.5)
+    monkeypatch.setattr(retrain, "measure", lambda *_, **__: other | next(found))
+    table, off = retrain.compare("lab-7k", 0, folder, n_prompts=1)
+    assert off == ["10 shots: 0.800, committed 0.900, expected within 0.05"] and len(table) == 2
+    monkeypatch.setattr(retrain, "measure", lambda *_, **__: other | {"unseen tasks": np.nan})
+    assert len(retrain.compare("lab-7k", 0, folder, n_prompts=1)[1]) == 1

@@ -1,0 +1,160 @@
+"""Sections 3 and 5 on a suite of the paper's structure: 12 models with their numbers of heads, 7 with 8 checkpoints.
+
+The tables are made up with planted facts (which heads change kind, how deep they sit, what ablating them costs); the
+real notebooks have to find these again.
+"""
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import transformers
+
+from icl_lib.tables import KEYS, provenance, read_table, write_table
+from tests.project import ROOT
+from workflow.run import run_notebook
+from workflow.suite import TEMPLATES
+
+# name: family, layers, heads per layer, width (public configurations)
+MODELS = {
+    "pythia-70m": ("gpt_neox", 6, 8, 512), "pythia-160m": ("gpt_neox", 12, 12, 768),
+    "pythia-410m": ("gpt_neox", 24, 16, 1024), "pythia-1b": ("gpt_neox", 16, 8, 2048),
+    "pythia-1.4b": ("gpt_neox", 24, 16, 2048), "pythia-2.8b": ("gpt_neox", 32, 32, 2560),
+    "pythia-6.9b": ("gpt_neox", 32, 32, 4096), "gpt2": ("gpt2", 12, 12, 768), "gpt2-medium": ("gpt2", 24, 16, 1024),
+    "gpt2-large": ("gpt2", 36, 20, 1280), "gpt2-xl": ("gpt2", 48, 25, 1600), "llama-2-7b": ("llama", 32, 32, 4096),
+}  # fmt: skip
+STEPS = [1, 64, 256, 1000, 4000, 16000, 64000, 143000]
+LAST = STEPS[-1]
+TASKS = ["one", "two", "three", "four"]
+N_CHANGING = 2  # heads per model with checkpoints that are induction heads first and FV heads later
+MADE_BY = provenance(suite="stand-in", seed=0, dtype="", device="", bos="", parameters={})
+FOLLOWED = "pythia-6.9b"
+ABSENT = "gpt2-large"  # a run of the suite that is missing
+
+
+def write_config(folder, architecture, layers, heads, width):
+    if architecture == "gpt2":
+        config = transformers.GPT2Config(n_layer=layers, n_head=heads, n_embd=width)
+    else:
+        kind = transformers.LlamaConfig if architecture == "llama" else transformers.GPTNeoXConfig
+        config = kind(num_hidden_layers=layers, num_attention_heads=heads, hidden_size=width,
+                      intermediate_size=4 * width)
+    config.save_pretrained(folder)
+    (folder / "model.safetensors").touch()  # no model is loaded
+
+
+def planted(layers, heads):
+    """Positions of the induction heads at one third, of the FV heads at two thirds of the depth."""
+    n = max(N_CHANGING + 1, -(-layers * heads // 50))
+    shallow = [(layers // 3, i % heads) if i < heads else (layers // 3 + 1, i % heads) for i in range(n)]
+    deep = [(2 * layers // 3, i % heads) if i < heads else (2 * layers // 3 + 1, i % heads) for i in range(n)]
+    return shallow, deep
+
+
+def scores_at(model, step, rng):
+    _, layers, heads, _ = MODELS[model]
+    induction_heads, fv_heads = planted(layers, heads)
+    prefix, fv = rng.uniform(0, 0.05, (layers, heads)), rng.normal(0, 0.001, (layers, heads))
+    if step >= 1000:
+        for head in [*induction_heads, *(fv_heads[:N_CHANGING] if step < LAST else [])]:
+            prefix[head] = 0.8
+    if step >= 16000:
+        for head in fv_heads:
+            fv[head] = 0.2
+    grid = pd.MultiIndex.from_product([range(layers), range(heads)], names=["layer", "head"]).to_frame(index=False)
+
+    def rows(score, task, values):
+        return grid.assign(score=score, task=task, value=values.ravel())
+
+    frames = [rows("induction_prefix_matching", "", prefix), rows("induction_attention_mass", "", prefix / 2)]
+    frames += [rows("fv", task, fv + rng.normal(0, 0.001, fv.shape)) for task in TASKS]
+    frames += [rows("fv_null", f"draw {i}", rng.normal(0, 0.002, fv.shape)) for i in range(4)]
+    return pd.concat(frames).assign(model=model, step=step, standard_error=np.nan, n_prompts=100)
+
+
+def accuracy_at(model, step):
+    rows = [(shots, labels, task, 0.9 if shots and labels == "clean" and step >= 16000 else 0.2)
+            for shots, labels in ((0, "clean"), (10, "clean"), (10, "shuffled")) for task in TASKS]
+    table = pd.DataFrame(rows, columns=["n_shots", "labels", "task", "value"])
+    return table.assign(model=model, step=step, task_type="abstractive", split="scoring",
+                        metric="first_token_accuracy", standard_error=0.01, n_prompts=100)
+
+
+def ablations_at(model, step, gap):
+    """Few-shot accuracy 0.9 clean; FV heads cost `gap` more than induction heads, random heads nothing."""
+    lost = {("fv", ""): 0.1 + gap, ("induction", ""): 0.1, ("random_layer_matched", "fv"): 0.0,
+            ("random_layer_matched", "induction"): 0.0}
+    rows = [{"ranking": ranking, "matched": matched, "task": task, "value": 0.9 - cost + 0.001 * i}
+            for (ranking, matched), cost in lost.items() for i, task in enumerate(TASKS)]
+    table = pd.DataFrame(rows).assign(
+        model=model, step=step, metric="first_token_accuracy", replacement="mean", positions="all", excluded="",
+        fraction=0.02, n_heads=1, draw=0, standard_error=0.01, n_prompts=100)
+    return table.assign(**{column: "" for column in KEYS["ablations"] if column not in table})
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper")
+    results = folder / "results"
+    rng = np.random.default_rng(0)
+    models = {}
+    for i, (name, (architecture, *shape)) in enumerate(MODELS.items()):
+        steps = STEPS if "pythia" in name else [LAST]
+        models[name] = steps
+        for step in steps:
+            write_config(folder / name / f"step{step}", architecture, *shape)
+            if name == ABSENT or step not in (steps if name == FOLLOWED else [LAST]):
+                continue
+            for table, rows in (("scores", scores_at(name, step, rng)), ("accuracy", accuracy_at(name, step))):
+                write_table(rows, results / table / name / f"step{step}.parquet", schema_name=table, provenance=MADE_BY)
+        if name != ABSENT:
+            write_table(ablations_at(name, LAST, gap=0.02 * i), results / "ablations" / name / f"step{LAST}.parquet",
+                        schema_name="ablations", provenance=MADE_BY)
+    common = {"suite": "stand-in", "seed": 0, "results": str(results)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # models are named relative to the working folder
+        templates = ROOT / TEMPLATES
+        run_notebook(templates / "model_scaling.ipynb", folder / "model_scaling.ipynb",
+                     common | {"models": models, "ablated_models": {m: [LAST] for m in models}, "top_fraction": 0.02,
+                               "overlap_fraction": 0.05, "ablated_fraction": 0.02}, log=folder / "scaling.log")
+        run_notebook(templates / "training_dynamics.ipynb", folder / "training_dynamics.ipynb",
+                     common | {"model": FOLLOWED, "steps": STEPS, "top_fraction": 0.02, "n_trajectories": 10,
+                               "seeds": {FOLLOWED: STEPS}}, log=folder / "dynamics.log")
+    return folder
+
+
+def text_of(page):
+    notebook = nbformat.read(page, as_version=4)
+    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert not [o for o in outputs if o.output_type in ("error", "stream")]
+    return "\n".join(o.data.get("text/markdown", "") + o.data.get("text/html", "") for o in outputs if "data" in o)
+
+
+@pytest.mark.slow
+def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
+    table = read_table(pages / "results" / "statistics" / "model_scaling.parquet")
+    depth = table[table["name"] == "depth difference"].set_index("model")
+    assert set(depth.index) == set(MODELS) - {ABSENT}
+    assert (depth["value"] > 0).all() and (depth.loc["pythia-6.9b", "p_value"] < 0.001)
+    assert table[table["name"] == "overlap"]["value"].median() < 0.1
+    lost = table[table["name"] == "accuracy lost beyond layer-matched random, fv"].set_index("model")["value"]
+    assert lost["llama-2-7b"] == pytest.approx(0.1 + 0.02 * 11) and lost["pythia-70m"] == pytest.approx(0.1)
+    text = text_of(pages / "model_scaling.ipynb")
+    assert "11 models of" in text and f"Not run: {ABSENT}." in text
+    assert "FV heads cost more than induction heads in 10 of 11 models" in text
+
+
+@pytest.mark.slow
+def test_dynamics_find_the_planted_transitions(pages):
+    table = read_table(pages / "results" / "statistics" / "training_dynamics" / f"{FOLLOWED}.parquet").set_index("name")
+    assert table.loc["heads, induction_first", "value"] == N_CHANGING
+    _, layers, heads, _ = MODELS[FOLLOWED]
+    n_fv = len(planted(layers, heads)[1])  # all in one layer, so by chance two of its heads are both FV heads with
+    expected = n_fv / heads * (n_fv - 1) / (heads - 1)
+    assert table.loc["heads, induction_first", "p_value"] == pytest.approx(expected, abs=0.03)
+    assert table.loc["heads, fv_first", "value"] == 0
+    assert table.loc["emergence step, induction", "value"] == 1000
+    assert table.loc["emergence step, fv", "value"] == 16000
+    text = text_of(pages / "training_dynamics.ipynb")
+    assert "Induction heads came first." in text
+    assert "Figure 1 for this model" in text
