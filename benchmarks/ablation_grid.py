@@ -106,7 +106,7 @@ def main() -> None:
     tokenizer = load_model(LAB).tokenizer
     table = pd.concat([measure(shape, tokenizer) for shape in shapes], ignore_index=True)
     TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False)
+    table.to_csv(TABLE, index=False, float_format="%.4g")
     print(table.round(3).to_string(index=False))
     at_last = table[table["method"].str.endswith("last position")].set_index("shape")["forward_equivalents"]
     for shape, cost in at_last.items():

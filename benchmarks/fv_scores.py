@@ -282,7 +282,7 @@ def main() -> None:
     table = pd.concat([measure(shape, n_prompts=N_PROMPTS_GPU if gpu else N_PROMPTS) for shape in given.shapes],
                       ignore_index=True)
     TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False)
+    table.to_csv(TABLE, index=False, float_format="%.4g")
     print(table.round(3).to_string(index=False))
     seconds = table.pivot(index="shape", columns="method", values="seconds")
     for method in (name for name in seconds if name not in (PLAIN, OURS)):

@@ -76,8 +76,8 @@ def fv_scores(
     at a time; by default what fits `memory_gib` (1 GiB on a CPU, half of what is free on a GPU).
     Either halves itself when memory runs out; the scores do not depend on it beyond rounding.
     Differences are taken in float64, whatever the model's dtype. A float32 model's own rounding is
-    about 1e-6 of a probability. Half precision is another model: where the largest score is 0.13
-    (lab-40k, five tasks of four prompts), float16 moves scores by up to 3e-3 and bfloat16 by 2e-2.
+    about 1e-6 of a probability. Half precision is another model: float16 moves scores by about 3e-3
+    and bfloat16 by about 2e-2 where the largest is about 0.15 (lab-40k, 20 prompts).
 
     `save_to`: a folder for each finished task's results. A later call with the same model, prompts and
     means reads them there and goes on with the other tasks; see `icl_lib.saved` for what "same" means.

@@ -15,7 +15,7 @@ from icl_lib.induction import induction_scores, repeated_random_tokens
 from icl_lib.measurements import accuracy_table, in_split, null_scores, prompts_of, task_group
 from icl_lib.models import count_parameters, load_model
 from icl_lib.tasks import read_tasks
-from lab.train import MODELS, RUNGS, read_rung
+from lab.files import MODELS, RUNGS, read_rung
 
 # the columns that a rung's `promises` may bound from below
 MEASURES = ("10 shots", "rise from 1 shot", "gap to shuffled", "prefix matching", "FV score", "FV above null")

@@ -1,7 +1,8 @@
 """What each part of the recipe does: `python -m lab.recipe [ARM ...] [--seed K]`, `make lab-recipe`.
 
 Trains the rung of `recipe.yaml` once per arm, one change at a time, measures it as `lab.check` does and puts a row
-per arm and seed into `recipe.csv`. Trained models are kept until their row is written; finished rows are not repeated.
+per arm and seed into `recipe.csv`. The arm without a change is the committed model where there is one. Trained models
+are kept until their row is written; finished rows are not repeated.
 """
 
 import argparse
@@ -14,10 +15,9 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from lab.check import measure
-from lab.train import read_rung, train
+from lab.files import ARMS, MODELS, TRIALS, read_rung
+from lab.train import train
 
-ARMS = Path(__file__).parent / "recipe.yaml"
-TABLE = Path(__file__).parent / "recipe.csv"
 WORK = Path("results/recipe")
 
 
@@ -34,16 +34,18 @@ def changed(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def run_arm(arm: str, change: dict[str, Any], *, rung: str, steps: int, seed: int, n_prompts: int) -> dict[str, Any]:
+def run_arm(arm: str, change: dict[str, Any], *, rung: str, seed: int, n_prompts: int) -> dict[str, Any]:
     """Train and measure one arm; the row of the table."""
-    base = read_rung(rung)
-    config = changed(base | {"steps": steps, "checkpoints": [s for s in base["checkpoints"] if s < steps]}, change)
-    folder = WORK / arm.replace(" ", "-") / f"seed{seed}"
-    if not (folder / f"step{steps}").is_dir():
-        train(arm.replace(" ", "-"), seed=seed, models=WORK, config=config)
+    config = changed(read_rung(rung), change)
+    last = f"step{config['steps']}"
+    folder = MODELS / rung / f"seed{seed}"
+    if change or not (folder / last).is_dir():
+        folder = WORK / arm.replace(" ", "-") / f"seed{seed}"
+        if not (folder / last).is_dir():
+            train(arm.replace(" ", "-"), seed=seed, models=WORK, config=config)
     loss = pd.read_csv(folder / "curve.csv")["loss"].iloc[-1]
-    found = measure(str(folder / f"step{steps}"), n_prompts=n_prompts, seed=1)
-    return {"arm": arm, "seed": seed, "rung": rung, "steps": steps, "loss": loss, **found}
+    found = measure(str(folder / last), n_prompts=n_prompts, seed=1)
+    return {"arm": arm, "seed": seed, "rung": rung, "loss": loss, **found}
 
 
 def main() -> None:
@@ -58,17 +60,16 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"error: unknown arm {unknown[0]!r}; known: {', '.join(plan['arms'])}")
     for arm in arguments.arms:
-        done = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame({"arm": [], "seed": []})
+        done = pd.read_csv(TRIALS) if TRIALS.is_file() else pd.DataFrame({"arm": [], "seed": []})
         if ((done["arm"] == arm) & (done["seed"] == arguments.seed)).any():
             continue
-        row = run_arm(arm, plan["arms"][arm], rung=plan["rung"], steps=plan["steps"], seed=arguments.seed,
-                      n_prompts=arguments.prompts)
-        table = pd.read_csv(TABLE) if TABLE.is_file() else pd.DataFrame()  # another process may have added to it
+        row = run_arm(arm, plan["arms"][arm], rung=plan["rung"], seed=arguments.seed, n_prompts=arguments.prompts)
+        table = pd.read_csv(TRIALS) if TRIALS.is_file() else pd.DataFrame()  # another process may have added to it
         table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
         order = {name: i for i, name in enumerate(plan["arms"])}
-        table.sort_values(["arm", "seed"], key=lambda c: c.map(order) if c.name == "arm" else c, inplace=True)
-        table.round(4).to_csv(TABLE, index=False)
-        shutil.rmtree(WORK / arm.replace(" ", "-") / f"seed{arguments.seed}")
+        table = table.sort_values(["arm", "seed"], key=lambda c: c.map(order) if c.name == "arm" else c)
+        table.round(4).to_csv(TRIALS, index=False)
+        shutil.rmtree(WORK / arm.replace(" ", "-"), ignore_errors=True)
         print(table[table["arm"] == arm].round(3).to_string(index=False))
 
 

@@ -14,7 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.models import steps_of
 from lab.check import measure
-from lab.train import MODELS, read_rung, train
+from lab.files import MODELS, read_rung
+from lab.train import train
 
 AGAIN = Path("results/retrained")
 TOLERANCE = 0.05  # of an accuracy

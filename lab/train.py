@@ -16,29 +16,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.tasks import read_tasks
+from lab.files import MODELS, RUNGS, read_rung
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
 
-RUNGS = Path(__file__).parent / "rungs"
-MODELS = Path(__file__).parent / "models"
 RESUME = "resume.safetensors"
 GRADIENT_NORM = 1.0
-
-
-def read_rung(name: str) -> dict:
-    """A rung's configuration; an unknown name is refused with the known ones."""
-    path = RUNGS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RUNGS.glob("*.yaml")))
-        raise ValueError(f"unknown rung {name!r}; known rungs: {known}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def new_model(shape: dict, tokenizer, seed: int) -> GPTNeoXForCausalLM:
