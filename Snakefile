@@ -182,7 +182,7 @@ rule model_scaling:
         template="notebooks/model_scaling.ipynb",
         code=CODE["model_scaling"],
         scored=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)],
-        ablated=tables("ablations", ABLATED),
+        ablated=tables("effects", ABLATED),
     output:
         tables=[f"{OUT}/{table}/model_scaling.parquet" for table in TABLES["model_scaling"]],
         notebook=f"{OUT}/notebooks/model_scaling.ipynb",

@@ -8,7 +8,7 @@ import pandas as pd
 
 from icl_lib.ablation_effects import FEW_SHOT, KINDS
 from icl_lib.ablation_tables import TOKEN_LOSS
-from icl_lib.figures import COLOUR, LABEL, LINE, MARKER, _line
+from icl_lib.figures import COLOUR, LABEL, LINE, MARKER, line_over_tasks
 
 _GREY = "#BBBBBB"
 EFFECT_LABEL = {
@@ -90,11 +90,11 @@ def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int) -> None:
     edited = rows[rows["ranking"] != "none"]
     edited = edited.assign(percent=100 * edited["fraction"])
     ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), color=COLOUR["none"], linewidth=1, label=LABEL["none"])
-    _line(ax, edited[edited["ranking"] == "random"], "percent", COLOUR["random"], MARKER["random"], LINE["random"],
-          LABEL["random"], seed)
+    line_over_tasks(ax, edited[edited["ranking"] == "random"], "percent", COLOUR["random"], MARKER["random"],
+                    LINE["random"], LABEL["random"], seed)
     for kind in KINDS:
         own = edited[(edited["ranking"] == kind) & ((edited["excluded"] != "") == excluded)]
-        _line(ax, own, "percent", COLOUR[kind], MARKER[kind], LINE[kind], LABEL[kind], seed)
+        line_over_tasks(ax, own, "percent", COLOUR[kind], MARKER[kind], LINE[kind], LABEL[kind], seed)
 
 
 def task_grid(ablations: pd.DataFrame, tasks: list[str], floors: dict[str, float]):

@@ -16,9 +16,15 @@ INDUCTION = "induction_prefix_matching"
 
 
 def tables_of(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
-    """One kind of table for several models at several steps, one below the other."""
-    paths = [f"{results}/{table}/{model}/step{step}.parquet" for model, steps in models.items() for step in steps]
-    return read_tables(paths, schema_name=table)
+    """One kind of table for several models at several steps, one below the other; missing ones are left out.
+
+    Raises ValueError where none of them is there, and as `read_table` does for a file that cannot be read.
+    """
+    paths = [Path(results) / table / model / f"step{step}.parquet" for model, steps in models.items() for step in steps]
+    if not any(path.is_file() for path in paths):
+        raise ValueError(f"no table {table!r} of {', '.join(models) or 'any model'} in {results}: run the suite first, "
+                         "e.g. make book SUITE=lab")
+    return read_tables([path for path in paths if path.is_file()], schema_name=table)
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
@@ -163,13 +169,30 @@ def transition_table(
     })
 
 
+def transitions_by_seed(
+    scores: pd.DataFrame, *, induction_threshold: float, null_quantile: float, seed: int
+) -> pd.DataFrame:
+    """One row per model: heads by which score came first, with what chance gives; see `transition_table`."""
+    rows = []
+    for model, group in scores.groupby("model"):
+        table = transition_table(
+            group, induction_threshold=induction_threshold, null_quantile=null_quantile, seed=seed).set_index("order")
+        found = {"model": model}
+        for order, words in (("induction_first", "induction first"), ("fv_first", "FV first")):
+            row = table.loc[order]
+            found |= {words: int(row["heads"]), f"{words}, by chance": row["expected by chance"],
+                      f"p ({words})": row["p (at least as many)"]}
+        rows.append(found | {"both at once": int(table.at["both_at_once", "heads"])})
+    return pd.DataFrame(rows)
+
+
 def effects_by_step(results: str | Path, model: str, steps: list[int], *, fraction: float) -> pd.DataFrame:
     """What ablating each kind costs beyond layer-matched random heads at the ablated checkpoints, both metrics.
 
     Rows of the table `effects` for the mean at all positions without exclusion, at the share of heads nearest to
     `fraction`; empty where no checkpoint was ablated.
     """
-    if not steps:
+    if not any((Path(results) / "effects" / model / f"step{step}.parquet").is_file() for step in steps):
         return pd.DataFrame(columns=list(SCHEMAS["effects"]))
     table = tables_of(results, "effects", {model: steps})
     at = table["fraction"].unique()

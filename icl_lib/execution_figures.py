@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from icl_lib.figures import COLOUR, LABEL, LINE, MARKER, _line
+from icl_lib.figures import COLOUR, LABEL, LINE, MARKER, line_over_tasks
 from icl_lib.statistics import bootstrap_mean
 
 PROMPTS_LABEL = {"zero_shot": "no demonstrations", "shuffled": "shuffled labels", "clean": "clean demonstrations"}
@@ -55,7 +55,8 @@ def execution_by_layer(executions: pd.DataFrame, chosen_layer: int, seed: int):
         ax.axhline(rows[rows["heads"] == "none"]["value"].mean(), color=COLOUR["none"], linewidth=1,
                    label="nothing added")
         for kind in reversed(KINDS):
-            _line(ax, rows[rows["heads"] == kind], "layer", COLOUR[kind], MARKER[kind], LINE[kind], LABEL[kind], seed)
+            line_over_tasks(ax, rows[rows["heads"] == kind], "layer", COLOUR[kind], MARKER[kind], LINE[kind],
+                            LABEL[kind], seed)
         ax.axvline(chosen_layer, color="#BBBBBB", linewidth=0.8, zorder=0)
         ax.set(xlabel="layer whose output the vector is added to", title=PROMPTS_LABEL[prompts], ylim=(0, 1.02))
         ax.set_xticks(np.sort(executions.query("layer >= 0")["layer"].unique()))

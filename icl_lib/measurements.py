@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from icl_lib.evaluate import answer_metrics
+from icl_lib.evaluate import answer_metrics, token_loss_difference, token_losses
 from icl_lib.function_vectors import FVScores, permuted_mean_scores
 from icl_lib.heads import top_heads
 from icl_lib.induction import duplicate_token_scores, induction_scores, previous_token_scores
@@ -60,6 +60,22 @@ def accuracy_table(
     table = pd.concat(frames, ignore_index=True).drop(columns="edit")
     return table.assign(model=name, step=step, task_type=table["task"].map(lambda t: tasks[t].type),
                         split=table["task"].map(lambda t: tasks[t].split))
+
+
+def token_loss_rows(
+    model, documents: Int[Tensor, "document pos"], *, name: str, step: int, window: int
+) -> pd.DataFrame:
+    """The unedited model's token-loss difference as a row of the table `accuracy`.
+
+    Metric `token_loss_difference`: see `token_loss_difference`, in nats; mean over documents, `standard_error` over
+    documents of the difference; task and split are "documents". Errors as there.
+    """
+    values = token_loss_difference(token_losses(model, documents), window=window).double()
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else np.nan
+    return pd.DataFrame([{
+        "model": name, "step": step, "n_shots": 0, "labels": "clean", "task": "documents", "task_type": "documents",
+        "split": "documents", "metric": "token_loss_difference", "value": float(values.mean()),
+        "standard_error": error, "n_prompts": len(values)}])
 
 
 def per_task(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from icl_lib.tables import provenance, read_table
 from icl_lib.tasks import Task
 
 FEW_SHOT = "first_token_accuracy"
+METRIC_WORDS = {FEW_SHOT: "few-shot accuracy", "token_loss_difference": "token-loss difference"}
 
 
 def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +65,15 @@ def accuracy_by_task(accuracy: pd.DataFrame, tasks: Mapping[str, Task], n_shots:
         f"{n_shots} shots, shuffled": column("shuffled", n_shots).reindex(names).round(2).to_numpy(),
         "floor": [round(tasks[n].floor, 2) for n in names], "prompts": int(rows["n_prompts"].iloc[0]),
     }, index=pd.Index(names, name="task"))
+
+
+def loss_sentence(losses: pd.DataFrame, window: int) -> str:
+    """The unedited model's token-loss difference with its interval."""
+    row = losses.iloc[0]
+    half, places = 1.96 * row["standard_error"], 2 * window + 1
+    around = "" if window == 0 else f", each averaged over {places} positions"
+    return (f"Loss at the 50th minus loss at the 500th token: {row['value']:.2f} nats ({row['value'] - half:.2f} to "
+            f"{row['value'] + half:.2f}; {row['n_prompts']} documents{around}).")
 
 
 def folded(table: pd.DataFrame, title: str) -> HTML:
@@ -236,8 +246,12 @@ def ablation_sentence(ablations: pd.DataFrame, positions: str, *, seed: int) -> 
 
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
-    """Which checkpoints the page is about."""
-    return f"{len(steps)} checkpoints of {scores['model'].iloc[0]}: steps {', '.join(map(str, steps))}."
+    """Which checkpoints the page is about, and which of them are missing."""
+    present = set(scores["step"])
+    missing = [step for step in steps if step not in present]
+    note = f" Missing: {', '.join(map(str, missing))}; figures have a gap there." if missing else ""
+    known = [step for step in steps if step in present]
+    return f"{len(known)} checkpoints of {scores['model'].iloc[0]}: steps {', '.join(map(str, known))}.{note}"
 
 
 def emergence_sentence(emergence: pd.DataFrame) -> str:
@@ -285,6 +299,16 @@ def transition_sentence(transitions: pd.DataFrame) -> str:
             f"{int(rows.loc['both_at_once', 'heads'])} both from the same checkpoint on.")
 
 
+def transitions_by_seed_sentence(by_seed: pd.DataFrame) -> str:
+    """Heads that changed kind in each direction, over models that differ by their seed."""
+    first, reverse = by_seed["induction first"].sum(), by_seed["FV first"].sum()
+    heads = "head" if first == 1 else "heads"
+    return (f"Over {len(by_seed)} {'seeds' if len(by_seed) > 1 else 'seed'}: {first} {heads} induction first "
+            f"({by_seed['induction first, by chance'].sum():.1f} by chance), {reverse} FV first "
+            f"({by_seed['FV first, by chance'].sum():.1f} by chance); more induction-first heads than by chance at "
+            f"p < 0.05 in {int((by_seed['p (induction first)'] < 0.05).sum())}.")
+
+
 def models_sentence(sizes: pd.DataFrame, models: dict[str, list[int]]) -> str:
     """Which models are compared, and which of the suite are missing."""
     absent = [model for model in models if model not in set(sizes["model"])]
@@ -305,14 +329,17 @@ def comparison_sentence(comparison: pd.DataFrame) -> str:
 
 
 def effects_sentence(effects: pd.DataFrame) -> str:
-    """In how many models each kind's ablation costs more than layer-matched random heads."""
+    """In how many models each kind's ablation costs more than layer-matched random heads, for both metrics."""
     parts = []
-    for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
-        rows = effects[effects["ranking"] == ranking]
-        parts.append(f"{label} cost more than random heads in the same layers, with an interval above zero, in "
-                     f"{int((rows['low'] > 0).sum())} of {len(rows)} models")
-    return "Ablating " + "; ablating ".join(parts) + "."
-
+    for metric, words in METRIC_WORDS.items():
+        for excluded, how in ((False, ""), (True, " with exclusion")):
+            rows = effects[(effects["metric"] == metric) & (effects["excluded"] == excluded)]
+            counts = [f"{label} in {int((own['low'] > 0).sum())} of {len(own)} models"
+                      for kind, label in (("fv", "FV heads"), ("induction", "induction heads"))
+                      if len(own := rows[rows["ranking"] == kind])]
+            parts += [f"**{words}{how}**: {', '.join(counts)}"] if counts else []
+    return ("Ablation costs more than random heads of the same layers, with an interval above zero: "
+            + "; ".join(parts) + ".")
 
 
 def _order_of_emergence(folder: Path, models: dict[str, list[int]]) -> str:
@@ -332,15 +359,29 @@ def _step(step: float) -> str:
     return f"step {step:g}" if np.isfinite(step) else "none"
 
 
-def gap_sentence(gaps: pd.DataFrame, *, seed: int) -> str:
+def gap_sentence(gaps: pd.DataFrame, metric: str, *, seed: int) -> str:
     """Does ablating FV heads cost more than ablating induction heads, the more so the larger the model?"""
-    n, more = len(gaps), int((gaps["gap"] > 0).sum())
-    text = f"FV heads cost more than induction heads in {more} of {n} models"
+    n = len(gaps)
+    more, fewer = int((gaps["low"] > 0).sum()), int((gaps["high"] < 0).sum())
+    text = (f"**{METRIC_WORDS[metric]}**: FV heads cost more than induction heads in {int((gaps['value'] > 0).sum())} "
+            f"of {n} models (interval above zero in {more}, below in {fewer})")
     if gaps["parameters"].nunique() < 3:
         return f"{text}; whether the gap grows with size cannot be said from {gaps['parameters'].nunique()} sizes."
-    trend = trend_test(gaps["parameters"].to_numpy(dtype=float), gaps["gap"].to_numpy(), seed=seed)
+    trend = trend_test(gaps["parameters"].to_numpy(dtype=float), gaps["value"].to_numpy(), seed=seed)
     return (f"{text}. Rank correlation of the gap with size: {trend.value:+.2f} (permutation p = "
             f"{trend.p_value:.2g}, two-sided, {n} models).")
+
+
+def overlaps_sentence(overlaps: pd.DataFrame) -> str:
+    """In how many models the top sets share more or fewer heads than two random sets, per share of heads."""
+    parts = []
+    for fraction, rows in overlaps.groupby("fraction"):
+        told = rows[rows["p_value"] < 0.05]
+        more, fewer = (told["value"] > told["expected"]).sum(), (told["value"] < told["expected"]).sum()
+        parts.append(f"top {fraction:.0%} ({rows['n_heads'].min()} to {rows['n_heads'].max()} heads): "
+                     f"{rows['value'].mean():.0%} shared on average, {rows['expected'].mean():.0%} by chance; more "
+                     f"than chance in {more} of {len(rows)} models, fewer in {fewer} (p < 0.05, hypergeometric)")
+    return "; ".join(parts) + "."
 
 
 def findings(results: str, models: dict[str, list[int]], ablations: pd.DataFrame, model: str, *, seed: int) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
+from icl_lib.ablation_effects import DIFFERENCE
 from icl_lib.heads import overlap
 from icl_lib.measurements import mean_scores, top_sets
 from icl_lib.models import count_parameters
@@ -111,11 +112,28 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
     return table.merge(sizes, on="model").sort_values(["parameters", "model", "kind"], ignore_index=True)
 
 
-def overlaps(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The overlap of the top sets and its random expectation in long form, with the column series."""
-    names = {"overlap": "same heads", "overlap by chance": "same heads, by chance", "overlap of layers": "same layers"}
-    long = comparison.melt(["model", "parameters"], list(names), "series")
-    return long.assign(series=long["series"].map(names), low=long["value"], high=long["value"])
+def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[float]) -> pd.DataFrame:
+    """Overlap of the two top sets at several shares of heads (figure 3 left; the paper: 5 %), counts rounded up.
+
+    Columns model, fraction, n_heads, value (share of heads in both), expected (two random sets), p_value, parameters.
+    """
+    rows = []
+    for model, group in scores.groupby("model"):
+        for fraction in fractions:
+            tops = top_sets(group, fraction=fraction, induction=INDUCTION)
+            n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
+            shared = int((tops["fv"] & tops["induction"]).sum())
+            rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n),
+                         overlap_p_value(shared, n_total, n, n).p_value))
+    table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value"])
+    return table.merge(sizes, on="model").sort_values(["parameters", "model", "fraction"], ignore_index=True)
+
+
+def correlations(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation of the two scores over all heads: columns model, parameters, series, value, low, high."""
+    names = {f"rank correlation{end}": column
+             for end, column in (("", "value"), (", low", "low"), (", high", "high"))}
+    return comparison.rename(columns=names)[["model", "parameters", *names.values()]].assign(series="all heads")
 
 
 def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -131,32 +149,23 @@ def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
     ], ignore_index=True)
 
 
-def effect_table(ablations: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float, seed: int) -> pd.DataFrame:
-    """First-token accuracy lost with the top heads of a kind, minus the loss with random heads in the same layers.
+def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """What ablating each kind costs beyond random heads of the same layers, by size (figures 4 and 9).
 
-    At all positions, without exclusion, at the ablated fraction nearest to `fraction`; paired over tasks, with a
-    95 % bootstrap interval over tasks.
+    Of the table `effects` the rows of the mean at all positions, per model at the ablated share nearest to `fraction`;
+    `excluded` says whether the top heads of the other kind were kept, `ranking` is a kind or their difference.
     """
-    rows = []
-    chosen = ablations[(ablations["metric"] == "first_token_accuracy") & (ablations["positions"] == "all")]
-    chosen = chosen[chosen["replacement"] == "mean"]
-    for model, group in chosen.groupby("model"):
-        at = group["fraction"].unique()
-        nearest = at[np.abs(at - fraction).argmin()]
-        group = group[(group["fraction"] == nearest) & (group["excluded"] == "")]
-        means = group.groupby(["ranking", "matched", "task"])["value"].mean()
-        for ranking in ("induction", "fv"):
-            lost = (means["random_layer_matched", ranking] - means[ranking, ""]).to_numpy()
-            interval = bootstrap_mean(lost, np.arange(len(lost)), seed=seed, over="tasks")
-            rows.append((model, ranking, nearest, len(lost), *interval))
-    table = pd.DataFrame(rows, columns=["model", "ranking", "fraction", "n_tasks", "value", "low", "high"])
-    return table.merge(sizes, on="model").sort_values(["parameters", "ranking"], ignore_index=True)
+    rows = effects[(effects["replacement"] == "mean") & (effects["positions"] == "all")]
+    distance = (rows["fraction"] - fraction).abs()
+    rows = rows[distance == distance.groupby(rows["model"]).transform("min")]
+    rows = rows.assign(excluded=rows["excluded"] != "").merge(sizes, on="model")
+    return rows.sort_values(["parameters", "model", "metric", "excluded", "ranking"], ignore_index=True)
 
 
-def gap_table(effects: pd.DataFrame) -> pd.DataFrame:
+def gap_table(effects: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Loss with FV heads minus loss with induction heads, both beyond layer-matched random, per model by size."""
-    wide = effects.pivot(index=["model", "parameters"], columns="ranking", values="value")
-    return (wide["fv"] - wide["induction"]).rename("gap").reset_index().sort_values("parameters", ignore_index=True)
+    rows = effects[(effects["metric"] == metric) & (effects["ranking"] == DIFFERENCE) & ~effects["excluded"]]
+    return rows[["model", "parameters", "value", "low", "high"]].reset_index(drop=True)
 
 
 def statistics_table(comparison: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
@@ -176,8 +185,10 @@ def statistics_table(comparison: pd.DataFrame, effects: pd.DataFrame) -> pd.Data
         for name, (value, low, high, p_value) in values.items():
             rows.append({"model": row["model"], "name": name, "value": value, "low": low, "high": high,
                          "p_value": p_value, "n": row["heads"]})
+    lost = {"first_token_accuracy": "accuracy", "token_loss_difference": "token-loss difference"}
     for _, row in effects.iterrows():
-        rows.append({"model": row["model"], "name": f"accuracy lost beyond layer-matched random, {row['ranking']}",
-                     "value": row["value"], "low": row["low"], "high": row["high"], "p_value": np.nan,
-                     "n": row["n_tasks"]})
+        name = f"{lost[row['metric']]} lost beyond layer-matched random, {row['ranking']}"
+        rows.append({"model": row["model"], "name": name + (", with exclusion" if row["excluded"] else ""),
+                     "value": row["value"], "low": row["low"], "high": row["high"], "p_value": row["p_value"],
+                     "n": row["n_prompts"]})
     return pd.DataFrame(rows).assign(notebook="model_scaling")

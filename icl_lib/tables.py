@@ -25,6 +25,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "model": "str", "step": "int", "score": "str", "layer": "int", "head": "int", "task": "str",
         **_MEASURED,
     },
+    # What the unedited model does: few-shot metrics per task, and its token-loss difference (task "documents").
     "accuracy": {
         "model": "str", "step": "int", "n_shots": "int", "labels": "str", "task": "str", "task_type": "str",
         "split": "str", "metric": "str", **_MEASURED,

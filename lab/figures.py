@@ -4,7 +4,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures import COLOUR, MARKER, SCORE_LABEL, size_axis
+from icl_lib.figures import COLOUR, MARKER, SCORE_LABEL
+from icl_lib.scaling_figures import size_axis
 
 
 def ramp(names: list[str]) -> dict[str, tuple]:

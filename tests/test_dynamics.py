@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib import dynamics, report, scaling
+from icl_lib import dynamics, dynamics_figures, report, scaling
+from icl_lib.tables import provenance, write_table
 
 STEPS = [0, 10, 20, 40]
+MADE_BY = provenance(suite="s", seed=0, dtype="", device="", bos="", parameters={})
 
 
 def score_tables(model="m", fv_from=20, tasks=(1.0, 1.0, 1.0), induction_from=10):
@@ -53,6 +55,20 @@ def test_the_sweep_repeats_the_count_at_every_threshold():
     assert only.to_dict() == {0.5: 1, 0.95: 0}
 
 
+def test_transitions_are_counted_for_every_seed():
+    same_head = score_tables("b")
+    fv = (same_head["score"] == "fv") & (same_head["layer"] == 1) & (same_head["head"] == 1)
+    same_head.loc[fv, ["layer", "head"]] = -1  # swap the two heads' FV scores
+    other = (same_head["score"] == "fv") & (same_head["layer"] == 0) & (same_head["head"] == 0)
+    same_head.loc[other, ["layer", "head"]] = 1
+    same_head.loc[same_head["layer"] == -1, ["layer", "head"]] = 0
+    found = dynamics.transitions_by_seed(
+        pd.concat([score_tables("a"), same_head]), induction_threshold=0.3, null_quantile=0.99, seed=0)
+    assert found.set_index("model")["induction first"].to_dict() == {"a": 0, "b": 1}
+    assert found["FV first"].sum() == 0
+    assert report.transitions_by_seed_sentence(found).startswith("Over 2 seeds: 1 head induction first")
+
+
 def test_the_teaser_is_the_fv_head_that_was_most_an_induction_head():
     scores = score_tables()
     was_induction = (scores["score"] == "induction_prefix_matching") & (scores["step"] == 10)
@@ -69,12 +85,59 @@ def test_overlap_of_layers_compares_shares_of_layers(ours, theirs, expected):
     assert scaling.layer_overlap(np.array(ours, dtype=bool), np.array(theirs, dtype=bool)) == expected
 
 
-def test_the_gap_is_the_difference_of_the_two_losses_and_its_trend_needs_three_sizes():
-    effects = pd.DataFrame([(f"m{i}", size, ranking, value)
-                            for i, (size, fv) in enumerate([(10, 0.1), (100, 0.2), (1000, 0.4)])
-                            for ranking, value in (("fv", fv), ("induction", 0.15))],
-                           columns=["model", "parameters", "ranking", "value"])
-    gaps = scaling.gap_table(effects)
-    assert np.allclose(gaps["gap"], [-0.05, 0.05, 0.25])
-    assert "2 of 3 models. Rank correlation of the gap with size: +1.00" in report.gap_sentence(gaps, seed=0)
-    assert report.gap_sentence(gaps.head(2), seed=0).endswith("cannot be said from 2 sizes.")
+def gap_rows(values):
+    return pd.DataFrame([(f"m{i}", 10 ** (i + 1), value, value - 0.1, value + 0.1) for i, value in enumerate(values)],
+                        columns=["model", "parameters", "value", "low", "high"])
+
+
+def test_the_trend_of_the_gap_needs_three_sizes():
+    gaps = gap_rows([-0.05, 0.05, 0.25])
+    text = report.gap_sentence(gaps, "first_token_accuracy", seed=0)
+    assert "2 of 3 models (interval above zero in 1, below in 0). Rank correlation of the gap with size: +1.00" in text
+    assert report.gap_sentence(gaps.head(2), "token_loss_difference", seed=0).endswith("cannot be said from 2 sizes.")
+
+
+def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention():
+    shared = {"step": 1, "metric": "first_token_accuracy", "ranking": "fv", "n_heads": 1, "low": 0.0, "high": 1.0}
+    effects = pd.DataFrame([
+        shared | {"model": model, "replacement": replacement, "positions": positions, "fraction": fraction,
+                  "excluded": excluded, "value": value}
+        for model, replacement, positions, fraction, excluded, value in [
+            ("a", "mean", "all", 0.1, "", 1.0), ("a", "mean", "all", 0.3, "", 2.0), ("a", "zero", "all", 0.1, "", 3.0),
+            ("a", "mean", "last", 0.1, "", 4.0), ("a", "mean", "all", 0.1, "top 0.1 induction", 5.0),
+            ("b", "mean", "all", 0.2, "", 6.0)]])
+    sizes = pd.DataFrame({"model": ["b", "a"], "parameters": [5, 10]})
+    found = scaling.effects_by_size(effects, sizes, fraction=0.12)
+    assert found["value"].tolist() == [6.0, 1.0, 5.0] and found["excluded"].tolist() == [False, False, True]
+
+
+def test_overlap_is_measured_at_every_share_against_two_random_sets():
+    prefix, fv = np.zeros((2, 10)), np.zeros((2, 10))
+    prefix[0, :2], fv[0, 1:3] = [0.9, 0.8], [0.9, 0.8]
+    grid = pd.MultiIndex.from_product([range(2), range(10)], names=["layer", "head"]).to_frame(index=False)
+    scores = pd.concat([grid.assign(score=score, task="", value=values.ravel(), model="m") for score, values in
+                        (("induction_attention_mass", prefix), ("fv", fv))])
+    table = scaling.overlap_table(scores, pd.DataFrame({"model": ["m"], "parameters": [1]}), fractions=[0.05, 0.1])
+    assert table["value"].tolist() == [0.0, 0.5] and table["expected"].tolist() == [0.05, 0.1]
+    # two of twenty against two of twenty: at least one shared with probability 1 - C(18,2)/C(20,2)
+    assert table["p_value"].iloc[1] == pytest.approx(2 * (1 - 153 / 190))
+
+
+def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(tmp_path):
+    rows = score_tables().assign(standard_error=np.nan, n_prompts=1)
+    for step in (10, 40):
+        path = tmp_path / "scores" / "m" / f"step{step}.parquet"
+        write_table(rows[rows["step"] == step], path, schema_name="scores", provenance=MADE_BY)
+    found = dynamics.tables_of(tmp_path, "scores", {"m": [10, 20, 40]})
+    assert sorted(found["step"].unique()) == [10, 40]
+    assert report.steps_sentence(found, [10, 20, 40]).endswith("Missing: 20; figures have a gap there.")
+    with pytest.raises(ValueError, match="no table 'scores' of other in .*run the suite first"):
+        dynamics.tables_of(tmp_path, "scores", {"other": [1]})
+
+
+def test_a_missing_checkpoint_breaks_the_lines_and_is_marked():
+    curves = pd.DataFrame([("anew", kind, step, 0.5, 0.4, 0.6) for kind in ("induction", "fv") for step in (1, 4)],
+                          columns=["selection", "kind", "step", "value", "low", "high"])
+    ax = dynamics_figures.training_scores(curves, [1, 2, 4])[0]
+    assert np.isnan(ax.lines[0].get_ydata()).tolist() == [False, True, False]
+    assert [text.get_text() for text in ax.texts] == ["step 2 missing"]

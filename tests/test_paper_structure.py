@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import transformers
 
-from icl_lib.tables import KEYS, provenance, read_table, write_table
+from icl_lib.tables import provenance, read_table, write_table
 from tests.project import ROOT
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
@@ -76,20 +76,23 @@ def accuracy_at(model, step):
     rows = [(shots, labels, task, 0.9 if shots and labels == "clean" and step >= 16000 else 0.2)
             for shots, labels in ((0, "clean"), (10, "clean"), (10, "shuffled")) for task in TASKS]
     table = pd.DataFrame(rows, columns=["n_shots", "labels", "task", "value"])
-    return table.assign(model=model, step=step, task_type="abstractive", split="scoring",
-                        metric="first_token_accuracy", standard_error=0.01, n_prompts=100)
+    loss = {"n_shots": 0, "labels": "clean", "task": "documents", "value": 0.5 if step >= 1000 else 0.0}
+    table = table.assign(metric="first_token_accuracy", split="scoring", task_type="abstractive")
+    loss |= {"metric": "token_loss_difference", "split": "documents", "task_type": "documents"}
+    return pd.concat([table, pd.DataFrame([loss])]).assign(model=model, step=step, standard_error=0.01, n_prompts=100)
 
 
-def ablations_at(model, step, gap):
-    """Few-shot accuracy 0.9 clean; FV heads cost `gap` more than induction heads, random heads nothing."""
-    lost = {("fv", ""): 0.1 + gap, ("induction", ""): 0.1, ("random_layer_matched", "fv"): 0.0,
-            ("random_layer_matched", "induction"): 0.0}
-    rows = [{"ranking": ranking, "matched": matched, "task": task, "value": 0.9 - cost + 0.001 * i}
-            for (ranking, matched), cost in lost.items() for i, task in enumerate(TASKS)]
-    table = pd.DataFrame(rows).assign(
-        model=model, step=step, metric="first_token_accuracy", replacement="mean", positions="all", excluded="",
-        fraction=0.02, n_heads=1, draw=0, standard_error=0.01, n_prompts=100)
-    return table.assign(**{column: "" for column in KEYS["ablations"] if column not in table})
+def effects_at(model, step, gap):
+    """FV heads cost `gap` more few-shot accuracy than induction heads, and as much less token-loss difference."""
+    lost = {("first_token_accuracy", "fv"): 0.1 + gap, ("first_token_accuracy", "induction"): 0.1,
+            ("token_loss_difference", "fv"): 0.1, ("token_loss_difference", "induction"): 0.1 + gap}
+    for metric in ("first_token_accuracy", "token_loss_difference"):
+        lost[metric, "fv_minus_induction"] = lost[metric, "fv"] - lost[metric, "induction"]
+    rows = [{"metric": metric, "ranking": ranking, "value": value, "low": value - 0.01, "high": value + 0.01}
+            for (metric, ranking), value in lost.items()]
+    return pd.DataFrame(rows).assign(
+        model=model, step=step, replacement="mean", positions="all", excluded="", fraction=0.02, n_heads=1, n_draws=4,
+        p_value=0.01, n_prompts=100)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +111,8 @@ def pages(tmp_path_factory):
             for table, rows in (("scores", scores_at(name, step, rng)), ("accuracy", accuracy_at(name, step))):
                 write_table(rows, results / table / name / f"step{step}.parquet", schema_name=table, provenance=MADE_BY)
         if name != ABSENT:
-            write_table(ablations_at(name, LAST, gap=0.02 * i), results / "ablations" / name / f"step{LAST}.parquet",
-                        schema_name="ablations", provenance=MADE_BY)
+            write_table(effects_at(name, LAST, gap=0.02 * i), results / "effects" / name / f"step{LAST}.parquet",
+                        schema_name="effects", provenance=MADE_BY)
     common = {"suite": "stand-in", "seed": 0, "results": str(results)}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # models are named relative to the working folder
@@ -141,7 +144,8 @@ def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
     assert lost["llama-2-7b"] == pytest.approx(0.1 + 0.02 * 11) and lost["pythia-70m"] == pytest.approx(0.1)
     text = text_of(pages / "model_scaling.ipynb")
     assert "11 models of" in text and f"Not run: {ABSENT}." in text
-    assert "FV heads cost more than induction heads in 10 of 11 models" in text
+    assert "**few-shot accuracy**: FV heads cost more than induction heads in 10 of 11 models" in text
+    assert "**token-loss difference**: FV heads cost more than induction heads in 0 of 11 models" in text
 
 
 @pytest.mark.slow

@@ -1,0 +1,120 @@
+"""Figures across models: table in, axes out. Families as markers, a point per model or seed."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from icl_lib.figures import COLOUR, FAMILY_MARKER, LABEL, LINE, MARKER, METRIC_LABEL
+from icl_lib.models import family
+
+
+def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict[str, str] | None = None):
+    """A statistic against non-embedding parameters, log axis; `table`: columns model, parameters, `series`, `y`, low,
+    high.
+
+    A point with its interval per model; the line goes through the means of models of one size (seeds).
+    """
+    figure, ax = plt.subplots(figsize=(6.4, 3.8))
+    names = list(table[series].unique())
+    colours = colours or dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
+    for name in names:
+        _points(ax, table[table[series] == name], y, colours[name], MARKER.get(name, "o"), LABEL.get(name, name))
+    ax.set(ylabel=ylabel)
+    size_axis(ax, table["parameters"])
+    _legend(ax, table["model"])
+    return ax
+
+
+def effects_by_size(effects: pd.DataFrame):
+    """Figures 4 and 9 by size: what ablating each kind costs beyond random heads of the same layers.
+
+    Columns are the two metrics, rows plain rankings and rankings with exclusion; grey: layer-matched random. `effects`:
+    columns model, parameters, metric, ranking, excluded (whether), value, low, high.
+    """
+    metrics = ("first_token_accuracy", "token_loss_difference")
+    figure, axes = plt.subplots(2, 2, figsize=(10.4, 6.4), sharex=True, sharey="col")
+    for row, excluded in zip(axes, (False, True), strict=True):
+        for ax, metric in zip(row, metrics, strict=True):
+            own = effects[(effects["metric"] == metric) & (effects["excluded"] == excluded)]
+            for kind in ("induction", "fv"):
+                _points(ax, own[own["ranking"] == kind], "value", COLOUR[kind], MARKER[kind], LABEL[kind])
+            ax.axhline(0, color=COLOUR["random_layer_matched"], linestyle=LINE["random_layer_matched"], linewidth=1)
+            words = "with exclusion of the other kind" if excluded else "plain ranking"
+            ax.set_title(words, fontsize=11)
+            ax.set_ylabel(METRIC_LABEL[metric].split("\n")[0] + " lost\nbeyond random heads")
+    for ax in axes[1]:
+        size_axis(ax, effects["parameters"])
+    for ax in axes[0]:
+        ax.set_xlabel("")
+    _legend(axes[0, 0], effects["model"])
+    return axes
+
+
+def overlap_by_size(overlaps: pd.DataFrame):
+    """Figure 3 left: share of heads in both top sets by size, a panel per share of heads taken, with chance.
+
+    `overlaps`: columns model, parameters, fraction, value, expected.
+    """
+    fractions = sorted(overlaps["fraction"].unique())
+    figure, axes = plt.subplots(1, len(fractions), figsize=(3.9 * len(fractions), 3.6), squeeze=False, sharey=True)
+    for ax, fraction in zip(axes[0], fractions, strict=True):
+        rows = overlaps[overlaps["fraction"] == fraction]
+        same = rows.assign(low=rows["value"], high=rows["value"])
+        _points(ax, same, "value", COLOUR["none"], "D", "heads in both top sets")
+        expected = rows.groupby("parameters")["expected"].mean()
+        ax.plot(expected.index, expected.to_numpy(), color=COLOUR["random"], linestyle=":", marker="v",
+                label="two random sets")
+        ax.set_title(f"top {fraction:.0%} of heads", fontsize=11)
+        ax.set_ylim(-0.04, 1.04)
+        size_axis(ax, overlaps["parameters"])
+        ax.tick_params(axis="x", rotation=60)
+    axes[0, 0].set_ylabel("share of the top sets")
+    _legend(axes[0, -1], overlaps["model"])
+    return axes[0]
+
+
+def depth_by_model(depths: pd.DataFrame):
+    """Figures 2 and 19 for all models: mean layer of the top heads of each kind, as a share of the depth; bars: one SD.
+
+    `depths`: columns model, kind, value, spread, by size.
+    """
+    models = list(dict.fromkeys(depths["model"]))
+    figure, ax = plt.subplots(figsize=(6.4, 1.2 + 0.36 * len(models)))
+    for offset, kind in ((-0.12, "induction"), (0.12, "fv")):
+        rows = depths[depths["kind"] == kind].set_index("model").loc[models]
+        ax.errorbar(rows["value"], np.arange(len(models)) + offset, xerr=rows["spread"], color=COLOUR[kind],
+                    marker=MARKER[kind], linestyle="none", capsize=3, label=LABEL[kind])
+    ax.set_yticks(range(len(models)), models)
+    ax.set(xlabel="layer of the top heads (0 first, 1 last)", xlim=(-0.05, 1.05))
+    ax.invert_yaxis()
+    ax.legend(fontsize=9)
+    return ax
+
+
+def size_axis(ax, parameters: pd.Series) -> None:
+    """Numbers of parameters on a log axis, a tick for each model."""
+    sizes = sorted(parameters.unique())
+    labels = [f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M" for size in sizes]
+    ax.set(xscale="log", xlabel="parameters without embeddings")
+    ax.set_xticks(sizes, labels, fontsize=10)
+    ax.minorticks_off()
+
+
+def _points(ax, rows: pd.DataFrame, y: str, colour, marker: str, label: str) -> None:
+    """A point with its interval per model, and a line through the means of each size."""
+    rows = rows.sort_values("parameters")
+    families = rows["model"].map(family)
+    for member, part in rows.groupby(families):
+        error = [part[y] - part["low"], part["high"] - part[y]]
+        ax.errorbar(part["parameters"], part[y], yerr=error, color=colour, capsize=3, linestyle="none", alpha=0.8,
+                    marker=FAMILY_MARKER[member] if families.nunique() > 1 else marker)
+    means = rows.groupby("parameters")[y].mean()
+    ax.plot(means.index, means.to_numpy(), color=colour, label=label)
+
+
+def _legend(ax, models: pd.Series) -> None:
+    families = sorted(set(models.map(family)))
+    for member in families if len(families) > 1 else ():
+        ax.plot([], [], color=COLOUR["none"], marker=FAMILY_MARKER[member], linestyle="none", label=member)
+    ax.legend(fontsize=9)
