@@ -36,10 +36,10 @@ def run_notebook(
     import papermill  # late: it takes longer to import than a bad parameter takes to find
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    attempt = log.with_suffix(".ipynb")
+    attempt, record = log.with_suffix(".ipynb"), log.with_suffix(".inputs.json")
     _remove([executed, attempt, *tables])
-    for path in (log, *tables):  # what a killed run of this notebook was writing
-        _remove(list(path.parent.glob(f".{glob.escape(path.stem)}.*.tmp")))
+    for path in (record, *tables):  # what a killed run of this notebook was writing
+        _remove(list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")))
     handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger()
@@ -47,7 +47,6 @@ def run_notebook(
     root.setLevel(logging.INFO)
     try:
         if inputs:
-            record = log.with_suffix(".inputs.json")
             write_record(made_from(inputs, parameters, Path(parameters["results"])), record)
             os.environ[MADE_FROM] = str(record.resolve())
         papermill.execute_notebook(
