@@ -18,14 +18,14 @@ PAGE = results/$(SUITE)/book/_build/html/index.html
 SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify test check lab lab-check lab-recipe bench lock clean
+.PHONY: help env book sweep plan suite verify test check browser-test lab lab-check lab-recipe bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
-book: suite ## run the suite (SUITE=lab) as far as needed and render the book
-	@$(SNAKEMAKE)
+book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
+	@$(SNAKEMAKE) || { $(BIN)/python -m workflow.book results/$(SUITE) --suite $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
 	@echo "Open $(PAGE)"
 
 sweep: suite ## run the notebooks of the suite as far as needed, without the book
@@ -43,6 +43,9 @@ test: env ## the tests
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m workflow.templates notebooks
+
+browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
+	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py
 
 lab: env ## train a lab model (RUNG=lab-7k SEED=0), a committed one again to compare; without RUNG what is missing
 	$(BIN)/python -m $(if $(RUNG),lab.retrain $(RUNG) --seed $(SEED),lab.train)

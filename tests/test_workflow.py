@@ -325,7 +325,8 @@ def touch(path, text):
 
 @pytest.mark.slow
 def test_the_whole_workflow(project):
-    everything = dict.fromkeys(["ablation", "training_dynamics", "model_scaling", "lab", "index", "book"], 1)
+    everything = dict.fromkeys(
+        ["ablation", "training_dynamics", "model_scaling", "claims", "lab", "index", "book"], 1)
     everything |= {"scoring": 2}
     assert planned(project) == everything
     assert not (project / "results").exists()
@@ -345,7 +346,7 @@ def test_the_whole_workflow(project):
         "accuracy/models/tiny/step0.parquet", "accuracy/models/tiny/step8.parquet",
         "ablations/models/tiny/step8.parquet", "effects/models/tiny/step8.parquet",
         "statistics/training_dynamics/models/tiny.parquet",
-        "statistics/model_scaling.parquet",
+        "statistics/model_scaling.parquet", "statistics/claims.parquet",
     }  # fmt: skip
     assert read_table(results / "scores/models/tiny/step8.parquet").value[0] == 8.5
     assert not list((results / "logs").rglob("*.ipynb"))
@@ -418,22 +419,27 @@ def test_staging_fills_in_the_runs(project):
     paths = [results / "notebooks" / f"{name}.ipynb" for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(path.stem)
+        nbformat.write(notebook(f"# {path.stem}", parameters=None), path)
     (project / "book" / "model_scaling.md").write_text("by hand")
-    source = stage(results, paths)
+    source = stage(results, paths, [results / "notebooks" / "training_dynamics" / "models" / "c.ipynb"])
     found = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
-    assert found == {
-        "_config.yml", "_toc.yml", "method.md", "scoring.ipynb", "model_scaling.md",
+    assert found >= {
+        "_config.yml", "_toc.yml", "method.md", "scoring.ipynb", "model_scaling.md", "runs.md", "claims.md",
         "notebooks/scoring/models/a/step0.ipynb", "notebooks/scoring/models/a/step8.ipynb",
-        "notebooks/model_scaling.ipynb",
+        "notebooks/model_scaling.ipynb", "_static/plotly.min.js", "_static/mathjax/tex-svg-full.js",
     }  # fmt: skip
+    assert "scoring.md" not in found
     chapters = yaml.safe_load((source / "_toc.yml").read_text())["parts"][0]["chapters"]
-    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling"]
+    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling", "training_dynamics"]
     assert chapters[0]["sections"] == [
         {"file": "notebooks/scoring/models/a/step0", "title": "models/a, step0"},
         {"file": "notebooks/scoring/models/a/step8", "title": "models/a, step8"},
     ]
     assert chapters[1]["sections"] == [{"file": "notebooks/model_scaling", "title": "model_scaling"}]
+    # A chapter without a run says so, whether nothing was asked for or a run is missing, and so does the page of runs.
+    assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
+    assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()
+    assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
 
 
 @pytest.mark.slow
