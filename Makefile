@@ -14,10 +14,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
-SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete
+# Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
+SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite test check browser-test lab lab-check lab-recipe bench lock clean
+.PHONY: help env book sweep plan suite verify test check browser-test lab lab-check lab-recipe bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,9 @@ sweep: suite ## run the notebooks of the suite as far as needed, without the boo
 
 plan: suite ## what `make book` would run
 	@$(SNAKEMAKE) -n
+
+verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
+	@$(BIN)/python -m workflow.verify $(CONFIG)
 
 test: env ## the tests
 	$(BIN)/python -m pytest

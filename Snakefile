@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, str(workflow.basedir))
 
+from workflow.lock import LockedError, lock_sweep
 from workflow.suite import RESULTS, TABLES, check_suite, dependencies, read_suite, weights
 
 try:
@@ -54,9 +55,20 @@ RUN = (
     "printf '%s\\n' {params.parameters:q} > {log.parameters:q} && "
     "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
     "-m workflow.run {input.template:q} {output.notebook:q} "
-    "--parameters {log.parameters:q} --log {log.text:q}"
+    "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
 )
 RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
+
+
+LOCKS = []  # held until this process ends
+
+
+# Not for a dry run, nor when there is nothing to do.
+onstart:
+    try:
+        LOCKS.append(lock_sweep(Path(OUT)))
+    except (LockedError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 wildcard_constraints:

@@ -13,6 +13,7 @@ import yaml
 from icl_lib.tables import read_table, tables_equal
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
 from workflow.book import stage
+from workflow.lock import lock_sweep
 from workflow.run import main as run_main
 from workflow.suite import GIVEN, TABLES, SuiteError, check_suite, read_suite
 from workflow.templates import (
@@ -22,6 +23,7 @@ from workflow.templates import (
     template_parameters,
     unclean_templates,
 )
+from workflow.verify import main as verify
 
 
 @pytest.fixture
@@ -330,6 +332,7 @@ def test_the_whole_workflow(project):
     assert planned(project) == everything
     assert not (project / "results").exists()
     status, output = snakemake(project)
+    assert verify(["config/lab.yaml"]) == 0
     assert status == 0, output
     results = project / "results" / "fake"
     assert (results / "book/_build/html/index.html").is_file()
@@ -377,6 +380,17 @@ def test_the_whole_workflow(project):
         "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, "
         "models, parameters; nearest: seed\n",
     )
+
+
+@pytest.mark.slow
+def test_a_second_sweep_on_the_same_results_is_refused_and_changes_nothing(project):
+    with lock_sweep(project / "results" / "fake"):
+        status, output = snakemake(project, "--nolock", "sweep")
+        assert status == 1 and output.splitlines()[-1].startswith(
+            f"error: another sweep is at work on results/fake (process {os.getpid()} on "
+        )
+        assert [p.name for p in (project / "results" / "fake").iterdir() if p.suffix != ".lock"] == []
+        assert planned(project)["scoring"] == 2  # a plan needs no lock
 
 
 @pytest.mark.slow
