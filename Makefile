@@ -25,7 +25,7 @@ help: ## this list
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
-	@$(SNAKEMAKE) || { $(BIN)/python -m workflow.book results/$(SUITE) --suite $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
+	@$(SNAKEMAKE) || { $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
 	@echo "Open $(PAGE)"
 
 sweep: suite ## run the notebooks of the suite as far as needed, without the book
