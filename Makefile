@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
-SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
+SNAKEMAKE = $(BIN)/snakemake --quiet host rules --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite verify test check browser-test lab lab-check lab-recipe bench lock clean
