@@ -7,6 +7,7 @@ notebooks under notebooks/ as they lie under RESULTS, the scripts that pages loa
 """
 
 import argparse
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from workflow.lock import LockedError, lock_sweep
 from workflow.runs import runs_page, write_csv
 from workflow.suite import TABLES, TEMPLATES, read_suite
 from workflow.templates import title
@@ -140,9 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.suite:
             runs = read_suite(given.suite).notebooks
             notebooks, missing = [p for p in runs if p.is_file()], [p for p in runs if not p.is_file()]
-        print(build(given.results, notebooks, given.log, missing))
+        with lock_sweep(given.results) if given.suite else contextlib.nullcontext():
+            print(build(given.results, notebooks, given.log, missing))
         if missing:
             print(f"{len(missing)} of {len(missing) + len(notebooks)} runs are missing; the page of runs names them")
+    except LockedError:  # the sweep whose place this takes has said so
+        return 1
     except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from workflow.inputs import MADE_FROM, made_from, write_record
+from workflow.inputs import MADE_FROM, fingerprint, made_from, write_record
 from workflow.lock import lock_run
 from workflow.templates import ParameterError, check_parameters
 
@@ -47,6 +47,7 @@ def run_notebook(
     root.setLevel(logging.INFO)
     try:
         if inputs:
+            _set_aside_damaged(inputs)
             write_record(made_from(inputs, parameters, Path(parameters["results"])), record)
             os.environ[MADE_FROM] = str(record.resolve())
         papermill.execute_notebook(
@@ -86,6 +87,20 @@ def _summary(error: BaseException) -> str:
         first = next(iter(str(error.evalue).splitlines()), "")
         return f"{error.ename}: {first}"
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def _set_aside_damaged(inputs: Sequence[Path]) -> None:
+    """Move tables that cannot be read away from where they were found, so that the next sweep makes them anew."""
+    reasons = []
+    for path in inputs:
+        if path.suffix == ".parquet":
+            try:
+                fingerprint(path)
+            except ValueError as error:
+                os.replace(path, path.with_name(f"{path.name}.damaged"))
+                reasons.append(str(error))
+    if reasons:
+        raise ValueError(f"{'; '.join(reasons)}; set aside as *.damaged, run the suite again to make it anew")
 
 
 def _remove(paths: Sequence[Path]) -> None:
