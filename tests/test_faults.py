@@ -56,9 +56,12 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def scoring_with(faults):
-    body = "".join(f"if model == 'models/{name}':\n    {code}\n" for name, (code, _) in faults.items())
+def write_faulty_scoring():
+    """A template whose runs meet the faults while a file says so: what heals them is no edit of the notebook."""
+    body = "faulty = __import__('os').path.exists('faulty')\n"
+    body += "".join(f"if faulty and model == 'models/{name}':\n    {code}\n" for name, (code, _) in FAULTS.items())
     write_template(".", "scoring", body + BODIES["scoring"])
+    Path("faulty").touch()
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +80,15 @@ def broken(tmp_path_factory):
         save_file({"w": zeros(100)}, weights)
         sound = weights.read_bytes()
         weights.write_bytes(sound[:40])
-        models = [{"name": "models/tiny", "steps": [8]}, *({"name": f"models/{n}", "ablate": "all"} for n in FAULTS)]
-        write_suite(".", models=models)
-        scoring_with(FAULTS)
+        write_suite(".", models=[{"name": "models/tiny", "steps": [8]}, *({"name": f"models/{n}"} for n in FAULTS)])
+        write_faulty_scoring()
         first = sweep(project)
         shutil.copytree("results", "results_of_the_first")
+        finished = {path: _identity(path) for path in Path("results/fake").rglob("tiny/*.parquet")}
+        os.unlink("faulty")
         shutil.move("models/checkpoint_vanishes.away", "models/checkpoint_vanishes")
         weights.write_bytes(sound)
-        sound_table = _identity(project / "results/fake/accuracy/models/tiny/step8.parquet")
-        write_suite(".", models=models, parameters={"model_scaling": {}})
-        scoring_with({"truncated_weights": FAULTS["truncated_weights"]})  # sound now
-        yield project, first, sweep(project), sound_table
+        yield project, first, sweep(project), finished
     finally:
         os.chdir(before)
 
@@ -122,11 +123,12 @@ def test_a_failing_run_is_named_kept_and_healed(broken, name):
 
 @pytest.mark.faults
 def test_the_other_runs_finish(broken):
-    project, (_, output), _, _ = broken
+    project, (_, output), _, finished = broken
     first = project / "results_of_the_first/fake"
     for path in ("scores/models/tiny/step8.parquet", "ablations/models/tiny/step8.parquet"):
         assert (first / path).is_file(), output
     assert not (first / "notebooks/model_scaling.ipynb").exists()  # it needs all
+    assert finished and all(_identity(project / path) == known for path, known in finished.items())  # not repeated
 
 
 def in_namespace(project, mount):
