@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import re
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,8 +148,8 @@ def _check_cards(cards, path: Path) -> None:
     if not isinstance(cards, dict) or not cards:
         raise ValueError(f"{path}: expected an object of cards, found {type(cards).__name__}")
     for name, card in cards.items():
-        if not name.strip() or "/" in name:
-            raise ValueError(f"{path}: {name!r} is no name of a task, expected the name of a file without .json")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"{path}: {name!r} is no name of a task, expected letters, digits and _ . -")
         for key in ("type", "split", "inputs", "labels", "relation"):
             if not isinstance(card, dict) or not isinstance(card.get(key), str):
                 raise ValueError(f"{path}: the card of task {name!r} has no text {key!r}")

@@ -68,13 +68,13 @@ def prompts(content):
     return case
 
 
-def card(**changes):
+def card(name="t", **changes):
     good = {"type": "abstractive", "split": "scoring", "held_out": 0, "inputs": "", "labels": "", "relation": ""}
 
     def case():
         Path("tasks/abstractive").mkdir(parents=True)
         Path("tasks/abstractive/t.json").write_text('[{"input": "a", "output": "b"}]')
-        Path("cards.json").write_text(json.dumps({"t": good | changes}))
+        Path("cards.json").write_text(json.dumps({name: good | changes}))
         read_tasks("tasks")
 
     return case
@@ -202,6 +202,8 @@ CASES = {
     "prompts without shuffled": (prompts({"t": {"clean": []}}), "task 't' has no list 'shuffled'"),
     "prompts empty answer": (prompts({"t": {"clean": [{"text": "a", "answer": ""}], "shuffled": []}}),
                              r"task 't', clean\[0\]: 'answer' must be a non-empty string"),
+    "card name": (card(name="../up"), "'../up' is no name of a task, expected letters, digits"),
+    "card name with markup": (card(name="<b>"), "'<b>' is no name of a task"),
     "card type": (card(type="../../x"), "task 't', type '../../x' is none of abstractive, extractive"),
     "card split": (card(split="test"), "split 'test' is none of scoring, evaluation"),
     "card without labels": (card(labels=None), "the card of task 't' has no text 'labels'"),

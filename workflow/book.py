@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from workflow.inert import refuse_active
 from workflow.lock import LockedError, lock_sweep
 from workflow.runs import runs_page, write_csv
 from workflow.suite import TABLES, TEMPLATES, read_suite
@@ -45,7 +46,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     The last run of each notebook in the order given, by the suite the last step of the last model, is the
     page that bears the notebook's name, unless book/ has a page of that name; the other runs are sections
     below it. A chapter without a run is a page that says so and names what of it is `missing`. Raises
-    FileNotFoundError for a missing file.
+    FileNotFoundError for a missing file and ValueError for a notebook whose page would run a script.
     """
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
@@ -54,6 +55,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     _copy_scripts(source / "_static")
     runs: dict[str, list[str]] = {kind: [] for kind in TABLES}
     for notebook in notebooks:
+        refuse_active(notebook)
         name = _run_name(results, notebook)
         runs[name.split("/")[0]].append(name)
     pages: dict[str, str] = {}

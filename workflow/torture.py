@@ -29,7 +29,8 @@ import numpy as np
 from workflow.suite import RESULTS, read_suite
 from workflow.trial import copy_project, count_tables, record_trial, run_sweep, start_sweep, unequal_tables
 
-MOMENTS = {"any time": 0.6, "after a write": 0.25, "during the book": 0.15}
+MOMENTS = {"any time": 0.6, "after a write": 0.34, "during the book": 0.06}
+_LATEST = 60  # seconds; with the others before it, the kills of one book reach every part of it
 _WRITTEN = (".parquet", ".ipynb", ".tmp", ".json", ".safetensors")
 
 
@@ -90,7 +91,7 @@ class Torture:
         """Start the sweep and kill it; when it ends first, check what it made and begin the next book."""
         moment = str(self.rng.choice(list(MOMENTS), p=list(MOMENTS.values())))
         # most kills early in what is left to do, some of them late
-        delay = float(np.exp(self.rng.uniform(np.log(1.0), np.log(self.seconds))))
+        delay = float(np.exp(self.rng.uniform(0, np.log(max(2.0, min(self.seconds, _LATEST))))))
         start = time.monotonic()
         process = start_sweep(self.copy, self.suite, cores=self.cores, goal="book", log=self.log)
         if self._wait(process, moment, delay):
