@@ -19,8 +19,8 @@ from workflow.suite import SuiteError, check_suite
 
 PACKAGES = ("icl_lib", "workflow", "lab", "benchmarks")
 PICKLES = ("pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")
-RUNS_CODE = ("eval", "exec", "compile", "__import__", "torch.load", "np.load", "numpy.load", "pd.read_pickle", "yaml.load",
-             "yaml.unsafe_load", "os.system", "os.popen")
+RUNS_CODE = ("eval", "exec", "compile", "__import__", "torch.load", "np.load", "numpy.load", "pd.read_pickle",
+             "yaml.load", "yaml.unsafe_load", "os.system", "os.popen")
 NO_NETWORK = ["unshare", "--map-root-user", "--net"]
 
 

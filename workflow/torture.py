@@ -127,7 +127,7 @@ class Torture:
     def _note(self, moment: str, seconds: float, at_work: str) -> None:
         self._compare_finished()
         marked = incomplete(self.copy)
-        for path in self.results.rglob("notebooks/**/*.ipynb"):
+        for path in (self.results / "notebooks").rglob("*.ipynb"):
             if path.relative_to(self.copy).as_posix() not in marked:
                 self.finished.setdefault(path.relative_to(self.copy).as_posix(), _identity(path))
         left = sum(1 for _ in self.results.rglob("*.tmp"))
