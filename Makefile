@@ -73,9 +73,10 @@ lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
 lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
 	$(BIN)/python -m lab.recipe
 
-bench: env ## what FV scores and a grid of ablations cost in plain forward passes; tables in results/bench
+bench: env ## what FV scores, a grid of ablations and training steps cost; tables in results/bench
 	$(BIN)/python -m benchmarks.fv_scores
 	$(BIN)/python -m benchmarks.ablation_grid
+	$(BIN)/python -m benchmarks.training
 
 clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake

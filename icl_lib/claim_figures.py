@@ -1,9 +1,11 @@
 """The figure of the claims page: verdicts by claim and model."""
 
+from textwrap import fill
+
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from icl_lib.claims import ABSENT, FAILS, HOLDS, OPEN, overall
+from icl_lib.claims import ABSENT, FAILS, HOLDS, OPEN, overall, read_claims
 
 # Not the colours of head kinds; the signs say the same without colour.
 LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?"), ABSENT: ("#FFFFFF", "")}
@@ -12,9 +14,11 @@ LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?
 def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame):
     """Verdict of every claim (rows) for every model (columns, by size), for all models of a suite, and over them."""
     claims = list(found["claim"].unique())
+    words = {claim.id: claim.claim for claim in read_claims()}
+    labels = [fill(f"{claim}: {words[claim]}", 64) for claim in claims]
     models = [m for m in sizes.sort_values(["parameters", "model"])["model"] if m in set(found["model"])]
     columns = [*models, "", "overall"]
-    figure, ax = plt.subplots(figsize=(2.6 + 0.42 * len(columns), 0.8 + 0.27 * len(claims)))
+    figure, ax = plt.subplots(figsize=(5.2 + 0.36 * len(columns), 0.8 + 0.36 * len(claims)))
     for y, claim in enumerate(claims):
         rows = found[found["claim"] == claim]
         said = {row.model: row.verdict for row in rows.itertuples()} | {"overall": overall(rows)}
@@ -25,7 +29,7 @@ def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame):
                 (x - 0.46, y - 0.44), 0.92, 0.88, facecolor=colour, edgecolor="#BBBBBB", linewidth=0.5))
             ax.text(x, y, sign, ha="center", va="center", fontsize=10, color="white" if dark else "black")
     ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(claims) - 0.4, -0.6))
-    ax.set_yticks(range(len(claims)), claims, fontsize=9)
+    ax.set_yticks(range(len(claims)), labels, fontsize=8)
     ax.set_xticks(range(len(columns)), [*models, "all models", "overall"], rotation=90, fontsize=9)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)

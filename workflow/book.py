@@ -2,7 +2,7 @@
 
 The builder walks the whole folder it is given, so it gets one that holds the pages and executed notebooks and
 nothing else, RESULTS/book/source: the settings and the hand-written pages of book/ at its root, the executed
-notebooks under notebooks/ as they lie under RESULTS, the scripts that pages load, and a page of all runs. Where
+notebooks under notebooks/ as they lie under RESULTS, and a page of all runs. Where
 `_toc.yml` names a chapter after a notebook ("scoring"), the runs of that notebook are filled in.
 """
 
@@ -33,6 +33,13 @@ SCRIPTS = (
     ("plotly", "package_data/plotly.min.js", "plotly.min.js"),
     ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js", "mathjax/tex-svg-full.js"),
 )
+# What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
+# the network, declared twice, that would run cells.
+NOT_FROM_DISK = (
+    r'<link rel="preload" as="font"[^>]*>\s*',
+    r"<script>const THEBE_JS_URL[^<]*</script>\s*",
+    r'<script [^>]*sphinx-thebe\.js[^>]*></script>\s*',
+)
 
 
 def page(results: Path) -> Path:
@@ -52,7 +59,6 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(PAGES, source, ignore=shutil.ignore_patterns("_build", ".*"))
     shutil.copy(SETTINGS, source / SETTINGS.name)
-    _copy_scripts(source / "_static")
     runs: dict[str, list[str]] = {kind: [] for kind in TABLES}
     for notebook in notebooks:
         refuse_active(notebook)
@@ -125,10 +131,12 @@ def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence
         first = (marked or lines[-1:] or ["no output"])[0]
         raise RuntimeError(f"the book has {len(marked)} warnings or errors, first: {first} (log {log})")
     write_csv(results, page(results).parent / "tables")
+    _copy_scripts(page(results).parent / "_static")
     for file in page(results).parent.rglob("*.html"):
-        # A page opened from disk may not load fonts ahead of time; the style sheets load them anyway.
         text = file.read_text(encoding="utf-8")
-        file.write_text(re.sub(r'<link rel="preload" as="font"[^>]*>\s*', "", text), encoding="utf-8")
+        for pattern in NOT_FROM_DISK:
+            text = re.sub(pattern, "", text)
+        file.write_text(text, encoding="utf-8")
     return page(results)
 
 
