@@ -3,6 +3,7 @@ SUITE ?= lab
 CORES ?= 2
 RUNG ?=
 SEED ?= 0
+KILLS ?= 100
 PYTHON ?= python3
 # The default suites never ask the hub; `make sweep SUITE=paper HF_HUB_OFFLINE=0` does.
 export HF_HUB_OFFLINE ?= 1
@@ -12,16 +13,18 @@ export OMP_NUM_THREADS ?= $(CORES)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The suite that torture and determinism repeat: the default one would take hours.
+TRIED = $(if $(filter lab,$(SUITE)),torture,$(SUITE))
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
 SNAKEMAKE = $(BIN)/snakemake --quiet host rules --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify test check browser-test lab lab-check lab-recipe bench lock clean
+.PHONY: help env book sweep plan suite verify torture determinism faults test check browser-test lab lab-check lab-recipe bench lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
@@ -36,6 +39,20 @@ plan: suite ## what `make book` would run
 
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
+
+torture: env ## kill sweeps of a small suite at random moments (KILLS=100 SUITE=torture); results/torture/report.md
+	@$(BIN)/python -m workflow.torture $(TRIED) --kills $(KILLS) --seed $(SEED) --cores $(CORES)
+
+determinism: env ## sweep a small suite again, with one job, with its models in reverse: the same bits (SUITE=torture)
+	@$(BIN)/python -m workflow.determinism $(TRIED)
+
+faults: env ## what a full disk, a dead kernel, a damaged file and the like do to a sweep, and bad input; minutes
+	@mkdir -p results
+	$(BIN)/python -m pytest -m 'faults or not faults' tests/test_faults.py --junitxml=results/faults.xml
+	@$(BIN)/python -m workflow.trial faults 'make faults' results/faults.xml
+	$(BIN)/python -m pytest -m faults tests/test_safety.py
+	$(BIN)/python -m pytest tests/test_bad_input.py --junitxml=results/bad_input.xml
+	@$(BIN)/python -m workflow.trial 'bad inputs' 'make faults' results/bad_input.xml
 
 test: env ## the tests
 	$(BIN)/python -m pytest

@@ -133,8 +133,8 @@ def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
         raise SuiteError(f"suite file {path} does not exist; there are {', '.join(others) or 'none'}")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise SuiteError(f"{path} is not YAML: {_short(error)}") from None
     try:
         return check_suite({**config, **over} if over and isinstance(config, dict) else config)
     except SuiteError as error:
@@ -222,11 +222,20 @@ def _one_line(error: jsonschema.ValidationError) -> str:
     if key == "steps" or key in [key for key, _ in CHOSEN_BY.values()]:
         none = "" if key == "steps" else "none, "
         return f"{where} is {error.instance!r}, expected {none}all, last or a list of different steps from 0"
-    return f"{where}: {' '.join(error.message.split())}"
+    return f"{where}: {_short(error.message)}"
+
+
+def _short(message: object) -> str:
+    """One line, the middle left out where a value makes it long."""
+    line = " ".join(str(message).split())
+    return line if len(line) < 400 else f"{line[:200]} ... {line[-150:]}"
 
 
 def main() -> int:
     """Check a suite file: `python -m workflow.suite FILE`."""
+    if len(sys.argv) != 2:
+        print("error: expected one suite file: python -m workflow.suite config/lab.yaml", file=sys.stderr)
+        return 2
     try:
         read_suite(sys.argv[1]).check_templates()
     except (ValueError, OSError) as error:
