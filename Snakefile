@@ -76,6 +76,10 @@ wildcard_constraints:
     step=r"-?\d+",
 
 
+# On a cluster the book is made where the sweep was started.
+localrules: all, sweep, book
+
+
 rule all:
     input:
         PAGE,
