@@ -14,17 +14,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
-SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete
+# Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
+SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite test check lab lab-check lab-recipe bench lock clean
+.PHONY: help env book sweep plan suite verify test check browser-test lab lab-check lab-recipe bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
-book: suite ## run the suite (SUITE=lab) as far as needed and render the book
-	@$(SNAKEMAKE)
+book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
+	@$(SNAKEMAKE) || { $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
 	@echo "Open $(PAGE)"
 
 sweep: suite ## run the notebooks of the suite as far as needed, without the book
@@ -33,12 +34,18 @@ sweep: suite ## run the notebooks of the suite as far as needed, without the boo
 plan: suite ## what `make book` would run
 	@$(SNAKEMAKE) -n
 
+verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
+	@$(BIN)/python -m workflow.verify $(CONFIG)
+
 test: env ## the tests
 	$(BIN)/python -m pytest
 
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m workflow.templates notebooks
+
+browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
+	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py
 
 lab: env ## train a lab model (RUNG=lab-7k SEED=0), a committed one again to compare; without RUNG what is missing
 	$(BIN)/python -m $(if $(RUNG),lab.retrain $(RUNG) --seed $(SEED),lab.train)
@@ -49,9 +56,10 @@ lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
 lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
 	$(BIN)/python -m lab.recipe
 
-bench: env ## what FV scores and a grid of ablations cost in plain forward passes; tables in results/bench
+bench: env ## what FV scores, a grid of ablations and training steps cost; tables in results/bench
 	$(BIN)/python -m benchmarks.fv_scores
 	$(BIN)/python -m benchmarks.ablation_grid
+	$(BIN)/python -m benchmarks.training
 
 clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake

@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, str(workflow.basedir))
 
+from workflow.lock import LockedError, lock_sweep
 from workflow.suite import RESULTS, TABLES, check_suite, dependencies, read_suite, weights
 
 try:
@@ -45,12 +46,7 @@ def parameters(notebook):
     )
 
 
-NOTEBOOKS = (
-    [f"{OUT}/notebooks/scoring/{model}/step{step}.ipynb" for model, step in SCORED]
-    + [f"{OUT}/notebooks/{kind}/{model}/step{step}.ipynb" for kind, runs in CHOSEN.items() for model, step in runs]
-    + [f"{OUT}/notebooks/training_dynamics/{model}.ipynb" for model in SUITE.followed]
-    + [f"{OUT}/notebooks/{kind}.ipynb" for kind in ("model_scaling", "lab", "index")]
-)
+NOTEBOOKS = [path.as_posix() for path in SUITE.notebooks]
 PAGE = f"{OUT}/book/_build/html/index.html"
 
 PYTHON = shlex.quote(sys.executable)
@@ -59,9 +55,20 @@ RUN = (
     "printf '%s\\n' {params.parameters:q} > {log.parameters:q} && "
     "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
     "-m workflow.run {input.template:q} {output.notebook:q} "
-    "--parameters {log.parameters:q} --log {log.text:q}"
+    "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
 )
 RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
+
+
+LOCKS = []  # held until this process ends
+
+
+# Not for a dry run, nor when there is nothing to do.
+onstart:
+    try:
+        LOCKS.append(lock_sweep(Path(OUT)))
+    except (LockedError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 wildcard_constraints:
@@ -196,6 +203,26 @@ rule model_scaling:
         RUN_WITH_TABLES
 
 
+rule claims:
+    input:
+        template="notebooks/claims.ipynb",
+        code=CODE["claims"],
+        scored=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)],
+        ablated=[table for kind in TABLES["ablation"] for table in tables(kind, ABLATED)],
+        executed=tables("executions", CHOSEN["task_execution"]),
+    output:
+        tables=[f"{OUT}/{table}/claims.parquet" for table in TABLES["claims"]],
+        notebook=f"{OUT}/notebooks/claims.ipynb",
+    params:
+        parameters=parameters("claims"),
+    log:
+        text=f"{OUT}/logs/claims.log",
+        parameters=f"{OUT}/logs/claims.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule lab:
     input:
         template="notebooks/lab.ipynb",
@@ -219,9 +246,8 @@ rule index:
     input:
         template="notebooks/index.ipynb",
         code=CODE["index"],
-        tables=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)]
-        + tables("ablations", ABLATED)
-        + [f"{OUT}/statistics/training_dynamics/{model}.parquet" for model in SUITE.followed],
+        claims=f"{OUT}/statistics/claims.parquet",
+        ablated=tables("ablations", ABLATED),
     output:
         notebook=f"{OUT}/notebooks/index.ipynb",
     params:

@@ -1,9 +1,14 @@
 """One function per figure: tidy table in, axes out. One colour and marker per head kind in the whole book."""
 
+from base64 import b64encode
+from html import escape
+from io import BytesIO
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import HTML, display
 
 from icl_lib.ablation_tables import with_paired_errors
 from icl_lib.statistics import bootstrap_mean
@@ -218,17 +223,15 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
 
 def show(axes, text: str, alt: str):
     """Show the figure of `axes` with a caption and an alternative text, in a page or a notebook; nothing returned."""
-    from base64 import b64encode
-    from html import escape
-    from io import BytesIO
+    display(HTML(as_html(axes, text, alt)))
 
-    from IPython.display import HTML, display
 
+def as_html(axes, text: str, alt: str) -> str:
+    """The figure of `axes`, which is closed, as HTML with a caption and an alternative text."""
     figure = np.ravel(axes)[0].figure
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
     data = b64encode(buffer.getvalue()).decode()
-    display(HTML(
-        f'<figure><img class="figure" alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"/>'
-        f"<figcaption>{escape(text)}</figcaption></figure>"))
+    return (f'<figure><img class="figure" alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"/>'
+            f"<figcaption>{escape(text)}</figcaption></figure>")

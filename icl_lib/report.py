@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from icl_lib import protocols
 from icl_lib.ablation_tables import Condition
 from icl_lib.heads import head_names, overlap
 from icl_lib.measurements import mean_scores, task_group
 from icl_lib.statistics import bootstrap_difference, bootstrap_mean, expected_overlap, spearman, trend_test
-from icl_lib.tables import provenance, read_table
+from icl_lib.tables import provenance
 from icl_lib.tasks import Task
 
 FEW_SHOT = "first_token_accuracy"
@@ -146,65 +144,6 @@ def overlap_sentence(scores: pd.DataFrame, tops: dict, *, seed: int) -> str:
             f"{', '.join(head_names(tops['fv']))}. Shared: {overlap(tops['induction'], tops['fv']):.0%}, by chance "
             f"{expected_overlap(n_total, n, n) / n:.0%}. Rank correlation of the two scores over all {n_total} heads: "
             f"{rho.value:.2f} (95 % interval {rho.low:.2f} to {rho.high:.2f}).")
-
-
-def departures_in_words() -> HTML:
-    """The departures of scoring that have a switch: where they are listed, the default, the departure, its file."""
-    rows = [(d.places, {"induction": "induction", "fv": "FV"}[d.score], d.default, d.departure, d.file,
-             ", ".join(f"{name}={value!r}" for name, value in d.switch.items())) for d in protocols.DEPARTURES]
-    return _words(rows, ["place", "score", "here", "departure", "file of the released code", "switch"])
-
-
-def departures_without_switch() -> HTML:
-    """The other departures of scoring, and why there is no switch for them."""
-    return _words(protocols.NOT_REPRODUCIBLE, ["place", "departure", "why there is no switch"])
-
-
-def _words(rows, columns: list[str]) -> HTML:
-    with pd.option_context("display.max_colwidth", None):
-        return HTML(pd.DataFrame(rows, columns=columns).to_html(index=False))
-
-
-def departure_table(effects: pd.DataFrame, score: str) -> HTML:
-    """What each departure changes in one score: numbers, or why there are none; other seeds as one row."""
-    rows, measured = [], effects[effects["score"] == score]
-    seeds = measured[measured["kind"] == "seed"]
-
-    def span(column: str, digits: int) -> str:
-        low, high = seeds[column].min(), seeds[column].max()
-        return f"{low:.{digits}f} to {high:.{digits}f}"
-
-    for row in measured.itertuples():
-        if row.kind == "default":
-            rows.append(("default", f"{row.top:.3f}", "", "", ""))
-            rows.append((f"default, {len(seeds)} other seeds", span("top", 3), span("rank_correlation", 2),
-                         span("shared", 2), ""))
-        elif row.kind != "seed":
-            numbers = ("-",) * 3 if row.note else (
-                f"{row.top:.3f}", f"{row.rank_correlation:.2f} ({row.low:.2f} to {row.high:.2f})", f"{row.shared:.2f}")
-            rows.append((row.name, *numbers, row.note or row.beyond or "nothing"))
-    return _words(rows, ["protocol", "highest score", "rank correlation with the default", "shared top heads",
-                         "changed beyond other seeds"])
-
-
-def departure_sentence(effects: pd.DataFrame) -> str:
-    """How many departures change what by more than other seeds do, and what the released protocol does as a whole."""
-    parts = []
-    for score, label in (("induction", "induction score"), ("fv", "FV score")):
-        rows = effects[effects["score"] == score].set_index("kind")
-        single = rows.loc[["departure"]]
-        able = single[single["note"] == ""]
-        ranking = able[able["beyond"].str.contains("ranking")]
-        default, released = rows.loc["default"], rows.loc[["preset"]].iloc[-1]
-        seeds = rows.loc[["seed"]]["rank_correlation"]
-        which = f" ({'; '.join(ranking['name'])})" if len(ranking) else ""
-        parts.append(
-            f"**{label}**: {len(able)} of {len(single)} departures can act on this model; {len(ranking)} of them"
-            f"{which} {'changes' if len(ranking) == 1 else 'change'} the ranking of the heads by more than any of "
-            f"{len(seeds)} other seeds does, whose rank correlations go down to {seeds.min():.2f}. The released "
-            f"protocol as a whole has a highest score of {released['top']:.3f} instead of {default['top']:.3f} and a "
-            f"rank correlation with the default of {released['rank_correlation']:.2f}")
-    return ". ".join(parts) + "."
 
 
 def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
@@ -342,19 +281,6 @@ def effects_sentence(effects: pd.DataFrame) -> str:
             + "; ".join(parts) + ".")
 
 
-def _order_of_emergence(folder: Path, models: dict[str, list[int]]) -> str:
-    """Which kind of heads came first in each model whose checkpoints were followed; "" where none was."""
-    paths = {model: folder / f"{model}.parquet" for model in models}
-    steps = {model: read_table(path, schema_name="statistics").set_index("name")["value"]
-             for model, path in paths.items() if path.is_file()}
-    if not steps:
-        return ""
-    came = [f"{model}: {_step(its['emergence step, induction'])} and {_step(its['emergence step, fv'])}"
-            for model, its in steps.items()]
-    return ("\n1. **Along training** the first checkpoint with an induction score above its threshold and the first "
-            f"with an FV score above its null were {'; '.join(came)}.")
-
-
 def _step(step: float) -> str:
     return f"step {step:g}" if np.isfinite(step) else "none"
 
@@ -382,12 +308,3 @@ def overlaps_sentence(overlaps: pd.DataFrame) -> str:
                      f"{rows['value'].mean():.0%} shared on average, {rows['expected'].mean():.0%} by chance; more "
                      f"than chance in {more} of {len(rows)} models, fewer in {fewer} (p < 0.05, hypergeometric)")
     return "; ".join(parts) + "."
-
-
-def findings(results: str, models: dict[str, list[int]], ablations: pd.DataFrame, model: str, *, seed: int) -> str:
-    """The book's answer in three sentences from the tables: two on one model, one on all models with checkpoints."""
-    scores = read_table(f"{results}/scores/{model}/step{models[model][-1]}.parquet", schema_name="scores")
-    edited = ablations[(ablations["model"] == model) & (ablations["positions"] != "last")]
-    order = _order_of_emergence(Path(results) / "statistics" / "training_dynamics", models)
-    return (f"1. **Scores** of {model}: {score_sentence(scores)}\n"
-            f"1. **Ablation** at all positions: {ablation_sentence(edited, 'all', seed=seed)}" + order)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures import COLOUR, FAMILY_MARKER, LABEL, LINE, MARKER, METRIC_LABEL
+from icl_lib.figures import COLOUR, FAMILY_MARKER, LABEL, LINE, MARKER, METRIC_LABEL, SCORE_LABEL
 from icl_lib.models import family
 
 
@@ -24,6 +24,23 @@ def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict
     size_axis(ax, table["parameters"])
     _legend(ax, table["model"])
     return ax
+
+
+def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame):
+    """Boxes of all heads' scores, one per model, smallest first, coloured by size (the paper's box plots)."""
+    order = [model for model in sizes.sort_values(["parameters", "model"])["model"] if model in set(scores["model"])]
+    figure, axes = plt.subplots(2, 1, figsize=(max(6.4, 0.55 * len(order) + 2), 6), sharex=True)
+    ramp = sns.color_palette("viridis", len(order))
+    for ax, score in zip(axes, ("induction_attention_mass", "fv"), strict=True):
+        by_head = scores[scores["score"] == score].groupby(["model", "layer", "head"])["value"].mean()
+        values = [by_head[model].to_numpy() for model in order]
+        boxes = ax.boxplot(values, patch_artist=True, flierprops={"markersize": 4})
+        for box, median, colour in zip(boxes["boxes"], boxes["medians"], ramp, strict=True):
+            box.set(facecolor=colour, alpha=0.75)
+            median.set(color="black")
+        ax.set_ylabel(SCORE_LABEL[score])
+    axes[-1].set_xticks(range(1, len(order) + 1), order, rotation=90, fontsize=9)
+    return axes
 
 
 def effects_by_size(effects: pd.DataFrame):

@@ -2,6 +2,7 @@
 
 import datetime
 import difflib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -88,7 +89,7 @@ VALUES = {
 _MAY_BE_NAN = {"standard_error", "low", "high", "p_value"}
 
 PROVENANCE_KEYS = (
-    "suite", "seed", "dtype", "device", "bos", "versions", "git_commit", "git_dirty", "time", "parameters",
+    "suite", "seed", "dtype", "device", "bos", "versions", "git_commit", "git_dirty", "time", "parameters", "made_from",
 )  # fmt: skip
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
@@ -102,7 +103,8 @@ def provenance(
 
     `bos` names the BOS policy in words, `parameters` are the notebook's. `git_commit` is "unknown" and
     `git_dirty` null where the library does not lie in a git work tree; dirty means that tracked files were
-    changed since the commit. For tables made from tables give "" for dtype, device and bos.
+    changed since the commit. For tables made from tables give "" for dtype, device and bos. `made_from` holds the
+    fingerprints of all input files where the workflow ran the notebook, and is empty where it did not.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
@@ -119,6 +121,7 @@ def provenance(
         "git_dirty": None if changes is None else bool(changes),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "parameters": dict(parameters),
+        "made_from": _made_from(),
     }
 
 
@@ -202,15 +205,21 @@ def tables_equal(first: str | Path, second: str | Path) -> bool:
     Of the provenance everything counts but time, git state and the results folder: two runs differ in these
     by nature.
     """
-    frames = [read_table(path) for path in (first, second)]
-    made = [
-        frame.attrs["provenance"]
-        | {"time": "", "git_commit": "", "git_dirty": None}
-        | {"parameters": {k: v for k, v in frame.attrs["provenance"]["parameters"].items() if k != "results"}}
-        for frame in frames
-    ]
-    same_schema = frames[0].attrs["schema"] == frames[1].attrs["schema"]
-    return made[0] == made[1] and same_schema and frames[0].equals(frames[1])
+    return table_fingerprint(first) == table_fingerprint(second)
+
+
+def table_fingerprint(path: str | Path) -> str:
+    """SHA-256 over a table's rows, bit for bit, and what `tables_equal` counts of its provenance, as 64 hex digits."""
+    frame = read_table(path)
+    made_by = frame.attrs["provenance"] | {"time": "", "git_commit": "", "git_dirty": None}
+    made_by["parameters"] = {k: v for k, v in made_by["parameters"].items() if k != "results"}
+    digest = hashlib.sha256(json.dumps([frame.attrs["schema"], made_by], sort_keys=True).encode())
+    for name, kind in SCHEMAS[frame.attrs["schema"]].items():
+        column = frame[name]
+        # NaN is one value here, whatever its bits
+        column = column.where(column.notna(), np.nan) if kind == "float" else column
+        digest.update(json.dumps(column.tolist()).encode() if kind == "str" else column.to_numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
@@ -276,6 +285,12 @@ def _checked_provenance(made_by: dict[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"provenance is not plain JSON: {error}") from None
     return made_by
+
+
+def _made_from() -> dict[str, Any]:
+    # a file, since the fingerprints of a large suite's tables are too long for the environment
+    path = os.environ.get("ICL_LIB_MADE_FROM")
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
 def _nearest(name: str, valid) -> str:

@@ -67,6 +67,32 @@ def weighted_loss(model: GPTNeoXForCausalLM, batch: list[Rows], device: str) -> 
     return loss
 
 
+def new_optimizer(model: torch.nn.Module, config: dict) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices alone."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config["weight_decay"]}, {"params": plain, "weight_decay": 0.0}],
+        lr=config["lr"], betas=(0.9, 0.98), fused=True)
+
+
+def training_step(model, optimizer, batch: list[Rows], device: str) -> float:
+    """One optimiser step on a batch; the loss before it, in nats. Raises FloatingPointError for no finite loss."""
+    loss = weighted_loss(model, batch, device)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"loss is {loss.item()}")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+    optimizer.step()
+    return loss.item()
+
+
+def tokens_per_step(config: dict) -> int:
+    """Tokens of a step's batch, padding included."""
+    return sum(shape["rows"] * shape["length"] for shape in config["mixture"].values())
+
+
 def save_checkpoint(model, tokenizer, optimizer, step: int, folder: Path) -> None:
     """Write `step<N>/` in half precision and the state to go on from; a kill leaves neither half-written."""
     target, partial = folder / f"step{step}", folder / f".partial-step{step}"
@@ -112,17 +138,13 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
     tasks = {n: t for n, t in read_tasks().items() if not any(fnmatch(n, pattern) for pattern in left_out)}
     generator = Generator(tokenizer, tasks)
     model = new_model(config["shape"], tokenizer, seed).to(device)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config["weight_decay"]}, {"params": plain, "weight_decay": 0.0}],
-        lr=config["lr"], betas=(0.9, 0.98), fused=True)
+    optimizer = new_optimizer(model, config)
     start = resume(model, optimizer, folder)
     curve = pd.read_csv(folder / "curve.csv").query("step <= @start").to_dict("records") if start else []
     if start == 0:
         save_checkpoint(model, tokenizer, optimizer, 0, folder)
 
-    tokens_per_step = sum(shape["rows"] * shape["length"] for shape in config["mixture"].values())
+    n_tokens = tokens_per_step(config)
     bar = tqdm(range(start, config["steps"]), initial=start, total=config["steps"], desc=f"{rung} seed {seed}",
                disable=None)
     losses, began = [], time.perf_counter()
@@ -130,19 +152,15 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         batch = generator.batch(np.random.default_rng([seed, step]), config["mixture"])
-        loss = weighted_loss(model, batch, device)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"rung {rung} seed {seed}: loss is {loss.item()} at step {step}; lower its lr")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        losses.append(loss.item())
+        try:
+            losses.append(training_step(model, optimizer, batch, device))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"rung {rung} seed {seed}: {error} at step {step}; lower its lr") from None
         done = step + 1
         if done % config["log_every"] == 0 or done == config["steps"]:
             seconds = time.perf_counter() - began
-            curve.append({"step": done, "loss": float(np.mean(losses)), "tokens": done * tokens_per_step,
-                          "tokens_per_second": round(len(losses) * tokens_per_step / seconds)})
+            curve.append({"step": done, "loss": float(np.mean(losses)), "tokens": done * n_tokens,
+                          "tokens_per_second": round(len(losses) * n_tokens / seconds)})
             bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}")
             losses, began = [], time.perf_counter()
         if done in config["checkpoints"] or done == config["steps"]:

@@ -15,6 +15,7 @@ PARAMETERS = {
     "task_execution": 'model: str = "m"\nstep: int = 0',
     "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: list[int] = []',
     "model_scaling": 'models: dict[str, list[int]] = {"m": [0]}',
+    "claims": 'models: dict[str, list[int]] = {"m": [0]}',
     "lab": 'models: dict[str, list[int]] = {"m": [0]}',
     "index": 'models: dict[str, list[int]] = {"m": [0]}',
 }
@@ -57,6 +58,10 @@ write("statistics", f"training_dynamics/{model}", notebook="training_dynamics", 
 write("statistics", "model_scaling", notebook="model_scaling", model="", name="models",
       value=float(len(models)), low=0.0, high=1.0, p_value=0.5, n=len(models))
 """,
+    "claims": """
+write("statistics", "claims", notebook="claims", model="", name="claim", value=float(len(models)), low=0.0, high=1.0,
+      p_value=0.5, n=len(models))
+""",
     "lab": "print(len(models))",
     "index": "print(len(models))",
 }
@@ -68,6 +73,7 @@ IMPORTS = {
     "task_execution": "",
     "training_dynamics": "",
     "model_scaling": "from icl_lib.statistics import holm",
+    "claims": "",
     "lab": "",
     "index": "",
 }

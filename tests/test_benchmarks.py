@@ -1,14 +1,20 @@
 """The benchmark on a tiny shape: its columns, its count of operations, and that all methods do the same work."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import fv_scores as bench
+from benchmarks import training
 from icl_lib import fv_scores, load_model
 from icl_lib.function_vectors import clean_means
+from icl_lib.models import count_parameters
 from icl_lib.passes import plain_transformers
+from icl_lib.tasks import read_tasks
+from lab.files import read_rung
+from lab.text import Generator
 
 COLUMNS = ["shape", "method", "seconds", "spread", "peak_memory_mib", "forward_equivalents", "ratio_to_flop_limit",
            "device"]  # fmt: skip
@@ -108,3 +114,22 @@ def test_hours_of_the_paper_follow_from_the_measured_rate():
     expected = sum(n * bench.operations(*shapes[shape], bench.VOCABULARY, bench.TOKENS)[1] for shape, n in runs.items())
     assert sum(runs.values()) == 12 + 56
     assert bench.paper_hours(table) == pytest.approx(2900 * expected / rate / 3600)
+
+
+def test_training_bench_counts_the_tokens_and_shares_of_a_step(monkeypatch):
+    monkeypatch.setattr(training, "N_ROUNDS", 2)
+    monkeypatch.setattr(training, "N_STEPS", 1)
+    table = training.measure(["lab-7k"])
+    row = table.iloc[0]
+    assert row["parameters"] == count_parameters("lab-7k")
+    batch = Generator(load_model("lab-7k").tokenizer, read_tasks()).batch(
+        np.random.default_rng(0), read_rung("lab-7k")["mixture"])
+    assert training.tokens_per_step(read_rung("lab-7k")) == sum(rows.tokens.size for rows in batch)
+    assert row["tokens_per_second"] > 0
+    assert 0 < row["drawing_share"] < 1 and 0 < row["product_share"] < 1
+
+
+def test_an_unknown_rung_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["training", "lab-8k"])
+    with pytest.raises(SystemExit, match="unknown rung 'lab-8k'; known: lab-110k"):
+        training.main()

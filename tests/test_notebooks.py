@@ -1,9 +1,12 @@
 """The real templates, run on the smallest lab model at its random first step and a little later."""
 
+from html import escape
+
 import nbformat
 import numpy as np
 import pytest
 
+from icl_lib.claims import read_claims
 from icl_lib.dynamics import score_array
 from icl_lib.tables import read_table
 from workflow.run import run_notebook
@@ -36,6 +39,7 @@ def results(tmp_path_factory):
     run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS)
     models = {"models": {MODEL: STEPS}, "ablated_models": {MODEL: STEPS[-1:]}}
     run("model_scaling", "model_scaling", **models)
+    run("claims", "claims", **models, executed_models={MODEL: STEPS[-1:]})
     run("lab", "lab", models=models["models"])
     run("index", "index", **models)
     return folder
@@ -123,3 +127,18 @@ def test_dynamics_say_when_each_kind_came(results):
     heads = statistics[statistics.index.str.startswith("heads, ")]["value"]
     assert heads.sum() == 12 and np.isfinite(heads).all()
     assert f"Induction heads came by step {STEPS[-1]}, after {STEPS[0]}." in page_text(results, "training_dynamics")
+
+
+@pytest.mark.slow
+def test_the_ledger_has_every_claim_and_the_numbers_of_the_other_tables(results):
+    table = read_table(results / "statistics" / "claims.parquet").set_index("name")
+    assert set(table.index) == {claim.id for claim in read_claims()}
+    effects = read_table(results / "effects" / MODEL / f"step{STEPS[-1]}.parquet").query(
+        "metric == 'first_token_accuracy' and ranking == 'fv_minus_induction' and excluded == '' and fraction == 0.1 "
+        "and replacement == 'mean' and positions == 'all'")
+    assert table.loc["H1, 4a", "value"] == effects["value"].item()
+    assert table.loc["H1, 4a", "low"] == effects["low"].item()
+    html = page_text(results, "claims")
+    assert all(escape(claim.claim) in html and escape(claim.test) in html for claim in read_claims())
+    assert html.count('class="verdict not-measured-here"') == table["value"].isna().sum() > 0
+    assert "FV heads cost more than induction heads in" in page_text(results, "index")

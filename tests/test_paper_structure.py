@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import transformers
 
+from icl_lib.claims import overall, with_verdicts
 from icl_lib.tables import provenance, read_table, write_table
 from tests.project import ROOT
 from workflow.run import run_notebook
@@ -123,6 +124,9 @@ def pages(tmp_path_factory):
         run_notebook(templates / "training_dynamics.ipynb", folder / "training_dynamics.ipynb",
                      common | {"model": FOLLOWED, "steps": STEPS, "top_fraction": 0.02, "n_trajectories": 10,
                                "seeds": {FOLLOWED: STEPS}}, log=folder / "dynamics.log")
+        run_notebook(templates / "claims.ipynb", folder / "claims.ipynb",
+                     common | {"models": models, "ablated_models": {m: [LAST] for m in models}, "executed_models": {},
+                               "top_fraction": 0.02, "ablated_fraction": 0.02}, log=folder / "claims.log")
     return folder
 
 
@@ -162,3 +166,21 @@ def test_dynamics_find_the_planted_transitions(pages):
     text = text_of(pages / "training_dynamics.ipynb")
     assert "Induction heads came first." in text
     assert "Figure 1 for this model" in text
+
+
+@pytest.mark.slow
+def test_the_ledger_finds_the_planted_facts(pages):
+    found = with_verdicts(read_table(pages / "results" / "statistics" / "claims.parquet"))
+    said = {claim: overall(rows) for claim, rows in found.groupby("claim")}
+    for claim in ("H1, 4a", "H1, 4a (size)", "H2 (distinct), 3b", "3a", "5b", "5h"):
+        assert said[claim] == "holds", (claim, found[found["claim"] == claim])
+    # Planted: FV heads cost more accuracy and induction heads more token loss, the more so the larger the model.
+    gaps = found[found["claim"] == "H1, 4a"].set_index("model")["value"]
+    assert set(gaps.index) == set(MODELS) - {ABSENT} and gaps["llama-2-7b"] == pytest.approx(0.22)
+    changed = found[found["claim"] == "H2 (connected), 5e"].set_index("model").loc[FOLLOWED]
+    n_fv = len(planted(*MODELS[FOLLOWED][1:3])[1])
+    assert changed["value"] == pytest.approx(N_CHANGING / n_fv) and changed["n"] == n_fv
+    gap = found[found["claim"] == "5b"].set_index("model").loc[FOLLOWED]
+    assert tuple(gap[["low", "value", "high"]]) == (4000 - 1000, 16000 - 1000, 16000 - 256)
+    # Nothing was measured with exclusion, without demonstrations, or on vectors.
+    assert {said[claim] for claim in ("4b", "4c", "4d", "4g", "A1", "H3, C1")} == {"not measured here"}

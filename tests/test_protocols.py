@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lib import fv_scores, induction_scores, load_model, measurements, protocols, repeated_random_tokens, report
+from icl_lib import (
+    fv_scores,
+    induction_scores,
+    load_model,
+    measurements,
+    protocol_report,
+    protocols,
+    repeated_random_tokens,
+)
 from icl_lib.protocols import FV, INDUCTION, FVProtocol, InductionProtocol
 from icl_lib.tasks import Task, draw_prompts, read_tasks
 from tests.conftest import ARCHITECTURES, golden_case, tiny_model
@@ -219,8 +227,9 @@ def test_statistics_tables_and_sentences_are_made_from_the_effects(effects, tmp_
     write_table(statistics, tmp_path / "t.parquet", schema_name="statistics", provenance=made_by)
     table = read_table(tmp_path / "t.parquet").set_index("name")["value"]
     assert len(table) == 3 * len(effects) and table["fv, default, rank correlation"] == 1
-    sentence = report.departure_sentence(effects)
+    sentence = protocol_report.departure_sentence(effects)
     assert "6 of 6 departures can act" in sentence and "4 of 6 departures can act" in sentence
     for score in ("induction", "fv"):
-        assert "2 other seeds" in report.departure_table(effects, score).data
-    assert "retokenised=True" in report.departures_in_words().data and "F9" in report.departures_without_switch().data
+        assert "2 other seeds" in protocol_report.departure_table(effects, score).data
+    assert "retokenised=True" in protocol_report.departures_in_words().data
+    assert "F9" in protocol_report.departures_without_switch().data

@@ -17,6 +17,7 @@ MADE_BY = {
     "suite": "smoke", "seed": 3, "dtype": "float32", "device": "cpu", "bos": "prepended",
     "versions": {"torch": "1"}, "git_commit": "unknown", "git_dirty": None,
     "time": "2026-01-01T00:00:00+00:00", "parameters": {"n_prompts": 4, "results": "results/smoke"},
+    "made_from": {},
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from icl_lib.tables import read_table, tables_equal
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
 from workflow.book import stage
+from workflow.lock import lock_sweep
 from workflow.run import main as run_main
 from workflow.suite import GIVEN, TABLES, SuiteError, check_suite, read_suite
 from workflow.templates import (
@@ -21,6 +23,7 @@ from workflow.templates import (
     template_parameters,
     unclean_templates,
 )
+from workflow.verify import main as verify
 
 
 @pytest.fixture
@@ -323,11 +326,13 @@ def touch(path, text):
 
 @pytest.mark.slow
 def test_the_whole_workflow(project):
-    everything = dict.fromkeys(["ablation", "training_dynamics", "model_scaling", "lab", "index", "book"], 1)
+    everything = dict.fromkeys(
+        ["ablation", "training_dynamics", "model_scaling", "claims", "lab", "index", "book"], 1)
     everything |= {"scoring": 2}
     assert planned(project) == everything
     assert not (project / "results").exists()
     status, output = snakemake(project)
+    assert verify(["config/lab.yaml"]) == 0
     assert status == 0, output
     results = project / "results" / "fake"
     assert (results / "book/_build/html/index.html").is_file()
@@ -336,13 +341,18 @@ def test_the_whole_workflow(project):
     assert "models/tiny, step0" in (html / "index.html").read_text()
     assert (html / "notebooks/scoring/models/tiny/step0.html").is_file()
     assert not (html / "notebooks/scoring/models/tiny/step8.html").exists()
+    # The page asks nothing of the network, and every table is there as CSV.
+    text = (html / "index.html").read_text()
+    assert "unpkg.com" not in text and (html / "_static/plotly.min.js").is_file()
+    scores = pd.read_csv(html / "tables/scores/models/tiny/step8.csv")
+    assert scores["value"].tolist() == [8.5]
     found = {p.relative_to(results).as_posix() for p in results.rglob("*.parquet")}
     assert found == {
         "scores/models/tiny/step0.parquet", "scores/models/tiny/step8.parquet",
         "accuracy/models/tiny/step0.parquet", "accuracy/models/tiny/step8.parquet",
         "ablations/models/tiny/step8.parquet", "effects/models/tiny/step8.parquet",
         "statistics/training_dynamics/models/tiny.parquet",
-        "statistics/model_scaling.parquet",
+        "statistics/model_scaling.parquet", "statistics/claims.parquet",
     }  # fmt: skip
     assert read_table(results / "scores/models/tiny/step8.parquet").value[0] == 8.5
     assert not list((results / "logs").rglob("*.ipynb"))
@@ -370,6 +380,17 @@ def test_the_whole_workflow(project):
         "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, "
         "models, parameters; nearest: seed\n",
     )
+
+
+@pytest.mark.slow
+def test_a_second_sweep_on_the_same_results_is_refused_and_changes_nothing(project):
+    with lock_sweep(project / "results" / "fake"):
+        status, output = snakemake(project, "--nolock", "sweep")
+        assert status == 1 and output.splitlines()[-1].startswith(
+            f"error: another sweep is at work on results/fake (process {os.getpid()} on "
+        )
+        assert [p.name for p in (project / "results" / "fake").iterdir() if p.suffix != ".lock"] == []
+        assert planned(project)["scoring"] == 2  # a plan needs no lock
 
 
 @pytest.mark.slow
@@ -404,22 +425,27 @@ def test_staging_fills_in_the_runs(project):
     paths = [results / "notebooks" / f"{name}.ipynb" for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(path.stem)
+        nbformat.write(notebook(f"# {path.stem}", parameters=None), path)
     (project / "book" / "model_scaling.md").write_text("by hand")
-    source = stage(results, paths)
+    source = stage(results, paths, [results / "notebooks" / "training_dynamics" / "models" / "c.ipynb"])
     found = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
-    assert found == {
-        "_config.yml", "_toc.yml", "method.md", "scoring.ipynb", "model_scaling.md",
+    assert found >= {
+        "_config.yml", "_toc.yml", "method.md", "scoring.ipynb", "model_scaling.md", "runs.md", "claims.md",
         "notebooks/scoring/models/a/step0.ipynb", "notebooks/scoring/models/a/step8.ipynb",
         "notebooks/model_scaling.ipynb",
     }  # fmt: skip
+    assert "scoring.md" not in found
     chapters = yaml.safe_load((source / "_toc.yml").read_text())["parts"][0]["chapters"]
-    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling"]
+    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling", "training_dynamics"]
     assert chapters[0]["sections"] == [
         {"file": "notebooks/scoring/models/a/step0", "title": "models/a, step0"},
         {"file": "notebooks/scoring/models/a/step8", "title": "models/a, step8"},
     ]
     assert chapters[1]["sections"] == [{"file": "notebooks/model_scaling", "title": "model_scaling"}]
+    # A chapter without a run says so, whether nothing was asked for or a run is missing, and so does the page of runs.
+    assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
+    assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()
+    assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
 
 
 @pytest.mark.slow

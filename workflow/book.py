@@ -2,11 +2,13 @@
 
 The builder walks the whole folder it is given, so it gets one that holds the pages and executed notebooks and
 nothing else, RESULTS/book/source: the settings and the hand-written pages of book/ at its root, the executed
-notebooks under notebooks/ as they lie under RESULTS. Where `_toc.yml` names a chapter after a notebook
-("scoring"), the runs of that notebook are filled in.
+notebooks under notebooks/ as they lie under RESULTS, and a page of all runs. Where
+`_toc.yml` names a chapter after a notebook ("scoring"), the runs of that notebook are filled in.
 """
 
 import argparse
+import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +18,26 @@ from typing import Any
 
 import yaml
 
-from workflow.suite import TABLES
+from workflow.lock import lock_sweep
+from workflow.runs import runs_page, write_csv
+from workflow.suite import TABLES, TEMPLATES, Suite, read_suite
+from workflow.templates import title
 
 SETTINGS = Path("_config.yml")
 CONTENTS = Path("_toc.yml")
 PAGES = Path("book")
+# Scripts of installed packages, as (package, its file, name under _static), so that no page asks the network.
+SCRIPTS = (
+    ("plotly", "package_data/plotly.min.js", "plotly.min.js"),
+    ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js", "mathjax/tex-svg-full.js"),
+)
+# What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
+# the network, declared twice, that would run cells.
+NOT_FROM_DISK = (
+    r'<link rel="preload" as="font"[^>]*>\s*',
+    r"<script>const THEBE_JS_URL[^<]*</script>\s*",
+    r'<script [^>]*sphinx-thebe\.js[^>]*></script>\s*',
+)
 
 
 def page(results: Path) -> Path:
@@ -28,12 +45,13 @@ def page(results: Path) -> Path:
     return results / "book" / "_build" / "html" / "index.html"
 
 
-def stage(results: Path, notebooks: Sequence[Path]) -> Path:
+def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()) -> Path:
     """Copy settings, hand-written pages and executed notebooks into an empty source folder.
 
     The last run of each notebook in the order given, by the suite the last step of the last model, is the
     page that bears the notebook's name, unless book/ has a page of that name; the other runs are sections
-    below it. Raises FileNotFoundError for a missing file.
+    below it. A chapter without a run is a page that says so and names what of it is `missing`. Raises
+    FileNotFoundError for a missing file.
     """
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
@@ -41,45 +59,61 @@ def stage(results: Path, notebooks: Sequence[Path]) -> Path:
     shutil.copy(SETTINGS, source / SETTINGS.name)
     runs: dict[str, list[str]] = {kind: [] for kind in TABLES}
     for notebook in notebooks:
-        name = notebook.relative_to(results / "notebooks").with_suffix("").as_posix()
+        name = _run_name(results, notebook)
         runs[name.split("/")[0]].append(name)
+    pages: dict[str, str] = {}
     for kind, names in runs.items():
-        if names and not list(source.glob(f"{kind}.*")):
-            shutil.copy(results / "notebooks" / f"{names.pop()}.ipynb", source / f"{kind}.ipynb")
+        is_page = bool(list(source.glob(f"{kind}.*")))
         for name in names:
-            target = source / "notebooks" / f"{name}.ipynb"
+            pages[name] = kind if name == names[-1] and not is_page else f"notebooks/{name}"
+            target = source / f"{pages[name]}.ipynb"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(results / "notebooks" / f"{name}.ipynb", target)
+        if not names and not is_page:
+            absent = [name for path in missing if (name := _run_name(results, path)).split("/")[0] == kind]
+            (source / f"{kind}.md").write_text(_without_runs(kind, absent), encoding="utf-8")
+    (source / "runs.md").write_text(
+        runs_page(results, pages, [_run_name(results, path) for path in missing]), encoding="utf-8")
     toc = yaml.safe_load(CONTENTS.read_text(encoding="utf-8"))
     for part in [toc, *toc.get("parts", [])]:
         if "chapters" in part:
-            chapters = [_with_runs(chapter, runs) for chapter in part["chapters"]]
-            # A chapter without any run is left out: no model of this suite has several steps, say.
-            part["chapters"] = [
-                c for c in chapters if c.get("file") not in TABLES or _is_page(source, c["file"])
-            ]
-    if "parts" in toc:
-        toc["parts"] = [part for part in toc["parts"] if part.get("chapters")]
+            part["chapters"] = [_with_runs(chapter, runs, pages) for chapter in part["chapters"]]
     (source / CONTENTS.name).write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return source
 
 
-def _with_runs(chapter: dict[str, Any], runs: dict[str, list[str]]) -> dict[str, Any]:
+def _run_name(results: Path, notebook: Path) -> str:
+    return notebook.relative_to(results / "notebooks").with_suffix("").as_posix()
+
+
+def _with_runs(chapter: dict[str, Any], runs: dict[str, list[str]], pages: dict[str, str]) -> dict[str, Any]:
     kind = chapter.get("file")
     sections = [
-        {"file": f"notebooks/{name}", "title": ", ".join(name.split("/", 1)[-1].rsplit("/", 1))}
-        for name in runs.get(kind, [])
+        {"file": pages[name], "title": ", ".join(name.split("/", 1)[-1].rsplit("/", 1))}
+        for name in runs.get(kind, []) if pages[name] != kind
     ]
     return chapter | {"sections": [*chapter.get("sections", []), *sections]} if sections else chapter
 
 
-def _is_page(source: Path, name: str) -> bool:
-    return any(path.suffix in (".md", ".ipynb") for path in source.glob(f"{name}.*"))
+def _without_runs(kind: str, absent: list[str]) -> str:
+    why = f"Not finished: {', '.join(f'`{name}`' for name in absent)}." if absent else \
+        "No model of this suite is measured here; its suite file says for which models this notebook runs."
+    return f"# {title(TEMPLATES / f'{kind}.ipynb')}\n\n{why}\n"
 
 
-def build(results: Path, notebooks: Sequence[Path], log: Path) -> Path:
+def _copy_scripts(folder: Path) -> None:
+    for package, file, name in SCRIPTS:
+        found = importlib.util.find_spec(package)
+        if found is None or not found.origin:
+            raise FileNotFoundError(f"the package {package} is not installed: make env")
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(found.origin).parent / file, target)
+
+
+def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence[Path] = ()) -> Path:
     """Render the book, every warning an error. Returns the page to open; raises RuntimeError in one line."""
-    source = stage(results, notebooks)
+    source = stage(results, notebooks, missing)
     shutil.rmtree(results / "book" / "_build", ignore_errors=True)
     builder = Path(sys.executable).with_name("jupyter-book")  # of this environment, activated or not
     command = [str(builder), "build", str(source), "--path-output", str(results / "book")]
@@ -93,18 +127,43 @@ def build(results: Path, notebooks: Sequence[Path], log: Path) -> Path:
         page(results).unlink(missing_ok=True)
         first = (marked or lines[-1:] or ["no output"])[0]
         raise RuntimeError(f"the book has {len(marked)} warnings or errors, first: {first} (log {log})")
+    write_csv(results, page(results).parent / "tables")
+    _copy_scripts(page(results).parent / "_static")
+    for file in page(results).parent.rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        for pattern in NOT_FROM_DISK:
+            text = re.sub(pattern, "", text)
+        file.write_text(text, encoding="utf-8")
     return page(results)
+
+
+def build_unfinished(suite: Suite, log: Path) -> Path | None:
+    """The book of those runs of a suite that have finished, the others named on its page of runs.
+
+    None where nothing is missing. Raises LockedError while a sweep is at work on the results, and as `build`.
+    """
+    results = Path(suite.results)
+    with lock_sweep(results):
+        there = [path for path in suite.notebooks if path.is_file()]
+        missing = [path for path in suite.notebooks if not path.is_file()]
+        return build(results, there, log, missing) if missing else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the book of a suite.")
-    parser.add_argument("results", type=Path, help="results/<suite>")
-    parser.add_argument("--notebooks", type=Path, nargs="*", default=[])
+    parser.add_argument("results", type=Path, nargs="?", help="results/<suite>")
+    parser.add_argument("--notebooks", type=Path, nargs="*", default=[], help="executed notebooks")
+    parser.add_argument("--unfinished", type=Path, metavar="SUITE", help="a suite file: the book of what has finished")
     parser.add_argument("--log", type=Path, required=True)
     given = parser.parse_args(arguments)
+    if bool(given.results) == bool(given.unfinished):
+        parser.error("expected either a results folder or --unfinished SUITE")
     try:
-        print(build(given.results, given.notebooks, given.log))
-    except (OSError, RuntimeError) as error:
+        if given.results:
+            print(build(given.results, given.notebooks, given.log))
+        elif page_of := build_unfinished(read_suite(given.unfinished), given.log):
+            print(f"Open {page_of}: runs are missing, and its page of runs names them")
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -6,6 +6,8 @@ each other, tables of this run are removed, one line says what happened, and the
 """
 
 import argparse
+import contextlib
+import glob
 import logging
 import os
 import sys
@@ -15,29 +17,38 @@ from typing import Any
 
 import yaml
 
+from workflow.inputs import MADE_FROM, made_from, write_record
+from workflow.lock import lock_run
 from workflow.templates import ParameterError, check_parameters
 
 
 def run_notebook(
-    template: Path, executed: Path, parameters: dict[str, Any], *, log: Path, tables: Sequence[Path] = ()
+    template: Path, executed: Path, parameters: dict[str, Any], *, log: Path, tables: Sequence[Path] = (),
+    inputs: Sequence[Path] = (),
 ) -> None:
     """Execute a template with these parameters in the present working folder.
 
-    Raises ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel fails
-    or a table was not written.
+    With `inputs`, all files that the run depends on, their fingerprints go into its tables and beside the log. Raises
+    ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel fails or a table was
+    not written.
     """
     check_parameters(template, parameters)
     import papermill  # late: it takes longer to import than a bad parameter takes to find
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    attempt = log.with_suffix(".ipynb")
+    attempt, record = log.with_suffix(".ipynb"), log.with_suffix(".inputs.json")
     _remove([executed, attempt, *tables])
+    for path in (record, *tables):  # what a killed run of this notebook was writing
+        _remove(list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")))
     handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
+        if inputs:
+            write_record(made_from(inputs, parameters, Path(parameters["results"])), record)
+            os.environ[MADE_FROM] = str(record.resolve())
         papermill.execute_notebook(
             template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
             log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
@@ -51,6 +62,7 @@ def run_notebook(
         kept = f"log {log}, notebook {attempt}" if attempt.exists() else f"log {log}"
         raise RuntimeError(f"{template.name} failed: {_summary(error)} ({kept})") from error
     finally:
+        os.environ.pop(MADE_FROM, None)
         root.removeHandler(handler)
         handler.close()
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -88,16 +100,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parameters", type=Path, required=True, help="YAML file")
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--tables", type=Path, nargs="*", default=[], help="tables the notebook has to write")
+    parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="all files that the run depends on")
+    parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
     given = parser.parse_args(arguments)
     try:
-        run_notebook(
-            given.template,
-            given.executed,
-            read_parameters(given.parameters),
-            log=given.log,
-            tables=given.tables,
-        )
-    except (ParameterError, RuntimeError) as error:
+        with lock_run(given.results) if given.results else contextlib.nullcontext():
+            run_notebook(
+                given.template,
+                given.executed,
+                read_parameters(given.parameters),
+                log=given.log,
+                tables=given.tables,
+                inputs=given.inputs,
+            )
+    except (ParameterError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

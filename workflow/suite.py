@@ -26,6 +26,7 @@ TABLES = {
     "task_execution": ("executions",),
     "training_dynamics": ("statistics",),
     "model_scaling": ("statistics",),
+    "claims": ("statistics",),
     "lab": (),
     "index": (),
 }
@@ -37,6 +38,7 @@ GIVEN = {
     "task_execution": ("suite", "seed", "results", "model", "step"),
     "training_dynamics": ("suite", "seed", "results", "model", "steps"),
     "model_scaling": ("suite", "seed", "results", "models"),
+    "claims": ("suite", "seed", "results", "models"),
     "lab": ("suite", "seed", "results", "models"),
     "index": ("suite", "seed", "results", "models"),
 }
@@ -46,11 +48,12 @@ CHOSEN_BY = {
 }  # fmt: skip
 # ... and is given these if it declares them: which of the steps were ablated, the steps of all seeds of the model.
 GIVEN_IF_DECLARED = {
-    "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",), "index": ("ablated_models",),
+    "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",),
+    "claims": ("ablated_models", "executed_models"), "index": ("ablated_models",),
 }  # fmt: skip
 
-# Files that library modules read, as (module, folder).
-DATA = (("icl_lib/tasks.py", Path("lab/world")),)
+# Files that library modules read, as (module, file or folder).
+DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl_lib/claims.yaml")))
 
 # Stands for a model's published weights where it has no checkpoints.
 NO_STEP = -1
@@ -87,6 +90,16 @@ class Suite:
         """Models with more than one step: those that training_dynamics is about."""
         return [model for model, steps in self.steps.items() if len(steps) > 1]
 
+    @property
+    def notebooks(self) -> list[Path]:
+        """The executed notebooks of all runs, in the order of the book's chapters and sections."""
+        runs = [f"scoring/{model}/step{step}" for model, steps in self.steps.items() for step in steps]
+        runs += [f"{kind}/{model}/step{step}" for kind, chosen in self.chosen.items()
+                 for model, steps in chosen.items() for step in steps]
+        runs += [f"training_dynamics/{model}" for model in self.followed]
+        runs += [kind for kind in TABLES if "models" in GIVEN[kind]]
+        return [Path(self.results, "notebooks", f"{run}.ipynb") for run in runs]
+
     def seeds_of(self, model: str) -> dict[str, list[int]]:
         """Followed models that differ from this one by nothing but the seed in their names, itself included."""
         return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
@@ -97,6 +110,7 @@ class Suite:
             "suite": self.name, "seed": self.seed, "results": self.results, "model": model, "step": step,
             "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
             "models": self.steps, "ablated_models": self.ablated, "seeds": self.seeds_of(model),
+            "executed_models": {name: at for name, at in self.chosen["task_execution"].items() if at},
         }  # fmt: skip
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
         names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
@@ -162,10 +176,10 @@ def unseeded(model: str) -> str:
 def dependencies(notebook: str) -> list[str]:
     """Library and data files that a notebook depends on, relative to the repository."""
     files = library_files(TEMPLATES / f"{notebook}.ipynb")
-    read = [folder for module, folder in DATA if module in files]
+    read = [data for module, data in DATA if module in files]
     return files + sorted(
-        f.as_posix() for folder in read for f in folder.rglob("*") if f.suffix in (".json", ".yaml")
-    )
+        f.as_posix() for data in read for f in (data.rglob("*") if data.is_dir() else [data])
+        if f.suffix in (".json", ".yaml"))
 
 
 def weights(model: str, step: int) -> list[str]:

@@ -48,6 +48,13 @@ def template_parameters(path: str | Path) -> dict[str, Parameter]:
     return found
 
 
+def title(path: str | Path) -> str:
+    """The first heading of a template, or its name where it has none."""
+    cells = nbformat.read(path, as_version=4).cells
+    lines = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), Path(path).stem)
+
+
 def check_parameters(path: str | Path, given: dict[str, Any]) -> None:
     """Refuse parameters that the template does not declare, or of another type than it declares.
 

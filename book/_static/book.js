@@ -1,0 +1,76 @@
+// Hoverable head maps and sortable tables. Everything is read from the page's own folder; without scripts the maps are
+// pictures and the tables stay as they are.
+(() => {
+  const folder = document.currentScript.src.replace(/book\.js.*$/, "");
+  const text = () => getComputedStyle(document.documentElement).getPropertyValue("--pst-color-text-base") || "#333";
+
+  function load(name) {
+    return new Promise((done, failed) => {
+      const script = document.createElement("script");
+      Object.assign(script, { src: folder + name, onload: done, onerror: failed });
+      document.head.append(script);
+    });
+  }
+
+  function panel(data, place) {
+    const largest = Math.max(...data.values.flat().map(Math.abs));
+    const scale = data.signed ? "RdBu" : "Blues";
+    return {
+      type: "heatmap", z: data.values, text: data.text, hoverinfo: "text", xgap: 1, ygap: 1,
+      xaxis: "x" + place, yaxis: "y" + place, colorscale: scale, reversescale: true,
+      zmin: data.signed ? -largest : 0, zmax: largest,
+      colorbar: { thickness: 10, len: 0.8, x: place === "" ? 0.43 : 1 },
+    };
+  }
+
+  function draw(box) {
+    const panels = JSON.parse(box.querySelector("script").textContent);
+    const target = document.createElement("div");
+    target.className = "map";
+    target.setAttribute("role", "img");
+    target.setAttribute("aria-label", box.querySelector("img").alt);
+    const layout = {
+      height: 360, margin: { l: 40, r: 10, t: 40, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: text() }, grid: { rows: 1, columns: 2, pattern: "independent", xgap: 0.25 },
+      annotations: panels.map((p, i) => ({
+        text: p.title, x: i ? 0.78 : 0.21, y: 1.1, xref: "paper", yref: "paper", showarrow: false,
+      })),
+    };
+    for (const end of ["", "2"]) {
+      layout["xaxis" + end] = { title: { text: "head" }, dtick: 1, fixedrange: true };
+      layout["yaxis" + end] = { title: { text: end ? "" : "layer" }, dtick: 1, fixedrange: true };
+    }
+    box.querySelector("img").replaceWith(target);
+    Plotly.newPlot(target, panels.map((p, i) => panel(p, i ? "2" : "")), layout,
+      { responsive: true, displayModeBar: false });
+    new MutationObserver(() => Plotly.relayout(target, { "font.color": text() }))
+      .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+  }
+
+  function sortable(table) {
+    table.querySelectorAll("thead th").forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "descending";
+        table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "ascending" : "descending");
+        const key = (row) => row.cells[column].textContent.trim();
+        const order = (a, b) => key(a).localeCompare(key(b), "en", { numeric: true });
+        const number = (a, b) => Number(key(a)) - Number(key(b));
+        const body = table.tBodies[0];
+        const rows = [...body.rows];
+        rows.sort(rows.every((row) => key(row) !== "" && !isNaN(key(row))) ? number : order);
+        body.append(...(down ? rows : rows.reverse()));
+      });
+    });
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll("table.sortable").forEach(sortable);
+    const maps = document.querySelectorAll(".head-map");
+    if (maps.length) load("plotly.min.js").then(() => maps.forEach(draw));
+  });
+})();

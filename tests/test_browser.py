@@ -1,0 +1,143 @@
+"""A built book in headless Chromium, opened from disk: `make browser-test SUITE=lab`. BOOK names its html folder."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+pytestmark = pytest.mark.browser
+BOOK = Path(os.environ.get("BOOK", "results/lab/book/_build/html")).resolve()
+WIDTHS = (390, 1280)
+SHOWN = ("index", "claims", "scoring", "ablation", "training_dynamics", "model_scaling")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def pages():
+    found = sorted(path for path in BOOK.rglob("*.html") if "_static" not in path.parts)
+    return [path.relative_to(BOOK).as_posix() for path in found]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+    assert program, "no Chromium found: install it, e.g. apt-get install chromium"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context()
+    page = context.new_page()
+    page.faults = []
+    page.on("console", lambda m: page.faults.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda e: page.faults.append(f"script: {e}"))
+    page.on("request", lambda r: page.faults.append(f"request of {r.url[:80]}")
+            if urlsplit(r.url).scheme not in ("file", "data", "blob") else None)
+    page.on("requestfailed", lambda r: page.faults.append(f"failed: {r.url[:80]}"))
+    yield page
+    context.close()
+
+
+def open_page(page, name, *, width=1280, theme="light"):
+    page.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto((BOOK / name).as_uri(), wait_until="load")
+    page.wait_for_timeout(150)
+
+
+def test_there_is_a_book():
+    assert "index.html" in pages(), f"no book in {BOOK}: make book"
+    size = sum(path.stat().st_size for path in BOOK.rglob("*") if path.is_file())
+    assert size < 40e6, f"{size / 1e6:.1f} MB"
+
+
+@pytest.mark.parametrize("name", pages())
+def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
+    for width in WIDTHS:
+        open_page(page, name, width=width)
+        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, f"{wide} px too wide at {width} px"
+    page.wait_for_function("!document.querySelector('.math') || document.querySelector('mjx-container')")
+    assert page.evaluate("[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))")
+    nameless = page.evaluate("[...document.images].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80))")
+    assert not nameless, nameless
+    assert not page.faults, page.faults
+
+
+@pytest.mark.parametrize("name", pages())
+def test_links_lead_to_places_that_exist(page, name):
+    open_page(page, name)
+    broken = []
+    for href in page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)"):
+        parts = urlsplit(href)
+        if parts.scheme == "file":
+            target, place = Path(unquote(parts.path)), unquote(parts.fragment)
+            exists = target.is_file() and target.is_relative_to(BOOK)
+            if not exists or (place and not re.search(rf'id="{re.escape(place)}"', target.read_text("utf-8"))):
+                broken.append(href.removeprefix(BOOK.as_uri()))
+    assert not broken, broken
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", [name for name in pages() if name.removesuffix(".html") in SHOWN])
+def test_pages_can_be_read_by_everyone(page, name, theme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    open_page(page, name, theme=theme)
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    rules = ["color-contrast", "heading-order", "image-alt", "link-name", "button-name", "scrollable-region-focusable"]
+    found = Axe().run(page, context="article", options={"runOnly": rules}).response["violations"]
+    assert not found, [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found]
+    grounds = page.evaluate(
+        "[...document.querySelectorAll('img.figure')].map(i => getComputedStyle(i).backgroundColor)")
+    assert set(grounds) <= {"rgb(255, 255, 255)"}, "a figure's lines are drawn for a white ground"
+    if shots := os.environ.get("SHOTS"):
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.screenshot(path=Path(shots) / f"{name}-{theme}-{width}.png", full_page=True)
+
+
+def test_pointing_at_the_head_map_tells_a_heads_scores(page):
+    open_page(page, "scoring.html")
+    plot = page.locator(".head-map .map .nsewdrag").first
+    plot.wait_for()
+    plot.scroll_into_view_if_needed()
+    plot.hover()
+    page.wait_for_selector(".hoverlayer text")
+    told = page.locator(".hoverlayer").first.text_content()
+    assert re.search(r"L\d+H\d+prefix matching \d\.\d{3} \(rank \d+\)FV score -?\d\.\d{4} \(rank \d+\)", told), told
+
+
+def test_the_table_of_heads_sorts_by_keyboard(page):
+    open_page(page, "scoring.html")
+    table = page.locator(".head-map + details table.sortable")
+    page.locator(".head-map + details summary").press("Enter")
+    button = table.locator("th button", has_text="prefix matching").first
+    button.press("Enter")
+    column = [float(text) for text in table.locator("tbody tr td:nth-child(3)").all_text_contents()]
+    assert len(column) > 1 and column == sorted(column, reverse=True)
+    button.press("Enter")
+    assert table.locator("th[aria-sort=ascending]").count() == 1
+
+
+def test_code_is_one_click_away(page):
+    open_page(page, "scoring.html")
+    cell = page.locator("details.hide:has(.cell_input)").first
+    assert not cell.locator("pre").first.is_visible()
+    cell.locator("summary").click()
+    assert cell.locator("pre").first.is_visible()
+
+
+def test_search_finds_the_function_vector(page):
+    open_page(page, "search.html?q=function+vector".split("?")[0])
+    page.goto((BOOK / "search.html").as_uri() + "?q=function+vector")
+    page.wait_for_selector("#search-results ul.search li a")
+    assert not page.faults, page.faults

@@ -1,0 +1,95 @@
+"""What a run was made from: fingerprints of its input files, kept in every table and beside the run's log.
+
+Tables count by their data and by what made them, not by their bytes, so that two runs of one suite leave the same
+record however long they took and whatever their results folder is called.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MADE_FROM = "ICL_LIB_MADE_FROM"  # the environment variable that icl_lib.tables reads
+_DIGITS = 16
+
+
+def made_from(inputs: Sequence[Path], parameters: dict[str, Any], results: Path) -> dict[str, Any]:
+    """`files` and `tables` (those under `results`, named from there) with their fingerprints, and all parameters."""
+    tables = {path.relative_to(results).as_posix(): path for path in inputs if path.is_relative_to(results)}
+    files = {path.as_posix(): path for path in inputs if not path.is_relative_to(results)}
+    return {
+        "files": {name: fingerprint(path) for name, path in sorted(files.items())},
+        "tables": {name: fingerprint(path) for name, path in sorted(tables.items())},
+        "parameters": without_results(parameters),
+    }
+
+
+def without_results(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that can change a number: the name of the results folder cannot."""
+    return {name: value for name, value in parameters.items() if name != "results"}
+
+
+def fingerprint(path: Path) -> str:
+    """Sixteen hex digits for a file's bytes, for a table's data. Errors as in `read_table`, and OSError."""
+    state = path.stat()
+    return _fingerprint(path.resolve(), (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@functools.cache  # the runs of a suite share most of their input files
+def _fingerprint(path: Path, state: tuple[int, ...]) -> str:
+    if path.suffix == ".parquet":
+        from icl_lib.tables import table_fingerprint  # late: most runs have no tables as input
+
+        return table_fingerprint(path)[:_DIGITS]
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
+
+
+def differences(record: dict[str, Any], parameters: dict[str, Any], results: Path) -> list[str]:
+    """What is no longer as the record says, in words: files, tables, parameters. Empty when all is the same."""
+    found = []
+    for kind, folder in (("files", Path()), ("tables", results)):
+        for name, known in record[kind].items():
+            try:
+                same = fingerprint(folder / name) == known
+            except (OSError, ValueError):
+                found.append(f"{name} is gone or unreadable")
+                continue
+            if not same:
+                found.append(f"{name} has changed")
+    given = without_results(parameters)
+    for name in sorted(given.keys() | record["parameters"].keys()):
+        if name not in given or name not in record["parameters"] or given[name] != record["parameters"][name]:
+            was, now = (json.dumps(values.get(name, "not given")) for values in (record["parameters"], given))
+            found.append(f"parameter {name} was {was}, is {now}")
+    return found
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Under its final name only once complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Raises ValueError in one line for a file that is missing or holds something else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
+    if not is_record(record):
+        raise ValueError(f"{path} does not say what the run was made from")
+    return record
+
+
+def is_record(record: Any) -> bool:
+    """Whether this is what `made_from` gives."""
+    return isinstance(record, dict) and all(
+        isinstance(record.get(kind), dict) for kind in ("files", "tables", "parameters"))

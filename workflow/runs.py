@@ -1,0 +1,76 @@
+"""The book's page of all runs, and their tables as CSV."""
+
+import gzip
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from icl_lib.tables import read_table
+from workflow.suite import TABLES
+
+_PLAIN = 15_000  # bytes of a parquet file up to which its CSV is not compressed
+
+
+def runs_page(results: Path, pages: dict[str, str], missing: list[str]) -> str:
+    """Markdown of the page: one row per executed notebook with its time, parameters, versions and tables.
+
+    `pages` gives the page of each run, in the book's order; `missing` names runs that have no executed notebook.
+    """
+    rows = "".join(_row(results, name, target) for name, target in pages.items())
+    absent = f"\n**Missing:** {', '.join(f'`{name}`' for name in missing)}.\n" if missing else ""
+    head = "".join(f"<th>{title}</th>" for title in ("run", "started (UTC)", "seconds", "made with", "tables"))
+    return (
+        "# Runs\n\nEvery executed notebook of this book, with what it was given and the tables that it wrote. Large "
+        "tables are compressed.\n" + absent
+        + f'\n<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        + f"<tbody>{rows}</tbody></table></div>\n")
+
+
+def _row(results: Path, name: str, target: str) -> str:
+    executed = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    run = executed["metadata"].get("papermill", {})
+    files = tables_of_run(results, name)
+    made = read_table(files[0]).attrs["provenance"] if files else {}
+    versions = ", ".join(f"{package} {version}" for package, version in made.get("versions", {}).items())
+    commit = f"commit {made['git_commit'][:9]}{', changed since' if made['git_dirty'] else ''}" if made else ""
+    links = " ".join(
+        f'<a href="tables/{csv_name(results, file).as_posix()}">{file.relative_to(results).parts[0]}</a>'
+        for file in files)
+    return (
+        f'<tr><td><a href="{target}.html">{escape(name)}</a><details><summary>parameters</summary>'
+        f"<pre>{_yaml(run.get('parameters', {}))}</pre></details></td>"
+        f"<td>{escape(str(run.get('start_time', ''))[:19].replace('T', ' '))}</td>"
+        f"<td>{run.get('duration') or 0:.0f}</td><td>{escape(', '.join(filter(None, [commit, versions])))}</td>"
+        f"<td>{links}</td></tr>")
+
+
+def _yaml(parameters: dict[str, Any]) -> str:
+    """Plain text on one HTML line, so that no blank line ends the block it stands in."""
+    text = yaml.safe_dump(parameters, sort_keys=False, default_flow_style=None, width=80)
+    return escape(text.strip()).replace("\n", "&#10;")
+
+
+def tables_of_run(results: Path, name: str) -> list[Path]:
+    """The tables that a run wrote, those that are there."""
+    kind, _, of = name.partition("/")
+    own = {"statistics": f"{kind}/{of}" if of else kind}
+    paths = [results / table / f"{own.get(table, of)}.parquet" for table in TABLES[kind]]
+    return [path for path in paths if path.is_file()]
+
+
+def csv_name(results: Path, table: Path) -> Path:
+    """A table's CSV under the book's tables folder; compressed where the parquet file is large."""
+    return table.relative_to(results).with_suffix(".csv.gz" if table.stat().st_size > _PLAIN else ".csv")
+
+
+def write_csv(results: Path, folder: Path) -> None:
+    """Every table of the results as CSV under `folder`, in the same tree."""
+    for kind in sorted({table for tables in TABLES.values() for table in tables}):
+        for table in sorted((results / kind).rglob("*.parquet")):
+            target = folder / csv_name(results, table)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = read_table(table).to_csv(index=False).encode()
+            target.write_bytes(gzip.compress(text, mtime=0) if target.suffix == ".gz" else text)

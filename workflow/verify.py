@@ -1,0 +1,162 @@
+"""Whether a suite's results and the code agree: `python -m workflow.verify config/lab.yaml`.
+
+One line for everything that does not: tables and notebooks that are missing, unreadable, foreign (no notebook of this
+suite makes them) or stale (made by other code, weights, tables, parameters or versions than at present), notebooks
+without their tables, and temporary files left by a kill. Nothing is changed. The exit status is 0 when all agree.
+"""
+
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icl_lib.tables import read_table
+from workflow.inputs import differences, is_record, read_record
+from workflow.lock import is_lock
+from workflow.suite import CHOSEN_BY, TABLES, Suite, read_suite
+
+_SHOWN = 3  # differences named for one file
+# Folders whose contents are no results: what was printed, finished parts of runs, the rendered pages.
+_OTHER = ("logs", "partial", "book")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a notebook: where its executed notebook and its tables are, under the suite's results."""
+
+    notebook: str
+    stem: str  # "" for a notebook that runs once
+    parameters: dict[str, Any]
+
+    @property
+    def executed(self) -> str:
+        return f"notebooks/{self.notebook}{self._below}.ipynb"
+
+    @property
+    def record(self) -> str:
+        return f"logs/{self.notebook}{self._below}.inputs.json"
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """The run's tables: path to schema."""
+        # statistics come from several notebooks, each has a folder or, where it runs once, a file of its name
+        place = {kind: f"{kind}/{self.notebook}" if kind == "statistics" else kind for kind in TABLES[self.notebook]}
+        return {f"{folder}{self._below}.parquet": kind for kind, folder in place.items()}
+
+    @property
+    def _below(self) -> str:
+        return f"/{self.stem}" if self.stem else ""
+
+
+def runs(suite: Suite) -> Iterator[Run]:
+    """All runs of a suite, as the Snakefile has them."""
+    for notebook, chosen in {"scoring": suite.steps, **suite.chosen}.items():
+        for model, steps in chosen.items():
+            for step in steps:
+                yield Run(notebook, f"{model}/step{step}", suite.parameters(notebook, model=model, step=step))
+    for notebook in TABLES:
+        if notebook == "training_dynamics":
+            for model in suite.followed:
+                yield Run(notebook, model, suite.parameters(notebook, model=model))
+        elif notebook != "scoring" and notebook not in CHOSEN_BY:
+            yield Run(notebook, "", suite.parameters(notebook))
+
+
+def problems(suite: Suite) -> list[str]:
+    """One line each, the file's path first; in order of paths. Empty when everything agrees."""
+    results = Path(suite.results)
+    expected = list(runs(suite))
+    found = [line for run in expected for line in _of_run(suite, run, results)]
+    known = {path for run in expected for path in (run.executed, *run.tables)}
+    for path in sorted(results.rglob("*")):
+        name = path.relative_to(results).as_posix()
+        if not path.is_file() or is_lock(path):
+            continue
+        if path.name.endswith(".tmp"):
+            found.append(f"{path}: temporary file left by a run that was killed; remove it")
+        elif name not in known and name.split("/")[0] not in _OTHER:
+            found.append(f"{path}: foreign, no notebook of suite {suite.name} makes it; remove it or move it away")
+    return sorted(found)
+
+
+def _of_run(suite: Suite, run: Run, results: Path) -> Iterator[str]:
+    executed = results / run.executed
+    if not executed.is_file():
+        present = [name for name in run.tables if (results / name).is_file()]
+        yield f"{executed}: missing" + (f", though {', '.join(present)} is there" if present else "")
+    else:
+        changed = _recorded(results / run.record, run, results)
+        if changed:
+            yield _stale(executed, changed)
+    for name, kind in run.tables.items():
+        path = results / name
+        if path.is_file():
+            yield from _of_table(suite, run, path, kind)
+        elif executed.is_file():
+            yield f"{path}: missing, though {run.executed} is there"
+
+
+def _recorded(path: Path, run: Run, results: Path) -> list[str]:
+    try:
+        return differences(read_record(path), run.parameters, results)
+    except ValueError as error:
+        return [str(error)]
+
+
+def _of_table(suite: Suite, run: Run, path: Path, kind: str) -> Iterator[str]:
+    try:
+        made_by = read_table(path, schema_name=kind).attrs["provenance"]
+    except ValueError as error:
+        reason = str(error).removeprefix(str(path)).lstrip(": ")
+        yield f"{path}: unreadable, it {reason}; run the suite again"
+        return
+    if made_by["suite"] != suite.name:
+        yield f"{path}: foreign, made by suite {made_by['suite']!r}; remove it or move it away"
+        return
+    if not is_record(made_by["made_from"]):
+        yield _stale(path, ["it does not say what it was made from, so the workflow did not make it"])
+        return
+    changed = differences(made_by["made_from"], run.parameters, Path(suite.results))
+    changed += [f"{package} was {was}, is {now}" for package, was in made_by["versions"].items()
+                if (now := _version(package)) != was]
+    if made_by["seed"] != suite.seed and not any("seed" in line for line in changed):
+        changed.append(f"seed was {made_by['seed']}, is {suite.seed}")
+    if changed:
+        yield _stale(path, changed)
+
+
+def _stale(path: Path, why: list[str]) -> str:
+    more = f" and {len(why) - _SHOWN} more" if len(why) > _SHOWN else ""
+    return f"{path}: stale, {'; '.join(why[:_SHOWN])}{more}; run the suite again"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if len(given) != 1:
+        print("error: expected one suite file: python -m workflow.verify config/lab.yaml", file=sys.stderr)
+        return 2
+    try:
+        suite = read_suite(given[0])
+        suite.check_templates()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found = problems(suite)
+    n_runs = sum(1 for _ in runs(suite))
+    print("\n".join(found), end="\n" if found else "")
+    print(f"{suite.results}: {len(found)} problems" if found else
+          f"{suite.results}: {n_runs} runs and their tables agree with the code")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
