@@ -70,8 +70,8 @@ def _texts_of_dataset(source: str, seed: int) -> Iterator[str]:
     name, _, revision = where.partition("@")
     column = column or "text"
     try:
-        stream = load_dataset(name, revision=revision or None, split="train", streaming=True).shuffle(seed=seed, buffer_size=_SHUFFLED)
-        for item in stream:
+        stream = load_dataset(name, revision=revision or None, split="train", streaming=True)
+        for item in stream.shuffle(seed=seed, buffer_size=_SHUFFLED):
             yield item[column]
     except KeyError:
         raise ValueError(f"documents {source!r}: no column {column!r}; name the text column, {name}:column") from None
