@@ -2,7 +2,9 @@
 SUITE ?= lab
 CORES ?= 2
 RUNG ?=
+PROFILE ?=
 SEED ?= 0
+KILLS ?= 100
 PYTHON ?= python3
 # The default suites never ask the hub; `make sweep SUITE=paper HF_HUB_OFFLINE=0` does.
 export HF_HUB_OFFLINE ?= 1
@@ -12,16 +14,20 @@ export OMP_NUM_THREADS ?= $(CORES)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The suite that torture and determinism repeat: the default one would take hours.
+TRIED = $(if $(filter lab,$(SUITE)),torture,$(SUITE))
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
-SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
+# The stand-in suite's hub runs as long as the command.
+STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin results/standin/hub)
+SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify test check browser-test lab lab-check lab-recipe bench lock clean
+.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe bench lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
@@ -37,12 +43,29 @@ plan: suite ## what `make book` would run
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
 
+torture: env ## kill sweeps of a small suite at random moments (KILLS=100 SUITE=torture); results/torture/report.md
+	@$(BIN)/python -m workflow.torture $(TRIED) --kills $(KILLS) --seed $(SEED) --cores $(CORES)
+
+determinism: env ## sweep a small suite again, with one job, with its models in reverse: the same bits (SUITE=torture)
+	@$(BIN)/python -m workflow.determinism $(TRIED)
+
+faults: env ## what a full disk, a dead kernel, a damaged file and the like do to a sweep, and bad input; minutes
+	@mkdir -p results
+	$(BIN)/python -m pytest -m 'faults or not faults' tests/test_faults.py --junitxml=results/faults.xml
+	@$(BIN)/python -m workflow.trial faults 'make faults' results/faults.xml
+	$(BIN)/python -m pytest -m faults tests/test_safety.py
+	$(BIN)/python -m pytest tests/test_bad_input.py --junitxml=results/bad_input.xml
+	@$(BIN)/python -m workflow.trial 'bad inputs' 'make faults' results/bad_input.xml
+
 test: env ## the tests
 	$(BIN)/python -m pytest
 
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m workflow.templates notebooks
+
+slurm-test: env ## the smoke suite through a Slurm of one node, started and stopped here, with a job killed on the way
+	tests/slurm/run.sh
 
 browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
 	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from icl_lib.paper_models import paper_models, published_steps
 from icl_lib.placement import choose_device, choose_dtype, refuse_too_large
@@ -56,12 +55,13 @@ def load_model(
             dtype = choose_dtype(dtype, device, str(name_or_path), config)
             refuse_too_large(device, dtype, config)
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            hf_model = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, use_safetensors=not pickled, **options
+            hf_model, loaded = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, use_safetensors=not pickled, output_loading_info=True, **options
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"cannot load model {str(name_or_path)!r}{_at(step)}: {reason}") from None
+            _refuse_incomplete(loaded, tokenizer)
+        except Exception as error:  # transformers, safetensors and huggingface_hub raise errors of their own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"cannot load model {str(name_or_path)!r}{_at(step)}: {reason[:300]}") from None
     bridge = wrap_model(hf_model.to(device), tokenizer, name=source)
     bridge.revision = made_of
     return bridge
@@ -201,6 +201,15 @@ def _check_step(name: str, step: int, known: list[int]) -> None:
         close = sorted(sorted(known, key=lambda s: abs(s - step))[:4])
         has = f"nearest steps: {', '.join(map(str, close))}" if close else "it has no step<N> checkpoints"
         raise ValueError(f"model {name!r} has no step {step}; {has}")
+
+
+def _refuse_incomplete(loaded: dict[str, Any], tokenizer: Any) -> None:
+    """Weights that are not in the files would be drawn at random, and a tokenizer without files knows no token."""
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise ValueError(f"its files lack {len(missing)} weights that its config.json asks for, first {missing[0]}")
+    if len(tokenizer) < 10:
+        raise ValueError(f"its tokenizer has {len(tokenizer)} tokens; are its tokenizer files missing?")
 
 
 def _at(step: int | None) -> str:

@@ -60,7 +60,8 @@ def fingerprint(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
-            bits = part.detach().cpu().contiguous().flatten().view(torch.uint8)
+            # a clone: a dimension of one element may have any stride and still count as contiguous
+            bits = part.detach().cpu().flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
             digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
             digest.update(bits.numpy())
         else:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,6 +95,7 @@ PROVENANCE_KEYS = (
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 _METADATA_KEY = b"icl_lib"
+_MARKUP = re.compile(r"[<>`\x00-\x1f\x7f]")  # names are put into pages
 
 
 def provenance(
@@ -204,8 +206,7 @@ def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFram
 def tables_equal(first: str | Path, second: str | Path) -> bool:
     """Whether two tables hold the same data, bit for bit, and were made alike.
 
-    Of the provenance everything counts but time, git state and the results folder: two runs differ in these
-    by nature.
+    Of the provenance everything counts but time, git state and the results folder, which differ by nature.
     """
     return table_fingerprint(first) == table_fingerprint(second)
 
@@ -253,9 +254,9 @@ def _checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
 
 def _typed(column: pd.Series, name: str, kind: str) -> pd.Series:
     if kind == "str":
-        wrong = next((v for v in column if not isinstance(v, str)), None)
+        wrong = next((v for v in column if not isinstance(v, str) or _MARKUP.search(v)), None)
         if len(column) and (wrong is not None or column.isna().any()):
-            raise ValueError(f"column {name} holds {wrong!r}, expected text")
+            raise ValueError(f"column {name} holds {wrong!r}, expected text without < > ` or control characters")
         unknown = sorted(set(column) - set(VALUES.get(name, column)))
         if unknown:
             raise ValueError(
@@ -290,8 +291,7 @@ def _checked_provenance(made_by: dict[str, Any]) -> dict[str, Any]:
 
 
 def _made_from() -> dict[str, Any]:
-    # a file, since the fingerprints of a large suite's tables are too long for the environment
-    path = os.environ.get("ICL_LIB_MADE_FROM")
+    path = os.environ.get("ICL_LIB_MADE_FROM")  # a file: a large suite's fingerprints are too long for a variable
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 

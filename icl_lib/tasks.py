@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import math
+import re
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +31,25 @@ class TaskPrompts:
     shuffled: list[Prompt]
 
 
-def read_json(path: Path):
+def read_json(path: str | Path):
     """The contents of a JSON file; a one-line `ValueError` or `FileNotFoundError` names the file and the place."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is text that no tokenizer takes
+        return content
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers and depths without measure
         raise ValueError(f"{path} is not valid JSON ({error}); mend or download the file again") from None
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    return float(digits) if math.isfinite(float(digits)) else _no_number(digits)
 
 
 def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
@@ -106,6 +118,9 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     for i, item in enumerate(content):
         if not isinstance(item, dict) or not {"input", "output"} <= set(item):
             raise ValueError(f"{path}: item {i} must be an object with 'input' and 'output'")
+        for name in ("input", "output"):
+            if not isinstance(item[name], str | int | float) or isinstance(item[name], bool):
+                raise ValueError(f"{path}: item {i}, {name} is {item[name]!r}, expected text or a number")
         pair = str(item["input"]), str(item["output"])
         if not all(text.strip() for text in pair):
             raise ValueError(f"{path}: item {i} has an empty field: {pair!r}")
@@ -125,14 +140,33 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
         return upstream_tasks(str(source))
     folder = LAB_TASKS if source == "lab" else Path(source)
     cards = read_json(folder.parent / "cards.json")
+    _check_cards(cards, folder.parent / "cards.json")
     tasks = {}
     for name, card in sorted(cards.items()):
         pairs = read_pairs(folder / card["type"] / f"{name}.json")
+        if card["held_out"] >= len(pairs):
+            raise ValueError(f"{folder}: task {name!r} holds out {card['held_out']} of {len(pairs)} pairs")
         shared = [other for other, its in cards.items()
                   if (its["inputs"], its["labels"]) == (card["inputs"], card["labels"])]
         tasks[name] = Task(name, card["type"], card["split"], pairs, card["held_out"], card["inputs"],
                            card["labels"], card["relation"], shared)
     return tasks
+
+
+def _check_cards(cards, path: Path) -> None:
+    if not isinstance(cards, dict) or not cards:
+        raise ValueError(f"{path}: expected an object of cards, found {type(cards).__name__}")
+    for name, card in cards.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"{path}: {name!r} is no name of a task, expected letters, digits and _ . -")
+        for key in ("type", "split", "inputs", "labels", "relation"):
+            if not isinstance(card, dict) or not isinstance(card.get(key), str):
+                raise ValueError(f"{path}: the card of task {name!r} has no text {key!r}")
+        for key, known in (("type", TYPES), ("split", SPLITS)):
+            if card[key] not in known:
+                raise ValueError(f"{path}: task {name!r}, {key} {card[key]!r} is none of {', '.join(known)}")
+        if not isinstance(card.get("held_out"), int) or card["held_out"] < 0:
+            raise ValueError(f"{path}: task {name!r}, held_out is {card.get('held_out')!r}, expected a whole number")
 
 
 def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:

@@ -280,8 +280,8 @@ def test_the_table_of_changes_holds_each_departures_own_gap():
     grid = [made_up(0.5, 0.0), dataclasses.replace(made_up(0.2, 0.1), positions="last")]
     effects = effects_table(grid, name="m", step=1, seed=0)
     tasks = ["a", "b", "c"]
-    rows = [("generated_f1", ranking, task, value) for ranking, value in (("fv", 0.2), ("induction", 0.6), ("none", 0.9))
-            for task in tasks]
+    rows = [("generated_f1", ranking, task, value)
+            for ranking, value in (("fv", 0.2), ("induction", 0.6), ("none", 0.9)) for task in tasks]
     ablations = pd.DataFrame(rows, columns=["metric", "ranking", "task", "value"]).assign(
         positions="last", replacement="mean", excluded="", fraction=0.09)
     table = changes_table(effects, ablations, seed=0)

@@ -168,3 +168,10 @@ def test_fingerprints_tell_types_bits_and_places_apart():
              (torch.zeros(4),), (-torch.zeros(4),), (ones.bfloat16(),), ([1, 2],), ([[1], 2],)]  # fmt: skip
     assert len({fingerprint(*p) for p in parts}) == len(parts)
     assert fingerprint("a", ones) == fingerprint("a", ones.clone())
+
+
+def test_fingerprints_take_tensors_of_any_stride():
+    values = torch.arange(10.0, dtype=torch.float64).reshape(2, 5)
+    assert fingerprint(values.T[:1, :1]) == fingerprint(torch.zeros(1, 1, dtype=torch.float64))
+    assert fingerprint(values.T) == fingerprint(values.T.contiguous()) != fingerprint(values.reshape(5, 2))
+    assert fingerprint(torch.tensor(1.0)) != fingerprint(torch.tensor([1.0]))

@@ -54,7 +54,7 @@ def found():
 def test_results_of_the_present_code_agree(results, capsys):
     assert found() == []
     assert main(["config/lab.yaml"]) == 0
-    assert capsys.readouterr().out == "results/fake: 7 runs and their tables agree with the code\n"
+    assert capsys.readouterr().out == "results/fake: 8 runs and their tables agree with the code\n"
 
 
 def test_all_problems_are_listed_and_the_exit_status_says_so(results, capsys):
@@ -146,6 +146,7 @@ def older_versions(results):
          "results/fake/scores/models/tiny/step64.parquet", "foreign, no notebook of suite fake makes it"),
         (lambda r: (r / "scores/.step8.parquet.7.tmp").touch(), "results/fake/scores/.step8.parquet.7.tmp",
          "temporary file left by a run that was killed"),
+        (lambda r: Path(f"{SCORES}.damaged").touch(), f"{SCORES}.damaged", "set aside because it could not be read"),
         (lambda r: (r / "logs/.x.7.tmp").touch(), "results/fake/logs/.x.7.tmp", "temporary file left"),
     ],
 )  # fmt: skip
@@ -171,4 +172,4 @@ def test_bad_arguments_are_one_line(results, capsys, arguments):
 
 def test_a_suite_without_results_misses_everything(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
-    assert len(found()) == 7 and all(line.endswith(": missing") for line in found())
+    assert len(found()) == 8 and all(line.endswith(": missing") for line in found())

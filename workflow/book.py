@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from workflow.lock import lock_sweep
+from workflow.inert import refuse_active
+from workflow.lock import LockedError, lock_sweep
 from workflow.runs import runs_page, write_csv
 from workflow.suite import TABLES, TEMPLATES, Suite, read_suite
 from workflow.templates import title
@@ -51,7 +52,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     The last run of each notebook in the order given, by the suite the last step of the last model, is the
     page that bears the notebook's name, unless book/ has a page of that name; the other runs are sections
     below it. A chapter without a run is a page that says so and names what of it is `missing`. Raises
-    FileNotFoundError for a missing file.
+    FileNotFoundError for a missing file and ValueError for a notebook whose page would run a script.
     """
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
@@ -59,6 +60,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     shutil.copy(SETTINGS, source / SETTINGS.name)
     runs: dict[str, list[str]] = {kind: [] for kind in TABLES}
     for notebook in notebooks:
+        refuse_active(notebook)
         name = _run_name(results, notebook)
         runs[name.split("/")[0]].append(name)
     pages: dict[str, str] = {}
@@ -163,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(build(given.results, given.notebooks, given.log))
         elif page_of := build_unfinished(read_suite(given.unfinished), given.log):
             print(f"Open {page_of}: runs are missing, and its page of runs names them")
+    except LockedError:  # the sweep whose place this takes has said so
+        return 1
     except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -51,10 +51,6 @@ def lock_run(results: Path) -> Iterator[None]:
         yield
 
 
-def is_lock(path: Path) -> bool:
-    return path.name in (_SWEEP, _RUNS)
-
-
 def _open(path: Path) -> IO[str]:
     return open(path, "a+", encoding="utf-8")
 

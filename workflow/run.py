@@ -11,13 +11,14 @@ import glob
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from workflow.inputs import MADE_FROM, made_from, write_record
+from workflow.inputs import MADE_FROM, fingerprint, made_from, write_record
 from workflow.lock import lock_run
 from workflow.templates import ParameterError, check_parameters
 
@@ -47,6 +48,7 @@ def run_notebook(
     root.setLevel(logging.INFO)
     try:
         if inputs:
+            _set_aside_damaged(inputs)
             write_record(made_from(inputs, parameters, Path(parameters["results"])), record)
             os.environ[MADE_FROM] = str(record.resolve())
         papermill.execute_notebook(
@@ -88,6 +90,20 @@ def _summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
+def _set_aside_damaged(inputs: Sequence[Path]) -> None:
+    """Move tables that cannot be read away from where they were found, so that the next sweep makes them anew."""
+    reasons = []
+    for path in inputs:
+        if path.suffix == ".parquet":
+            try:
+                fingerprint(path)
+            except ValueError as error:
+                os.replace(path, path.with_name(f"{path.name}.damaged"))
+                reasons.append(str(error))
+    if reasons:
+        raise ValueError(f"{'; '.join(reasons)}; set aside as *.damaged, run the suite again to make it anew")
+
+
 def _remove(paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
@@ -103,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="all files that the run depends on")
     parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
     given = parser.parse_args(arguments)
+    began = time.monotonic()
     try:
         with lock_run(given.results) if given.results else contextlib.nullcontext():
             run_notebook(
@@ -116,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ParameterError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(f"{given.executed} ({time.monotonic() - began:.0f} s)")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,7 +129,7 @@ def _is_of_type(value: Any, expected: ast.expr) -> bool:
         case ast.Constant(value=str() as quoted):
             return _is_of_type(value, ast.parse(quoted, mode="eval").body)
         case ast.Name(id="float"):
-            return isinstance(value, int | float) and not isinstance(value, bool)
+            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         case ast.Name(id="int"):
             return isinstance(value, int) and not isinstance(value, bool)
         case ast.Name(id=name) if name in _SCALARS:

@@ -14,12 +14,12 @@ from typing import Any
 
 from icl_lib.tables import read_table
 from workflow.inputs import differences, is_record, read_record
-from workflow.lock import is_lock
 from workflow.suite import CHOSEN_BY, TABLES, Suite, read_suite
 
 _SHOWN = 3  # differences named for one file
-# Folders whose contents are no results: what was printed, finished parts of runs, the rendered pages.
-_OTHER = ("logs", "partial", "book")
+# Folders that hold no results of the runs below: what was printed, finished parts of runs, rendered pages, a copy under
+# torture, runs over a grid of parameters, what the stand-in hub serves.
+_OTHER = ("logs", "partial", "book", "copy", "sweeps", "hub")
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def problems(suite: Suite) -> list[str]:
     expected = list(runs(suite))
     found = [line for run in expected for line in _of_run(suite, run, results)]
     known = {path for run in expected for path in (run.executed, *run.tables)}
-    for path in sorted(results.rglob("*")):
+    for path in results.rglob("*"):
         name = path.relative_to(results).as_posix()
-        if not path.is_file() or is_lock(path):
-            continue
-        if path.name.endswith(".tmp"):
+        if path.suffix == ".tmp" and name.split("/")[0] != "copy":
             found.append(f"{path}: temporary file left by a run that was killed; remove it")
-        elif name not in known and name.split("/")[0] not in _OTHER:
+        elif path.suffix == ".damaged":
+            found.append(f"{path}: set aside because it could not be read; look at it and remove it")
+        elif path.suffix in (".parquet", ".ipynb") and name not in known and name.split("/")[0] not in _OTHER:
             found.append(f"{path}: foreign, no notebook of suite {suite.name} makes it; remove it or move it away")
     return sorted(found)
 

@@ -1,0 +1,338 @@
+"""Bad input of every kind ends in one line that names the value, and what is expected.
+
+The table is one test; hypothesis looks for what the table forgot where the space is large.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from icl_lib import load_model, read_prompts
+from icl_lib.documents import read_documents
+from icl_lib.heads import head_count, heads_from_names, layer_matched_random_heads, overlap, random_heads, top_heads
+from icl_lib.tasks import Task, draw_prompts, read_pairs, read_tasks, select_tasks
+from tests.conftest import GOLDEN, golden_case
+from tests.project import ROOT
+from workflow import book, determinism, run, torture, verify
+from workflow import suite as suites
+from workflow.suite import check_suite, read_suite
+
+SCORES = torch.arange(6.0).reshape(2, 3)
+ODD = Path("odd")
+
+
+def suite_with(**changes):
+    def case():
+        check_suite({"suite": "x", "models": [{"name": "lab-7k"}]} | changes).check_templates()
+
+    return case
+
+
+def model_with(**changes):
+    return suite_with(models=[{"name": "lab-7k"} | changes])
+
+
+def suite_file(content):
+    def case():
+        ODD.write_bytes(content.encode() if isinstance(content, str) else content)
+        read_suite(ODD)
+
+    return case
+
+
+def given_to(notebook, **parameters):
+    return suite_with(parameters={notebook: parameters})
+
+
+def pairs(content):
+    def case():
+        ODD.write_bytes(content.encode() if isinstance(content, str) else content)
+        read_pairs(ODD)
+
+    return case
+
+
+def prompts(content):
+    def case():
+        ODD.write_text(json.dumps(content))
+        read_prompts(ODD)
+
+    return case
+
+
+def card(name="t", **changes):
+    good = {"type": "abstractive", "split": "scoring", "held_out": 0, "inputs": "", "labels": "", "relation": ""}
+
+    def case():
+        Path("tasks/abstractive").mkdir(parents=True)
+        Path("tasks/abstractive/t.json").write_text('[{"input": "a", "output": "b"}]')
+        Path("cards.json").write_text(json.dumps({name: good | changes}))
+        read_tasks("tasks")
+
+    return case
+
+
+def model_folder(change, content=None):
+    """A golden model with one thing wrong: `change` is applied to its folder, or is a file that gets `content`."""
+
+    def case():
+        shutil.copytree(GOLDEN / "gpt_neox" / "model", "m")
+        if callable(change):
+            change(Path("m"))
+        else:
+            Path("m", change).write_text(content)
+        load_model("m")
+
+    return case
+
+
+def config(**changes):
+    def change(folder):
+        known = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(known | changes))
+
+    return model_folder(change)
+
+
+def truncated(size):
+    return model_folder(lambda m: os.truncate(m / "model.safetensors", size))
+
+
+def command(main, *arguments):
+    """A command's main function: what it prints as its error is raised, if its status says that it failed."""
+
+    def case():
+        sys.stderr = caught = Path("stderr").open("w+")
+        try:
+            status = main(list(arguments))
+        finally:
+            sys.stderr = sys.__stderr__
+            caught.seek(0)
+            text = caught.read()
+            caught.close()
+        assert status and text.startswith("error: ") and text.endswith("\n"), (status, text)
+        raise ValueError(text.removesuffix("\n"))
+
+    return case
+
+
+def of_suite_command(*arguments):
+    def main(given):
+        before, sys.argv = sys.argv, ["suite", *given]
+        try:
+            return suites.main()
+        finally:
+            sys.argv = before
+
+    return command(main, *arguments)
+
+
+def run_with(*arguments, parameters="model: lab-7k"):
+    def main(given):
+        Path("p.yaml").write_text(parameters)
+        return run.main([str(ROOT / "notebooks/scoring.ipynb"), "out.ipynb", "--log", "l.log", *given])
+
+    return command(main, *(arguments or ("--parameters", "p.yaml")))
+
+
+TASK = Task("t", "abstractive", "scoring", [("a", "b"), ("c", "d")])
+
+CASES = {
+    # suite files
+    "suite no mapping": (suite_file("7"), "odd: suite file: 7 is not of type 'object'"),
+    "suite empty": (suite_file(""), "odd: suite file: None is not of type 'object'"),
+    "suite no YAML": (suite_file("{"), "odd is not YAML: while parsing a flow node"),
+    "suite tab": (suite_file("\tx: 1"), "odd is not YAML: .* cannot start any token"),
+    "suite not UTF-8": (suite_file(b"\xff\xfe"), "odd is not YAML: 'utf-8' codec can't decode"),
+    "suite Python object": (suite_file("a: !!python/object/apply:os.system [ls]"), "could not determine a constructor"),
+    "suite too deep": (suite_file("[[" * 3000), "odd is not YAML: maximum recursion depth exceeded"),
+    "suite impossible date": (suite_file("seed: 2001-99-99"), "odd is not YAML: month must be in 1..12"),
+    "suite missing": (lambda: read_suite(ROOT / "config/labs.yaml"), "labs.yaml does not exist; there are .*lab"),
+    "suite name with line end": (suite_with(suite="a\n"), r"suite: 'a\\n' does not match"),
+    "suite name not ASCII": (suite_with(suite="é"), "suite: 'é' does not match"),
+    "suite name long": (suite_with(suite="a" * 300), "suite: 'aaaa.* is too long"),
+    "seed NaN": (suite_with(seed=float("nan")), "seed: nan is not of type 'integer'"),
+    "seed None": (suite_with(seed=None), "seed: None is not of type 'integer'"),
+    "key no text": (suite_with(**{"": 1}), "unknown key '' in suite file, expected one of suite, seed"),
+    "parameters None": (suite_with(parameters=None), "parameters: None is not of type 'object'"),
+    "models mapping": (suite_with(models={}), "models: {} is not of type 'array'"),
+    "model name long": (model_with(name="m" * 5000), "models.0.name: 'mmm.* is too long"),
+    "model name empty": (model_with(name=""), "models.0.name: '' does not match"),
+    "model name with line end": (model_with(name="lab-7k\n"), r"models.0.name: 'lab-7k\\n' does not match"),
+    "model unknown": (model_with(name="lab-7"), "unknown model 'lab-7'; nearest valid names: lab-7k"),
+    "model folder empty": (model_with(name="icl_lib"), "'icl_lib': the folder holds no config.json"),
+    "model folder missing": (model_with(name="a/b/c"), "model folder 'a/b/c' does not exist"),
+    "steps bool": (model_with(steps=[True]), r"models.0.steps is \[True\], expected all, last or a list"),
+    "steps negative": (model_with(steps=[-1]), r"models.0.steps is \[-1\], expected"),
+    "step huge": (model_with(steps=[10**30]), "has no step 1000.*; nearest steps: 4096, 5120, 6144, 8192"),
+    "ablate nested": (model_with(ablate=[[0]]), r"models.0.ablate is \[\[0\]\], expected none, all, last"),
+    # notebook parameters
+    "parameter text": (given_to("scoring", n_prompts="5"), r"n_prompts is '5' \(str\), expected int"),
+    "parameter bool": (given_to("scoring", n_prompts=True), r"n_prompts is True \(bool\), expected int"),
+    "parameter NaN": (given_to("ablation", exclude_fraction=float("nan")), "exclude_fraction is nan .*expected float"),
+    "parameter infinite": (given_to("ablation", exclude_fraction=float("inf")), "exclude_fraction is inf"),
+    "parameter None": (given_to("ablation", fractions=None), r"fractions is None \(NoneType\), expected list"),
+    "parameter unknown": (given_to("lab", exmple="x"), "lab.ipynb has no parameter 'exmple'.*nearest: example"),
+    "parameter no name": (suite_with(parameters={"lab": {None: 1}}), "lab.ipynb has no parameter None"),
+    "parameter of the workflow": (given_to("lab", seed=1), "parameters.lab: seed is set by the workflow"),
+    # task files
+    "pairs missing": (lambda: read_pairs("gone.json"), "no file 'gone.json'; give the path of a JSON file"),
+    "pairs empty file": (pairs(""), "odd is not valid JSON .*mend or download the file again"),
+    "pairs empty list": (pairs("[]"), "odd: expected a non-empty list of pairs, found list"),
+    "pairs not UTF-8": (pairs(b"\xff"), "odd is not valid JSON .*can't decode"),
+    "pairs too deep": (pairs("[" * 100_000), "odd is not valid JSON .*recursion depth"),
+    "pairs half a surrogate": (pairs(r'[{"input": "\ud800", "output": "b"}]'), "surrogates not allowed"),
+    "pairs many digits": (pairs('[{"input": %s, "output": "b"}]' % ("1" * 5000)), "not valid JSON .*4300 digits"),
+    "pairs NaN": (pairs('[{"input": NaN, "output": "b"}]'), "NaN is no number of JSON"),
+    "pairs infinite": (pairs('[{"input": 1e999, "output": "b"}]'), "1e999 is no number of JSON"),
+    "pairs no object": (pairs("[1]"), "odd: item 0 must be an object with 'input' and 'output'"),
+    "pairs lack output": (pairs('[{"input": "a"}]'), "odd: item 0 must be an object"),
+    "pairs null": (pairs('[{"input": "a", "output": null}]'), "item 0, output is None, expected text or a number"),
+    "pairs list": (pairs('[{"input": ["a"], "output": "b"}]'), r"item 0, input is \['a'\], expected text"),
+    "pairs blank": (pairs(r'[{"input": " \t", "output": "b"}]'), "item 0 has an empty field"),
+    "prompts list": (prompts([]), "odd: expected an object of tasks, found list"),
+    "prompts without shuffled": (prompts({"t": {"clean": []}}), "task 't' has no list 'shuffled'"),
+    "prompts empty answer": (prompts({"t": {"clean": [{"text": "a", "answer": ""}], "shuffled": []}}),
+                             r"task 't', clean\[0\]: 'answer' must be a non-empty string"),
+    "card name": (card(name="../up"), "'../up' is no name of a task, expected letters, digits"),
+    "card name with markup": (card(name="<b>"), "'<b>' is no name of a task"),
+    "card type": (card(type="../../x"), "task 't', type '../../x' is none of abstractive, extractive"),
+    "card split": (card(split="test"), "split 'test' is none of scoring, evaluation"),
+    "card without labels": (card(labels=None), "the card of task 't' has no text 'labels'"),
+    "card held out": (card(held_out=1), "task 't' holds out 1 of 1 pairs"),
+    "card held out text": (card(held_out="1"), "held_out is '1', expected a whole number"),
+    "task unknown": (lambda: select_tasks({"months": TASK}, ["month"]), "unknown task 'month'; nearest .*months"),
+    "documents missing": (lambda: read_documents("no.txt", golden_case("gpt_neox").model.tokenizer, n_documents=1,
+                                                 length=8, seed=0), "documents 'no.txt': no such file; give 'lab'"),
+    # model folders
+    "weights cut short": (truncated(1000), "cannot load model 'm': Error while deserializing header"),
+    "weights empty": (truncated(0), "cannot load model 'm': Error while deserializing header: header too small"),
+    "weights missing": (model_folder(lambda m: (m / "model.safetensors").unlink()), "'m': the folder holds no"),
+    "config no JSON": (model_folder("config.json", "{"), "cannot load model 'm': .*not a valid JSON"),
+    "config empty": (model_folder("config.json", "{}"), "cannot load model 'm': .*model_type"),
+    "config unknown type": (config(model_type="nosuch"), "cannot load model 'm': .*`nosuch`"),
+    "config more layers": (config(num_hidden_layers=9), "its files lack 60 weights that its config.json asks for"),
+    "config odd heads": (config(num_attention_heads=5), "cannot load model 'm': .*not divisible"),
+    "config text": (config(hidden_size="big"), "cannot load model 'm': .*expected int, got str"),
+    "config other shape": (config(hidden_size=64), "cannot load model 'm': "),
+    "remote code": (config(model_type="nosuch", auto_map={"AutoConfig": "evil.Evil"}), "cannot load model 'm': .*code"),
+    "tokenizer no JSON": (model_folder("tokenizer.json", "{"), "cannot load model 'm': Expecting property name"),
+    "tokenizer missing": (model_folder(lambda m: [f.unlink() for f in m.glob("tok*")]), "tokenizer files missing"),
+    # head sets
+    "fraction NaN": (lambda: top_heads(SCORES, fraction=float("nan")), "fraction nan is outside 0..1"),
+    "fraction negative": (lambda: head_count(-0.1, 6), "fraction -0.1 is outside 0..1"),
+    "rounding": (lambda: head_count(0.1, 6, rounding="up"), "rounding 'up' is unknown, expected one of floor, ceil"),
+    "both sizes": (lambda: top_heads(SCORES, n_heads=1, fraction=0.1), "give either fraction or n_heads"),
+    "too many heads": (lambda: top_heads(SCORES, n_heads=7), "n_heads 7 is outside 0..6"),
+    "scores NaN": (lambda: top_heads(SCORES * float("nan"), n_heads=1), r"scores of 6 heads are NaN \(first L0H0\)"),
+    "head name": (lambda: heads_from_names(["L2H0"], (2, 3)), "head 'L2H0' is unknown, expected L0H0 to L1H2"),
+    "empty set": (lambda: overlap(SCORES < 0, SCORES > 0), "overlap with an empty head set is undefined"),
+    "seed negative": (lambda: random_heads((2, 3), 1, seed=-1, draw=0), "seed -1 and draw 0 must not be negative"),
+    "matched excluded": (lambda: layer_matched_random_heads(SCORES > 4, seed=0, draw=0, exclude=SCORES > 4),
+                         "L1H2 is both in heads and excluded"),
+    # command line
+    "suite command": (of_suite_command(), "error: expected one suite file"),
+    "suite command unknown": (of_suite_command("config/x.yaml"), "error: suite file config/x.yaml does not exist"),
+    "verify command": (command(verify.main, "a", "b"), "error: expected one suite file"),
+    "verify command unknown": (command(verify.main, "x.yaml"), "error: suite file x.yaml does not exist"),
+    "torture without kills": (command(torture.main, "torture", "--kills", "0"), "error: 0 kills: expected at least 1"),
+    "torture unknown": (command(torture.main, "tortur"), "error: suite file config/tortur.yaml does not"),
+    "determinism command": (command(determinism.main), "error: expected the name of one suite"),
+    "book without settings": (command(book.main, "results/x", "--log", "b.log"), "error: .*No such file or directory"),
+    "run without file": (run_with("--parameters", "gone.yaml"), "error: cannot read parameters from gone.yaml"),
+    "run with a list": (run_with(parameters="[model]"), "error: p.yaml holds list, expected names with values"),
+    "run with text": (run_with(parameters="step: first"), r"error: .*parameter step is 'first' \(str\), expected int"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder with the repository's own files beside it, so that nothing is written into the repository."""
+    for name in ("notebooks", "icl_lib", "lab", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_line(elsewhere, name):
+    case, message = CASES[name]
+    before = {path.name for path in elsewhere.iterdir()}
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        case()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+    written = {path.name for path in elsewhere.iterdir()} - before
+    assert written <= {"odd", "m", "tasks", "cards.json", "stderr", "p.yaml"}, "what the case itself has written"
+
+
+def test_every_area_has_cases():
+    assert len(CASES) >= 90
+
+
+# What the table forgot
+
+QUICK = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ODD_TEXT = ["", " ", "\ud800", "a\n\nQ: b\nA:", "x" * 20_000, "\u202e", "\0", "../..", "lab-7k", "; ls", "<b>"]
+ANY_TEXT = st.text(st.characters(), max_size=30) | st.sampled_from(ODD_TEXT)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+                      max_leaves=8)
+MODEL = st.dictionaries(st.sampled_from(["name", "steps", "ablate", "protocols", "execute"]),
+                        VALUES | st.sampled_from(["lab-7k", "all", "last", [0]]), max_size=4)
+SUITES = VALUES | st.fixed_dictionaries(
+    {}, optional={"suite": VALUES | st.just("x"), "models": st.lists(MODEL, max_size=2) | VALUES, "seed": VALUES,
+                  "threads": VALUES, "parameters": st.dictionaries(st.sampled_from(["scoring", "lab"]), VALUES)})
+
+
+def one_line_or_fine(call, *arguments, **options):
+    """What the call gives, None when it refuses in one line; anything else fails the test."""
+    try:
+        return call(*arguments, **options)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(error) and "\n" not in str(error), error
+        return None
+
+
+@QUICK
+@given(SUITES)
+def test_any_suite_is_fine_or_refused(elsewhere, config):
+    found = one_line_or_fine(check_suite, config)
+    if found is not None:
+        assert Path(found.results).resolve().parent == Path("results").resolve()
+        one_line_or_fine(found.check_templates)
+
+
+@QUICK
+@given(st.binary(max_size=60) | SUITES.map(lambda x: yaml.safe_dump(x, allow_unicode=True).encode("utf-8", "replace")))
+def test_any_suite_file_is_fine_or_refused(elsewhere, content):
+    ODD.write_bytes(content)
+    one_line_or_fine(read_suite, ODD)
+
+
+@QUICK
+@given(VALUES | st.lists(st.fixed_dictionaries({"input": SCALARS, "output": SCALARS}), max_size=4))
+def test_any_task_file_gives_prompts_or_is_refused(elsewhere, content):
+    ODD.write_text(json.dumps(content))  # escapes what is no text
+    found = one_line_or_fine(read_pairs, ODD)
+    if found is not None:
+        drawn = draw_prompts(Task("t", "abstractive", "scoring", found), n_prompts=2, n_shots=3, bos="<s>", seed=0)
+        assert all(prompt.text.startswith("<s>") and prompt.text.endswith("\nA:") for prompt in drawn.clean)
+        assert all(prompt.answer.startswith(" ") and prompt.answer.strip() for prompt in drawn.clean)
+        assert all(prompt.text.encode() for prompt in drawn.clean + drawn.shuffled)
+
+
+@QUICK
+@given(VALUES | st.dictionaries(ANY_TEXT, st.fixed_dictionaries(
+    {}, optional={key: VALUES | st.lists(st.fixed_dictionaries({"text": SCALARS, "answer": SCALARS}), max_size=2)
+                  for key in ("clean", "shuffled")}), max_size=2))
+def test_any_prompt_file_is_fine_or_refused(elsewhere, content):
+    ODD.write_text(json.dumps(content))
+    one_line_or_fine(read_prompts, ODD)
