@@ -19,7 +19,9 @@ TRIED = $(if $(filter lab,$(SUITE)),torture,$(SUITE))
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
-SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
+# The stand-in suite's hub runs as long as the command.
+STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin results/standin/hub)
+SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe bench lock clean
