@@ -65,7 +65,7 @@ cd "$work/clone"
 ln -s "$repository/.venv" .venv
 (cd "$repository" && .venv/bin/python -m pip show -q snakemake-executor-plugin-slurm)
 .venv/bin/snakemake --configfile config/smoke.yaml --workflow-profile profiles/slurm --quiet host rules --nolock \
-  --jobs 2 --slurm-no-account > "$work/sweep.log" 2>&1 & sweep=$!
+  --jobs 2 --slurm-no-account --slurm-status-command squeue > "$work/sweep.log" 2>&1 & sweep=$!
 killed=
 while kill -0 $sweep 2> /dev/null; do
   if [ -z "$killed" ]; then
