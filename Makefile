@@ -2,6 +2,7 @@
 SUITE ?= lab
 CORES ?= 2
 RUNG ?=
+PROFILE ?=
 SEED ?= 0
 KILLS ?= 100
 PYTHON ?= python3
@@ -18,17 +19,19 @@ TRIED = $(if $(filter lab,$(SUITE)),torture,$(SUITE))
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
-SNAKEMAKE = $(BIN)/snakemake --quiet host --cores $(CORES) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
+# The stand-in suite's hub runs as long as the command.
+STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin results/standin/hub)
+SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify torture determinism faults test check browser-test lab lab-check lab-recipe bench lock clean
+.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
-	@$(SNAKEMAKE) || { $(BIN)/python -m workflow.book results/$(SUITE) --suite $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
+	@$(SNAKEMAKE) || { $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
 	@echo "Open $(PAGE)"
 
 sweep: suite ## run the notebooks of the suite as far as needed, without the book
@@ -60,6 +63,9 @@ test: env ## the tests
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m workflow.templates notebooks
+
+slurm-test: env ## the smoke suite through a Slurm of one node, started and stopped here, with a job killed on the way
+	tests/slurm/run.sh
 
 browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
 	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py

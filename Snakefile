@@ -34,6 +34,23 @@ def of_model(runs, model):
     return [run for run in runs if run[0] == model]
 
 
+def swept_folder(notebook, point):
+    return f"{OUT}/sweeps/{notebook}/{point}"
+
+
+def swept_tables(notebook, point, model, step):
+    under = "protocols/" if notebook == "protocols" else ""
+    return {table: f"{swept_folder(notebook, point)}/{table}/{under}{model}/step{step}.parquet"
+            for table in TABLES[notebook]}
+
+
+def swept_parameters(wildcards):
+    notebook, model, step = wildcards.notebook, wildcards.model, int(wildcards.step)
+    values = next(values for name, values, *run in SWEPT[notebook] if [name, *run] == [wildcards.point, model, step])
+    given = SUITE.parameters(notebook, model=model, step=step) | {"results": swept_folder(notebook, wildcards.point)}
+    return json.dumps(given | values, sort_keys=True)
+
+
 def parameters(notebook):
     """JSON is YAML, and Snakemake notices when it changes."""
     return lambda wildcards: json.dumps(
@@ -47,6 +64,8 @@ def parameters(notebook):
 
 
 NOTEBOOKS = [path.as_posix() for path in SUITE.notebooks]
+SWEPT = {notebook: SUITE.swept(notebook) for notebook in SUITE.sweep}
+JOINED = [f"{OUT}/sweeps/{notebook}/{table}.parquet" for notebook in SWEPT for table in TABLES[notebook]]
 PAGE = f"{OUT}/book/_build/html/index.html"
 
 PYTHON = shlex.quote(sys.executable)
@@ -74,16 +93,25 @@ onstart:
 wildcard_constraints:
     model=r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*",
     step=r"-?\d+",
+    notebook="|".join(TABLES),
+    point=r"[^/]+",
+    table="[a-z]+",
+
+
+# On a cluster the book is made where the sweep was started.
+localrules: all, sweep, book
 
 
 rule all:
     input:
         PAGE,
+        JOINED,
 
 
 rule sweep:
     input:
         NOTEBOOKS,
+        JOINED,
 
 
 rule scoring:
@@ -158,6 +186,46 @@ rule task_execution:
     threads: SUITE.threads
     shell:
         RUN_WITH_TABLES
+
+
+rule swept:
+    input:
+        template="notebooks/{notebook}.ipynb",
+        code=lambda wildcards: CODE[wildcards.notebook],
+        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        scores=lambda wildcards: [] if wildcards.notebook in ("scoring", "protocols")
+        else [f"{OUT}/scores/{wildcards.model}/step{wildcards.step}.parquet"],
+    output:
+        notebook=f"{OUT}/sweeps/{{notebook}}/{{point}}/notebooks/{{model}}/step{{step}}.ipynb",
+    params:
+        parameters=swept_parameters,
+        tables=lambda wildcards: list(
+            swept_tables(wildcards.notebook, wildcards.point, wildcards.model, wildcards.step).values()),
+        # The notebook looks for the scores in its own results folder.
+        scores=lambda wildcards: f"{swept_folder(wildcards.notebook, wildcards.point)}/scores/{wildcards.model}",
+    log:
+        text=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.log",
+        parameters=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.yaml",
+    threads: SUITE.threads
+    shell:
+        "for scores in {input.scores:q}; do mkdir -p {params.scores:q} && cp \"$scores\" {params.scores:q}; done && "
+        + RUN + " --tables {params.tables:q}"
+
+
+rule joined:
+    input:
+        lambda wildcards: [f"{swept_folder(wildcards.notebook, name)}/notebooks/{model}/step{step}.ipynb"
+                           for name, _, model, step in SWEPT[wildcards.notebook]],
+    output:
+        f"{OUT}/sweeps/{{notebook}}/{{table}}.parquet",
+    params:
+        runs=lambda wildcards: json.dumps([
+            {"point": values, "tables": swept_tables(wildcards.notebook, name, model, step)}
+            for name, values, model, step in SWEPT[wildcards.notebook]]),
+    log:
+        f"{OUT}/logs/sweeps/{{notebook}}/{{table}}.json",
+    shell:
+        "printf '%s\n' {params.runs:q} > {log:q} && {PYTHON} -m workflow.sweep {log:q} {output:q}"
 
 
 rule training_dynamics:

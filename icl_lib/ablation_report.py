@@ -103,6 +103,52 @@ def protocol_sentence(conditions: Mapping[str, list[Condition]]) -> str:
     return "; ".join(parts) + "."
 
 
+# Departures that change a number of the grid: places, words, and what differs from the one intervention.
+_CHANGES = (
+    ("A1", "each task's own mean instead of that of all scoring tasks", {"replacement": "task_mean"}),
+    ("A2", "only the last position is replaced", {"positions": "last"}),
+    ("A18", "zero instead of the mean", {"replacement": "zero"}),
+    ("A18", "another prompt's output instead of the mean", {"replacement": "resample"}),
+    ("T5", "the output at the BOS instead of the mean", {"replacement": "bos_value"}),
+    ("A14", "the other kind's top heads kept", {"excluded": True}),
+)
+
+
+def changes_table(effects: pd.DataFrame, ablations: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads.
+
+    `effects` of one fraction: beyond random heads of the same layers, as on the page. The last row has no random heads
+    of the same layers in the released protocol: its F1 and, with the same heads and positions, first-token accuracy.
+    """
+    rows = effects[effects["ranking"] == DIFFERENCE].assign(excluded=effects["excluded"] != "")
+    here = {"replacement": "mean", "positions": "all", "excluded": False}
+
+    def told(metric: str, **change) -> str:
+        at = rows[rows["metric"] == metric]
+        for column, value in (here | change).items():
+            at = at[at[column] == value]
+        return "-" if at.empty else f"{at['value'].item():+.3f} ({at['low'].item():+.3f} to {at['high'].item():+.3f})"
+
+    lines = [("", "one intervention, as on this page", told(FEW_SHOT), told(TOKEN_LOSS))]
+    lines += [(place, words, told(FEW_SHOT, **change), told(TOKEN_LOSS, **change)) for place, words, change in _CHANGES]
+    share = effects["fraction"].iloc[0]
+    for place, words, metric in (("A4", "F1 of generated tokens, last position", "generated_f1"),
+                                 ("", "first-token accuracy, last position, no random heads", FEW_SHOT)):
+        own = ablations[(ablations["metric"] == metric) & (ablations["positions"] == "last")
+                        & (ablations["replacement"] == "mean") & (ablations["excluded"] == "")]
+        at = own["fraction"].unique()
+        own = own[own["fraction"] == at[np.abs(at - share).argmin()]] if len(at) else own
+        wide = own[own["ranking"].isin(KINDS)].pivot_table(index="task", columns="ranking", values="value")
+        lost = "-"
+        if len(wide) > 1:
+            gap = bootstrap_difference(wide["induction"].to_numpy(), wide["fv"].to_numpy(), wide.index.to_numpy(str),
+                                       seed=seed, over="tasks")
+            lost = f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
+        lines.append((place, words, lost, "-"))
+    columns = ["place", "what differs", "few-shot accuracy", "token-loss difference (nats)"]
+    return pd.DataFrame(lines, columns=columns).set_index("place")
+
+
 def zero_shot_sentence(ablations: pd.DataFrame) -> str:
     """What ablation does at 0 shots, where there are no demonstrations to learn from."""
     rows = ablations[ablations["metric"] == "zero_shot_accuracy"]

@@ -10,7 +10,7 @@ from scipy import stats
 from icl_lib import dynamics, scaling
 from icl_lib.ablation_effects import DIFFERENCE
 from icl_lib.measurements import mean_scores, top_sets
-from icl_lib.models import family
+from icl_lib.paper_models import family
 from icl_lib.statistics import Interval, bootstrap_difference, bootstrap_mean, percentile_rank, spearman, trend_test
 from icl_lib.suite_tables import SuiteTables
 

@@ -20,10 +20,10 @@ def read_documents(
     """Token ids, BOS first, every row of `length` tokens.
 
     `source`: "lab" for fresh stories of the lab world; the path of a text file; or the id of a dataset of the hub
-    (`owner/name`, with `:column` if its texts are not in the column "text"), of which the split "train" is
-    streamed. Texts are joined and cut into rows of BOS and `length` - 1 tokens without a separator, as the released
-    code does (`paper.md` T4), so that a row may begin inside a text; those of a file are drawn at random, and lab
-    stories are one a row. The same arguments give the same rows.
+    (`owner/name`, with `@revision` for a commit, branch or tag of it and `:column` if its texts are not in the column
+    "text"), of which the split "train" is streamed. Texts are joined and cut into rows of BOS and `length` - 1 tokens
+    without a separator, as the released code does (`paper.md` T4), so that a row may begin inside a text; those of a
+    file are drawn at random, and lab stories are one a row. The same arguments give the same rows.
 
     Raises ValueError for a tokenizer without BOS, fewer rows than wanted, a dataset that cannot be read, and
     FileNotFoundError for a path that does not exist.
@@ -66,11 +66,12 @@ def _texts_of_dataset(source: str, seed: int) -> Iterator[str]:
         from datasets import load_dataset
     except ImportError:
         raise ValueError(f"documents {source!r}: the package datasets is missing; pip install datasets") from None
-    name, _, column = source.partition(":")
+    where, _, column = source.partition(":")
+    name, _, revision = where.partition("@")
     column = column or "text"
     try:
-        stream = load_dataset(name, split="train", streaming=True).shuffle(seed=seed, buffer_size=_SHUFFLED)
-        for item in stream:
+        stream = load_dataset(name, revision=revision or None, split="train", streaming=True)
+        for item in stream.shuffle(seed=seed, buffer_size=_SHUFFLED):
             yield item[column]
     except KeyError:
         raise ValueError(f"documents {source!r}: no column {column!r}; name the text column, {name}:column") from None

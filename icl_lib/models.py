@@ -11,21 +11,10 @@ from typing import Any
 
 import torch
 
-LAB_MODELS = Path(__file__).resolve().parent.parent / "lab" / "models"
+from icl_lib.paper_models import paper_models, published_steps
+from icl_lib.placement import choose_device, choose_dtype, refuse_too_large
 
-# section 2 and appendix of the paper; the last two are in its code only
-PAPER_MODELS = (
-    *(f"EleutherAI/pythia-{size}-deduped" for size in ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b")),
-    "openai-community/gpt2",
-    "openai-community/gpt2-medium",
-    "openai-community/gpt2-large",
-    "openai-community/gpt2-xl",
-    "meta-llama/Llama-2-7b-hf",
-    "meta-llama/Meta-Llama-3-8B",
-    "Qwen/Qwen2.5-7B",
-)
-PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 143001, 1000))
-_BIG = 800e6  # parameters from which a GPU gets bfloat16
+LAB_MODELS = Path(__file__).resolve().parent.parent / "lab" / "models"
 
 
 def load_model(
@@ -34,36 +23,48 @@ def load_model(
     step: int | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    pickled_weights: str = "refuse",
 ) -> Any:
     """A TransformerBridge in evaluation mode, its tokenizer with it, from safetensors only.
 
     `name_or_path`: a lab model (`lab-<rung>`, `lab-<rung>-seed<k>`, seed 0 if not said), a local
     folder, with weights or with `step<N>` subfolders, or a full hub id (`EleutherAI/pythia-70m-deduped`;
     section 2 of the paper). `step`: the optimiser step of a checkpoint; None is the last one, for
-    a hub id its main revision. `dtype` "auto": float32, but bfloat16 for models above 0.8 billion
-    parameters on a GPU; weights stored in half precision are widened on loading. No remote code.
+    a hub id the revision of the table of the paper's models or main. `dtype` "auto": float32, on a GPU the type
+    of that table, for other models bfloat16 above 0.8 billion parameters; weights stored in half precision are
+    widened on loading. `pickled_weights`: see `hub.download`. No remote code. The bridge's `revision` says which
+    revision and commit of the hub it is.
 
     Raises FileNotFoundError for a folder without weights and ValueError for an unknown model, step,
-    device or dtype, in one line with the nearest valid names.
+    device or dtype, for what the hub refuses and for a model larger than the memory, in one line.
     """
     source, revision = locate(name_or_path, step)
-    device = _device(device)
+    device, made_of, pickled = choose_device(device), "", False
+    if not Path(source).is_dir():
+        from icl_lib.hub import download
+
+        snapshot = download(source, revision, pickled_weights=pickled_weights)
+        made_of, pickled = f"{revision or 'main'} (commit {snapshot.commit})", snapshot.pickled
+        source = str(snapshot.folder)
     with _quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        options = {"revision": revision, "trust_remote_code": False}
+        options = {"trust_remote_code": False, "local_files_only": True}
         try:
             config = AutoConfig.from_pretrained(source, **options)
-            dtype = _dtype(dtype, device, config)
+            dtype = choose_dtype(dtype, device, str(name_or_path), config)
+            refuse_too_large(device, dtype, config)
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             hf_model, loaded = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+                source, config=config, dtype=dtype, use_safetensors=not pickled, output_loading_info=True, **options
             )
             _refuse_incomplete(loaded, tokenizer)
         except Exception as error:  # transformers, safetensors and huggingface_hub raise errors of their own
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"cannot load model {str(name_or_path)!r}{_at(step)}: {reason[:300]}") from None
-    return wrap_model(hf_model.to(device), tokenizer, name=source)
+    bridge = wrap_model(hf_model.to(device), tokenizer, name=source)
+    bridge.revision = made_of
+    return bridge
 
 
 def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model") -> Any:
@@ -98,7 +99,8 @@ def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str 
     if "/" not in name:
         raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
     if step is None:
-        return name, None
+        own = paper_models().get(name)
+        return name, None if own is None or own.revision == "main" else own.revision
     if known := steps_of(name):
         _check_step(name, step, known)
     return name, f"step{step}"
@@ -125,7 +127,7 @@ def steps_of(name_or_path: str | Path) -> list[int]:
         return _steps_in(Path(name))
     if name.startswith("lab"):
         return _steps_in(lab_folder(name))
-    return list(PYTHIA_STEPS) if name.startswith("EleutherAI/pythia") else []
+    return published_steps(name)
 
 
 def bos_text(model: Any) -> str:
@@ -148,19 +150,17 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
     with _quiet():
         from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    if not Path(source).is_dir():
+        from icl_lib.hub import configuration_folder
+
+        source = str(configuration_folder(source, revision))
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
     with _quiet(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     embeddings = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding)
                   for p in module.parameters()}
     embeddings |= {id(p) for p in model.get_output_embeddings().parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
-
-
-def family(name: str) -> str:
-    """The family a model's name belongs to: lab, pythia, gpt2, llama, qwen or other."""
-    lowered = name.rsplit("/", 1)[-1].lower()
-    return next((known for known in ("lab", "pythia", "gpt2", "llama", "qwen") if known in lowered), "other")
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -174,7 +174,7 @@ def _known_models() -> list[str]:
     for folder in sorted(LAB_MODELS.glob("*/seed*")):
         rung = "lab-" + folder.parent.name.removeprefix("lab-")
         lab.append(rung if folder.name == "seed0" else f"{rung}-{folder.name}")
-    return lab + list(PAPER_MODELS)
+    return lab + list(paper_models())
 
 
 def _steps_in(folder: Path) -> list[int]:
@@ -214,29 +214,6 @@ def _refuse_incomplete(loaded: dict[str, Any], tokenizer: Any) -> None:
 
 def _at(step: int | None) -> str:
     return "" if step is None else f" at step {step}"
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; valid are auto, cpu, cuda, cuda:<n>") from None
-
-
-def _dtype(dtype: str | torch.dtype, device: torch.device, config: Any) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype != "auto":
-        names = ("float32", "float64", "bfloat16", "float16")
-        if dtype not in names:
-            raise ValueError(f"unknown dtype {dtype!r}; {nearest(dtype, ['auto', *names])}")
-        return getattr(torch, dtype)
-    n_parameters = (
-        config.num_hidden_layers * 12 * config.hidden_size**2 + config.vocab_size * config.hidden_size
-    )
-    return torch.bfloat16 if device.type == "cuda" and n_parameters > _BIG else torch.float32
 
 
 @contextmanager

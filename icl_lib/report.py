@@ -19,11 +19,18 @@ FEW_SHOT = "first_token_accuracy"
 METRIC_WORDS = {FEW_SHOT: "few-shot accuracy", "token_loss_difference": "token-loss difference"}
 
 
+def fault_table(tasks: Mapping[str, Task]) -> pd.DataFrame:
+    """What is odd in the tasks' files, a row each; nothing of it is repaired."""
+    rows = [{"task": name, "fault": fault} for name, task in tasks.items() for fault in task.faults]
+    return pd.DataFrame(rows, columns=["task", "fault"]).set_index("task")
+
+
 def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Provenance of a table measured on a model."""
+    """Provenance of a table measured on a model, its revision on the hub included."""
     weight = next(model.original_model.parameters())
     return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
-                      device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters)
+                      device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
+                      revision=getattr(model, "revision", ""))
 
 
 def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from icl_lib.figures import COLOUR, FAMILY_MARKER, LABEL, LINE, MARKER, METRIC_LABEL, SCORE_LABEL
-from icl_lib.models import family
+from icl_lib.paper_models import family
 
 
 def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict[str, str] | None = None):

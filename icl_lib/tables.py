@@ -99,11 +99,12 @@ _MARKUP = re.compile(r"[<>`\x00-\x1f\x7f]")  # names are put into pages
 
 
 def provenance(
-    *, suite: str, seed: int, dtype: str, device: str, bos: str, parameters: dict[str, Any]
+    *, suite: str, seed: int, dtype: str, device: str, bos: str, parameters: dict[str, Any], revision: str = ""
 ) -> dict[str, Any]:
     """What made a table: the arguments, library versions, git commit and time (UTC, ISO 8601).
 
-    `bos` names the BOS policy in words, `parameters` are the notebook's. `git_commit` is "unknown" and
+    `bos` names the BOS policy in words, `parameters` are the notebook's, `revision` is that of a hub model with its
+    commit ("step1000 (commit 0123...)"). `git_commit` is "unknown" and
     `git_dirty` null where the library does not lie in a git work tree; dirty means that tracked files were
     changed since the commit. For tables made from tables give "" for dtype, device and bos. `made_from` holds the
     fingerprints of all input files where the workflow ran the notebook, and is empty where it did not.
@@ -116,6 +117,7 @@ def provenance(
         "dtype": str(dtype),
         "device": str(device),
         "bos": str(bos),
+        "revision": str(revision),
         "versions": {
             name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")
         },

@@ -91,6 +91,7 @@ class Task:
     labels: str = ""
     relation: str = ""
     siblings: list[str] = field(default_factory=list)
+    faults: tuple[str, ...] = ()
 
     @property
     def training_pairs(self) -> list[tuple[str, str]]:
@@ -127,9 +128,17 @@ def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def read_tasks(folder: str | Path = LAB_TASKS) -> dict[str, Task]:
-    """All tasks of a folder `<type>/<task>.json` with the cards of `cards.json` beside it, in order of names."""
-    folder = Path(folder)
+def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
+    """All tasks of a source, in order of names.
+
+    "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits (see
+    `icl_lib.upstream.upstream_tasks`); else a folder `<type>/<task>.json` with the cards of `cards.json` beside it.
+    """
+    if str(source).startswith("upstream"):
+        from icl_lib.upstream import upstream_tasks
+
+        return upstream_tasks(str(source))
+    folder = LAB_TASKS if source == "lab" else Path(source)
     cards = read_json(folder.parent / "cards.json")
     _check_cards(cards, folder.parent / "cards.json")
     tasks = {}

@@ -7,7 +7,6 @@ notebooks under notebooks/ as they lie under RESULTS, and a page of all runs. Wh
 """
 
 import argparse
-import contextlib
 import importlib.util
 import re
 import shutil
@@ -22,7 +21,7 @@ import yaml
 from workflow.inert import refuse_active
 from workflow.lock import LockedError, lock_sweep
 from workflow.runs import runs_page, write_csv
-from workflow.suite import TABLES, TEMPLATES, read_suite
+from workflow.suite import TABLES, TEMPLATES, Suite, read_suite
 from workflow.templates import title
 
 SETTINGS = Path("_config.yml")
@@ -140,22 +139,32 @@ def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence
     return page(results)
 
 
+def build_unfinished(suite: Suite, log: Path) -> Path | None:
+    """The book of those runs of a suite that have finished, the others named on its page of runs.
+
+    None where nothing is missing. Raises LockedError while a sweep is at work on the results, and as `build`.
+    """
+    results = Path(suite.results)
+    with lock_sweep(results):
+        there = [path for path in suite.notebooks if path.is_file()]
+        missing = [path for path in suite.notebooks if not path.is_file()]
+        return build(results, there, log, missing) if missing else None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the book of a suite.")
-    parser.add_argument("results", type=Path, help="results/<suite>")
+    parser.add_argument("results", type=Path, nargs="?", help="results/<suite>")
     parser.add_argument("--notebooks", type=Path, nargs="*", default=[], help="executed notebooks")
-    parser.add_argument("--suite", type=Path, help="suite file: its notebooks that are there, the others named")
+    parser.add_argument("--unfinished", type=Path, metavar="SUITE", help="a suite file: the book of what has finished")
     parser.add_argument("--log", type=Path, required=True)
     given = parser.parse_args(arguments)
+    if bool(given.results) == bool(given.unfinished):
+        parser.error("expected either a results folder or --unfinished SUITE")
     try:
-        notebooks, missing = given.notebooks, []
-        if given.suite:
-            runs = read_suite(given.suite).notebooks
-            notebooks, missing = [p for p in runs if p.is_file()], [p for p in runs if not p.is_file()]
-        with lock_sweep(given.results) if given.suite else contextlib.nullcontext():
-            print(build(given.results, notebooks, given.log, missing))
-        if missing:
-            print(f"{len(missing)} of {len(missing) + len(notebooks)} runs are missing; the page of runs names them")
+        if given.results:
+            print(build(given.results, given.notebooks, given.log))
+        elif page_of := build_unfinished(read_suite(given.unfinished), given.log):
+            print(f"Open {page_of}: runs are missing, and its page of runs names them")
     except LockedError:  # the sweep whose place this takes has said so
         return 1
     except (OSError, RuntimeError, ValueError) as error:

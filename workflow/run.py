@@ -11,6 +11,7 @@ import glob
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="all files that the run depends on")
     parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
     given = parser.parse_args(arguments)
+    began = time.monotonic()
     try:
         with lock_run(given.results) if given.results else contextlib.nullcontext():
             run_notebook(
@@ -131,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ParameterError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(f"{given.executed} ({time.monotonic() - began:.0f} s)")
     return 0
 
 

@@ -12,6 +12,7 @@ import jsonschema
 import yaml
 
 from icl_lib.models import locate, steps_of
+from workflow.sweep import points
 from workflow.templates import check_parameters, library_files, template_parameters
 
 SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
@@ -53,7 +54,9 @@ GIVEN_IF_DECLARED = {
 }  # fmt: skip
 
 # Files that library modules read, as (module, file or folder).
-DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl_lib/claims.yaml")))
+DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl_lib/claims.yaml")),
+        ("icl_lib/upstream.py", Path("icl_lib/upstream_tasks.sha256")),
+        ("icl_lib/paper_models.py", Path("icl_lib/paper_models.yaml")))
 
 # Stands for a model's published weights where it has no checkpoints.
 NO_STEP = -1
@@ -74,6 +77,7 @@ class Suite:
     steps: dict[str, list[int]]
     chosen: dict[str, dict[str, list[int]]]
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sweep: dict[str, dict[str, list]] = field(default_factory=dict)
 
     @property
     def results(self) -> str:
@@ -116,6 +120,12 @@ class Suite:
         names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
         return {name: known[name] for name in names} | self.overrides.get(notebook, {})
 
+    def swept(self, notebook: str) -> list[tuple[str, dict[str, Any], str, int]]:
+        """Runs of a notebook over the suite's grid of its parameters: name of the point, its values, model, step."""
+        steps = self.steps if notebook == "scoring" else self.chosen[notebook]
+        return [(name, point, model, at[-1]) for name, point in points(self.sweep.get(notebook, {})).items()
+                for model, at in steps.items() if at] if notebook in self.sweep else []
+
     def check_templates(self) -> None:
         """Refuse templates and overrides that do not fit each other, before anything runs."""
         model, steps = next(iter(self.steps.items()))
@@ -123,6 +133,13 @@ class Suite:
             check_parameters(
                 TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=steps[0])
             )
+        for notebook in self.sweep:
+            runs = self.swept(notebook)
+            if not runs:
+                raise SuiteError(f"sweep.{notebook}: the suite runs {notebook} on no model")
+            for _, point, model, step in runs:
+                check_parameters(
+                    TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=step) | point)
 
 
 def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
@@ -165,7 +182,16 @@ def check_suite(config: Any) -> Suite:
         for name in (*GIVEN[notebook], *GIVEN_IF_DECLARED.get(notebook, ())):
             if name in given:
                 raise SuiteError(f"parameters.{notebook}: {name} is set by the workflow, not here")
-    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides)
+    sweep = config.get("sweep", {})
+    for notebook, grid in sweep.items():
+        for name in ("suite", "results", "model", "step"):
+            if name in grid:
+                raise SuiteError(f"sweep.{notebook}: {name} is set by the workflow, not here")
+        try:
+            points(grid)
+        except ValueError as error:
+            raise SuiteError(f"sweep.{notebook}: {error}") from None
+    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep)
 
 
 def unseeded(model: str) -> str:
@@ -179,7 +205,7 @@ def dependencies(notebook: str) -> list[str]:
     read = [data for module, data in DATA if module in files]
     return files + sorted(
         f.as_posix() for data in read for f in (data.rglob("*") if data.is_dir() else [data])
-        if f.suffix in (".json", ".yaml"))
+        if f.suffix in (".json", ".yaml", ".sha256"))
 
 
 def weights(model: str, step: int) -> list[str]:

@@ -17,8 +17,9 @@ from workflow.inputs import differences, is_record, read_record
 from workflow.suite import CHOSEN_BY, TABLES, Suite, read_suite
 
 _SHOWN = 3  # differences named for one file
-# Folders that hold no results: what was printed, finished parts of runs, rendered pages, a copy under torture.
-_OTHER = ("logs", "partial", "book", "copy")
+# Folders that hold no results of the runs below: what was printed, finished parts of runs, rendered pages, a copy under
+# torture, runs over a grid of parameters, what the stand-in hub serves.
+_OTHER = ("logs", "partial", "book", "copy", "sweeps", "hub")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""The table of the paper's models against the configurations of transformers, and the memory it promises."""
+
+import pytest
+import torch
+
+from icl_lib.paper_models import PAPER_STEPS, PYTHIA_STEPS, family, memory_gib, paper_models, published_steps
+
+MODELS = paper_models()
+# paper.md's heads per model, from the notebook of the released code
+HEADS = {
+    "pythia-70m-deduped": 48, "pythia-160m-deduped": 144, "pythia-410m-deduped": 384, "pythia-1b-deduped": 128,
+    "pythia-1.4b-deduped": 384, "pythia-2.8b-deduped": 1024, "pythia-6.9b-deduped": 1024, "gpt2": 144,
+    "gpt2-medium": 384, "gpt2-large": 720, "gpt2-xl": 1200, "Llama-2-7b-hf": 1024, "Meta-Llama-3-8B": 1024,
+    "Qwen2.5-7B": 784,
+}  # fmt: skip
+
+
+def test_the_table_holds_the_paper_s_models():
+    assert [name.rsplit("/")[-1] for name in MODELS] == list(HEADS)
+    assert sum(not m.extra for m in MODELS.values()) == 12
+    assert sum(len(m.checkpoints) for m in MODELS.values()) == 56
+    assert set(PAPER_STEPS) <= set(PYTHIA_STEPS) and len(PYTHIA_STEPS) == 154
+    assert [m.id for m in MODELS.values() if m.gated] == ["meta-llama/Llama-2-7b-hf", "meta-llama/Meta-Llama-3-8B"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_configuration_has_the_heads_and_the_published_parameters(name):
+    import transformers
+
+    model = MODELS[name]
+    config = model.configuration()
+    with torch.device("meta"):
+        built = transformers.AutoModelForCausalLM.from_config(config)
+    layers = sum(name.endswith((".attention.dense", ".attn.c_proj", ".self_attn.o_proj"))
+                 for name, _ in built.named_modules())
+    assert layers * config.num_attention_heads == HEADS[name.rsplit("/")[-1]]
+    assert getattr(config, "head_dim", None) in (None, model.d_head)
+    assert sum(p.numel() for p in built.parameters()) == model.parameters
+
+
+def test_the_largest_pythia_fits_a_24_gib_card_with_its_scores_and_not_in_float32():
+    pythia = MODELS["EleutherAI/pythia-6.9b-deduped"]
+    assert pythia.weights_gib() == pytest.approx(12.77, abs=0.01)
+    assert 15 < pythia.memory_gib() < 23
+    assert pythia.memory_gib("float32") > 30
+
+
+def test_memory_is_the_sum_of_its_parts():
+    shape = dict(layers=2, d_model=8, vocab=10, kv_width=8, n_prompts=3, n_tokens=5)
+    fixed = 3 * 5 * 8 * 12 * 4 + 3 * 10 * 4 + 2**27
+    expected = 1.1 * (1000 * 4 + 3 * 2 * 64 * 4 + 2 * 2 * 8 * 15 * 4 + fixed) / 2**30
+    assert memory_gib(1000, dtype="float32", fused=True, **shape) == pytest.approx(expected)
+    less = memory_gib(1000, dtype="float32", fused=False, **shape)
+    assert (expected - less) * 2**30 == pytest.approx(1.1 * 3 * 2 * 64 * 4)
+
+
+def test_steps_of_pythia_and_its_further_seeds_are_known():
+    for name in ("EleutherAI/pythia-160m-seed1", "EleutherAI/pythia-70m-data-seed2", "EleutherAI/pythia-70m-deduped"):
+        assert published_steps(name)[-1] == 143000
+    assert published_steps("openai-community/gpt2") == []
+    assert family("EleutherAI/pythia-160m-seed1") == "pythia" and family("a/b") == "other"

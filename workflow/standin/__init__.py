@@ -1,0 +1,1 @@
+"""Local servers in place of the model hub and of the upstream task files, for runs and tests without network."""
