@@ -104,10 +104,9 @@ def provenance(
     """What made a table: the arguments, library versions, git commit and time (UTC, ISO 8601).
 
     `bos` names the BOS policy in words, `parameters` are the notebook's, `revision` is that of a hub model with its
-    commit ("step1000 (commit 0123...)"). `git_commit` is "unknown" and
-    `git_dirty` null where the library does not lie in a git work tree; dirty means that tracked files were
-    changed since the commit. For tables made from tables give "" for dtype, device and bos. `made_from` holds the
-    fingerprints of all input files where the workflow ran the notebook, and is empty where it did not.
+    commit ("step1000 (commit 0123...)"). `git_commit` is "unknown" and `git_dirty` null outside a git work tree; dirty
+    means that tracked files were changed since. For tables made from tables give "" for dtype, device and bos.
+    `made_from` holds the fingerprints of all input files where the workflow ran the notebook, else nothing.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
