@@ -218,8 +218,7 @@ def table_fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256(json.dumps([frame.attrs["schema"], made_by], sort_keys=True).encode())
     for name, kind in SCHEMAS[frame.attrs["schema"]].items():
         column = frame[name]
-        # NaN is one value here, whatever its bits
-        column = column.where(column.notna(), np.nan) if kind == "float" else column
+        column = column.where(column.notna(), np.nan) if kind == "float" else column  # one NaN, whatever its bits
         digest.update(json.dumps(column.tolist()).encode() if kind == "str" else column.to_numpy().tobytes())
     return digest.hexdigest()
 
