@@ -73,7 +73,7 @@ def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, A
     few = _SHARE_ALL * (1 + every * (4 + 5 * min(5, p["n_draws"])))
     n = n_evaluation * p["n_prompts"]
     return (_cost(n * (conditions + historic), TOKENS["evaluation"]) + _cost(n * few, 15)
-            + _cost(p["n_documents"] * (conditions + 2 * _SHARE_ALL * (1 + 7 * (4 + p["n_draws"]))), TOKENS["documents"])
+            + _cost(p["n_documents"] * (conditions + historic * _SHARE_ALL / _SHARE_LAST), TOKENS["documents"])
             + _cost(n_scoring * p["n_prompts"], TOKENS["scoring"]))
 
 
