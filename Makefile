@@ -21,7 +21,7 @@ PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
 # The stand-in suite's hub runs as long as the command.
 STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin results/standin/hub)
-SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES)) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
+SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe bench lock clean
@@ -37,8 +37,9 @@ book: suite ## run the suite (SUITE=lab) as far as needed and render the book, o
 sweep: suite ## run the notebooks of the suite as far as needed, without the book
 	@$(SNAKEMAKE) sweep
 
-plan: suite ## what `make book` would run
+plan: suite ## what `make book` would run, how many forward passes and hours that is (GPU: TFLOPS=50)
 	@$(SNAKEMAKE) -n
+	@TFLOPS=$(TFLOPS) $(BIN)/python -m workflow.cost $(CONFIG)
 
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)

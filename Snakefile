@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, str(workflow.basedir))
 
+from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
 from workflow.suite import RESULTS, TABLES, check_suite, dependencies, read_suite, weights
 
@@ -49,6 +50,11 @@ def swept_parameters(wildcards):
     values = next(values for name, values, *run in SWEPT[notebook] if [name, *run] == [wildcards.point, model, step])
     given = SUITE.parameters(notebook, model=model, step=step) | {"results": swept_folder(notebook, wildcards.point)}
     return json.dumps(given | values, sort_keys=True)
+
+
+def of_cluster(resource, notebook=None):
+    """What a run asks a cluster for; on one machine its GPU, which runs of a suite share one after another."""
+    return lambda wildcards: resources(SUITE, notebook or wildcards.notebook, wildcards.model)[resource]
 
 
 def parameters(notebook):
@@ -99,7 +105,7 @@ wildcard_constraints:
 
 
 # On a cluster the book is made where the sweep was started.
-localrules: all, sweep, book
+localrules: all, sweep, joined, book
 
 
 rule all:
@@ -127,6 +133,10 @@ rule scoring:
     log:
         text=f"{OUT}/logs/scoring/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/scoring/{{model}}/step{{step}}.yaml",
+    resources:
+        gpu=of_cluster("gpu", "scoring"),
+        mem_mb=of_cluster("mem_mb", "scoring"),
+        runtime=of_cluster("runtime", "scoring"),
     threads: SUITE.threads
     shell:
         RUN_WITH_TABLES
@@ -146,6 +156,10 @@ rule ablation:
     log:
         text=f"{OUT}/logs/ablation/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/ablation/{{model}}/step{{step}}.yaml",
+    resources:
+        gpu=of_cluster("gpu", "ablation"),
+        mem_mb=of_cluster("mem_mb", "ablation"),
+        runtime=of_cluster("runtime", "ablation"),
     threads: SUITE.threads
     shell:
         RUN_WITH_TABLES
@@ -164,6 +178,10 @@ rule protocols:
     log:
         text=f"{OUT}/logs/protocols/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/protocols/{{model}}/step{{step}}.yaml",
+    resources:
+        gpu=of_cluster("gpu", "protocols"),
+        mem_mb=of_cluster("mem_mb", "protocols"),
+        runtime=of_cluster("runtime", "protocols"),
     threads: SUITE.threads
     shell:
         RUN_WITH_TABLES
@@ -183,6 +201,10 @@ rule task_execution:
     log:
         text=f"{OUT}/logs/task_execution/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/task_execution/{{model}}/step{{step}}.yaml",
+    resources:
+        gpu=of_cluster("gpu", "task_execution"),
+        mem_mb=of_cluster("mem_mb", "task_execution"),
+        runtime=of_cluster("runtime", "task_execution"),
     threads: SUITE.threads
     shell:
         RUN_WITH_TABLES
@@ -206,6 +228,10 @@ rule swept:
     log:
         text=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.yaml",
+    resources:
+        gpu=of_cluster("gpu"),
+        mem_mb=of_cluster("mem_mb"),
+        runtime=of_cluster("runtime"),
     threads: SUITE.threads
     shell:
         "for scores in {input.scores:q}; do mkdir -p {params.scores:q} && cp \"$scores\" {params.scores:q}; done && "

@@ -209,6 +209,8 @@ def grid_tasks(ablations: pd.DataFrame, tasks: Mapping[str, Task], n: int) -> li
 def execution_sentence(executions: pd.DataFrame, layer: int, *, preset: str, items: str, seed: int) -> str:
     """Accuracy with the FV heads' vector at a layer against nothing added and against the random vectors."""
     rows = executions[(executions["preset"] == preset) & (executions["items"] == items)]
+    if rows.empty:
+        return f"**{preset}** ({items} items, layer {layer}): no item was answered after clean demonstrations."
     parts = []
     for prompts, words in (("zero_shot", "without demonstrations"), ("shuffled", "with shuffled labels")):
         own = rows[(rows["prompts"] == prompts) & rows["layer"].isin((-1, layer))]

@@ -21,7 +21,7 @@ def execution_points(executions: pd.DataFrame, layer: int, shown: dict[str, tupl
     """Figure 14 for one model: accuracy with each kind's vector added at one layer, a column per preset.
 
     `shown`: preset to the items shown and a title. Bars: 95 % bootstrap intervals over tasks; random kinds are means
-    over draws.
+    over draws. A column of "answered" items stays empty where the model answered none.
     """
     figure, axes = plt.subplots(2, len(shown), figsize=(5.2 * len(shown), 5.6), squeeze=False, sharex=True, sharey=True)
     for column, (preset, (items, title)) in zip(axes.T, shown.items(), strict=True):
@@ -32,6 +32,8 @@ def execution_points(executions: pd.DataFrame, layer: int, shown: dict[str, tupl
             for place, kind in enumerate(("none", *KINDS)):
                 at = own[(own["heads"] == kind) & (own["layer"] == (-1 if kind == "none" else layer))]
                 by_task = at.groupby("task")["value"].mean()
+                if by_task.empty:  # the model answered nothing after clean demonstrations
+                    continue
                 names = by_task.index.to_numpy(str)
                 value, low, high = bootstrap_mean(by_task.to_numpy(), names, seed=seed, over="tasks")
                 ax.errorbar(place, value, yerr=[[value - low], [high - value]], color=COLOUR[kind],

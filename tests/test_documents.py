@@ -56,7 +56,7 @@ def test_a_dataset_is_streamed_and_joined(tokenizer, monkeypatch):
 
     pretend(monkeypatch, load_dataset)
     rows = read_documents("owner/name", tokenizer, **WANTED)
-    assert asked == [("owner/name", {"split": "train", "streaming": True})]
+    assert asked == [("owner/name", {"revision": None, "split": "train", "streaming": True})]
     joined = [i for n in range(100) for i in tokenizer(f"winter {n} red", add_special_tokens=False)["input_ids"]]
     assert rows[:, 1:].flatten().tolist() == joined[: 3 * 19]
     other = read_documents("owner/name:body", tokenizer, **WANTED)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from icl_lib.ablation_report import execution_sentence
+from icl_lib.execution_figures import execution_points
 from icl_lib.passes import TokenBatch
 from icl_lib.shared_prefix import read_added_rows
 from icl_lib.task_execution import (
@@ -152,3 +154,13 @@ def test_bad_input_is_refused_in_one_line(neox):
         table(neox, tasks, layers=[9])
     with pytest.raises(ValueError, match="unknown preset 'realeased'; valid are task, released; nearest: released"):
         preset("realeased")
+
+
+def test_a_model_that_answers_nothing_is_shown_and_said(neox):
+    tasks = {name: task for name, task in list(read_tasks().items())[:2]}
+    rows = table(neox, tasks, preset_name="released")
+    rows = rows[rows["items"] == "all"]
+    axes = execution_points(rows, 1, {"released": ("answered", "released code")}, seed=0)
+    assert not axes[0, 0].collections, "points for items that are none"
+    words = execution_sentence(rows, 1, preset="released", items="answered", seed=0)
+    assert words == "**released** (answered items, layer 1): no item was answered after clean demonstrations."

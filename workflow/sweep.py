@@ -23,7 +23,7 @@ SWEPT = ("scoring", "ablation", "protocols", "task_execution")
 
 
 def points(grid: Mapping[str, list]) -> dict[str, dict[str, Any]]:
-    """Every combination of a grid's values by its name, `n_shots=4,seed=1`. Raises ValueError for names that collide."""
+    """Every combination of a grid's values by its name, `n_shots=4,seed=1`. Raises ValueError for equal names."""
     found = {}
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))

@@ -1,0 +1,103 @@
+"""What `make plan` says: passes against what was measured, and what a cluster is asked for."""
+
+import shutil
+
+import pandas as pd
+import pytest
+
+from icl_lib.paper_models import paper_models
+from tests.conftest import GOLDEN
+from workflow import cost
+from workflow.suite import Suite, check_suite, read_suite
+
+ROOT = GOLDEN.parents[1]
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def paper(**changes) -> Suite:
+    models = [{"name": "EleutherAI/pythia-70m-deduped", "steps": [1000, 143000], **changes}]
+    return check_suite({"suite": "trial", "models": models, "parameters": {"scoring": {"task_files": "upstream"}}})
+
+
+@pytest.mark.parametrize("size", ["70m", "160m", "410m"])
+def test_scores_of_all_heads_cost_what_was_measured(size):
+    measured = pd.read_csv(ROOT / "book" / "fv_scores.csv").set_index(["shape", "method"])
+    expected = measured.loc[(f"pythia-{size}", "fv_scores"), "forward equivalents"]
+    assert cost.fv_ratio(paper_models()[f"EleutherAI/pythia-{size}-deduped"]) == pytest.approx(expected, rel=0.1)
+
+
+def test_shares_of_a_grid_are_those_of_its_table():
+    table = pd.read_csv(ROOT / "book" / "ablation_grid.csv").set_index(["shape", "method"])["forward_equivalents"]
+    for share, where in ((cost._SHARE_ALL, "all positions"), (cost._SHARE_LAST, "last position")):
+        assert share * 40 == pytest.approx(table[("pythia-70m", f"40 conditions, {where}")], rel=0.1)
+
+
+def test_passes_of_a_scoring_run_are_counted_by_hand():
+    model = paper_models()["EleutherAI/pythia-70m-deduped"]
+    given = dict(n_prompts=10, n_shots=10, shots=[0, 10], n_null_draws=3, n_sequences=7, n_documents=5)
+    found = cost.run_cost(paper(), "scoring", model, given)
+    scoring = 29 * 10 * cost.fv_ratio(model)
+    assert found.passes == pytest.approx(3 * 48 * 10 + 4 * scoring + 4 * 7 + 5)
+    more = cost.run_cost(paper(), "ablation", model, {"task_files": "upstream", "n_draws": 40})
+    assert more.passes > 1.5 * cost.run_cost(paper(), "ablation", model, {"task_files": "upstream"}).passes
+
+
+def test_a_suite_s_costs_leave_out_what_is_done(tmp_path, monkeypatch):
+    for name in ("notebooks", "lab"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    before = cost.suite_costs(paper(), flops=1e12)
+    done = tmp_path / "results" / "trial" / "notebooks" / "scoring" / "EleutherAI" / "pythia-70m-deduped"
+    done.mkdir(parents=True)
+    (done / "step1000.ipynb").touch()
+    after = cost.suite_costs(paper(), flops=1e12)
+    assert (before["runs"] - before["done"]).tolist() == [3] and (after["runs"] - after["done"]).tolist() == [2]
+    assert 0 < after["passes"][0] < before["passes"][0]
+    assert before["disk_gib"][0] == pytest.approx(2 * 70426624 * 2 / 2**30)
+    assert "3 notebook runs on models, 1 done, 2 to go" in cost.summary(after, "here")
+
+
+def test_unknown_shapes_are_named_and_not_counted():
+    suite = check_suite({"suite": "trial", "models": [{"name": "owner/model"}, {"name": "lab-7k", "steps": "last"}]})
+    table = cost.suite_costs(suite, flops=1e12)
+    assert pd.isna(table["passes"][0]) and table["passes"][1] > 0 and table["disk_gib"].tolist() == [0, 0]
+    assert "not known before they are loaded: owner/model" in cost.summary(table, "here")
+
+
+def test_the_paper_suite_holds_the_paper():
+    suite = read_suite("config/paper.yaml")
+    suite.check_templates()
+    table = {name: model for name, model in paper_models().items() if not model.extra}
+    assert set(suite.steps) == set(table)
+    assert all(tuple(suite.steps[name]) == (model.checkpoints or (-1,)) for name, model in table.items())
+    assert sum(len(steps) for name, steps in suite.steps.items() if table[name].checkpoints) == 56
+    assert all(suite.chosen["ablation"].values()) and all(suite.chosen["task_execution"].values())
+    shown = pd.read_csv("book/paper_cost.csv")
+    assert shown["model"].tolist() == list(suite.steps)
+    again = cost.suite_costs(suite, flops=cost.GPU_TFLOPS * 1e12)
+    assert shown["hours"].tolist() == pytest.approx(again["hours"].tolist(), abs=0.06), "write book/paper_cost.csv again"
+
+
+def test_a_cluster_is_asked_for_more_by_larger_models():
+    suite = read_suite("config/paper.yaml")
+    small, large = (cost.resources(suite, "ablation", f"EleutherAI/pythia-{size}-deduped") for size in ("70m", "6.9b"))
+    assert small["gpu"] == large["gpu"] == 1
+    assert large["mem_mb"] > 20000 > small["mem_mb"] and large["runtime"] > small["runtime"] >= 60
+    assert cost.resources(suite, "ablation", "lab-7k")["gpu"] == 0
+
+
+def test_the_command_says_what_is_wrong_in_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["cost", "config/nothing.yaml"])
+    assert cost.main() == 1 and "config/nothing.yaml does not exist" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["cost", "config/paper.yaml"])
+    monkeypatch.setenv("TFLOPS", "many")
+    assert cost.main() == 1 and capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setenv("TFLOPS", "100")
+    monkeypatch.setattr("sys.argv", ["cost", "config/paper.yaml", "--table", str(tmp_path / "t.csv")])
+    assert cost.main() == 0 and "forward passes" in capsys.readouterr().out
+    shutil.copy(tmp_path / "t.csv", tmp_path / "u.csv")
+    assert len(pd.read_csv(tmp_path / "u.csv")) == 12

@@ -1,0 +1,70 @@
+"""Grids of a notebook's parameters: names, what is refused, and one table of all runs through the real workflow."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from tests.project import make_project, suite, write_suite
+from workflow.suite import SuiteError, check_suite
+from workflow.sweep import points
+from workflow.templates import ParameterError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    folder = make_project(tmp_path)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_every_combination_has_a_name():
+    assert points({"n_shots": [0, 4], "seed": [1, 2]}) == {
+        "n_shots=0,seed=1": {"n_shots": 0, "seed": 1}, "n_shots=0,seed=2": {"n_shots": 0, "seed": 2},
+        "n_shots=4,seed=1": {"n_shots": 4, "seed": 1}, "n_shots=4,seed=2": {"n_shots": 4, "seed": 2},
+    }  # fmt: skip
+    assert list(points({"shots": [[0, 1], [10]]})) == ["shots=_0_1_", "shots=_10_"]
+    assert list(points({"path": ["../a b"]})) == ["path=.._a_b"]
+    with pytest.raises(ValueError, match="two points are called path=a_b"):
+        points({"path": ["a b", "a/b"]})
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"score": {"value": [1]}}, "unknown key 'score' in sweep.*nearest: scoring"),
+        ({"scoring": {}}, "sweep.scoring"),
+        ({"scoring": {"value": []}}, "sweep.scoring.value"),
+        ({"scoring": {"value": 1}}, "sweep.scoring.value: 1 is not of type 'array'"),
+        ({"scoring": {"step": [1]}}, "sweep.scoring: step is set by the workflow"),
+        ({"scoring": {"value": ["a b", "a/b"]}}, "sweep.scoring: two points"),
+    ],
+)
+def test_bad_grids_are_refused_in_one_line(project, sweep, message):
+    with pytest.raises(SuiteError, match=message) as error:
+        check_suite(suite(sweep=sweep))
+    assert "\n" not in str(error.value)
+
+
+def test_grids_are_checked_against_the_templates(project):
+    with pytest.raises(ParameterError, match="no parameter 'valu'"):
+        check_suite(suite(sweep={"scoring": {"valu": [1.0]}})).check_templates()
+    with pytest.raises(SuiteError, match="sweep.protocols: the suite runs protocols on no model"):
+        check_suite(suite(sweep={"protocols": {"seed": [1]}})).check_templates()
+
+
+@pytest.mark.slow
+def test_runs_over_a_grid_land_in_one_table_and_are_not_repeated(project):
+    write_suite(project, sweep={"scoring": {"value": [0.5, 2.0], "seed": [1, 2]}, "ablation": {"seed": [5, 6]}})
+    command = [sys.executable, "-m", "snakemake", "--quiet", "--cores", "2", "--nolock", "results/fake/sweeps/scoring/"
+               "scores.parquet", "results/fake/sweeps/ablation/ablations.parquet"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet("results/fake/sweeps/scoring/scores.parquet")
+    assert list(table.columns[:3]) == ["swept_value", "swept_seed", "model"]
+    expected = {(value, seed, value + 8) for value in (0.5, 2.0) for seed in (1, 2)}
+    assert set(zip(table["swept_value"], table["swept_seed"], table["value"], strict=True)) == expected
+    assert set(pd.read_parquet("results/fake/sweeps/ablation/ablations.parquet")["swept_seed"]) == {5, 6}
+    again = subprocess.run([*command, "-n"], capture_output=True, text=True)
+    assert again.returncode == 0 and "swept" not in again.stdout

@@ -1,0 +1,219 @@
+"""What a suite costs before it runs: `python -m workflow.cost config/paper.yaml [--table FILE]`.
+
+Counts plain forward passes over the tokens that each notebook reads, from its parameters; what all heads' FV scores and
+a grid of ablations cost in such passes was measured (`make bench`: book/fv_scores.csv, book/ablation_grid.csv). Hours
+are operations, two for each parameter and token, over the rate of this machine's kind: that of one CPU thread was
+measured, that of a GPU is what TFLOPS says, an assumption.
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from icl_lib.models import locate
+from icl_lib.paper_models import GIB, PaperModel, paper_models
+from icl_lib.upstream import EVALUATION_TASKS, SCORING_TASKS
+from workflow.suite import CHOSEN_BY, TEMPLATES, Suite, read_suite
+from workflow.sweep import SWEPT
+from workflow.templates import template_parameters
+
+MEASURED = Path(__file__).resolve().parent.parent / "book"
+# Mean lengths with the GPT-2 tokenizer: a 10-shot prompt of the scoring and the evaluation tasks, documents.
+TOKENS = {"scoring": 174, "evaluation": 235, "documents": 512}
+# A condition of a grid in plain passes, heads replaced at all positions and at the last one: Pythia 70M's 40 conditions
+# of book/ablation_grid.csv took 27.6 and 1.5 passes.
+_SHARE_ALL, _SHARE_LAST = 27.63 / 40, 1.497 / 40
+GPU_TFLOPS = 50.0  # assumed in bfloat16, about a sixth of what current data-centre cards promise
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward passes, and the tokens they read; the tokens times two for each parameter are the operations."""
+
+    passes: float = 0.0
+    tokens: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.passes + other.passes, self.tokens + other.tokens)
+
+
+def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, Any] | None = None) -> Cost:
+    """The cost of one run of a notebook; `values` are parameters over the suite's."""
+    declared = {k: p.default for k, p in template_parameters(TEMPLATES / f"{notebook}.ipynb").items()}
+    p = declared | suite.overrides.get(notebook, {}) | (values or {})
+    upstream = str(p["task_files"]).startswith("upstream")
+    n_scoring = len(SCORING_TASKS) if upstream else _lab_tasks("scoring")
+    n_evaluation = len(EVALUATION_TASKS) if upstream else _lab_tasks("evaluation")
+    fv = n_scoring * p["n_prompts"] * fv_ratio(model)
+    scoring = _cost(fv, TOKENS["scoring"] * p["n_shots"] / 10)
+    if notebook == "scoring":
+        shots = sum(_cost((1 + (n > 1)) * (n_scoring + n_evaluation) * p["n_prompts"], 20 * n + 15).tokens
+                    for n in p["shots"])
+        accuracy = Cost(sum(1 + (n > 1) for n in p["shots"]) * (n_scoring + n_evaluation) * p["n_prompts"], shots)
+        nulls = Cost(scoring.passes * p["n_null_draws"], scoring.tokens * p["n_null_draws"])
+        return (accuracy + scoring + nulls + _cost(4 * p["n_sequences"], 2 * p["sequence_length"] + 1)
+                + _cost(p["n_documents"], TOKENS["documents"]))
+    if notebook == "protocols":
+        return Cost(5 * scoring.passes, 5 * scoring.tokens) + _cost(8 * p["n_sequences"] * p["n_seeds"], 101)
+    if notebook == "task_execution":
+        return _cost((6 + p["n_draws"]) * (n_scoring + n_evaluation) * p["n_prompts"], TOKENS["evaluation"])
+    grid, every = len(p["grid_fractions"]) or len(p["fractions"]), len(p["fractions"])
+    per = 4 + 5 * p["n_draws"]  # conditions of a fraction: four sets, each with matched draws, and random heads
+    shares = {"all": _SHARE_ALL, "last": _SHARE_LAST}
+    conditions = sum(shares[where] * (1 + per * (every if i == 0 else grid))
+                     for i, _ in enumerate(p["replacements"]) for where in p["positions"])
+    historic = 2 * _SHARE_LAST * (1 + 7 * (4 + p["n_draws"]))
+    few = _SHARE_ALL * (1 + every * (4 + 5 * min(5, p["n_draws"])))
+    n = n_evaluation * p["n_prompts"]
+    return (_cost(n * (conditions + historic), TOKENS["evaluation"]) + _cost(n * few, 15)
+            + _cost(p["n_documents"] * (conditions + historic * _SHARE_ALL / _SHARE_LAST), TOKENS["documents"])
+            + _cost(n_scoring * p["n_prompts"], TOKENS["scoring"]))
+
+
+def _cost(passes: float, tokens: float) -> Cost:
+    return Cost(passes, passes * tokens)
+
+
+@cache
+def _lab_tasks(split: str) -> int:
+    from icl_lib.tasks import read_tasks
+
+    return sum(task.split == split for task in read_tasks("lab").values())
+
+
+@cache
+def _measured() -> pd.DataFrame:
+    return pd.read_csv(MEASURED / "fv_scores.csv").set_index(["shape", "method"])
+
+
+def fv_ratio(model: PaperModel) -> float:
+    """FV scores of all heads in plain passes over the same prompts: the operations, times what they took above that.
+
+    Both in multiplications; weights per token, and attention per pair of positions.
+    """
+    n, width, per_token = TOKENS["scoring"], model.d_model, 4 * model.d_model**2 + 2 * model.d_model * model.d_mlp
+    plain = model.layers * (n * per_token + n**2 * width) + width * model.vocab
+    rows = model.heads * sum(range(1, model.layers + 1)) * (per_token + 2 * n * width)
+    rows += (model.layers * model.heads + 1) * width * model.vocab
+    table = _measured()
+    over = [table.loc[(shape, "fv_scores"), "ratio to FLOP limit"] for shape in ("pythia-160m", "pythia-410m")]
+    return float((2 + rows / plain) * max(1.0, sum(over) / len(over)))
+
+
+def cpu_flops() -> float:
+    """Operations a second of one CPU thread: Pythia 410M's plain pass in the measured table."""
+    model = paper_models()["EleutherAI/pythia-410m-deduped"]
+    seconds = _measured().loc[("pythia-410m", "plain forward pass"), "seconds"]
+    return 2 * (model.parameters - model.vocab * model.d_model) * 4 * TOKENS["scoring"] / seconds
+
+
+def shape_of(name: str) -> PaperModel | None:
+    """The shape of a model: the table's, or that of a folder's configuration; None for another model of the hub."""
+    if name in paper_models():
+        return paper_models()[name]
+    if name.startswith("EleutherAI/pythia-"):  # a further seed has the shape of its size
+        size = name.split("-")[1]
+        return paper_models().get(f"EleutherAI/pythia-{size}-deduped")
+    source, revision = locate(name)
+    if revision is not None or not Path(source, "config.json").is_file():
+        return None
+    c = json.loads(Path(source, "config.json").read_text(encoding="utf-8"))
+    layers = c.get("num_hidden_layers") or c["n_layer"]
+    heads, width = c.get("num_attention_heads") or c["n_head"], c.get("hidden_size") or c["n_embd"]
+    d_mlp = c.get("intermediate_size") or c.get("n_inner") or 4 * width
+    parameters = layers * (4 * width**2 + 2 * width * d_mlp) + 2 * c["vocab_size"] * width
+    return PaperModel(name, layers, heads, c.get("num_key_value_heads") or heads, width, d_mlp, c["vocab_size"],
+                      parameters)
+
+
+def suite_costs(suite: Suite, *, flops: float) -> pd.DataFrame:
+    """One row per model: runs of all notebooks and those not yet done, passes, hours, disk and memory in GiB."""
+    rows = []
+    for name, steps in suite.steps.items():
+        model, cost, runs, done = shape_of(name), Cost(), 0, 0
+        jobs = [("scoring", step, None, "notebooks/scoring") for step in steps]
+        jobs += [(kind, step, None, f"notebooks/{kind}") for kind in CHOSEN_BY for step in suite.chosen[kind][name]]
+        jobs += [(kind, step, values, f"sweeps/{kind}/{point}/notebooks") for kind in SWEPT
+                 for point, values, other, step in suite.swept(kind) if other == name]
+        for notebook, step, values, folder in jobs:
+            runs += 1
+            if Path(suite.results, folder, name, f"step{step}.ipynb").is_file():
+                done += 1
+            elif model is not None:
+                cost += run_cost(suite, notebook, model, values)
+        known = model is not None
+        downloads = len(set(steps)) * model.weights_gib(_stored(model)) if known and locate_is_hub(name) else 0.0
+        rows.append({
+            "model": name, "runs": runs, "done": done, "passes": round(cost.passes) if known else None,
+            "hours": cost.tokens * 2 * model.parameters / flops / 3600 if known else None,
+            "disk_gib": downloads, "weights_gib": model.weights_gib() if known else None,
+            "memory_gib": model.memory_gib() if known else None})
+    return pd.DataFrame(rows)
+
+
+def locate_is_hub(name: str) -> bool:
+    """Whether a model's weights have to be downloaded."""
+    return not Path(locate(name)[0]).is_dir()
+
+
+def _stored(model: PaperModel) -> str:
+    """The number type of the published files: Pythia's are float16, GPT-2's float32."""
+    return {"gpt2": "float32", "pythia": "float16"}.get(model.family, "bfloat16")
+
+
+def resources(suite: Suite, notebook: str, name: str) -> dict[str, int]:
+    """What a cluster has to give one run: GPUs, memory in MB, minutes (three times the estimate, an hour at least)."""
+    model = paper_models().get(name)
+    if model is None:
+        return {"gpu": 0, "mem_mb": 4000, "runtime": 120}
+    hours = run_cost(suite, notebook, model).tokens * 2 * model.parameters / (GPU_TFLOPS * 1e12) / 3600
+    memory = 1.5 * model.weights_gib() * GIB / 1e6 + 4000
+    return {"gpu": 1, "mem_mb": round(memory), "runtime": 60 + round(3 * 60 * hours)}
+
+
+def summary(table: pd.DataFrame, rate: str) -> str:
+    """The plan in a few lines."""
+    left, unknown = int((table["runs"] - table["done"]).sum()), table[table["passes"].isna()]["model"].tolist()
+    total, done = int(table["runs"].sum()), int(table["done"].sum())
+    lines = [f"{total} notebook runs on models, {done} done, {left} to go: about {table['passes'].sum():,.0f} forward "
+             f"passes, {table['hours'].sum():,.1f} h {rate}"]
+    if table["disk_gib"].sum():
+        lines.append(f"downloads {table['disk_gib'].sum():,.0f} GiB; largest model {table['memory_gib'].max():.1f} GiB")
+    if unknown:
+        lines.append(f"not counted, for their shapes are not known before they are loaded: {', '.join(unknown)}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What a suite costs before it runs.")
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--table", type=Path, help="CSV file for the costs by model")
+    given = parser.parse_args()
+    try:
+        suite = read_suite(given.suite)
+        hub = any(locate_is_hub(name) for name in suite.steps)
+        tflops = float(os.environ.get("TFLOPS") or (GPU_TFLOPS if hub else 0))
+        flops, rate = (tflops * 1e12, f"at {tflops:g} TFLOP/s, which is an assumption (TFLOPS=...)") if tflops else (
+            cpu_flops(), "on one CPU thread as measured")
+        table = suite_costs(suite, flops=flops)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(summary(table, rate))
+    if given.table:
+        shown = table.drop(columns=["done"]).round({"hours": 1, "disk_gib": 1, "weights_gib": 1, "memory_gib": 1})
+        temporary = given.table.with_name(f".{given.table.name}.tmp")
+        shown.to_csv(temporary, index=False)
+        os.replace(temporary, given.table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
