@@ -5,6 +5,7 @@ RUNG ?=
 PROFILE ?=
 SEED ?= 0
 KILLS ?= 100
+MINUTES ?=
 PYTHON ?= python3
 # The default suites never ask the hub; `make sweep SUITE=paper HF_HUB_OFFLINE=0` does.
 export HF_HUB_OFFLINE ?= 1
@@ -44,8 +45,8 @@ plan: suite ## what `make book` would run, how many forward passes and hours tha
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
 
-torture: env ## kill sweeps of a small suite at random moments (KILLS=100 SUITE=torture); results/torture/report.md
-	@$(BIN)/python -m workflow.torture $(TRIED) --kills $(KILLS) --seed $(SEED) --cores $(CORES)
+torture: env ## kill sweeps of a small suite at random moments (KILLS=100 MINUTES= SUITE=torture); results/torture/report.md
+	@$(BIN)/python -m workflow.torture $(TRIED) --kills $(KILLS) $(if $(MINUTES),--minutes $(MINUTES)) --seed $(SEED) --cores $(CORES)
 
 determinism: env ## sweep a small suite again, with one job, with its models in reverse: the same bits (SUITE=torture)
 	@$(BIN)/python -m workflow.determinism $(TRIED)

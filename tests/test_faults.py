@@ -177,11 +177,11 @@ def test_a_clock_that_goes_back_reruns_nothing_for_ever(project):
     assert tables and all(tables_equal(t, Path("results/fake", t.relative_to("first"))) for t in tables)
 
 
-def run_ablation():
+def run_ablation(*arguments):
     Path("p.yaml").write_text("{model: models/tiny, step: 8, results: results/fake}")
     table = "results/fake/scores/models/tiny/step8.parquet"
     return run_main(["notebooks/ablation.ipynb", "out.ipynb", "--parameters", "p.yaml", "--log", "logs/a.log",
-                     "--results", "results/fake", "--inputs", "notebooks/ablation.ipynb", table])
+                     "--results", "results/fake", "--inputs", "notebooks/ablation.ipynb", table, *arguments])
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"model,step\n"])
@@ -200,3 +200,15 @@ def test_a_table_that_vanished_is_named(project, capsys):
     assert run_ablation() == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "No such file or directory" in error and "step8.parquet" in error
+
+
+def test_what_a_killed_run_was_writing_is_removed_by_the_next_and_nothing_else(project):
+    folder = Path("results/fake/ablations/models/tiny")
+    folder.mkdir(parents=True)
+    Path("logs").mkdir()
+    own = [folder / ".step8.parquet.123.tmp", Path("logs/.a.inputs.json.123.tmp")]
+    others = [folder / ".step80.parquet.123.tmp", Path("logs/.a.b.inputs.json.123.tmp"), folder / "step0.parquet"]
+    for path in own + others:
+        path.touch()
+    assert run_ablation("--tables", str(folder / "step8.parquet")) == 1  # its scores are missing
+    assert not any(path.exists() for path in own) and all(path.exists() for path in others)
