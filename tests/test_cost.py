@@ -79,7 +79,7 @@ def test_the_paper_suite_holds_the_paper():
     shown = pd.read_csv("book/paper_cost.csv")
     assert shown["model"].tolist() == list(suite.steps)
     again = cost.suite_costs(suite, flops=cost.GPU_TFLOPS * 1e12)
-    assert shown["hours"].tolist() == pytest.approx(again["hours"].tolist(), abs=0.06), "write book/paper_cost.csv again"
+    assert shown["hours"].tolist() == pytest.approx(again["hours"].tolist(), abs=0.06), "the page's table is old"
 
 
 def test_a_cluster_is_asked_for_more_by_larger_models():
