@@ -104,10 +104,9 @@ def provenance(
     """What made a table: the arguments, library versions, git commit and time (UTC, ISO 8601).
 
     `bos` names the BOS policy in words, `parameters` are the notebook's, `revision` is that of a hub model with its
-    commit ("step1000 (commit 0123...)"). `git_commit` is "unknown" and
-    `git_dirty` null where the library does not lie in a git work tree; dirty means that tracked files were
-    changed since the commit. For tables made from tables give "" for dtype, device and bos. `made_from` holds the
-    fingerprints of all input files where the workflow ran the notebook, and is empty where it did not.
+    commit ("step1000 (commit 0123...)"). `git_commit` is "unknown" and `git_dirty` null outside a git work tree; dirty
+    means that tracked files were changed since. For tables made from tables give "" for dtype, device and bos.
+    `made_from` holds the fingerprints of all input files where the workflow ran the notebook, else nothing.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
@@ -219,8 +218,7 @@ def table_fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256(json.dumps([frame.attrs["schema"], made_by], sort_keys=True).encode())
     for name, kind in SCHEMAS[frame.attrs["schema"]].items():
         column = frame[name]
-        # NaN is one value here, whatever its bits
-        column = column.where(column.notna(), np.nan) if kind == "float" else column
+        column = column.where(column.notna(), np.nan) if kind == "float" else column  # one NaN, whatever its bits
         digest.update(json.dumps(column.tolist()).encode() if kind == "str" else column.to_numpy().tobytes())
     return digest.hexdigest()
 

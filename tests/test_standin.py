@@ -33,7 +33,8 @@ try:
     read_documents("standin/documents@old", model.tokenizer, n_documents=3, length=512, seed=0)
 except ValueError as error:
     refused = str(error)
-print(json.dumps({"found": found, "rows": list(rows.shape), "refused": refused, "n_tasks": len(read_tasks("upstream"))}))
+n_tasks = len(read_tasks("upstream"))
+print(json.dumps({"found": found, "rows": list(rows.shape), "refused": refused, "n_tasks": n_tasks}))
 """
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -29,8 +29,7 @@ import numpy as np
 from workflow.suite import RESULTS, read_suite
 from workflow.trial import copy_project, count_tables, record_trial, run_sweep, start_sweep, unequal_tables
 
-MOMENTS = {"any time": 0.6, "after a write": 0.34, "during the book": 0.06}
-_LATEST = 60  # seconds; with the others before it, the kills of one book reach every part of it
+MOMENTS = {"any time": 0.5, "after a write": 0.42, "during the book": 0.08}
 _WRITTEN = (".parquet", ".ipynb", ".tmp", ".json", ".safetensors")
 
 
@@ -90,8 +89,8 @@ class Torture:
     def kill_once(self) -> None:
         """Start the sweep and kill it; when it ends first, check what it made and begin the next book."""
         moment = str(self.rng.choice(list(MOMENTS), p=list(MOMENTS.values())))
-        # most kills early in what is left to do, some of them late
-        delay = float(np.exp(self.rng.uniform(0, np.log(max(2.0, min(self.seconds, _LATEST))))))
+        # many kills early in what is left to do, as many late enough for some runs to finish
+        delay = float(np.exp(self.rng.uniform(0, np.log(max(2.0, self.seconds / 2)))))
         start = time.monotonic()
         process = start_sweep(self.copy, self.suite, cores=self.cores, goal="book", log=self.log)
         if self._wait(process, moment, delay):
@@ -108,15 +107,15 @@ class Torture:
         """Until the moment has come (True) or the sweep has ended (False)."""
         pause = float(self.rng.uniform(0, 0.3))
         start = time.monotonic()
-        seen: set[Path] | None = None
+        seen = None
         while process.poll() is None:
             if moment == "any time" and time.monotonic() - start > delay:
                 return True
             if moment == "during the book" and "book" in working(process.pid):
                 time.sleep(pause * 30)  # a build takes about as long
                 return process.poll() is None
-            if moment == "after a write" and time.monotonic() - start > delay / 4:
-                now = {path for path in self.results.rglob("*") if path.suffix in _WRITTEN}
+            if moment == "after a write" and time.monotonic() - start > delay / 2:
+                now = set(self._written())
                 if seen is not None and now - seen:
                     time.sleep(pause)
                     return process.poll() is None
@@ -124,13 +123,17 @@ class Torture:
             time.sleep(0.005)
         return False
 
+    def _written(self) -> Iterator[Path]:
+        for folder, _, names in os.walk(self.results):  # not glob: it stumbles over folders that go while it looks
+            yield from (Path(folder, name) for name in names if name.endswith(_WRITTEN))
+
     def _note(self, moment: str, seconds: float, at_work: str) -> None:
         self._compare_finished()
         marked = incomplete(self.copy)
         for path in (self.results / "notebooks").rglob("*.ipynb"):
             if path.relative_to(self.copy).as_posix() not in marked:
                 self.finished.setdefault(path.relative_to(self.copy).as_posix(), _identity(path))
-        left = sum(1 for _ in self.results.rglob("*.tmp"))
+        left = sum(path.suffix == ".tmp" for path in self._written())
         self.kills.append(Kill(len(self.kills) + 1, self.book, moment, round(seconds, 2), at_work,
                                len(self.finished), left))
         print(self.kills[-1], flush=True)

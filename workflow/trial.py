@@ -11,6 +11,8 @@ from pathlib import Path
 from icl_lib.tables import tables_equal
 
 TRIALS = Path("book/trials.csv")  # what was tried and how it went, a line each; shown in the book
+# Before a command: no network but the loop that kernels are spoken to through.
+NO_NETWORK = ("unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
 _COLUMNS = ("trial", "command", "tried", "passed")
 _PARTS = ("Makefile", "Snakefile", "requirements.lock", "pyproject.toml", "_config.yml", "_toc.yml", "workflow",
           "icl_lib", "lab", "notebooks", "config", "book")
@@ -29,18 +31,24 @@ def copy_project(target: Path) -> Path:
     return target
 
 
-def start_sweep(copy: Path, suite: str, *, cores: int, goal: str, log: Path) -> subprocess.Popen:
-    """`make book` or `make sweep` in a process group of its own, what it prints at the end of `log`."""
+def start_sweep(
+    copy: Path, suite: str, *, cores: int, goal: str, log: Path, network: bool = True
+) -> subprocess.Popen:
+    """`make book` or `make sweep` in a process group of its own, what it prints at the end of `log`.
+
+    Without `network` in a network namespace of its own, where nothing but the machine itself can be reached.
+    """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "PYTHONPATH"))}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = ["make", goal, f"SUITE={suite}", f"CORES={cores}"]
     with open(log, "a", encoding="utf-8") as file:
-        return subprocess.Popen(["make", goal, f"SUITE={suite}", f"CORES={cores}"], cwd=copy, env=environment,
+        return subprocess.Popen([*(() if network else NO_NETWORK), *command], cwd=copy, env=environment,
                                 stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def run_sweep(copy: Path, suite: str, *, cores: int, goal: str, log: Path) -> None:
+def run_sweep(copy: Path, suite: str, *, cores: int, goal: str, log: Path, network: bool = True) -> None:
     """The same to its end. Raises RuntimeError in one line when it fails."""
-    if start_sweep(copy, suite, cores=cores, goal=goal, log=log).wait():
+    if start_sweep(copy, suite, cores=cores, goal=goal, log=log, network=network).wait():
         raise RuntimeError(f"make {goal} SUITE={suite} CORES={cores} failed without being disturbed (log {log})")
 
 
@@ -50,6 +58,14 @@ def unequal_tables(first: Path, second: Path) -> Iterator[str]:
     for name in sorted(names[0] | names[1]):
         if name not in names[0] & names[1] or not tables_equal(first / name, second / name):
             yield name
+
+
+def without_network_allowed() -> bool:
+    """Whether this system lets its users make a network namespace."""
+    try:
+        return not subprocess.run([*NO_NETWORK, "true"], capture_output=True, check=False).returncode
+    except OSError:
+        return False
 
 
 def count_tables(folder: Path) -> int:

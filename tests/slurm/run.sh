@@ -8,6 +8,8 @@ for program in munged mungekey slurmctld slurmd squeue scancel; do
 done
 [ "$(id -u)" = 0 ] || { echo "error: slurmd starts jobs as their users and needs root" >&2; exit 1; }
 
+conf=/etc/slurm/slurm.conf # where jobs look for it
+[ ! -e $conf ] || { echo "error: $conf exists: this machine has a Slurm of its own" >&2; exit 1; }
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 pids=()
@@ -16,7 +18,7 @@ stop() {
   kill "${pids[@]}" 2> /dev/null || true
   [ -f "$work/munge.pid" ] && kill "$(cat "$work/munge.pid")" 2> /dev/null
   wait 2> /dev/null || true
-  rm -rf "$work"
+  rm -rf "$work" $conf
 }
 trap stop EXIT
 
@@ -26,7 +28,8 @@ mkdir -m 0700 "$work/munge" && mkdir "$work/state" "$work/spool"
 mungekey --create --keyfile "$work/munge/key"
 munged --force --key-file "$work/munge/key" --socket "$work/munge/socket" --pid-file "$work/munge.pid" \
   --log-file "$work/munge/log" --seed-file "$work/munge/seed"
-cat > "$work/slurm.conf" <<CONF
+mkdir -p "$(dirname $conf)"
+cat > $conf <<CONF
 ClusterName=test
 SlurmctldHost=$node(127.0.0.1)
 SlurmUser=root
@@ -51,7 +54,6 @@ ReturnToService=2
 NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
 PartitionName=test Nodes=$node Default=YES MaxTime=INFINITE State=UP
 CONF
-export SLURM_CONF=$work/slurm.conf
 slurmctld -D > "$work/slurmctld.log" 2>&1 & pids+=($!)
 slurmd -D -N "$node" > "$work/slurmd.log" 2>&1 & pids+=($!)
 for _ in $(seq 30); do sinfo -h -o %T 2> /dev/null | grep -q idle && break; sleep 1; done
@@ -63,7 +65,7 @@ cd "$work/clone"
 ln -s "$repository/.venv" .venv
 (cd "$repository" && .venv/bin/python -m pip show -q snakemake-executor-plugin-slurm)
 .venv/bin/snakemake --configfile config/smoke.yaml --workflow-profile profiles/slurm --quiet host rules --nolock \
-  --jobs 2 > "$work/sweep.log" 2>&1 & sweep=$!
+  --jobs 2 --slurm-no-account --slurm-status-command squeue > "$work/sweep.log" 2>&1 & sweep=$!
 killed=
 while kill -0 $sweep 2> /dev/null; do
   if [ -z "$killed" ]; then
