@@ -14,6 +14,8 @@ from icl_lib.tasks import Task
 from lab.files import ARMS, MODELS, RUNGS, TRIALS, read_rung
 
 GROUPS = ("shared labels", "look-up", "extractive")
+REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled", "all trained", "unseen",
+           "prefix matching", "FV score", "its null, 99 %")
 
 
 def world_table(tasks: dict[str, Task]) -> pd.DataFrame:
@@ -88,7 +90,7 @@ def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, T
 
     Accuracies are means over tasks: `0`, `1` and `10 shots` and `10, shuffled` over trained tasks that share inputs
     and labels, `all trained` at 10 shots over every trained task, `unseen` over tasks never trained on. Models that
-    are no lab models or have no tables are left out.
+    are no lab models or have no tables are left out; the table may be empty.
     """
     rows = []
     for model, steps in models.items():
@@ -104,14 +106,13 @@ def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, T
             at = rows & (table["n_shots"] == shots) & (table["labels"] == labels)
             return float(table[at]["value"].mean())
 
-        rows.append({
-            "model": model, "parameters": count_parameters(model), "0 shots": mean(sharing & known, 0),
-            "1 shot": mean(sharing & known, 1), "10 shots": mean(sharing & known, 10),
-            "10, shuffled": mean(sharing & known, 10, "shuffled"), "all trained": mean(known, 10),
-            "unseen": mean(~known, 10),
-            "prefix matching": float(mean_scores(scores, "induction_prefix_matching").max()),
-            "FV score": float(mean_scores(scores, "fv").max()), "its null, 99 %": null_quantile(scores, 0.99)})
-    return pd.DataFrame(rows).sort_values(["parameters", "model"]).set_index("model")
+        rows.append((
+            model, count_parameters(model), mean(sharing & known, 0), mean(sharing & known, 1),
+            mean(sharing & known, 10), mean(sharing & known, 10, "shuffled"), mean(known, 10), mean(~known, 10),
+            float(mean_scores(scores, "induction_prefix_matching").max()), float(mean_scores(scores, "fv").max()),
+            null_quantile(scores, 0.99)))
+    table = pd.DataFrame(rows, columns=REACHED)
+    return table.sort_values(["parameters", "model"]).set_index("model")
 
 
 def recipe_table() -> pd.DataFrame:

@@ -57,7 +57,10 @@ def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, A
         shots = sum(_cost((1 + (n > 1)) * (n_scoring + n_evaluation) * p["n_prompts"], 20 * n + 15).tokens
                     for n in p["shots"])
         accuracy = Cost(sum(1 + (n > 1) for n in p["shots"]) * (n_scoring + n_evaluation) * p["n_prompts"], shots)
-        nulls = Cost(scoring.passes * p["n_null_draws"], scoring.tokens * p["n_null_draws"])
+        # draws share the pass over the prompts and repeat what follows the replaced heads
+        per_draw = fv_ratio(model) - 2
+        nulls = _cost(n_scoring * p["n_prompts"] * (1 + per_draw * p["n_null_draws"]),
+                      TOKENS["scoring"] * p["n_shots"] / 10)
         return (accuracy + scoring + nulls + _cost(4 * p["n_sequences"], 2 * p["sequence_length"] + 1)
                 + _cost(p["n_documents"], TOKENS["documents"]))
     if notebook == "protocols":
