@@ -70,7 +70,8 @@ class SuiteTables:
         if table.empty:
             return table
         edited = table[(table["replacement"] == "mean") & (table["positions"] == "all") & (table["excluded"] == "")]
-        at = edited["fraction"].unique()
+        # The historical protocols measure the loss alone at further shares.
+        at = edited[edited["metric"] == "first_token_accuracy"]["fraction"].unique()
         nearest = at[np.abs(at - self.ablated_fraction).argmin()]
         return pd.concat([table[table["ranking"] == "none"], edited[edited["fraction"] == nearest]])
 

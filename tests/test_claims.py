@@ -108,8 +108,12 @@ def test_statistics_over_tasks_are_those_of_their_words(tmp_path):
               "zero_shot_accuracy": {"fv": 0.0, "random_layer_matched": 0.0}},
     }
     table, made_by = ablations(lost)
+    loss = table[table["ranking"].isin(("none", "fv"))].drop_duplicates("ranking")
+    loss = loss.assign(metric="token_loss_difference", task="documents")
+    loss.loc[loss["ranking"] == "fv", "fraction"] = 0.09  # nearer to the share asked for, but without accuracies
+    table = pd.concat([table, loss])
     write_table(table, tmp_path / "ablations" / "m" / "step1.parquet", schema_name="ablations", provenance=made_by)
-    suite = SuiteTables(tmp_path, {"m": [1]}, {"m": [1]}, {})
+    suite = SuiteTables(tmp_path, {"m": [1]}, {"m": [1]}, {}, ablated_fraction=0.09)
     more, = claim_statistics.tasks_with_larger_fv_loss(suite)
     assert more.value == pytest.approx((1 + 0.5 + 0 + 1) / 4) and more.n == 4
     beyond, = claim_statistics.few_shot_loss_beyond_zero_shot(suite)
