@@ -69,6 +69,8 @@ def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
     assert page.evaluate("[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))")
     nameless = page.evaluate("[...document.images].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80))")
     assert not nameless, nameless
+    broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.alt)")
+    assert not broken, broken
     assert not page.faults, page.faults
 
 

@@ -1,8 +1,12 @@
+import base64
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from html import unescape
+from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
@@ -12,7 +16,7 @@ import yaml
 
 from icl_lib.tables import read_table, tables_equal
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
-from workflow.book import stage
+from workflow.book import FIGURE, _smaller, stage
 from workflow.lock import lock_sweep
 from workflow.run import main as run_main
 from workflow.suite import GIVEN, TABLES, SuiteError, check_suite, read_suite
@@ -446,6 +450,16 @@ def test_staging_fills_in_the_runs(project):
     assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
     assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()
     assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
+
+
+def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
+    svg = '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  <text>a &amp; "b" #1 50%</text>\n' \
+        '</svg>'
+    page = f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"/>'
+    smaller = FIGURE.sub(_smaller, page)
+    found = unescape(re.search(r'src="data:image/svg\+xml,([^"]*)"', smaller)[1])  # as a browser reads it
+    assert unquote(found) == '<svg xmlns="http://www.w3.org/2000/svg"> <path d="M 1.23 2.5&#38;"/> ' \
+        '<text>a &amp; "b" #1 50%</text> </svg>'
 
 
 @pytest.mark.slow

@@ -67,10 +67,10 @@ def csv_name(results: Path, table: Path) -> Path:
 
 
 def write_csv(results: Path, folder: Path) -> None:
-    """Every table of the results as CSV under `folder`, in the same tree."""
+    """Every table of the results as CSV of seven digits under `folder`, in the same tree."""
     for kind in sorted({table for tables in TABLES.values() for table in tables}):
         for table in sorted((results / kind).rglob("*.parquet")):
             target = folder / csv_name(results, table)
             target.parent.mkdir(parents=True, exist_ok=True)
-            text = read_table(table).to_csv(index=False).encode()
+            text = read_table(table).to_csv(index=False, float_format="%.7g").encode()
             target.write_bytes(gzip.compress(text, mtime=0) if target.suffix == ".gz" else text)
