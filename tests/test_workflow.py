@@ -453,8 +453,9 @@ def test_staging_fills_in_the_runs(project):
 
 
 def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
-    svg = '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  <text>a &amp; "b" #1 50%</text>\n' \
-        '</svg>'
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  '
+        '<text>a &amp; "b" #1 50%</text>\n</svg>')
     page = f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"/>'
     smaller = FIGURE.sub(_smaller, page)
     found = unescape(re.search(r'src="data:image/svg\+xml,([^"]*)"', smaller)[1])  # as a browser reads it
