@@ -15,6 +15,7 @@ from icl_lib import (
     protocol_report,
     protocols,
     repeated_random_tokens,
+    report,
 )
 from icl_lib.protocols import FV, INDUCTION, FVProtocol, InductionProtocol
 from icl_lib.tasks import Task, draw_prompts, read_tasks

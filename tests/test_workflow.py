@@ -382,7 +382,7 @@ def test_the_whole_workflow(project):
     assert snakemake(project, "-n", "--config", "sed=2") == (
         1,
         "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, "
-        "models, parameters; nearest: seed\n",
+        "models, parameters, sweep; nearest: seed\n",
     )
 
 
