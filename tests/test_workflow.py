@@ -455,12 +455,13 @@ def test_staging_fills_in_the_runs(project):
 def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  '
+        '<g transform="scale(0.015625)"/>'
         '<text>a &amp; "b" #1 50%</text>\n</svg>')
     page = f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"/>'
     smaller = FIGURE.sub(_smaller, page)
     found = unescape(re.search(r'src="data:image/svg\+xml,([^"]*)"', smaller)[1])  # as a browser reads it
     assert unquote(found) == '<svg xmlns="http://www.w3.org/2000/svg"> <path d="M 1.23 2.5&#38;"/> ' \
-        '<text>a &amp; "b" #1 50%</text> </svg>'
+        '<g transform="scale(0.015625)"/><text>a &amp; "b" #1 50%</text> </svg>'
 
 
 @pytest.mark.slow
