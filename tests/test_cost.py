@@ -30,12 +30,6 @@ def test_scores_of_all_heads_cost_what_was_measured(size):
     assert cost.fv_ratio(paper_models()[f"EleutherAI/pythia-{size}-deduped"]) == pytest.approx(expected, rel=0.1)
 
 
-def test_shares_of_a_grid_are_those_of_its_table():
-    table = pd.read_csv(ROOT / "book" / "ablation_grid.csv").set_index(["shape", "method"])["forward_equivalents"]
-    for share, where in ((cost._SHARE_ALL, "all positions"), (cost._SHARE_LAST, "last position")):
-        assert share * 40 == pytest.approx(table[("pythia-70m", f"40 conditions, {where}")], rel=0.1)
-
-
 def test_passes_of_a_scoring_run_are_counted_by_hand():
     model = paper_models()["EleutherAI/pythia-70m-deduped"]
     given = dict(n_prompts=10, n_shots=10, shots=[0, 10], n_null_draws=3, n_sequences=7, n_documents=5)

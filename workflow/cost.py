@@ -27,9 +27,6 @@ from workflow.templates import template_parameters
 MEASURED = Path(__file__).resolve().parent.parent / "book"
 # Mean lengths with the GPT-2 tokenizer: a 10-shot prompt of the scoring and the evaluation tasks, documents.
 TOKENS = {"scoring": 174, "evaluation": 235, "documents": 512}
-# A condition of a grid in plain passes, heads replaced at all positions and at the last one: Pythia 70M's 40 conditions
-# of book/ablation_grid.csv took 27.6 and 1.5 passes.
-_SHARE_ALL, _SHARE_LAST = 27.63 / 40, 1.497 / 40
 GPU_TFLOPS = 50.0  # assumed in bfloat16, about a sixth of what current data-centre cards promise
 
 
@@ -69,14 +66,14 @@ def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, A
         return _cost((6 + p["n_draws"]) * (n_scoring + n_evaluation) * p["n_prompts"], TOKENS["evaluation"])
     grid, every = len(p["grid_fractions"]) or len(p["fractions"]), len(p["fractions"])
     per = 4 + 5 * p["n_draws"]  # conditions of a fraction: four sets, each with matched draws, and random heads
-    shares = {"all": _SHARE_ALL, "last": _SHARE_LAST}
+    shares = grid_shares()
     conditions = sum(shares[where] * (1 + per * (every if i == 0 else grid))
                      for i, _ in enumerate(p["replacements"]) for where in p["positions"])
-    historic = 2 * _SHARE_LAST * (1 + 7 * (4 + p["n_draws"]))
-    few = _SHARE_ALL * (1 + every * (4 + 5 * min(5, p["n_draws"])))
+    historic = 2 * shares["last"] * (1 + 7 * (4 + p["n_draws"]))
+    few = shares["all"] * (1 + every * (4 + 5 * min(5, p["n_draws"])))
     n = n_evaluation * p["n_prompts"]
     return (_cost(n * (conditions + historic), TOKENS["evaluation"]) + _cost(n * few, 15)
-            + _cost(p["n_documents"] * (conditions + historic * _SHARE_ALL / _SHARE_LAST), TOKENS["documents"])
+            + _cost(p["n_documents"] * (conditions + historic * shares["all"] / shares["last"]), TOKENS["documents"])
             + _cost(n_scoring * p["n_prompts"], TOKENS["scoring"]))
 
 
@@ -92,8 +89,16 @@ def _lab_tasks(split: str) -> int:
 
 
 @cache
-def _measured() -> pd.DataFrame:
-    return pd.read_csv(MEASURED / "fv_scores.csv").set_index(["shape", "method"])
+@cache
+def _measured(table: str) -> pd.DataFrame:
+    return pd.read_csv(MEASURED / f"{table}.csv").set_index(["shape", "method"])
+
+
+def grid_shares() -> dict[str, float]:
+    """A condition of a grid in plain passes, heads replaced at `all` positions and at the `last`: Pythia 70M's 40."""
+    passes = _measured("ablation_grid").loc["pythia-70m", "forward equivalents"]
+    return {where: float(passes[f"40 conditions, {name}"]) / 40
+            for where, name in (("all", "all positions"), ("last", "last position"))}
 
 
 def fv_ratio(model: PaperModel) -> float:
@@ -105,7 +110,7 @@ def fv_ratio(model: PaperModel) -> float:
     plain = model.layers * (n * per_token + n**2 * width) + width * model.vocab
     rows = model.heads * sum(range(1, model.layers + 1)) * (per_token + 2 * n * width)
     rows += (model.layers * model.heads + 1) * width * model.vocab
-    table = _measured()
+    table = _measured("fv_scores")
     over = [table.loc[(shape, "fv_scores"), "ratio to FLOP limit"] for shape in ("pythia-160m", "pythia-410m")]
     return float((2 + rows / plain) * max(1.0, sum(over) / len(over)))
 
@@ -113,7 +118,7 @@ def fv_ratio(model: PaperModel) -> float:
 def cpu_flops() -> float:
     """Operations a second of one CPU thread: Pythia 410M's plain pass in the measured table."""
     model = paper_models()["EleutherAI/pythia-410m-deduped"]
-    seconds = _measured().loc[("pythia-410m", "plain forward pass"), "seconds"]
+    seconds = _measured("fv_scores").loc[("pythia-410m", "plain forward pass"), "seconds"]
     return 2 * (model.parameters - model.vocab * model.d_model) * 4 * TOKENS["scoring"] / seconds
 
 
