@@ -25,7 +25,7 @@ STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin resu
 SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe bench lock clean
+.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe causal causal-arm bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,13 @@ lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
 
 lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
 	$(BIN)/python -m lab.recipe
+
+causal: env ## train what is missing of the causal test (lab/causal/plan.yaml: hours); tables in lab/causal
+	$(BIN)/python -m lab.causal
+
+causal-arm: env ## train one arm of the causal test again and compare it with its table: ARM=mask_outside SEED=0
+	@test -n "$(ARM)" || { echo "error: ARM is empty, expected an arm of lab/causal/plan.yaml; try ARM=mask_outside" >&2; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.causal $(ARM) --seed $(SEED) --again $(if $(STRENGTH),--strength $(STRENGTH))
 
 bench: env ## what FV scores, a grid of ablations and training steps cost; tables in results/bench
 	$(BIN)/python -m benchmarks.fv_scores

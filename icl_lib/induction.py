@@ -38,7 +38,7 @@ def induction_scores(
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"unknown convention {convention!r}; valid are {', '.join(CONVENTIONS)}")
-    targets = (_attention_mass_targets if convention == "attention_mass" else _prefix_matching_targets)(
+    targets = (induction_targets if convention == "attention_mass" else _prefix_matching_targets)(
         tokens
     )
     real = torch.ones_like(tokens, dtype=torch.bool)
@@ -113,15 +113,15 @@ def repeated_random_tokens(
     return torch.cat([start, run, run], dim=1)
 
 
-def _earlier_copies(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos key"]:
-    return (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
-
-
-def _attention_mass_targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos key"]:
-    """Keys right after an earlier copy; the query itself counts if the token before it is the copy."""
+def induction_targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos key"]:
+    """Keys right after an earlier copy of the query token; the query itself counts if the token before it is one."""
     after = _earlier_copies(tokens).roll(1, dims=2)
     after[:, :, 0] = False
     return after.tril()
+
+
+def _earlier_copies(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos key"]:
+    return (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
 
 
 def _prefix_matching_targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos key"]:

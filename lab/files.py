@@ -9,6 +9,7 @@ RUNGS = FOLDER / "rungs"
 MODELS = FOLDER / "models"
 ARMS = FOLDER / "recipe.yaml"
 TRIALS = FOLDER / "recipe.csv"
+CAUSAL = FOLDER / "causal"
 
 
 def read_rung(name: str) -> dict:

@@ -21,24 +21,22 @@ FIRST_MENTION_WEIGHT = 0.2  # document text that the context does not determine
 
 @dataclass(frozen=True)
 class Rows:
-    """Token ids `[batch, pos]` and the loss weight of predicting each, `[batch, pos]` (0 for BOS and padding)."""
+    """Rows of one kind of text: token ids `[batch, pos]`, the loss weight of predicting each (0 for BOS and padding).
 
+    `attention`, if given, is added to the attention logits of every head, `[batch, query, key]`.
+    """
+
+    kind: str
     tokens: np.ndarray
     weights: np.ndarray
+    attention: np.ndarray | None = None
 
 
-def fill(rows: list[tuple[np.ndarray, np.ndarray]], length: int, bos: int) -> Rows:
-    """Cut or pad (ids, weights) rows to `length`; padding is BOS with weight 0, which causality hides."""
-    tokens = np.full((len(rows), length), bos, dtype=np.int64)
-    weights = np.zeros((len(rows), length), dtype=np.float32)
-    for i, (ids, weight) in enumerate(rows):
-        n = min(len(ids), length)
-        tokens[i, :n], weights[i, :n] = ids[:n], weight[:n]
-    return Rows(tokens, weights)
+def story(world: dict, rng: np.random.Generator, *, repeats: float = 1.0) -> str:
+    """One sentence-wise text: a few names and things recur, and passages come again word for word.
 
-
-def story(world: dict, rng: np.random.Generator) -> str:
-    """One sentence-wise text: a few names and things recur, and passages come again word for word."""
+    `repeats`: the share of such passages that stay, the others are new sentences.
+    """
     documents, categories = world["documents"], world["categories"]
     names = [str(n) for n in rng.choice(documents["names"], 4, replace=False)]
     places = [str(p) for p in rng.choice(documents["places"], 2, replace=False)]
@@ -49,7 +47,7 @@ def story(world: dict, rng: np.random.Generator) -> str:
     adjectives = [row[0] for row in world["tables"]["adjectives"]["rows"]]
     sentences: list[str] = []
     while len(sentences) < 70:
-        if len(sentences) > 6 and rng.random() < 0.25:
+        if len(sentences) > 6 and rng.random() < 0.25 * repeats:
             start = int(rng.integers(len(sentences) - 3))
             sentences += sentences[start : start + int(rng.integers(1, 4))]
             continue
@@ -66,9 +64,13 @@ def story(world: dict, rng: np.random.Generator) -> str:
 
 
 class Generator:
-    """Draws rows of every kind from one tokenizer and one set of tasks; `rng` is always an argument."""
+    """Draws rows of every kind from one tokenizer and one set of tasks; `rng` is always an argument.
 
-    def __init__(self, tokenizer, tasks: dict[str, Task]):
+    `repeats`: the share of repeated segments and passages in listings and documents that stay.
+    """
+
+    def __init__(self, tokenizer, tasks: dict[str, Task], *, repeats: float = 1.0):
+        self.repeats = repeats
         self.tokenizer = tokenizer
         self.bos = tokenizer.bos_token_id
         self.world = words()
@@ -128,22 +130,27 @@ class Generator:
             seen.add(entry)
         return self.questions([(self.entries[inputs[e]], self.entries[labels[e]]) for e in drawn], counted)
 
-    def listing(self, rng: np.random.Generator, length: int):
-        """Random segments that come again at once; only the repeats count. Three rows in four are of whole words."""
+    def listing(self, rng: np.random.Generator, length: int, *, repeats: float = 1.0):
+        """Random segments that come again at once; only the repeats count. Three rows in four are of whole words.
+
+        Of the copies a share of `repeats` stays, in place of the others stand new random tokens, which do not count.
+        """
         ids, weights = [np.array([self.bos])], [np.zeros(1)]
         alphabet = self.ordinary if rng.random() < 0.25 else np.concatenate(self.entries)
+        new, = rng.spawn(1)  # leaves the stream of what stays alone
         total = 1
         while total < length:
             segment = rng.choice(alphabet, int(rng.integers(4, 50)))
             copies = int(rng.integers(2, 5))
-            ids += [segment] * copies
-            weights += [np.zeros(len(segment))] + [np.ones(len(segment))] * (copies - 1)
+            kept = [True] + [new.random() < repeats for _ in range(copies - 1)]
+            ids += [segment if keep else new.choice(alphabet, len(segment)) for keep in kept]
+            weights += [np.full(len(segment), float(keep and i > 0)) for i, keep in enumerate(kept)]
             total += copies * len(segment)
         return np.concatenate(ids)[:length], np.concatenate(weights)[:length]
 
     def document(self, rng: np.random.Generator, length: int):
         """BOS and a story cut to `length` ids; every token counts a little."""
-        ids = np.concatenate([[self.bos], self.ids(story(self.world, rng))])[:length]
+        ids = np.concatenate([[self.bos], self.ids(story(self.world, rng, repeats=self.repeats))])[:length]
         weights = np.full(len(ids), FIRST_MENTION_WEIGHT)
         weights[0] = 0.0
         return ids, weights
@@ -161,11 +168,20 @@ class Generator:
             elif kind == "glossary":
                 rows = [self.glossary(rng, length // 4) for _ in range(n)]
             elif kind == "listings":
-                rows = [self.listing(rng, length) for _ in range(n)]
+                rows = [self.listing(rng, length, repeats=self.repeats) for _ in range(n)]
             else:
                 rows = [self.document(rng, length) for _ in range(n)]
-            made.append(fill(rows, length, self.bos))
+            made.append(self.rows(rows, length, kind))
         return made
+
+    def rows(self, rows: list[tuple[np.ndarray, np.ndarray]], length: int, kind: str) -> Rows:
+        """(ids, weights) rows cut or padded to `length`; padding is BOS with weight 0, which causality hides."""
+        tokens = np.full((len(rows), length), self.bos, dtype=np.int64)
+        weights = np.zeros((len(rows), length), dtype=np.float32)
+        for i, (ids, weight) in enumerate(rows):
+            n = min(len(ids), length)
+            tokens[i, :n], weights[i, :n] = ids[:n], weight[:n]
+        return Rows(kind, tokens, weights)
 
 
 def lab_documents(tokenizer, *, n_documents: int, length: int, seed: int) -> torch.Tensor:

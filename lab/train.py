@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.tasks import read_tasks
 from lab.files import MODELS, RUNGS, read_rung
+from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
 
@@ -60,7 +61,8 @@ def weighted_loss(model: GPTNeoXForCausalLM, batch: list[Rows], device: str) -> 
         tokens = torch.from_numpy(rows.tokens).to(device)
         weights = torch.from_numpy(rows.weights[:, 1:]).to(device)
         row, place = weights.nonzero(as_tuple=True)
-        hidden = model.gpt_neox(tokens).last_hidden_state[row, place]
+        mask = None if rows.attention is None else torch.from_numpy(rows.attention[:, None]).to(device)
+        hidden = model.gpt_neox(tokens, attention_mask=mask).last_hidden_state[row, place]
         nats = torch.nn.functional.cross_entropy(
             model.get_output_embeddings()(hidden), tokens[row, place + 1], reduction="none")
         loss = loss + (nats * weights[row, place]).sum() / total
@@ -136,8 +138,10 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
     left_out = config.get("leave_out", [])
     tasks = {n: t for n, t in read_tasks().items() if not any(fnmatch(n, pattern) for pattern in left_out)}
-    generator = Generator(tokenizer, tasks)
+    intervention = read_intervention(config)
+    generator = Generator(tokenizer, tasks, repeats=intervention.repeats)
     model = new_model(config["shape"], tokenizer, seed).to(device)
+    clamp(model, intervention.heads)
     optimizer = new_optimizer(model, config)
     start = resume(model, optimizer, folder)
     curve = pd.read_csv(folder / "curve.csv").query("step <= @start").to_dict("records") if start else []
@@ -152,6 +156,8 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         batch = generator.batch(np.random.default_rng([seed, step]), config["mixture"])
+        batch = intervention.apply(batch, generator, config["mixture"], rng=np.random.default_rng([seed, step, 1]),
+                                   progress=step / config["steps"])
         try:
             losses.append(training_step(model, optimizer, batch, device))
         except FloatingPointError as error:

@@ -1,0 +1,264 @@
+"""Does induction have to come first? One training per arm, strength and seed: `python -m lab.causal [ARM ...]`.
+
+`lab/causal/plan.yaml` says what is trained and how the outcome is judged; it was committed before the runs. A finished
+run's rows go into `lab/causal/<arm>.csv`; finished runs are not repeated. With `--again` (`make causal-arm ARM=...
+SEED=...`) a run is trained anew and its rows are compared with the committed ones. The weights are not kept.
+"""
+
+import argparse
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
+
+from icl_lib.ablation import Edit
+from icl_lib.evaluate import answer_metrics, token_losses
+from icl_lib.function_vectors import fv_scores
+from icl_lib.induction import induction_scores, repeated_random_tokens
+from icl_lib.measurements import in_split, null_scores, prompts_of, task_group
+from icl_lib.models import load_model
+from icl_lib.tasks import Task, read_tasks
+from lab.files import CAUSAL, read_rung
+from lab.interventions import heads_to_clamp
+from lab.recipe import changed
+from lab.train import train
+
+WORK = Path("results/causal")
+HEADS = CAUSAL / "heads.csv"
+KEY = ["arm", "strength", "seed", "step"]
+
+
+class Run(NamedTuple):
+    """One training: an arm of the plan, its strength, the seed of weights and batches."""
+
+    arm: str
+    strength: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.strength:g}"
+
+
+def read_plan() -> dict[str, Any]:
+    """The plan: rung and its changes, arms with strengths, seeds, measurement and rules."""
+    return yaml.safe_load((CAUSAL / "plan.yaml").read_text(encoding="utf-8"))
+
+
+def planned(plan: dict[str, Any]) -> list[Run]:
+    """All runs, seed by seed, so that an unfinished experiment is balanced; the untouched arm comes first."""
+    return [Run(arm, float(strength), seed) for seed in plan["seeds"] for arm, entry in plan["arms"].items()
+            for strength in entry["strengths"]]
+
+
+def configuration(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
+    """What `train` gets. Arms that clamp heads need those of the untouched run of the same seed in heads.csv."""
+    entry = plan["arms"][run.arm]
+    intervention = {"name": entry["intervention"], "strength": run.strength, "sham": entry.get("sham", False)}
+    if entry["intervention"] == "clamp":
+        scores = read_heads(run.seed)
+        heads = heads_to_clamp(scores, threshold=plan["measures"]["induction_head"], strength=run.strength,
+                               sham=intervention["sham"], seed=run.seed)
+        intervention["heads"] = tuple((int(layer), int(head)) for layer, head in heads.nonzero())
+    return changed(read_rung(plan["rung"]), plan["change"]) | {"intervention": intervention}
+
+
+def read_heads(seed: int) -> Tensor:
+    """Prefix-matching score of every head at the end of the untouched run of a seed, `[layer head]`."""
+    table = pd.read_csv(HEADS) if HEADS.is_file() else pd.DataFrame({"seed": []})
+    rows = table[table["seed"] == seed]
+    if rows.empty:
+        raise ValueError(f"no heads of seed {seed} in {HEADS}, expected those of the arm 'none'; run "
+                         f"`python -m lab.causal none --seed {seed}` first")
+    return torch.from_numpy(rows.pivot(index="layer", columns="head", values="prefix_matching").to_numpy().copy())
+
+
+def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) -> dict[str, float]:
+    """The measures of one checkpoint: how much induction, FV heads and few-shot accuracy it has.
+
+    `prefix_matching`: best head. `repeat_gain`: loss of a random run of tokens less that of its copy, nats;
+    `repeat_gain_ablated`: with the induction heads at zero. `fv_score`: best head, `fv_null` the 99th percentile of the
+    best head under other tasks' means, `n_fv` heads above it. Accuracies at 10 shots, first token, means over tasks:
+    trained tasks with shared labels (clean, with labels shuffled, with the induction heads at zero). At the `last`
+    step also over all abstractive and extractive tasks, trained and unseen. `n_induction`: how many induction heads.
+    """
+    given = plan["measures"]
+    n, seed = given["prompts_last" if last else "prompts"], given["seed"]
+    tokens = repeated_random_tokens(model, n_sequences=given["sequences"], seed=seed)
+    matching = induction_scores(model, tokens, convention="prefix_matching")
+    induction = matching > given["induction_head"]
+    edit = Edit(induction, torch.zeros(1, *induction.shape, model.cfg.d_head), positions="all")
+    scoring = prompts_of(model, in_split(tasks, "scoring"), n_prompts=n, n_shots=10, seed=seed)
+    fv = fv_scores(model, scoring)
+    null = float(np.quantile(null_scores(model, scoring, fv, n_draws=given["null_draws"], seed=seed).flatten(1)
+                             .amax(1).numpy(), 0.99))
+    wanted = tasks if last else {name: task for name, task in tasks.items() if _shares_labels(task)}
+    prompts = prompts_of(model, wanted, n_prompts=n, n_shots=10, seed=seed)
+    clean = _accuracies(model, {name: p.clean for name, p in prompts.items()}, {"none": None, "ablated": edit})
+    sharing = [name for name, task in wanted.items() if _shares_labels(task)]
+    shuffled = _accuracies(model, {name: prompts[name].shuffled for name in sharing}, {"none": None})
+    found = {
+        "prefix_matching": float(matching.max()), "n_induction": int(induction.sum()),
+        "repeat_gain": repeat_gain(token_losses(model, tokens)),
+        "repeat_gain_ablated": repeat_gain(token_losses(model, tokens, edit)),
+        "fv_score": float(fv.scores.max()), "fv_null": null, "n_fv": int((fv.scores > max(null, 0)).sum()),
+        "accuracy": float(clean.loc[sharing, "none"].mean()),
+        "accuracy_shuffled": float(shuffled["none"].mean()),
+        "accuracy_ablated": float(clean.loc[sharing, "ablated"].mean()),
+    }
+    if last:
+        for kind in ("abstractive", "extractive"):
+            for name, unseen in (("trained", False), ("unseen", True)):
+                of_kind = [t for t, task in tasks.items() if task.type == kind and (task.split == "unseen") == unseen]
+                found[f"{name}_{kind}"] = float(clean.loc[of_kind, "none"].mean())
+    return found
+
+
+def repeat_gain(losses: Tensor) -> float:
+    """Mean loss of the first run of tokens less that of its copy, in nats; the copy's first token is left out.
+
+    `losses`: `[row, loss]` on BOS, a run of tokens, the same again. What induction is for.
+    """
+    half = losses.shape[1] // 2
+    return float(losses[:, :half].mean() - losses[:, half + 1 :].mean())
+
+
+def carry_out(run: Run, plan: dict[str, Any], work: Path = WORK) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train and measure one run: its rows, and the prefix-matching score of every head at the end."""
+    config = configuration(run, plan)
+    folder = train(run.name, seed=run.seed, models=work, config=config)
+    curve = pd.read_csv(folder / "curve.csv").set_index("step")["loss"]
+    tasks, rows = read_tasks(), []
+    for step in [*config["checkpoints"], config["steps"]]:
+        model = load_model(str(folder / f"step{step}"))
+        rows.append({"arm": run.arm, "strength": run.strength, "seed": run.seed, "step": step,
+                     "loss": float(curve[step]), **measure(model, tasks, plan, last=step == config["steps"])})
+    tokens = repeated_random_tokens(model, n_sequences=plan["measures"]["sequences"], seed=plan["measures"]["seed"])
+    scores = induction_scores(model, tokens, convention="prefix_matching")
+    layer, head = (axis.flatten().numpy() for axis in torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij"))
+    heads = pd.DataFrame({"seed": run.seed, "layer": layer, "head": head,
+                          "prefix_matching": scores.flatten().numpy()})
+    shutil.rmtree(folder)
+    return pd.DataFrame(rows), heads
+
+
+def committed(run: Run) -> pd.DataFrame:
+    """The rows of a run in its arm's table, none if it was not run."""
+    path = CAUSAL / f"{run.arm}.csv"
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=KEY)
+    return table[(table["strength"] == run.strength) & (table["seed"] == run.seed)]
+
+
+def repeat(run: Run, plan: dict[str, Any]) -> list[str]:
+    """Train a committed run anew: one line for each measure that differs by more than the plan tolerates."""
+    old = committed(run)
+    if old.empty:
+        raise ValueError(f"arm {run.arm}, strength {run.strength:g}, seed {run.seed} has no rows in lab/causal; run "
+                         f"`python -m lab.causal {run.arm} --seed {run.seed}` first")
+    new, _ = carry_out(run, plan, WORK / "again")
+    names = list(plan["measures"]["tolerances"])
+    print(pd.DataFrame({"committed": old.iloc[-1][names], "again": new.iloc[-1][names]}).round(3), flush=True)
+    return compare(new, old, plan["measures"]["tolerances"])
+
+
+def put(path: Path, rows: pd.DataFrame, key: list[str]) -> None:
+    """Add rows to a table, sorted by `key`, in place of rows with the same key; other processes may do so too."""
+    with _alone():
+        old = pd.read_csv(path) if path.is_file() else rows.iloc[:0]
+        table = pd.concat([old, rows.round(5)], ignore_index=True) if len(old) else rows.round(5)
+        table = table.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
+        table.to_csv(path.with_suffix(".partial"), index=False)
+        os.replace(path.with_suffix(".partial"), path)
+
+
+def compare(again: pd.DataFrame, committed: pd.DataFrame, tolerances: dict[str, float]) -> list[str]:
+    """One line for each measure of the last step that differs by more than the plan tolerates."""
+    new, old = again.iloc[-1], committed.iloc[-1]
+    return [f"{name}: {new[name]:.3f}, committed {old[name]:.3f}, expected within {tolerance}"
+            for name, tolerance in tolerances.items() if not abs(new[name] - old[name]) <= tolerance]
+
+
+def _shares_labels(task: Task) -> bool:
+    return task.split != "unseen" and task_group(task) == "shared labels"
+
+
+def _accuracies(model, prompts, edits) -> pd.DataFrame:
+    """First-token accuracy, task by edit."""
+    metrics = answer_metrics(model, prompts, edits)
+    return metrics.groupby(["task", "edit"])["first_token_correct"].mean().unstack("edit")
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock; another one does not wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    WORK.mkdir(parents=True, exist_ok=True)
+    with open(WORK / ".tables.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    plan = read_plan()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("arms", nargs="*", help="default: all of the plan")
+    parser.add_argument("--seed", type=int, action="append", help="default: all of the plan")
+    parser.add_argument("--strength", type=float, help="default: all of the arm")
+    parser.add_argument("--again", action="store_true", help="train anew and compare with the committed table")
+    arguments = parser.parse_args()
+    disable_progress_bar()
+    runs = planned(plan)
+    if unknown := [arm for arm in arguments.arms if arm not in plan["arms"]]:
+        raise SystemExit(f"error: unknown arm {unknown[0]!r}; known: {', '.join(plan['arms'])}")
+    chosen = [run for run in runs if (not arguments.arms or run.arm in arguments.arms)
+              and (not arguments.seed or run.seed in arguments.seed)
+              and (arguments.strength is None or run.strength == arguments.strength)]
+    if not chosen:
+        strengths = {arm: plan["arms"][arm]["strengths"] for arm in arguments.arms or plan["arms"]}
+        raise SystemExit(f"error: no run with seed {arguments.seed} and strength {arguments.strength}, expected a seed "
+                         f"of {plan['seeds']} and a strength of {strengths}")
+    problems = []
+    try:
+        for run in chosen:
+            if arguments.again:
+                problems += [f"{run.name} seed {run.seed}: {line}" for line in repeat(run, plan)]
+                continue
+            with _claimed(WORK / f".{run.name}-seed{run.seed}.lock") as mine:  # several processes may share the work
+                if not mine or len(committed(run)):
+                    continue
+                rows, heads = carry_out(run, plan)
+                put(CAUSAL / f"{run.arm}.csv", rows, KEY)
+                if run.arm == "none":
+                    put(HEADS, heads, ["seed", "layer", "head"])
+            print(rows.drop(columns=["arm", "strength"]).round(3).to_string(index=False), flush=True)
+    except (ValueError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from None
+    if problems:
+        raise SystemExit("error: " + "; ".join(problems))
+    if arguments.again:
+        print("agrees with the committed table")
+
+
+if __name__ == "__main__":
+    main()
