@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,7 +27,7 @@ from icl_lib.induction import induction_scores, repeated_random_tokens
 from icl_lib.measurements import in_split, null_scores, prompts_of, task_group
 from icl_lib.models import load_model
 from icl_lib.tasks import Task, read_tasks
-from lab.files import CAUSAL, read_rung
+from lab.files import CAUSAL, read_plan, read_rung
 from lab.interventions import heads_to_clamp
 from lab.recipe import changed
 from lab.train import train
@@ -50,15 +49,11 @@ class Run(NamedTuple):
         return f"{self.arm}-{self.strength:g}"
 
 
-def read_plan() -> dict[str, Any]:
-    """The plan: rung and its changes, arms with strengths, seeds, measurement and rules."""
-    return yaml.safe_load((CAUSAL / "plan.yaml").read_text(encoding="utf-8"))
-
-
 def planned(plan: dict[str, Any]) -> list[Run]:
-    """All runs, seed by seed, so that an unfinished experiment is balanced; the untouched arm comes first."""
-    return [Run(arm, float(strength), seed) for seed in plan["seeds"] for arm, entry in plan["arms"].items()
-            for strength in entry["strengths"]]
+    """All runs: seed by seed every arm at its first strength, then the long arms, then the other strengths."""
+    runs = [(("long_of" in entry) + 2 * (strength != entry["strengths"][0]), Run(arm, float(strength), seed))
+            for seed in plan["seeds"] for arm, entry in plan["arms"].items() for strength in entry["strengths"]]
+    return [run for _, run in sorted(runs, key=lambda ranked: ranked[0])]
 
 
 def configuration(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +65,8 @@ def configuration(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
         heads = heads_to_clamp(scores, threshold=plan["measures"]["induction_head"], strength=run.strength,
                                sham=intervention["sham"], seed=run.seed)
         intervention["heads"] = tuple((int(layer), int(head)) for layer, head in heads.nonzero())
-    return changed(read_rung(plan["rung"]), plan["change"]) | {"intervention": intervention}
+    config = changed(changed(read_rung(plan["rung"]), plan["change"]), entry.get("change", {}))
+    return config | {"intervention": intervention}
 
 
 def read_heads(seed: int) -> Tensor:
