@@ -297,6 +297,24 @@ rule model_scaling:
         RUN_WITH_TABLES
 
 
+rule causal_test:
+    input:
+        template="notebooks/causal_test.ipynb",
+        code=CODE["causal_test"],
+        trained=sorted(str(p) for p in [*Path("lab/causal").glob("*.csv"), *Path("lab/causal").glob("*.yaml")]),
+    output:
+        tables=[f"{OUT}/{table}/causal_test.parquet" for table in TABLES["causal_test"]],
+        notebook=f"{OUT}/notebooks/causal_test.ipynb",
+    params:
+        parameters=parameters("causal_test"),
+    log:
+        text=f"{OUT}/logs/causal_test.log",
+        parameters=f"{OUT}/logs/causal_test.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule claims:
     input:
         template="notebooks/claims.ipynb",

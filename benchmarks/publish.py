@@ -11,7 +11,8 @@ import pandas as pd
 from benchmarks import ablation_grid, fv_scores, training
 
 BOOK = Path("book")
-HEADINGS = {"ratio_to_flop_limit": "ratio to FLOP limit", "peak_memory_mib": "peak memory (MiB)", "resident_mib": "resident (MiB)"}
+HEADINGS = {"ratio_to_flop_limit": "ratio to FLOP limit", "peak_memory_mib": "peak memory (MiB)",
+            "resident_mib": "resident (MiB)"}
 
 
 def for_the_page(table: pd.DataFrame) -> pd.DataFrame:
@@ -24,7 +25,7 @@ def main() -> None:
     tables = {name: module.TABLE for name, module in
               (("fv_scores", fv_scores), ("ablation_grid", ablation_grid), ("training", training))}
     if missing := [str(path) for path in tables.values() if not path.is_file()]:
-        raise SystemExit(f"error: {missing[0]} is not there, expected the tables of a benchmark; run `make bench` first")
+        raise SystemExit(f"error: {missing[0]} is not there, expected the tables of a benchmark; run `make bench`")
     for name, path in tables.items():
         target = BOOK / f"{name}_cost.csv" if name == "training" else BOOK / f"{name}.csv"
         for_the_page(pd.read_csv(path)).to_csv(target, index=False)

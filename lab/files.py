@@ -19,3 +19,8 @@ def read_rung(name: str) -> dict:
         known = ", ".join(sorted(p.stem for p in RUNGS.glob("*.yaml")))
         raise ValueError(f"unknown rung {name!r}; known rungs: {known}")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def read_plan() -> dict:
+    """The plan of the causal test: rung and its changes, arms with strengths, seeds, measures and rules."""
+    return yaml.safe_load((CAUSAL / "plan.yaml").read_text(encoding="utf-8"))

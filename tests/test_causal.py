@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
+from icl_lib import causal_statistics as judge
 from icl_lib.tasks import read_tasks
 from lab import causal
 from lab import train as trainer
-from lab.files import read_rung
+from lab.files import CAUSAL, read_plan, read_rung
 from lab.interventions import (
     DESCRIPTIONS,
     EARLY_SHARE,
@@ -196,8 +197,17 @@ def test_a_wrong_intervention_is_refused(chosen, message):
         read_intervention({"intervention": chosen})
 
 
+def test_a_longer_run_tells_never_from_later():
+    longer = {"intervention": "no_repeats", "strengths": [1], "long_of": "a"}
+    plan = PLAN | {"arms": PLAN["arms"] | {"a_long": longer}}
+    for late, word in ((FAILED, "necessary"), (WITHOUT, "helpful"), ([WITHOUT] * 2 + [FAILED] * 3, "undecided")):
+        runs = runs_of(a=FAILED, b=FAILED, a_long=late)
+        runs.loc[runs["arm"] == "a_long", "step"] *= 3
+        assert judge.verdict(runs, plan).word == word, word
+
+
 def test_every_intervention_has_an_arm_and_every_tested_arm_a_sham():
-    plan = causal.read_plan()
+    plan = read_plan()
     assert {entry["intervention"] for entry in plan["arms"].values()} == set(DESCRIPTIONS)
     for arm, entry in plan["arms"].items():
         assert entry.get("sham", False) == arm.startswith("sham_")
@@ -228,3 +238,95 @@ def test_rows_are_put_into_a_table_once(tmp_path):
     found = pd.read_csv(tmp_path / "none.csv")
     assert found["seed"].tolist() == [0, 1] and found["accuracy"].tolist() == [0.25, 0.75]
     assert [path.name for path in tmp_path.iterdir()] == ["none.csv"]
+
+
+RULES = read_plan()["rules"]
+PLAN = {
+    "seeds": [0, 1, 2, 3, 4], "rules": RULES,
+    "arms": {
+        "none": {"intervention": "none", "strengths": [1]},
+        "a": {"intervention": "no_repeats", "strengths": [1], "control": "sham_a", "specific": True},
+        "sham_a": {"intervention": "no_repeats", "sham": True, "strengths": [1]},
+        "b": {"intervention": "clamp", "strengths": [1], "control": "sham_b", "specific": True},
+        "sham_b": {"intervention": "clamp", "sham": True, "strengths": [1]},
+    },
+}  # fmt: skip
+WITH = {"prefix_matching": 0.9, "repeat_gain": 4.0, "fv_score": 0.08, "accuracy": 0.9}
+WITHOUT = WITH | {"prefix_matching": 0.05, "repeat_gain": 0.1}
+FAILED = WITHOUT | {"fv_score": 0.001, "accuracy": 0.3}
+
+
+def runs_of(**arms):
+    """Two steps of five seeds per arm; an arm is its measures at the last step, or a list of these by seed."""
+    rows = []
+    for arm, given in ({"none": WITH, "sham_a": WITH, "sham_b": WITH} | arms).items():
+        for seed in range(5):
+            measures = given[seed] if isinstance(given, list) else given
+            jitter = 0.003 * seed * (-1) ** seed
+            end = measures | {"accuracy": measures["accuracy"] + jitter, "fv_score": measures["fv_score"] + jitter / 10}
+            start = {"prefix_matching": 0.01, "repeat_gain": 0.0, "fv_score": 0.0, "accuracy": 0.3}
+            for step, found in ((500, start), (1000, end)):
+                rows.append({"arm": arm, "strength": 1.0, "seed": seed, "step": step, "fv_null": 0.005,
+                             "accuracy_shuffled": 0.25, "repeat_gain_ablated": 0.0, **found})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("arms", "word", "rests_on"), [
+    ({"a": FAILED, "b": FAILED}, "necessary", ["a", "b"]),
+    ({"a": FAILED, "b": WITH}, "undecided", ["a"]),  # one arm alone does not show it
+    ({"a": WITH, "b": WITH}, "undecided", []),  # induction was not gone
+    ({"a": WITHOUT, "b": WITH}, "neither", ["a"]),
+    ({"a": WITHOUT | {"fv_score": 0.05}, "b": WITH}, "helpful", ["a"]),
+    ({"a": WITHOUT | {"accuracy": 0.7}, "b": WITH}, "helpful", ["a"]),
+    ({"a": WITHOUT, "b": FAILED}, "helpful", ["a"]),  # a way without it exists, but not every time
+    ({"a": [WITHOUT] * 3 + [FAILED] * 2, "b": WITH}, "undecided", ["a"]),
+    ({"a": FAILED, "b": FAILED, "sham_a": FAILED}, "undecided", ["b"]),  # the sham shows that cost alone does it
+    ({"a": [WITHOUT] * 4 + [WITH], "b": WITH}, "undecided", []),  # induction in one seed
+])  # fmt: skip
+def test_the_verdict_follows_the_rule(arms, word, rests_on):
+    found = judge.verdict(runs_of(**arms), PLAN)
+    assert (found.word, found.arms) == (word, rests_on)
+
+
+def test_there_is_no_verdict_while_runs_are_missing():
+    runs = runs_of(a=FAILED, b=FAILED)
+    found = judge.verdict(runs[~((runs["arm"] == "b") & (runs["seed"] == 3))], PLAN)
+    assert found.word == "undecided" and "1 of" in found.reason
+
+
+def test_a_mask_that_hides_what_fv_heads_read_decides_nothing():
+    plan = PLAN | {"arms": PLAN["arms"] | {"a": PLAN["arms"]["a"] | {"specific": False}}}
+    assert judge.verdict(runs_of(a=WITHOUT, b=WITH), plan).word == "undecided"
+
+
+def test_effects_are_differences_to_the_sham_paired_by_seed():
+    runs = runs_of(a=[WITHOUT | {"accuracy": 0.8 - 0.01 * seed} for seed in range(5)], b=WITH)
+    row, = judge.effects(runs, PLAN).query("arm == 'a' and outcome == 'accuracy'").itertuples()
+    differences = np.array([-0.1 - 0.01 * seed for seed in range(5)])
+    assert row.value == pytest.approx(differences.mean())
+    reach = 2.776445 * differences.std(ddof=1) / np.sqrt(5)  # Student's t of four degrees of freedom, 97.5 %
+    assert (row.low, row.high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-6)
+    assert row.margin == 0.1 and row.n == 5
+
+
+def test_heads_that_never_emerge_count_as_one_interval_after_the_end():
+    last = judge.last_rows(runs_of(a=FAILED, b=WITH), PLAN).groupby("arm")["emergence"].unique()
+    assert list(last["a"]) == [1500] and list(last["b"]) == [1000]
+
+
+def test_committed_tables_are_runs_of_the_plan():
+    plan = read_plan()
+    runs = judge.read_runs(CAUSAL)
+    assert set(map(tuple, runs[judge.RUN].to_numpy(dtype=object))) <= {tuple(run) for run in causal.planned(plan)}
+    for (arm, *_), rows in runs.groupby(judge.RUN):
+        change = plan["change"] | plan["arms"][arm].get("change", {})
+        assert rows["step"].tolist() == [*change["checkpoints"], change["steps"]]
+    assert runs.drop(columns=["arm"]).dtypes.map(lambda kind: kind.kind in "fi").all()
+
+
+def test_a_folder_without_tables_or_with_a_row_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="make causal"):
+        judge.read_runs(tmp_path)
+    pd.DataFrame({"arm": "a", "strength": 1.0, "seed": 0, "step": [1, 1]}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ValueError, match="twice"):
+        judge.read_runs(tmp_path)

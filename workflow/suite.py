@@ -27,6 +27,7 @@ TABLES = {
     "task_execution": ("executions",),
     "training_dynamics": ("statistics",),
     "model_scaling": ("statistics",),
+    "causal_test": ("statistics",),
     "claims": ("statistics",),
     "lab": (),
     "index": (),
@@ -39,6 +40,7 @@ GIVEN = {
     "task_execution": ("suite", "seed", "results", "model", "step"),
     "training_dynamics": ("suite", "seed", "results", "model", "steps"),
     "model_scaling": ("suite", "seed", "results", "models"),
+    "causal_test": ("suite", "seed", "results"),
     "claims": ("suite", "seed", "results", "models"),
     "lab": ("suite", "seed", "results", "models"),
     "index": ("suite", "seed", "results", "models"),
@@ -101,7 +103,7 @@ class Suite:
         runs += [f"{kind}/{model}/step{step}" for kind, chosen in self.chosen.items()
                  for model, steps in chosen.items() for step in steps]
         runs += [f"training_dynamics/{model}" for model in self.followed]
-        runs += [kind for kind in TABLES if "models" in GIVEN[kind]]
+        runs += [kind for kind in TABLES if "model" not in GIVEN[kind]]
         return [Path(self.results, "notebooks", f"{run}.ipynb") for run in runs]
 
     def seeds_of(self, model: str) -> dict[str, list[int]]:

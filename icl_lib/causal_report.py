@@ -1,0 +1,105 @@
+"""The causal test in words and tables, made from its numbers."""
+
+from typing import Any
+
+import pandas as pd
+
+from icl_lib import causal_statistics as judge
+from icl_lib.causal_figures import ARM_LABEL
+
+MEANING = {
+    "necessary": "in this world induction is **necessary** for FV heads",
+    "helpful": "in this world induction is **helpful** for FV heads and not necessary",
+    "neither": "in this world induction is **neither** necessary nor helpful for FV heads",
+    "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
+}
+
+
+def verdict_sentence(found: judge.Verdict) -> str:
+    """The verdict, its reason and the arms that it rests on."""
+    arms = f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}." if found.arms else ""
+    return f"By the rule of the plan, {MEANING[found.word]}: {found.reason}.{arms}"
+
+
+def runs_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
+    """How many of the plan's runs are there."""
+    n_missing = judge.missing_runs(runs, plan)
+    n, seeds = len(runs[judge.RUN].drop_duplicates()), ", ".join(map(str, plan["seeds"]))
+    return (f"{n} runs of {plan['change']['steps']} steps, the long ones of {runs['step'].max()}, on seeds {seeds}; "
+            f"{n_missing or 'none'} of the plan's runs {'is' if n_missing == 1 else 'are'} missing.")
+
+
+def check_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """The manipulation check per arm and strength, in words and rounded."""
+    table = judge.manipulation_checks(runs, plan).reset_index()
+    table["absent"] = table["absent"].map({True: "yes", False: "no"})
+    table["arm"] = [_label(arm) for arm in table["arm"]]
+    return table.round(3).rename(columns={
+        "prefix_matching": "best prefix matching, any seed and step",
+        "repeat_gain": "gain on repeats, share of untouched",
+        "gain_of_heads": "of it by induction heads, last step", "absent": "induction absent"}).set_index("arm")
+
+
+def check_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
+    """Which arms with a sham passed the manipulation check, and which of them count for the verdict."""
+    arms = judge.arms_table(runs, plan)
+
+    def named(rows: pd.DataFrame) -> str:
+        return ", ".join(ARM_LABEL.get(arm, arm) for arm in rows.index) or "none"
+
+    return (f"Induction was absent in every seed in: {named(arms[arms['absent']])}. It was not in: "
+            f"{named(arms[~arms['absent']])}. Shams in which FV heads formed in fewer than "
+            f"{plan['rules']['informative']} seeds, so that their arm decides nothing: "
+            f"{named(arms[~arms['informative']])}. For the verdict count: {named(arms[arms['counts']])}.")
+
+
+def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Means over seeds at the last step per arm and strength; seeds with FV heads, with induction heads ablated."""
+    last = judge.last_rows(runs, plan)
+    grouped = last.groupby(["arm", "strength"], sort=False)
+    table = grouped[["prefix_matching", "fv_score", "n_fv", "emergence", "accuracy", "accuracy_shuffled",
+                     "accuracy_ablated", "trained_abstractive", "trained_extractive", "unseen_abstractive",
+                     "unseen_extractive"]].mean()
+    table.insert(0, "FV heads formed", [f"{int(rows['formed'].sum())} of {len(rows)}" for _, rows in grouped])
+    order = {arm: place for place, arm in enumerate(plan["arms"])}
+    table = table.reset_index().sort_values(["arm", "strength"], key=lambda c: c.map(order) if c.name == "arm" else -c)
+    table["arm"] = [_label(arm) for arm in table["arm"]]
+    table = table.set_index("arm").round({"prefix_matching": 2, "fv_score": 3, "n_fv": 1, "emergence": 0}).round(2)
+    return table.rename(columns=lambda name: {"n_fv": "heads above null", "fv_score": "FV score",
+                                              "accuracy_ablated": "accuracy, induction heads at zero"}
+                        .get(name, name.replace("_", " ")))
+
+
+def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Arm less sham: estimate with interval, p-value, margin, the sham's mean."""
+    found = judge.effects(runs, plan)
+    digits = {"accuracy": 2, "fv_score": 3, "emergence": 0}
+    rows = [{"arm": _label(row.arm), "outcome": row.outcome.replace("_", " "), "sham": f"{row.control:.{d}f}",
+             "arm less sham": f"{row.value:+.{d}f} [{row.low:+.{d}f}, {row.high:+.{d}f}]", "p": f"{row.p_value:.2g}",
+             "margin": "" if pd.isna(row.margin) else f"{row.margin:.{d}f}", "seeds": row.n}
+            for row in found.itertuples() for d in [digits[row.outcome]]]
+    return pd.DataFrame(rows).set_index("arm")
+
+
+def plan_table(plan: dict[str, Any], descriptions: dict[str, str]) -> pd.DataFrame:
+    """The arms: what is changed, at which strengths, against which sham, and whether the verdict may rest on it."""
+    rows = [{"arm": _label(arm), "what changes": descriptions[entry["intervention"]],
+             "strengths": ", ".join(f"{s:g}" for s in entry["strengths"]),
+             "sham": "" if "control" not in entry else "yes",
+             "steps": entry.get("change", {}).get("steps", plan["change"]["steps"]),
+             "spares what FV heads do": {True: "yes", False: "no"}.get(entry.get("specific"), "")}
+            for arm, entry in plan["arms"].items() if not entry.get("sham")]
+    return pd.DataFrame(rows).set_index("arm")
+
+
+def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """The effects as rows of the table `statistics`, named `<arm> less sham, <outcome>`."""
+    found = judge.effects(runs, plan)
+    return pd.DataFrame({
+        "name": found["arm"] + " less sham, " + found["outcome"], "value": found["value"], "low": found["low"],
+        "high": found["high"], "p_value": found["p_value"], "n": found["n"], "notebook": "causal_test",
+        "model": plan["rung"]})
+
+
+def _label(arm: str) -> str:
+    return f"sham of {ARM_LABEL.get(arm[5:], arm[5:])}" if arm.startswith("sham_") else ARM_LABEL.get(arm, arm)

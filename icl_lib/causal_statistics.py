@@ -1,0 +1,179 @@
+"""The causal test judged: how much induction an arm left, what it did against its sham, and the verdict by the plan.
+
+Tables in, tables out. `runs` has one row per arm, strength, seed and step with the measures of `lab.causal`; `plan` is
+`lab/causal/plan.yaml`, whose rules were written down before the runs.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from icl_lib.emergence import emergence_step
+from icl_lib.statistics import holm
+
+KEY = ["arm", "strength", "seed", "step"]
+RUN = ["arm", "strength", "seed"]
+HIGHER_IS_BETTER = {"accuracy": True, "fv_score": True, "emergence": False}
+
+
+class Verdict(NamedTuple):
+    """The word of the plan that applies, the arms that it rests on, and why in one sentence."""
+
+    word: str
+    arms: list[str]
+    reason: str
+
+
+def read_runs(folder: str | Path) -> pd.DataFrame:
+    """The rows of all arms' tables in a folder. Raises ValueError for a table without a column or with a row twice."""
+    frames = []
+    for path in sorted(Path(folder).glob("*.csv")):
+        if path.name == "heads.csv":
+            continue
+        frame = pd.read_csv(path)
+        if missing := [name for name in KEY if name not in frame]:
+            raise ValueError(f"{path} has no column {missing[0]!r}, expected {', '.join(KEY)} and the measures")
+        frames.append(frame)
+    if not frames:
+        raise ValueError(f"{folder} has no tables of runs; run `make causal`")
+    runs = pd.concat(frames, ignore_index=True)
+    if (twice := runs.duplicated(KEY)).any():
+        raise ValueError(f"{folder}: {runs.loc[twice, KEY].iloc[0].to_dict()} stands there twice")
+    return runs
+
+
+def missing_runs(runs: pd.DataFrame, plan: dict[str, Any], *, doses: bool = True) -> int:
+    """How many runs of the plan have no rows; without `doses` only of each arm's first strength."""
+    planned = {(arm, float(strength), seed) for arm, entry in plan["arms"].items()
+               for strength in entry["strengths"][: None if doses else 1] for seed in plan["seeds"]}
+    return len(planned - set(map(tuple, runs[RUN].drop_duplicates().to_numpy(dtype=object))))
+
+
+def last_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """One row per run, at its last step, with `gap`, `formed` (FV heads by the plan) and `emergence` (a step).
+
+    `gap`: accuracy on clean less on label-shuffled prompts. `emergence`: the first measured step from which the best
+    head's FV score stays above the plan's threshold and its null; where it never does, a last interval after the end.
+    """
+    rules, rows = plan["rules"]["fv_formed"], []
+    for _, run in runs.sort_values("step").groupby(RUN, sort=False):
+        last, null = run.iloc[-1], np.maximum(rules["fv_score"], run["fv_null"].to_numpy())
+        step = emergence_step(run["step"].tolist(), run["fv_score"].to_numpy(), null).step
+        gap = last["accuracy"] - last["accuracy_shuffled"]
+        rows.append(last.to_dict() | {
+            "gap": gap, "formed": bool(last["fv_score"] > null[-1] and gap > rules["gap"]),
+            "emergence": 2 * last["step"] - run["step"].iloc[-2] if step is None else step})
+    return pd.DataFrame(rows).sort_values(RUN, ignore_index=True)
+
+
+def manipulation_checks(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Per arm and strength how much induction was left, and whether the plan calls it absent.
+
+    `prefix_matching`: the highest of any seed and step. `repeat_gain`: the highest as a share of the untouched arm's
+    mean at the last step. `gain_of_heads`: what the induction heads at zero take off the gain at the last step, the
+    same share, mean over seeds. Index: arm, strength.
+    """
+    rules, rows = plan["rules"]["induction_absent"], []
+    ends = last_rows(runs, plan)
+    whole = ends[ends["arm"] == "none"]["repeat_gain"].mean()
+    for (arm, strength), of_arm in runs.groupby(["arm", "strength"], sort=False):
+        last = ends[(ends["arm"] == arm) & (ends["strength"] == strength)]
+        matching, gain = of_arm["prefix_matching"].max(), of_arm["repeat_gain"].max() / whole
+        rows.append({"arm": arm, "strength": strength, "prefix_matching": matching, "repeat_gain": gain,
+                     "gain_of_heads": (last["repeat_gain"] - last["repeat_gain_ablated"]).mean() / whole,
+                     "absent": bool(matching < rules["prefix_matching"] and gain < rules["repeat_gain"])})
+    return pd.DataFrame(rows).set_index(["arm", "strength"])
+
+
+def effects(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Each arm less its sham at full strength, paired by seed: mean, 95 % interval (Student's t), two-sided p, margin.
+
+    Outcomes: `accuracy` and `fv_score` at the last step with the plan's margins (the latter's is a share of the sham's
+    mean), `emergence` in steps without one. One row per arm and outcome; arms with fewer than two seeds on both sides
+    are left out.
+    """
+    last, rows = last_rows(runs, plan), []
+    margins = plan["rules"]["outcomes"]
+    for arm, entry in plan["arms"].items():
+        if "control" not in entry:
+            continue
+        sides = [last[(last["arm"] == name) & (last["strength"] == entry["strengths"][0])].set_index("seed")
+                 for name in (arm, entry["control"])]
+        seeds = sides[0].index.intersection(sides[1].index)
+        if len(seeds) < 2:
+            continue
+        for outcome in HIGHER_IS_BETTER:
+            ours, control = (side.loc[seeds, outcome].to_numpy(dtype=float) for side in sides)
+            mean, low, high, p_value = paired_t(ours - control, level=plan["rules"]["level"])
+            margin = {"accuracy": margins["accuracy"],
+                      "fv_score": margins["fv_score"] * control.mean()}.get(outcome, np.nan)
+            rows.append({"arm": arm, "outcome": outcome, "value": mean, "low": low, "high": high, "p_value": p_value,
+                         "margin": margin, "control": control.mean(), "n": len(seeds)})
+    columns = ["arm", "outcome", "value", "low", "high", "p_value", "margin", "control", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def paired_t(differences: np.ndarray, *, level: float) -> tuple[float, float, float, float]:
+    """Mean, interval and two-sided p-value of paired differences; without spread the interval is the mean."""
+    mean = float(differences.mean())
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    if error == 0:
+        return mean, mean, mean, float(mean == 0)
+    reach = float(stats.t.ppf((1 + level) / 2, len(differences) - 1)) * error
+    return mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
+
+
+def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Per arm with a sham, at full strength: `absent`, `formed`, `control_formed` (seeds), `informative`, `specific`.
+
+    An arm counts for the verdict (`counts`) where induction was absent, it is specific and its sham informative.
+    `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none or it has induction.
+    """
+    last, checks, rows = last_rows(runs, plan), manipulation_checks(runs, plan), []
+    formed = last.groupby(["arm", "strength"])["formed"].sum()
+    for arm, entry in plan["arms"].items():
+        own = (arm, float(entry["strengths"][0]))
+        if "control" not in entry or own not in checks.index or (entry["control"], own[1]) not in formed.index:
+            continue
+        control = int(formed[(entry["control"], own[1])])
+        longer = [(name, own[1]) for name, other in plan["arms"].items() if other.get("long_of") == arm]
+        longer = [int(formed[name]) for name in longer if name in formed.index and checks.loc[name, "absent"]]
+        row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "formed": int(formed[own]),
+               "long_formed": float(longer[0]) if longer else np.nan,
+               "control_formed": control, "informative": control >= plan["rules"]["informative"],
+               "specific": bool(entry["specific"])}
+        rows.append(row | {"counts": row["absent"] and row["informative"] and row["specific"]})
+    columns = ["arm", "absent", "formed", "long_formed", "control_formed", "informative", "specific", "counts"]
+    return pd.DataFrame(rows, columns=columns).set_index("arm")
+
+
+def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
+    """`necessary`, `helpful`, `neither` or `undecided` by the rules of the plan; undecided while runs are missing."""
+    if missing := missing_runs(runs, plan, doses=False):
+        return Verdict("undecided", [], f"{missing} of the plan's runs are missing")
+    table = arms_table(runs, plan)
+    counting = table[table["counts"]]
+    arms = list(counting.index)
+    if not arms:
+        return Verdict("undecided", [], "no arm left induction absent, spared what FV heads do and had a sham in which "
+                       "FV heads form")
+    most = counting[["formed", "long_formed"]].max(axis=1)
+    if len(arms) >= 2 and (most <= 1).all():
+        return Verdict("necessary", arms, "FV heads formed in at most one seed of each arm without induction")
+    without = list(counting.index[most >= 4])
+    if not without:
+        return Verdict("undecided", arms, "no arm without induction has FV heads in at least four seeds, and not all "
+                       "have them in at most one, or there is only one")
+    found = effects(runs, plan).query("arm in @arms").reset_index(drop=True)
+    worse = np.where(found["outcome"].map(HIGHER_IS_BETTER), found["value"] < 0, found["value"] > 0)
+    harmed = found[worse & (holm(found["p_value"].to_numpy()) < 1 - plan["rules"]["level"])]
+    if len(harmed):
+        named = ", ".join(f"{row.outcome} of {row.arm}" for row in harmed.itertuples())
+        return Verdict("helpful", without, f"FV heads form without induction, and worse than in the sham: {named}")
+    bounded = found[found["margin"].notna()]
+    if (bounded["low"] > -bounded["margin"]).all():
+        return Verdict("neither", without, "FV heads form without induction, within the margins of the sham or better")
+    return Verdict("undecided", without, "FV heads form without induction, but some interval reaches below its margin")
