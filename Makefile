@@ -59,8 +59,8 @@ faults: env ## what a full disk, a dead kernel, a damaged file and the like do t
 	$(BIN)/python -m pytest tests/test_bad_input.py -k one_line --junitxml=results/bad_input.xml
 	@$(BIN)/python -m workflow.trial 'bad inputs' 'make faults' results/bad_input.xml
 
-test: env ## the tests
-	$(BIN)/python -m pytest
+test: env ## the tests, a module at a time on each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadscope
 
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
