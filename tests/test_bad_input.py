@@ -153,6 +153,7 @@ CASES = {
     "suite tab": (suite_file("\tx: 1"), "odd is not YAML: .* cannot start any token"),
     "suite not UTF-8": (suite_file(b"\xff\xfe"), "odd is not YAML: 'utf-8' codec can't decode"),
     "suite Python object": (suite_file("a: !!python/object/apply:os.system [ls]"), "could not determine a constructor"),
+    "suite key twice": (suite_file("seed: 1\nmodels: [{name: a, name: b}]"), "key name stands there twice, .* line 2"),
     "suite too deep": (suite_file("[[" * 3000), "odd is not YAML: maximum recursion depth exceeded"),
     "suite impossible date": (suite_file("seed: 2001-99-99"), "odd is not YAML: month must be in 1..12"),
     "suite missing": (lambda: read_suite(ROOT / "config/labs.yaml"), "labs.yaml does not exist; there are .*lab"),

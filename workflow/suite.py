@@ -68,6 +68,19 @@ class SuiteError(ValueError):
     """A suite file that is not valid; the message is one line."""
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice in a mapping is an error; yaml itself would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.YAMLError(f"key {key.value} stands there twice, again in line {key.start_mark.line + 1}")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class Suite:
     """A checked suite. `steps` gives each model's scored steps in rising order, `chosen` those of the notebooks that
@@ -151,7 +164,7 @@ def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
         others = sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "schema")
         raise SuiteError(f"suite file {path} does not exist; there are {', '.join(others) or 'none'}")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise SuiteError(f"{path} is not YAML: {_short(error)}") from None
     try:
