@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from tests.project import make_project, suite, write_suite
-from workflow.suite import SuiteError, check_suite
+from workflow.suite import SuiteError, check_suite, read_suite
 from workflow.sweep import points
 from workflow.templates import ParameterError
+from workflow.verify import problems
 
 
 @pytest.fixture
@@ -65,5 +66,14 @@ def test_runs_over_a_grid_land_in_one_table_and_are_not_repeated(project):
     assert list(table.columns[:2]) == ["swept_value", "model"]
     assert set(zip(table["swept_value"], table["value"], strict=True)) == {(0.5, 8.5), (2.0, 10.0)}  # value + step
     assert set(pd.read_parquet("results/fake/sweeps/ablation/ablations.parquet")["swept_seed"]) == {5}
+    rest = [line for line in problems(read_suite("config/lab.yaml")) if "sweeps" in line]
+    assert [line.split(":")[0] for line in rest] == ["results/fake/sweeps/scoring/accuracy.parquet",
+                                                     "results/fake/sweeps/ablation/effects.parquet"][::-1]
+    write_suite(project, sweep={"scoring": {"value": [0.5, 3.0]}, "ablation": {"seed": [5]}})
+    text = "\n".join(problems(read_suite("config/lab.yaml")))
+    assert "sweeps/scoring/value=2.0/scores/models/tiny/step8.parquet: foreign" in text
+    assert "sweeps/scoring/value=3.0/notebooks/models/tiny/step8.ipynb: missing" in text
+    assert "sweeps/scoring/scores.parquet: stale, results/fake/sweeps/scoring/value=3.0" in text
+    write_suite(project, sweep={"scoring": {"value": [0.5, 2.0]}, "ablation": {"seed": [5]}})
     again = subprocess.run([*command, "-n"], capture_output=True, text=True)
     assert again.returncode == 0 and "swept" not in again.stdout

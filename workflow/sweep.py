@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from icl_lib.tables import read_table
+from workflow.inputs import fingerprint
 
 # Notebooks that write tables for one model and step.
 SWEPT = ("scoring", "ablation", "protocols", "task_execution")
+JOINED_FROM = b"joined_from"  # of a joined table's metadata: JSON of its parts and their fingerprints
 
 
 def points(grid: Mapping[str, list]) -> dict[str, dict[str, Any]]:
@@ -49,15 +53,34 @@ def join(runs: list[dict[str, Any]], table: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """A joined table, under its name only once complete."""
+def write(frame: pd.DataFrame, path: Path, parts: list[Path]) -> None:
+    """A joined table with its parts' fingerprints in the metadata, under its name only once complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    joined_from = {part.as_posix(): fingerprint(part) for part in parts}
     try:
-        frame.to_parquet(temporary, index=False)
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        pq.write_table(table.replace_schema_metadata({JOINED_FROM: json.dumps(joined_from).encode()}), temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def changed_parts(path: Path, parts: list[Path]) -> list[str]:
+    """What differs between a joined table's parts and those it should have, in words; empty when all is the same."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        known = json.loads(metadata[JOINED_FROM])
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return ["it cannot be read or does not say what it was joined from"]
+    found = [f"{name} is no part of it" for name in sorted({part.as_posix() for part in parts} - known.keys())]
+    for name, was in known.items():
+        try:
+            same = Path(name) in parts and fingerprint(Path(name)) == was
+        except (OSError, ValueError):
+            same = False
+        found += [] if same else [f"{name} has changed or is gone"]
+    return found
 
 
 def main() -> int:
@@ -68,7 +91,7 @@ def main() -> int:
     try:
         runs = json.loads(given.runs.read_text(encoding="utf-8"))
         for path in given.joined:
-            write(join(runs, path.stem), path)
+            write(join(runs, path.stem), path, [Path(run["tables"][path.stem]) for run in runs])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

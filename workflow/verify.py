@@ -15,11 +15,12 @@ from typing import Any
 from icl_lib.tables import read_table
 from workflow.inputs import differences, is_record, read_record
 from workflow.suite import CHOSEN_BY, TABLES, Suite, read_suite
+from workflow.sweep import changed_parts
 
 _SHOWN = 3  # differences named for one file
 # Folders that hold no results of the runs below: what was printed, finished parts of runs, rendered pages, a copy under
-# torture, runs over a grid of parameters, what the stand-in hub serves.
-_OTHER = ("logs", "partial", "book", "copy", "sweeps", "hub")
+# torture, what the stand-in hub serves.
+_OTHER = ("logs", "partial", "book", "copy", "hub")
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,26 @@ class Run:
     notebook: str
     stem: str  # "" for a notebook that runs once
     parameters: dict[str, Any]
+    point: str = ""  # of the suite's grid, for a swept run
 
     @property
     def executed(self) -> str:
-        return f"notebooks/{self.notebook}{self._below}.ipynb"
+        return f"{self._swept}notebooks{'' if self.point else f'/{self.notebook}'}{self._below}.ipynb"
 
     @property
     def record(self) -> str:
-        return f"logs/{self.notebook}{self._below}.inputs.json"
+        return f"logs/{self._swept or f'{self.notebook}/'}{self.stem}".rstrip("/") + ".inputs.json"
 
     @property
     def tables(self) -> dict[str, str]:
         """The run's tables: path to schema."""
         # statistics come from several notebooks, each has a folder or, where it runs once, a file of its name
         place = {kind: f"{kind}/{self.notebook}" if kind == "statistics" else kind for kind in TABLES[self.notebook]}
-        return {f"{folder}{self._below}.parquet": kind for kind, folder in place.items()}
+        return {f"{self._swept}{folder}{self._below}.parquet": kind for kind, folder in place.items()}
+
+    @property
+    def _swept(self) -> str:
+        return f"sweeps/{self.notebook}/{self.point}/" if self.point else ""
 
     @property
     def _below(self) -> str:
@@ -62,6 +68,20 @@ def runs(suite: Suite) -> Iterator[Run]:
                 yield Run(notebook, model, suite.parameters(notebook, model=model))
         elif notebook != "scoring" and notebook not in CHOSEN_BY:
             yield Run(notebook, "", suite.parameters(notebook))
+    for notebook in suite.sweep:
+        for name, values, model, step in suite.swept(notebook):
+            given = suite.parameters(notebook, model=model, step=step) | values
+            yield Run(notebook, f"{model}/step{step}", given, point=name)
+
+
+def joined(suite: Suite) -> dict[str, list[str]]:
+    """The joined table of every sweep and kind, and the tables of the runs that it should have been made from."""
+    parts: dict[str, list[str]] = {}
+    for run in runs(suite):
+        if run.point:
+            for path, kind in run.tables.items():
+                parts.setdefault(f"sweeps/{run.notebook}/{kind}.parquet", []).append(path)
+    return parts
 
 
 def problems(suite: Suite) -> list[str]:
@@ -70,6 +90,14 @@ def problems(suite: Suite) -> list[str]:
     expected = list(runs(suite))
     found = [line for run in expected for line in _of_run(suite, run, results)]
     known = {path for run in expected for path in (run.executed, *run.tables)}
+    # a swept run finds the model's scores in its own folder
+    known |= {f"sweeps/{run.notebook}/{run.point}/scores/{run.stem}.parquet" for run in expected if run.point}
+    for name, parts in joined(suite).items():
+        known.add(name)
+        if not (results / name).is_file():
+            found.append(f"{results / name}: missing")
+        elif changed := changed_parts(results / name, [results / part for part in parts]):
+            found.append(_stale(results / name, changed))
     for path in results.rglob("*"):
         name = path.relative_to(results).as_posix()
         if path.suffix == ".tmp" and name.split("/")[0] != "copy":
@@ -121,8 +149,9 @@ def _of_table(suite: Suite, run: Run, path: Path, kind: str) -> Iterator[str]:
     changed = differences(made_by["made_from"], run.parameters, Path(suite.results))
     changed += [f"{package} was {was}, is {now}" for package, was in made_by["versions"].items()
                 if (now := _version(package)) != was]
-    if made_by["seed"] != suite.seed and not any("seed" in line for line in changed):
-        changed.append(f"seed was {made_by['seed']}, is {suite.seed}")
+    seed = run.parameters["seed"]
+    if made_by["seed"] != seed and not any("seed" in line for line in changed):
+        changed.append(f"seed was {made_by['seed']}, is {seed}")
     if changed:
         yield _stale(path, changed)
 
