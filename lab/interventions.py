@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor, nn
 
-from icl_lib.heads import layer_matched_random_heads
+from icl_lib.heads import layer_matched_random_heads, random_heads
 from icl_lib.induction import induction_targets
 from lab.text import Generator, Rows
 
@@ -69,11 +69,9 @@ class Intervention:
         if self.name in ("mask_outside", "mask_everywhere"):
             return [self._masked(rows, rng) for rows in batch]
         if self.name == "early_repeats" and progress < EARLY_SHARE:
-            shape = mixture["listings"]
-            repeats = 0.0 if self.sham else 1.0
-            extra = [generator.listing(rng, shape["length"], repeats=repeats)
-                     for _ in range(round(self.strength * shape["rows"]))]
-            return [*batch, generator.rows(extra, shape["length"], "listings")] if extra else batch
+            kind = "lookups" if self.sham else "listings"
+            rows, length = round(self.strength * mixture["listings"]["rows"]), mixture["listings"]["length"]
+            return [*batch, *generator.batch(rng, {kind: {"rows": rows, "length": length}})] if rows else batch
         return batch
 
     def _without_copies(self, batch: list[Rows], rng: np.random.Generator) -> list[Rows]:
@@ -131,13 +129,17 @@ def heads_to_clamp(
 ) -> Bool[Tensor, "layer head"]:
     """The share `strength` (rounded up) of heads with a score above `threshold`, strongest first; or a sham's.
 
-    Sham: as many other heads of the same layers; where a layer has too few others, fewer.
+    Sham: as many other heads, of the same layers where these have others. Raises ValueError where the model has too few.
     """
     n = int(np.ceil(strength * int((scores > threshold).sum())))
     chosen = torch.zeros(scores.numel(), dtype=torch.bool)
     chosen[scores.flatten().argsort(descending=True, stable=True)[:n]] = True
     chosen = chosen.view(scores.shape)
-    return layer_matched_random_heads(chosen, seed=seed, draw=0) & ~chosen if sham else chosen
+    if not sham:
+        return chosen
+    others = layer_matched_random_heads(chosen, seed=seed, draw=0) & ~chosen
+    missing = int(chosen.sum() - others.sum())
+    return others | random_heads(tuple(chosen.shape), missing, seed=seed, draw=0, exclude=chosen | others)
 
 
 def clamp(model: nn.Module, heads: Iterable[tuple[int, int]]) -> None:

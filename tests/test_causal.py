@@ -155,12 +155,12 @@ def test_an_empty_mask_changes_no_loss(tokenizer, tasks):
     assert losses[0] != pytest.approx(float(trainer.weighted_loss(model, forbidding, "cpu").detach()), abs=1e-4)
 
 
-def test_extra_repeats_come_early_only_and_the_sham_has_none(tokenizer, tasks):
+def test_extra_repeats_come_early_only_and_the_sham_has_look_ups(tokenizer, tasks):
     plain, early = batch_of(tokenizer, tasks, "early_repeats", strength=2.0)
     extra = early[len(plain)]
     assert len(extra.tokens) == 2 * MIXTURE["listings"]["rows"] and extra.weights.any()
     sham = batch_of(tokenizer, tasks, "early_repeats", strength=2.0, sham=True)[1][len(plain)]
-    assert sham.tokens.shape == extra.tokens.shape and not sham.weights.any()
+    assert sham.tokens.shape == extra.tokens.shape and (extra.kind, sham.kind) == ("listings", "lookups")
     assert len(batch_of(tokenizer, tasks, "early_repeats", progress=EARLY_SHARE)[1]) == len(plain)
 
 
@@ -187,6 +187,9 @@ def test_heads_to_clamp_are_the_strongest_and_the_sham_takes_others_of_their_lay
     assert chosen.nonzero().tolist() == [[1, 0], [1, 1]]
     assert heads_to_clamp(scores, threshold=0.3, strength=0.5, sham=False, seed=0).nonzero().tolist() == [[1, 0]]
     assert heads_to_clamp(scores, threshold=0.3, strength=1.0, sham=True, seed=0).nonzero().tolist() == [[1, 2], [1, 3]]
+    scores[1] = 0.5  # a layer without others
+    assert heads_to_clamp(scores, threshold=0.3, strength=1.0, sham=True, seed=0).nonzero().tolist() == [
+        [0, head] for head in range(4)]
 
 
 @pytest.mark.parametrize(("chosen", "message"), [
@@ -214,7 +217,7 @@ def test_every_intervention_has_an_arm_and_every_tested_arm_a_sham():
         if "control" in entry:
             control = plan["arms"][entry["control"]]
             assert control["sham"] and control["intervention"] == entry["intervention"]
-            assert entry["strengths"][0] in control["strengths"]
+            assert entry["strengths"][0] in control["strengths"] and entry.get("change") == control.get("change")
     runs = causal.planned(plan)
     assert len(set(runs)) == len(runs) and {run.seed for run in runs} == set(plan["seeds"]) and len(plan["seeds"]) >= 5
 
