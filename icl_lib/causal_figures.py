@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from icl_lib.figures import COLOUR, MARKER
 
@@ -68,7 +69,7 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any]):
                 ax.plot(mean.index, mean, linewidth=1.4, **look)
                 ax.fill_between(low.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
             if column == 0:
-                ax.set_ylabel(label)
+                ax.set_ylabel(label, fontsize=9)
         axes[0, column].set_title(ARM_LABEL.get(arm, arm).replace(" ", "\n", 1), fontsize=9)
         axes[2, column].tick_params(axis="x", labelrotation=60, labelsize=8)
     figure.supxlabel("optimiser step", fontsize=11)
@@ -95,6 +96,7 @@ def effect_intervals(effects: pd.DataFrame, arms: pd.DataFrame, plan: dict[str, 
                         marker="s" if arms.loc[arm, "absent"] else "o", capsize=3,
                         mfc=colours[outcome] if arms.loc[arm, "absent"] else "white")
         ax.axvline(0, color="black", linewidth=0.8)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set(xlabel=f"{title}\narm less sham" + (" (steps)" if outcome == "emergence" else ""))
     axes[0].set_yticks(range(len(names)), [ARM_LABEL.get(arm, arm) for arm in names])
     axes[0].invert_yaxis()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pandas as pd
+from IPython.display import HTML
 
 from icl_lib import causal_statistics as judge
 from icl_lib.causal_figures import ARM_LABEL
@@ -25,13 +26,13 @@ def runs_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
     """How many of the plan's runs are there."""
     n_missing = judge.missing_runs(runs, plan)
     n, seeds = len(runs[judge.RUN].drop_duplicates()), ", ".join(map(str, plan["seeds"]))
-    return (f"{n} runs of {plan['change']['steps']} steps, the long ones of {runs['step'].max()}, on seeds {seeds}; "
+    return (f"{n} runs are in the tables, on seeds {seeds}; "
             f"{n_missing or 'none'} of the plan's runs {'is' if n_missing == 1 else 'are'} missing.")
 
 
 def check_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """The manipulation check per arm and strength, in words and rounded."""
-    table = judge.manipulation_checks(runs, plan).reset_index()
+    table = _in_order(judge.manipulation_checks(runs, plan).reset_index(), plan)
     table["absent"] = table["absent"].map({True: "yes", False: "no"})
     table["arm"] = [_label(arm) for arm in table["arm"]]
     return table.round(3).rename(columns={
@@ -61,8 +62,7 @@ def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
                      "accuracy_ablated", "trained_abstractive", "trained_extractive", "unseen_abstractive",
                      "unseen_extractive"]].mean()
     table.insert(0, "FV heads formed", [f"{int(rows['formed'].sum())} of {len(rows)}" for _, rows in grouped])
-    order = {arm: place for place, arm in enumerate(plan["arms"])}
-    table = table.reset_index().sort_values(["arm", "strength"], key=lambda c: c.map(order) if c.name == "arm" else -c)
+    table = _in_order(table.reset_index(), plan)
     table["arm"] = [_label(arm) for arm in table["arm"]]
     table = table.set_index("arm").round({"prefix_matching": 2, "fv_score": 3, "n_fv": 1, "emergence": 0}).round(2)
     return table.rename(columns=lambda name: {"n_fv": "heads above null", "fv_score": "FV score",
@@ -81,7 +81,7 @@ def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("arm")
 
 
-def plan_table(plan: dict[str, Any], descriptions: dict[str, str]) -> pd.DataFrame:
+def plan_table(plan: dict[str, Any], descriptions: dict[str, str]) -> HTML:
     """The arms: what is changed, at which strengths, against which sham, and whether the verdict may rest on it."""
     rows = [{"arm": _label(arm), "what changes": descriptions[entry["intervention"]],
              "strengths": ", ".join(f"{s:g}" for s in entry["strengths"]),
@@ -89,7 +89,8 @@ def plan_table(plan: dict[str, Any], descriptions: dict[str, str]) -> pd.DataFra
              "steps": entry.get("change", {}).get("steps", plan["change"]["steps"]),
              "spares what FV heads do": {True: "yes", False: "no"}.get(entry.get("specific"), "")}
             for arm, entry in plan["arms"].items() if not entry.get("sham")]
-    return pd.DataFrame(rows).set_index("arm")
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(pd.DataFrame(rows).to_html(index=False))
 
 
 def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
@@ -99,6 +100,12 @@ def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
         "name": found["arm"] + " less sham, " + found["outcome"], "value": found["value"], "low": found["low"],
         "high": found["high"], "p_value": found["p_value"], "n": found["n"], "notebook": "causal_test",
         "model": plan["rung"]})
+
+
+def _in_order(table: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Rows as the plan lists the arms, the highest strength first."""
+    order = {arm: place for place, arm in enumerate(plan["arms"])}
+    return table.sort_values(["arm", "strength"], key=lambda c: c.map(order) if c.name == "arm" else -c)
 
 
 def _label(arm: str) -> str:

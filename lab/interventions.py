@@ -129,7 +129,7 @@ def heads_to_clamp(
 ) -> Bool[Tensor, "layer head"]:
     """The share `strength` (rounded up) of heads with a score above `threshold`, strongest first; or a sham's.
 
-    Sham: as many other heads, of the same layers where these have others. Raises ValueError where the model has too few.
+    Sham: as many other heads, of the same layers where these have others. ValueError where the model has too few.
     """
     n = int(np.ceil(strength * int((scores > threshold).sum())))
     chosen = torch.zeros(scores.numel(), dtype=torch.bool)
