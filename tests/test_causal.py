@@ -1,5 +1,7 @@
 """The causal test: what its interventions change, how its runs are told apart, how its rules judge."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,16 +34,17 @@ def tokenizer():
     return trainer.PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
 
 
-@pytest.fixture(scope="module")
-def tasks():
-    return read_tasks()
+@cache
+def generator_of(repeats):
+    tokenizer = trainer.PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
+    return Generator(tokenizer, read_tasks(), repeats=repeats)
 
 
-def batch_of(tokenizer, tasks, name, *, sham=False, strength=1.0, step=3, progress=0.0):
+def batch_of(name, *, sham=False, strength=1.0, step=3, progress=0.0):
     """The batch of a step without and with an intervention."""
     intervention = Intervention(name, strength, sham)
-    plain = Generator(tokenizer, tasks).batch(np.random.default_rng([0, step]), MIXTURE)
-    generator = Generator(tokenizer, tasks, repeats=intervention.repeats)
+    plain = generator_of(1.0).batch(np.random.default_rng([0, step]), MIXTURE)
+    generator = generator_of(intervention.repeats)
     batch = generator.batch(np.random.default_rng([0, step]), MIXTURE)
     return plain, intervention.apply(batch, generator, MIXTURE, rng=np.random.default_rng([0, step, 1]),
                                      progress=progress)
@@ -65,8 +68,8 @@ def test_copies_are_found_as_by_their_definition():
     np.testing.assert_array_equal(after_the_same_token(tokens), slow_copies(tokens))
 
 
-def test_without_loss_on_copies_only_copies_lose_it(tokenizer, tasks):
-    plain, edited = batch_of(tokenizer, tasks, "no_copy_loss")
+def test_without_loss_on_copies_only_copies_lose_it():
+    plain, edited = batch_of("no_copy_loss")
     for before, after in zip(plain, edited, strict=True):
         copies = slow_copies(before.tokens)
         np.testing.assert_array_equal(after.tokens, before.tokens)
@@ -75,13 +78,13 @@ def test_without_loss_on_copies_only_copies_lose_it(tokenizer, tasks):
 
 
 @pytest.mark.parametrize("name", ["no_copy_loss", "no_repeats"])
-def test_the_sham_takes_as_much_loss_away_from_tokens_at_random(tokenizer, tasks, name):
+def test_the_sham_takes_as_much_loss_away_from_tokens_at_random(name):
     left = {False: 0.0, True: 0.0}
     kinds = {False: 0.0, True: 0.0}
     before = 0.0
     for step in range(6):
         for sham in left:
-            plain, edited = batch_of(tokenizer, tasks, name, sham=sham, step=step)
+            plain, edited = batch_of(name, sham=sham, step=step)
             if sham:
                 before += sum(rows.weights.sum() for rows in plain)
                 for one, other in zip(plain, edited, strict=True):
@@ -93,17 +96,17 @@ def test_the_sham_takes_as_much_loss_away_from_tokens_at_random(tokenizer, tasks
     assert kinds[True] > 5 * kinds[False]
 
 
-def test_without_repeats_no_run_of_tokens_comes_again_in_listings(tokenizer, tasks):
-    plain, edited = batch_of(tokenizer, tasks, "no_repeats")
+def test_without_repeats_no_run_of_tokens_comes_again_in_listings():
+    plain, edited = batch_of("no_repeats")
     listings = by_kind(edited)["listings"]
     assert not listings.weights.any() and slow_copies(listings.tokens).mean() < 0.02
     assert slow_copies(by_kind(plain)["listings"].tokens).mean() > 0.4
-    half, = (batch for batch in batch_of(tokenizer, tasks, "no_repeats", strength=0.5)[1] if batch.kind == "listings")
+    half, = (batch for batch in batch_of("no_repeats", strength=0.5)[1] if batch.kind == "listings")
     assert 0 < half.weights.sum() < by_kind(plain)["listings"].weights.sum()
 
 
-def test_listings_keep_the_copies_that_stay(tokenizer, tasks):
-    generator = Generator(tokenizer, tasks)
+def test_listings_keep_the_copies_that_stay():
+    generator = generator_of(1.0)
     (ids, weights), (fewer_ids, fewer) = (
         generator.listing(np.random.default_rng(5), 400, repeats=repeats) for repeats in (1.0, 0.5))
     stayed = fewer > 0
@@ -111,10 +114,10 @@ def test_listings_keep_the_copies_that_stay(tokenizer, tasks):
     np.testing.assert_array_equal(fewer_ids[stayed], ids[stayed])
 
 
-def test_masks_forbid_the_token_after_an_earlier_copy_and_nothing_else(tokenizer, tasks):
-    plain, edited = batch_of(tokenizer, tasks, "mask_outside")
+def test_masks_forbid_the_token_after_an_earlier_copy_and_nothing_else():
+    plain, edited = batch_of("mask_outside")
     assert {rows.kind for rows in edited if rows.attention is not None} == {"documents", "listings"}
-    everywhere = batch_of(tokenizer, tasks, "mask_everywhere")[1]
+    everywhere = batch_of("mask_everywhere")[1]
     assert all(rows.attention is not None for rows in everywhere)
     rows = by_kind(everywhere)["orders"]
     for ids, bias in zip(rows.tokens[:2], rows.attention[:2], strict=True):
@@ -124,8 +127,8 @@ def test_masks_forbid_the_token_after_an_earlier_copy_and_nothing_else(tokenizer
                 assert bias[query, key] == (-np.inf if forbidden else 0), (query, key)
 
 
-def test_the_sham_mask_hides_as_many_other_keys(tokenizer, tasks):
-    tokens = by_kind(batch_of(tokenizer, tasks, "none")[0])["listings"].tokens
+def test_the_sham_mask_hides_as_many_other_keys():
+    tokens = by_kind(batch_of("none")[0])["listings"].tokens
     from icl_lib.induction import induction_targets
 
     targets = induction_targets(torch.from_numpy(tokens)).numpy()
@@ -142,26 +145,26 @@ def test_a_bias_of_strength_takes_that_share_of_the_odds():
     np.testing.assert_allclose(odds, [[1, 0, 0], [1, 1, 0], [1, 0.25, 1]], atol=1e-6)
 
 
-def test_an_empty_mask_changes_no_loss(tokenizer, tasks):
+def test_an_empty_mask_changes_no_loss(tokenizer):
     config = read_rung("lab-40k")
     model = trainer.new_model(config["shape"], tokenizer, seed=0)
-    batch = Generator(tokenizer, tasks).batch(np.random.default_rng(0), MIXTURE)
+    batch = generator_of(1.0).batch(np.random.default_rng(0), MIXTURE)
     nothing = [np.zeros((*rows.tokens.shape, rows.tokens.shape[1]), bool) for rows in batch]
     empty = [Rows(rows.kind, rows.tokens, rows.weights, attention_bias(targets, 1.0))
              for rows, targets in zip(batch, nothing, strict=True)]
-    forbidding = batch_of(tokenizer, tasks, "mask_everywhere")[1]
+    forbidding = batch_of("mask_everywhere")[1]
     losses = [float(trainer.weighted_loss(model, b, "cpu").detach()) for b in (batch, empty)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert losses[0] != pytest.approx(float(trainer.weighted_loss(model, forbidding, "cpu").detach()), abs=1e-4)
 
 
-def test_extra_repeats_come_early_only_and_the_sham_has_look_ups(tokenizer, tasks):
-    plain, early = batch_of(tokenizer, tasks, "early_repeats", strength=2.0)
+def test_extra_repeats_come_early_only_and_the_sham_has_look_ups():
+    plain, early = batch_of("early_repeats", strength=2.0)
     extra = early[len(plain)]
     assert len(extra.tokens) == 2 * MIXTURE["listings"]["rows"] and extra.weights.any()
-    sham = batch_of(tokenizer, tasks, "early_repeats", strength=2.0, sham=True)[1][len(plain)]
+    sham = batch_of("early_repeats", strength=2.0, sham=True)[1][len(plain)]
     assert sham.tokens.shape == extra.tokens.shape and (extra.kind, sham.kind) == ("listings", "lookups")
-    assert len(batch_of(tokenizer, tasks, "early_repeats", progress=EARLY_SHARE)[1]) == len(plain)
+    assert len(batch_of("early_repeats", progress=EARLY_SHARE)[1]) == len(plain)
 
 
 def test_clamped_heads_stay_silent_in_the_weights(tmp_path, tokenizer):

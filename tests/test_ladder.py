@@ -38,7 +38,7 @@ def test_left_out_tasks_are_never_read(tmp_path, monkeypatch):
     seen = []
 
     class Noting(trainer.Generator):
-        def __init__(self, tokenizer, tasks):
+        def __init__(self, tokenizer, tasks, **options):
             seen.extend(tasks)
             raise KeyboardInterrupt
 
