@@ -55,19 +55,31 @@ def check_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
 
 
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Means over seeds at the last step per arm and strength; seeds with FV heads, with induction heads ablated."""
+    """Means over seeds at the last step per arm and strength, and in how many seeds FV heads formed."""
     last = judge.last_rows(runs, plan)
-    grouped = last.groupby(["arm", "strength"], sort=False)
-    table = grouped[["prefix_matching", "fv_score", "n_fv", "emergence", "accuracy", "accuracy_shuffled",
-                     "accuracy_ablated", "trained_abstractive", "trained_extractive", "unseen_abstractive",
-                     "unseen_extractive"]].mean()
-    table.insert(0, "FV heads formed", [f"{int(rows['formed'].sum())} of {len(rows)}" for _, rows in grouped])
-    table = _in_order(table.reset_index(), plan)
+    formed = last.groupby(["arm", "strength"], sort=False)["formed"].agg(["sum", "size"])
+    table = _means(last, ["prefix_matching", "fv_score", "emergence", "accuracy", "accuracy_shuffled",
+                          "accuracy_ablated"], plan)
+    table.insert(2, "FV heads formed", [f"{formed.loc[key, 'sum']} of {formed.loc[key, 'size']}"
+                                        for key in zip(table["arm"], table["strength"], strict=True)])
+    table = table.round({"prefix_matching": 2, "fv_score": 3, "emergence": 0}).round(2)
+    return _labelled(table.rename(columns={"fv_score": "FV score", "accuracy_shuffled": "labels shuffled",
+                                           "accuracy_ablated": "induction heads at zero"}))
+
+
+def task_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Accuracy at the last step over trained and unseen tasks, abstractive and extractive apart; means over seeds."""
+    columns = [f"{split}_{kind}" for kind in ("abstractive", "extractive") for split in ("trained", "unseen")]
+    return _labelled(_means(judge.last_rows(runs, plan), columns, plan).round(2))
+
+
+def _means(last: pd.DataFrame, columns: list[str], plan: dict[str, Any]) -> pd.DataFrame:
+    return _in_order(last.groupby(["arm", "strength"], sort=False)[columns].mean().reset_index(), plan)
+
+
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     table["arm"] = [_label(arm) for arm in table["arm"]]
-    table = table.set_index("arm").round({"prefix_matching": 2, "fv_score": 3, "n_fv": 1, "emergence": 0}).round(2)
-    return table.rename(columns=lambda name: {"n_fv": "heads above null", "fv_score": "FV score",
-                                              "accuracy_ablated": "accuracy, induction heads at zero"}
-                        .get(name, name.replace("_", " ")))
+    return table.set_index("arm").rename(columns=lambda name: name.replace("_", " "))
 
 
 def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

@@ -47,6 +47,13 @@
       .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
   }
 
+  function reachable(box) { // a table wider than the page scrolls, by keyboard too
+    const caption = box.querySelector("caption");
+    box.tabIndex = 0;
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", caption ? caption.textContent.trim().split(". ")[0] : "table");
+  }
+
   function sortable(table) {
     table.querySelectorAll("thead th").forEach((head, column) => {
       const button = document.createElement("button");
@@ -70,6 +77,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll("table.sortable").forEach(sortable);
+    document.querySelectorAll(".pst-scrollable-table-container").forEach(reachable);
     const maps = document.querySelectorAll(".head-map");
     if (maps.length) load("plotly.min.js").then(() => maps.forEach(draw));
   });
