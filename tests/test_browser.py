@@ -95,16 +95,16 @@ def test_pages_can_be_read_by_everyone(page, name, theme):
 
     open_page(page, name, theme=theme)
     assert page.evaluate("document.documentElement.dataset.theme") == theme
+    if shots := os.environ.get("SHOTS"):
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.screenshot(path=Path(shots) / f"{name}-{theme}-{width}.png", full_page=True)
     rules = ["color-contrast", "heading-order", "image-alt", "link-name", "button-name", "scrollable-region-focusable"]
     found = Axe().run(page, context="article", options={"runOnly": rules}).response["violations"]
     assert not found, [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found]
     grounds = page.evaluate(
         "[...document.querySelectorAll('img.figure')].map(i => getComputedStyle(i).backgroundColor)")
     assert set(grounds) <= {"rgb(255, 255, 255)"}, "a figure's lines are drawn for a white ground"
-    if shots := os.environ.get("SHOTS"):
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900})
-            page.screenshot(path=Path(shots) / f"{name}-{theme}-{width}.png", full_page=True)
 
 
 def test_pointing_at_the_head_map_tells_a_heads_scores(page):
