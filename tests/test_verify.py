@@ -119,6 +119,9 @@ def older_versions(results):
     [
         (edit_template, SCORES, "stale, notebooks/scoring.ipynb has changed; run the suite again"),
         (edit_template, "results/fake/notebooks/scoring/models/tiny/step8.ipynb", "stale, notebooks/scoring.ipynb has"),
+        (edit_template, "results/fake/ablations/models/tiny/step8.parquet",
+         "stale, scores/models/tiny/step8.parquet is stale"),
+        (edit_template, "results/fake/notebooks/ablation/models/tiny/step8.ipynb", "stale, scores/models/tiny/step8.p"),
         (edit_library, SCORES, "stale, icl_lib/heads.py has changed"),
         (train_again, SCORES, "stale, models/tiny/step8/model.safetensors has changed"),
         (empty_config, SCORES, "stale, models/tiny/step8/config.json has changed"),

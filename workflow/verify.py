@@ -87,8 +87,9 @@ def joined(suite: Suite) -> dict[str, list[str]]:
 def problems(suite: Suite) -> list[str]:
     """One line each, the file's path first; in order of paths. Empty when everything agrees."""
     results = Path(suite.results)
-    expected = list(runs(suite))
-    found = [line for run in expected for line in _of_run(suite, run, results)]
+    expected = list(runs(suite))  # each after the runs that it reads
+    stale: set[str] = set()
+    found = [line for run in expected for line in _of_run(suite, run, results, stale)]
     known = {path for run in expected for path in (run.executed, *run.tables)}
     # a swept run finds the model's scores in its own folder
     known |= {f"sweeps/{run.notebook}/{run.point}/scores/{run.stem}.parquet" for run in expected if run.point}
@@ -96,7 +97,9 @@ def problems(suite: Suite) -> list[str]:
         known.add(name)
         if not (results / name).is_file():
             found.append(f"{results / name}: missing")
-        elif changed := changed_parts(results / name, [results / part for part in parts]):
+            continue
+        changed = changed_parts(results / name, [results / part for part in parts])
+        if changed := changed + [f"{part} is stale" for part in parts if part in stale]:
             found.append(_stale(results / name, changed))
     for path in results.rglob("*"):
         name = path.relative_to(results).as_posix()
@@ -109,31 +112,41 @@ def problems(suite: Suite) -> list[str]:
     return sorted(found)
 
 
-def _of_run(suite: Suite, run: Run, results: Path) -> Iterator[str]:
+def _of_run(suite: Suite, run: Run, results: Path, stale: set[str]) -> Iterator[str]:
+    """The run's problems; its tables that have one join the `stale` ones, which spoil what was made from them."""
     executed = results / run.executed
     if not executed.is_file():
         present = [name for name in run.tables if (results / name).is_file()]
         yield f"{executed}: missing" + (f", though {', '.join(present)} is there" if present else "")
     else:
-        changed = _recorded(results / run.record, run, results)
+        changed = _recorded(results / run.record, run, results, stale)
         if changed:
             yield _stale(executed, changed)
     for name, kind in run.tables.items():
         path = results / name
         if path.is_file():
-            yield from _of_table(suite, run, path, kind)
+            lines = list(_of_table(suite, run, path, kind, stale))
+            yield from lines
+            if lines:
+                stale.add(name)
         elif executed.is_file():
             yield f"{path}: missing, though {run.executed} is there"
 
 
-def _recorded(path: Path, run: Run, results: Path) -> list[str]:
+def _recorded(path: Path, run: Run, results: Path, stale: set[str]) -> list[str]:
     try:
-        return differences(read_record(path), run.parameters, results)
+        return _differences(read_record(path), run, results, stale)
     except ValueError as error:
         return [str(error)]
 
 
-def _of_table(suite: Suite, run: Run, path: Path, kind: str) -> Iterator[str]:
+def _differences(record: dict[str, Any], run: Run, results: Path, stale: set[str]) -> list[str]:
+    found = differences(record, run.parameters, results)
+    return found + [f"{name} is stale" for name in record["tables"] if name in stale and (results / name).is_file()
+                    and not any(line.startswith(f"{name} ") for line in found)]
+
+
+def _of_table(suite: Suite, run: Run, path: Path, kind: str, stale: set[str]) -> Iterator[str]:
     try:
         made_by = read_table(path, schema_name=kind).attrs["provenance"]
     except ValueError as error:
@@ -146,7 +159,7 @@ def _of_table(suite: Suite, run: Run, path: Path, kind: str) -> Iterator[str]:
     if not is_record(made_by["made_from"]):
         yield _stale(path, ["it does not say what it was made from, so the workflow did not make it"])
         return
-    changed = differences(made_by["made_from"], run.parameters, Path(suite.results))
+    changed = _differences(made_by["made_from"], run, Path(suite.results), stale)
     changed += [f"{package} was {was}, is {now}" for package, was in made_by["versions"].items()
                 if (now := _version(package)) != was]
     seed = run.parameters["seed"]
