@@ -25,7 +25,7 @@ STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin resu
 SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe causal causal-arm bench lock clean
+.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,10 @@ lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
 
 lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
 	$(BIN)/python -m lab.recipe
+
+grid: env ## the ablation grid of the whole ladder with 20 draws, an hour or two, and its table lab/grid.csv
+	@$(MAKE) --no-print-directory sweep SUITE=grid
+	@$(BIN)/python -m workflow.grid
 
 causal: env ## train what is missing of the causal test (lab/causal/plan.yaml: hours); tables in lab/causal
 	$(BIN)/python -m lab.causal

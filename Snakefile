@@ -297,6 +297,24 @@ rule model_scaling:
         RUN_WITH_TABLES
 
 
+rule ablation_ladder:
+    input:
+        template="notebooks/ablation_ladder.ipynb",
+        code=CODE["ablation_ladder"],
+        measured=sorted(str(p) for p in Path("lab").glob("grid.csv")),
+    output:
+        tables=[f"{OUT}/{table}/ablation_ladder.parquet" for table in TABLES["ablation_ladder"]],
+        notebook=f"{OUT}/notebooks/ablation_ladder.ipynb",
+    params:
+        parameters=parameters("ablation_ladder"),
+    log:
+        text=f"{OUT}/logs/ablation_ladder.log",
+        parameters=f"{OUT}/logs/ablation_ladder.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule causal_test:
     input:
         template="notebooks/causal_test.ipynb",

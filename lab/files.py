@@ -10,6 +10,7 @@ MODELS = FOLDER / "models"
 ARMS = FOLDER / "recipe.yaml"
 TRIALS = FOLDER / "recipe.csv"
 CAUSAL = FOLDER / "causal"
+GRID = FOLDER / "grid.csv"
 
 
 def read_rung(name: str) -> dict:

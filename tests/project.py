@@ -15,6 +15,7 @@ PARAMETERS = {
     "task_execution": 'model: str = "m"\nstep: int = 0',
     "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: list[int] = []',
     "model_scaling": 'models: dict[str, list[int]] = {"m": [0]}',
+    "ablation_ladder": "",
     "causal_test": "",
     "claims": 'models: dict[str, list[int]] = {"m": [0]}',
     "lab": 'models: dict[str, list[int]] = {"m": [0]}',
@@ -59,6 +60,10 @@ write("statistics", f"training_dynamics/{model}", notebook="training_dynamics", 
 write("statistics", "model_scaling", notebook="model_scaling", model="", name="models",
       value=float(len(models)), low=0.0, high=1.0, p_value=0.5, n=len(models))
 """,
+    "ablation_ladder": """
+write("statistics", "ablation_ladder", notebook="ablation_ladder", model="", name="cell", value=0.5, low=0.0, high=1.0,
+      p_value=0.5, n=6)
+""",
     "causal_test": """
 write("statistics", "causal_test", notebook="causal_test", model="", name="arm less sham", value=0.5, low=0.0, high=1.0,
       p_value=0.5, n=5)
@@ -78,6 +83,7 @@ IMPORTS = {
     "task_execution": "",
     "training_dynamics": "",
     "model_scaling": "from icl_lib.statistics import holm",
+    "ablation_ladder": "",
     "causal_test": "",
     "claims": "",
     "lab": "",

@@ -11,7 +11,8 @@ import pytest
 pytestmark = pytest.mark.browser
 BOOK = Path(os.environ.get("BOOK", "results/lab/book/_build/html")).resolve()
 WIDTHS = (390, 1280)
-SHOWN = ("index", "claims", "scoring", "ablation", "training_dynamics", "model_scaling", "causal_test", "performance")
+SHOWN = ("index", "claims", "scoring", "ablation", "training_dynamics", "model_scaling", "ablation_ladder",
+         "causal_test", "performance")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 

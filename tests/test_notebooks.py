@@ -40,6 +40,7 @@ def results(tmp_path_factory):
     models = {"models": {MODEL: STEPS}, "ablated_models": {MODEL: STEPS[-1:]}}
     run("model_scaling", "model_scaling", **models)
     run("claims", "claims", **models, executed_models={MODEL: STEPS[-1:]})
+    run("ablation_ladder", "ablation_ladder")
     run("causal_test", "causal_test")
     run("lab", "lab", models=models["models"])
     run("index", "index", **models)
@@ -97,7 +98,7 @@ def test_executions_compare_vectors_of_heads_at_every_layer(results):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page", ["protocols", "scoring0", "scoring8192", "ablation", "task_execution", "training_dynamics",
-             "model_scaling", "causal_test", "lab", "index"])
+             "model_scaling", "ablation_ladder", "causal_test", "lab", "index"])
 def test_every_page_has_figures_with_captions_and_alternative_texts(results, page):
     html = page_text(results, page)
     n_figures = html.count('<img class="figure"')

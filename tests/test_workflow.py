@@ -332,7 +332,7 @@ def touch(path, text):
 def test_the_whole_workflow(project):
     everything = dict.fromkeys(
         ["ablation", "training_dynamics", "model_scaling", "claims", "lab", "index", "book"], 1)
-    everything |= {"scoring": 2, "causal_test": 1}
+    everything |= {"scoring": 2, "ablation_ladder": 1, "causal_test": 1}
     assert planned(project) == everything
     assert not (project / "results").exists()
     status, output = snakemake(project)
@@ -357,6 +357,7 @@ def test_the_whole_workflow(project):
         "ablations/models/tiny/step8.parquet", "effects/models/tiny/step8.parquet",
         "statistics/training_dynamics/models/tiny.parquet",
         "statistics/model_scaling.parquet", "statistics/claims.parquet", "statistics/causal_test.parquet",
+        "statistics/ablation_ladder.parquet",
     }  # fmt: skip
     assert read_table(results / "scores/models/tiny/step8.parquet").value[0] == 8.5
     assert not list((results / "logs").rglob("*.ipynb"))
@@ -372,9 +373,9 @@ def test_the_whole_workflow(project):
     touch(project / "book" / "method.md", "\nMore.\n")
     assert planned(project) == {"book": 1}
     touch(project / "models/tiny/step8/config.json", " ")
-    reads_no_model = {"causal_test": 1}
+    reads_no_model = {"ablation_ladder": 1, "causal_test": 1}
     assert planned(project) | reads_no_model == everything | {"scoring": 1}
-    assert "causal_test" not in planned(project)
+    assert not reads_no_model.keys() & planned(project).keys()
     assert planned(project, "--config", "seed=2") == everything
     entry = {"name": "models/tiny", "steps": [0, 8], "ablate": "none", "protocols": "last", "execute": [8]}
     write_suite(project, models=[entry])

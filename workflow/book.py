@@ -34,6 +34,8 @@ SCRIPTS = (
     ("plotly", "package_data/plotly.min.js", "plotly.min.js"),
     ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js", "mathjax/tex-svg-full.js"),
 )
+# Files of the theme that no page asks for: source maps, fonts for browsers without woff2, texts in other languages.
+UNUSED = ("*.map", "*.ttf", "*.mo", "*.po")
 FIGURE = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 # What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
 # the network, declared twice, that would run cells.
@@ -141,6 +143,9 @@ def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence
         raise RuntimeError(f"the book has {len(marked)} warnings or errors, first: {first} (log {log})")
     write_csv(results, page(results).parent / "tables")
     _copy_scripts(page(results).parent / "_static")
+    for pattern in UNUSED:
+        for file in (page(results).parent / "_static").rglob(pattern):
+            file.unlink()
     for file in page(results).parent.rglob("*.html"):
         text = file.read_text(encoding="utf-8")
         for pattern in NOT_FROM_DISK:
