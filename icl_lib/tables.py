@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas.api.types import infer_dtype
 
 _MEASURED = {"value": "float", "standard_error": "float", "n_prompts": "int"}
 
@@ -252,10 +253,12 @@ def _checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
 
 def _typed(column: pd.Series, name: str, kind: str) -> pd.Series:
     if kind == "str":
-        wrong = next((v for v in column if not isinstance(v, str) or _MARKUP.search(v)), None)
+        # each different text once; other types may not be hashable
+        values = column.unique() if infer_dtype(column, skipna=False) == "string" else list(column)
+        wrong = next((v for v in values if not isinstance(v, str) or _MARKUP.search(v)), None)
         if len(column) and (wrong is not None or column.isna().any()):
             raise ValueError(f"column {name} holds {wrong!r}, expected text without < > ` or control characters")
-        unknown = sorted(set(column) - set(VALUES.get(name, column)))
+        unknown = sorted(set(values) - set(VALUES.get(name, values)))
         if unknown:
             raise ValueError(
                 f"{name} {unknown[0]!r} is unknown, expected {_nearest(unknown[0], VALUES[name])}"
