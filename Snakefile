@@ -143,6 +143,8 @@ rule scoring:
 
 
 rule ablation:
+    # The longest runs: begun as soon as they can be, or one of them is left for the end and for one core.
+    priority: 1
     input:
         template="notebooks/ablation.ipynb",
         code=CODE["ablation"],
