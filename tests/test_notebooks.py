@@ -1,5 +1,6 @@
 """The real templates, run on the smallest lab model at its random first step and a little later."""
 
+import re
 from html import escape
 
 import nbformat
@@ -10,7 +11,7 @@ from icl_lib.claims import read_claims
 from icl_lib.dynamics import score_array
 from icl_lib.tables import read_table
 from workflow.run import run_notebook
-from workflow.suite import TEMPLATES
+from workflow.suite import GIVEN, TEMPLATES
 
 MODEL, STEPS = "lab-40k", [0, 8192]
 SMALL = {
@@ -45,6 +46,14 @@ def results(tmp_path_factory):
     run("lab", "lab", models=models["models"])
     run("index", "index", **models)
     return folder
+
+
+def test_pages_that_may_lie_in_any_folder_have_no_relative_links():
+    """Of a notebook that runs for several models one page is at the book's root and the others are not."""
+    for notebook in (name for name, given in GIVEN.items() if "model" in given):
+        cells = nbformat.read(TEMPLATES / f"{notebook}.ipynb", as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert not re.findall(r"\]\((?!https?://|#)[^)]*\)", text), notebook
 
 
 def page_text(results, name):
