@@ -50,28 +50,34 @@ def answer_metrics(
     task.
     """
     edits = {"none": None} if edits is None else edits
-    frames = []
-    for task, task_prompts in prompts.items():
-        encoded = encode_prompts(model, task_prompts, task)
-        _check_answers_fit(model, encoded)
-        of_task = [_edit_of(name, edit, task) for name, edit in edits.items()]
-        readouts = answer_readouts(model, encoded, of_task, batch_size=batch_size)
+    encoded = {task: encode_prompts(model, task_prompts, task) for task, task_prompts in prompts.items()}
+    for of_task in encoded.values():
+        _check_answers_fit(model, of_task)
+    # edits that are the same for every prompt let short tasks fill a batch together
+    alike = all(edit is None or isinstance(edit, Edit) and len(edit.values) == 1 for edit in edits.values())
+    columns: dict[str, list[Tensor]] = {}
+    for tasks in [list(prompts)] if alike else [[task] for task in prompts]:
+        of_tasks = [prompt for task in tasks for prompt in encoded[task]]
+        chosen = [_edit_of(name, edit, tasks[0]) for name, edit in edits.items()]
+        readouts = answer_readouts(model, of_tasks, chosen, batch_size=batch_size)
         found = {
             "exact_match": [r.correct.all(1) for r in readouts],
             "first_token_correct": [r.correct[:, 0] for r in readouts],
             "first_token_probability": [r.log_probability[:, 0].double().exp() for r in readouts],
         }
         if f1:
-            answers = [prompt.answer for prompt in task_prompts]
+            answers = [prompt.answer for task in tasks for prompt in prompts[task]]
             found["generated_f1"] = generated_f1s(
-                model, encoded, answers, of_task, reach_back=reach_back, batch_size=batch_size
+                model, of_tasks, answers, chosen, reach_back=reach_back, batch_size=batch_size
             )
-        frame = pd.DataFrame({name: torch.stack(list(column)).flatten().numpy() for name, column in found.items()})
-        frame.insert(0, "edit", list(edits) * len(encoded))
-        frame.insert(1, "task", task)
-        frame.insert(2, "prompt", np.repeat([prompt.index for prompt in encoded], len(edits)))
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+        for name, values in found.items():
+            columns.setdefault(name, []).extend(values)
+    measured = [prompt for of_task in encoded.values() for prompt in of_task]
+    return pd.DataFrame({
+        "edit": list(edits) * len(measured),
+        "task": np.repeat([prompt.task for prompt in measured], len(edits)),
+        "prompt": np.repeat([prompt.index for prompt in measured], len(edits)),
+    } | {name: torch.stack(values).flatten().numpy() for name, values in columns.items()})
 
 
 def answer_readouts(

@@ -55,7 +55,7 @@ def accuracy_table(
     for n_shots in shots:
         prompts = prompts_of(model, tasks, n_prompts=n_prompts, n_shots=n_shots, seed=seed)
         for labels in ("clean", "shuffled") if n_shots > 1 else ("clean",):
-            metrics = answer_metrics(model, {task: getattr(p, labels) for task, p in prompts.items()})
+            metrics = answer_metrics(model, {task: getattr(p, labels) for task, p in prompts.items()}, batch_size=64)
             frames.append(per_task(metrics).assign(n_shots=n_shots, labels=labels))
     table = pd.concat(frames, ignore_index=True).drop(columns="edit")
     return table.assign(model=name, step=step, task_type=table["task"].map(lambda t: tasks[t].type),

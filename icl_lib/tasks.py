@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import operator
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -213,7 +214,7 @@ def _moved_labels(labels: list[str], rng: np.random.Generator) -> list[str]:
     draws = ([labels[i] for i in rng.permutation(len(labels))] for _ in range(100))
     best, fewest = labels, len(labels) + 1
     for draw in draws:
-        kept = sum(old == new for old, new in zip(labels, draw, strict=True))
+        kept = sum(map(operator.eq, labels, draw))
         if kept < fewest:
             best, fewest = draw, kept
         if fewest == 0:
