@@ -235,7 +235,7 @@ def spearman(
     x, y = _finite(first, "first").ravel(), _finite(second, "second").ravel()
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError(f"a rank correlation needs at least 4 heads with differing scores, got {len(x)}")
-    rho = _rank_correlation(x, y)
+    rho = float(_rank_correlations(x[None], y[None])[0])
     if seed is None:
         half = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
         with np.errstate(divide="ignore"):  # a perfect correlation has an infinite z and no width
@@ -243,9 +243,7 @@ def spearman(
         return Interval(rho, float(np.tanh(z - half)), float(np.tanh(z + half)))
     rows = np.random.default_rng(seed).integers(len(x), size=(n_resamples, len(x)))
     rows = rows[(np.ptp(x[rows], axis=1) > 0) & (np.ptp(y[rows], axis=1) > 0)]
-    return _percentile_interval(
-        rho, np.array([_rank_correlation(x[row], y[row]) for row in rows]), (1 - level) / 2
-    )
+    return _percentile_interval(rho, _rank_correlations(x[rows], y[rows]), (1 - level) / 2)
 
 
 def trend_test(
@@ -303,8 +301,9 @@ def depth_difference(
     )
 
 
-def _rank_correlation(x: Float[ndarray, "n"], y: Float[ndarray, "n"]) -> float:
-    return float(np.clip(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1], -1, 1))
+def _rank_correlations(x: Float[ndarray, "draw n"], y: Float[ndarray, "draw n"]) -> Float[ndarray, "draw"]:
+    x, y = (stats.rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (x, y))
+    return np.clip((x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1)), -1, 1)
 
 
 def _percentile_interval(value: float, resamples: Float[ndarray, "resample"], tail: float) -> Interval:
