@@ -55,13 +55,17 @@ def check_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
 
 
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Means over seeds at the last step per arm and strength, and in how many seeds FV heads formed."""
+    """Means over seeds at the last step per arm and strength; seeds with FV heads, and with accuracy that needs the
+    right labels, with or without FV heads."""
     last = judge.last_rows(runs, plan)
-    formed = last.groupby(["arm", "strength"], sort=False)["formed"].agg(["sum", "size"])
+    last["labels_used"] = last["gap"] > plan["rules"]["fv_formed"]["gap"]
+    seeds = last.groupby(["arm", "strength"], sort=False).agg(
+        formed=("formed", "sum"), labels_used=("labels_used", "sum"), n=("formed", "size"))
     table = _means(last, ["prefix_matching", "fv_score", "emergence", "accuracy", "accuracy_shuffled",
                           "accuracy_ablated"], plan)
-    table.insert(2, "FV heads formed", [f"{formed.loc[key, 'sum']} of {formed.loc[key, 'size']}"
-                                        for key in zip(table["arm"], table["strength"], strict=True)])
+    keys = list(zip(table["arm"], table["strength"], strict=True))
+    for place, (name, column) in enumerate({"FV heads formed": "formed", "labels used": "labels_used"}.items(), 2):
+        table.insert(place, name, [f"{seeds.loc[key, column]} of {seeds.loc[key, 'n']}" for key in keys])
     table = table.round({"prefix_matching": 2, "fv_score": 3, "emergence": 0}).round(2)
     return _labelled(table.rename(columns={"fv_score": "FV score", "accuracy_shuffled": "labels shuffled",
                                            "accuracy_ablated": "induction heads at zero"}))
