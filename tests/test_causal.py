@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from icl_lib import causal_report
 from icl_lib import causal_statistics as judge
 from icl_lib.tasks import read_tasks
 from lab import causal
@@ -318,6 +319,13 @@ def test_effects_are_differences_to_the_sham_paired_by_seed():
 def test_heads_that_never_emerge_count_as_one_interval_after_the_end():
     last = judge.last_rows(runs_of(a=FAILED, b=WITH), PLAN).groupby("arm")["emergence"].unique()
     assert list(last["a"]) == [1500] and list(last["b"]) == [1000]
+
+
+def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
+    runs = runs_of(a=WITHOUT | {"fv_score": 0.001}, b=FAILED).assign(accuracy_ablated=0.5)
+    table = causal_report.outcome_table(runs, PLAN)
+    assert table.loc["a", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "5 of 5"]
+    assert table.loc["b", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "0 of 5"]
 
 
 def test_committed_tables_are_runs_of_the_plan():
