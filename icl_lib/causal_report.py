@@ -42,16 +42,38 @@ def check_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
 
 
 def check_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
-    """Which arms with a sham passed the manipulation check, and which of them count for the verdict."""
+    """Which arms with a sham passed the manipulation check, with FV heads in how many seeds, and which count."""
     arms = judge.arms_table(runs, plan)
 
     def named(rows: pd.DataFrame) -> str:
         return ", ".join(ARM_LABEL.get(arm, arm) for arm in rows.index) or "none"
 
-    return (f"Induction was absent in every seed in: {named(arms[arms['absent']])}. It was not in: "
-            f"{named(arms[~arms['absent']])}. Shams in which FV heads formed in fewer than "
-            f"{plan['rules']['informative']} seeds, so that their arm decides nothing: "
+    def counted(rows: pd.DataFrame) -> str:
+        return ", ".join(f"{ARM_LABEL.get(row.Index, row.Index)} ({row.formed} of {row.seeds})"
+                         for row in rows.itertuples()) or "none"
+
+    return ("Induction was absent in every seed in (seeds in which FV heads formed): "
+            f"{counted(arms[arms['absent']])}. It was not in: {counted(arms[~arms['absent']])}. Shams in which FV heads "
+            f"formed in fewer than {plan['rules']['informative']} seeds, so that their arm decides nothing: "
             f"{named(arms[~arms['informative']])}. For the verdict count: {named(arms[arms['counts']])}.")
+
+
+def pairing_sentence(runs: pd.DataFrame, plan: dict[str, Any], oracle: float) -> str:
+    """What accuracy without induction rests on: on shuffled labels it stays where sets of labels are read.
+
+    `oracle`: accuracy, 0..1, of one that sees which labels are shown and not which inputs they belong to.
+    """
+    arms = judge.arms_table(runs, plan)
+    last = judge.last_rows(runs, plan).groupby(["arm", "strength"])[["accuracy", "accuracy_shuffled"]].mean()
+    parts = []
+    for arm in arms.index[arms["absent"]]:
+        entry = plan["arms"][arm]
+        ours, sham = (last.loc[(name, float(entry["strengths"][0]))] for name in (arm, entry["control"]))
+        parts.append(f"{_label(arm)} {ours['accuracy']:.2f} and {ours['accuracy_shuffled']:.2f} "
+                     f"(sham {sham['accuracy']:.2f} and {sham['accuracy_shuffled']:.2f})")
+    return ("An oracle that sees which inputs and labels are shown, and not which belong together, answers "
+            f"{oracle:.2f} of these prompts, clean or shuffled. Accuracy on clean and on shuffled labels where induction was absent: "
+            f"{'; '.join(parts) or 'no such arm'}.")
 
 
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

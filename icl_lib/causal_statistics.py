@@ -127,13 +127,15 @@ def paired_t(differences: np.ndarray, *, level: float) -> tuple[float, float, fl
 
 
 def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Per arm with a sham, at full strength: `absent`, `formed`, `control_formed` (seeds), `informative`, `specific`.
+    """Per arm with a sham, at full strength: `absent`, `seeds`, in how many FV heads `formed`, `control_formed` (of the
+    sham's), `informative`, `specific`.
 
     An arm counts for the verdict (`counts`) where induction was absent, it is specific and its sham informative.
     `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none or it has induction.
     """
     last, checks, rows = last_rows(runs, plan), manipulation_checks(runs, plan), []
-    formed = last.groupby(["arm", "strength"])["formed"].sum()
+    by_arm = last.groupby(["arm", "strength"])["formed"]
+    formed, seeds = by_arm.sum(), by_arm.size()
     for arm, entry in plan["arms"].items():
         own = (arm, float(entry["strengths"][0]))
         if "control" not in entry or own not in checks.index or (entry["control"], own[1]) not in formed.index:
@@ -141,12 +143,12 @@ def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
         control = int(formed[(entry["control"], own[1])])
         longer = [(name, own[1]) for name, other in plan["arms"].items() if other.get("long_of") == arm]
         longer = [int(formed[name]) for name in longer if name in formed.index and checks.loc[name, "absent"]]
-        row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "formed": int(formed[own]),
+        row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "seeds": int(seeds[own]), "formed": int(formed[own]),
                "long_formed": float(longer[0]) if longer else np.nan,
                "control_formed": control, "informative": control >= plan["rules"]["informative"],
                "specific": bool(entry["specific"])}
         rows.append(row | {"counts": row["absent"] and row["informative"] and row["specific"]})
-    columns = ["arm", "absent", "formed", "long_formed", "control_formed", "informative", "specific", "counts"]
+    columns = ["arm", "absent", "seeds", "formed", "long_formed", "control_formed", "informative", "specific", "counts"]
     return pd.DataFrame(rows, columns=columns).set_index("arm")
 
 

@@ -9,7 +9,7 @@ import torch
 
 from icl_lib import causal_report
 from icl_lib import causal_statistics as judge
-from icl_lib.tasks import read_tasks
+from icl_lib.tasks import Task, read_tasks
 from lab import causal
 from lab import train as trainer
 from lab.files import CAUSAL, read_plan, read_rung
@@ -24,6 +24,7 @@ from lab.interventions import (
     other_keys,
     read_intervention,
 )
+from lab.oracle import accuracy_without_pairing
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
 
@@ -326,6 +327,22 @@ def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
     table = causal_report.outcome_table(runs, PLAN)
     assert table.loc["a", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "5 of 5"]
     assert table.loc["b", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "0 of 5"]
+
+
+def test_sets_of_labels_give_a_task_away_where_siblings_have_others():
+    ring, names = list("abcd"), ["next", "previous", "double"]
+    pairs = {"next": [(a, ring[(i + 1) % 4]) for i, a in enumerate(ring)],
+             "previous": [(a, ring[i - 1]) for i, a in enumerate(ring)],
+             "double": [(a, a + a) for a in ring]}
+    tasks = {name: Task(name, "abstractive", "scoring", pairs[name], siblings=names) for name in names}
+
+    def accuracy(name, shots):
+        return accuracy_without_pairing(tasks[name], tasks, n_prompts=200, n_shots=shots, rng=np.random.default_rng(0))
+
+    assert accuracy("double", 1) == 1  # its labels are its own
+    assert accuracy("next", 3) == 1  # the label that is missing is the query's
+    assert accuracy("next", 0) == pytest.approx(1 / 3)  # three different answers fit
+    assert accuracy("next", 2) == pytest.approx(5 / 6, abs=0.05)  # opposite inputs, one pair of three: half is right
 
 
 def test_committed_tables_are_runs_of_the_plan():
