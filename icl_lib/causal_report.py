@@ -52,9 +52,9 @@ def check_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
         return ", ".join(f"{ARM_LABEL.get(row.Index, row.Index)} ({row.formed} of {row.seeds})"
                          for row in rows.itertuples()) or "none"
 
-    return ("Induction was absent in every seed in (seeds in which FV heads formed): "
-            f"{counted(arms[arms['absent']])}. It was not in: {counted(arms[~arms['absent']])}. Shams in which FV heads "
-            f"formed in fewer than {plan['rules']['informative']} seeds, so that their arm decides nothing: "
+    return (f"Induction was absent in every seed in (seeds in which FV heads formed): {counted(arms[arms['absent']])}. "
+            f"It was not in: {counted(arms[~arms['absent']])}. Shams in which FV heads formed in fewer than "
+            f"{plan['rules']['informative']} seeds, so that their arm decides nothing: "
             f"{named(arms[~arms['informative']])}. For the verdict count: {named(arms[arms['counts']])}.")
 
 
@@ -72,8 +72,8 @@ def pairing_sentence(runs: pd.DataFrame, plan: dict[str, Any], oracle: float) ->
         parts.append(f"{_label(arm)} {ours['accuracy']:.2f} and {ours['accuracy_shuffled']:.2f} "
                      f"(sham {sham['accuracy']:.2f} and {sham['accuracy_shuffled']:.2f})")
     return ("An oracle that sees which inputs and labels are shown, and not which belong together, answers "
-            f"{oracle:.2f} of these prompts, clean or shuffled. Accuracy on clean and on shuffled labels where induction was absent: "
-            f"{'; '.join(parts) or 'no such arm'}.")
+            f"{oracle:.2f} of these prompts, clean or shuffled. Accuracy on clean and on shuffled labels where "
+            f"induction was absent: {'; '.join(parts) or 'no such arm'}.")
 
 
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

@@ -143,7 +143,8 @@ def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
         control = int(formed[(entry["control"], own[1])])
         longer = [(name, own[1]) for name, other in plan["arms"].items() if other.get("long_of") == arm]
         longer = [int(formed[name]) for name in longer if name in formed.index and checks.loc[name, "absent"]]
-        row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "seeds": int(seeds[own]), "formed": int(formed[own]),
+        row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "seeds": int(seeds[own]),
+               "formed": int(formed[own]),
                "long_formed": float(longer[0]) if longer else np.nan,
                "control_formed": control, "informative": control >= plan["rules"]["informative"],
                "specific": bool(entry["specific"])}
