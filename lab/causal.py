@@ -83,7 +83,8 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
     """The measures of one checkpoint: how much induction, FV heads and few-shot accuracy it has.
 
     `prefix_matching`: best head. `repeat_gain`: loss of a random run of tokens less that of its copy, nats;
-    `repeat_gain_ablated`: with the induction heads at zero. `fv_score`: best head, `fv_null` the 99th percentile of the
+    `repeat_gain_ablated`: with the induction heads at zero; `any_order_gain`: of a copy in another order, which is not
+    induction. `fv_score`: best head, `fv_null` the 99th percentile of the
     best head under other tasks' means, `n_fv` heads above it. Accuracies at 10 shots, first token, means over tasks:
     trained tasks with shared labels (clean, with labels shuffled, with the induction heads at zero). At the `last`
     step also over all abstractive and extractive tasks, trained and unseen. `n_induction`: how many induction heads.
@@ -107,6 +108,7 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
         "prefix_matching": float(matching.max()), "n_induction": int(induction.sum()),
         "repeat_gain": repeat_gain(token_losses(model, tokens)),
         "repeat_gain_ablated": repeat_gain(token_losses(model, tokens, edit)),
+        "any_order_gain": repeat_gain(token_losses(model, reordered_copies(tokens, seed=seed))),
         "fv_score": float(fv.scores.max()), "fv_null": null, "n_fv": int((fv.scores > max(null, 0)).sum()),
         "accuracy": float(clean.loc[sharing, "none"].mean()),
         "accuracy_shuffled": float(shuffled["none"].mean()),
@@ -127,6 +129,13 @@ def repeat_gain(losses: Tensor) -> float:
     """
     half = losses.shape[1] // 2
     return float(losses[:, :half].mean() - losses[:, half + 1 :].mean())
+
+
+def reordered_copies(tokens: Tensor, *, seed: int) -> Tensor:
+    """BOS, a run of tokens and the same tokens in another order, `[row, pos]`, from BOS, a run and its copy."""
+    half = tokens.shape[1] // 2
+    places = torch.rand(len(tokens), half, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    return torch.cat([tokens[:, : half + 1], tokens[:, half + 1 :].gather(1, places)], dim=1)
 
 
 def carry_out(run: Run, plan: dict[str, Any], work: Path = WORK) -> tuple[pd.DataFrame, pd.DataFrame]:

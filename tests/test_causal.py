@@ -232,6 +232,14 @@ def test_the_gain_on_repeats_is_that_of_the_copy_less_its_first_token():
     assert causal.repeat_gain(losses) == pytest.approx(3.0)
 
 
+def test_reordered_copies_hold_the_same_tokens_in_another_order():
+    tokens = torch.tensor([[0, *range(5, 25), *range(5, 25)]] * 3)
+    found = causal.reordered_copies(tokens, seed=0)
+    assert torch.equal(found[:, :21], tokens[:, :21])
+    assert torch.equal(found[:, 21:].sort(1).values, tokens[:, 21:])
+    assert not torch.equal(found[:, 21:], tokens[:, 21:]) and not torch.equal(found[0], found[1])
+
+
 def test_a_repetition_is_compared_at_its_last_step():
     table = pd.DataFrame({"step": [1, 2], "accuracy": [0.1, 0.9], "fv_score": [0.0, 0.08]})
     assert causal.compare(table, table.assign(accuracy=[0.9, 0.85]), {"accuracy": 0.1}) == []
