@@ -76,6 +76,29 @@ def pairing_sentence(runs: pd.DataFrame, plan: dict[str, Any], oracle: float) ->
             f"induction was absent: {'; '.join(parts) or 'no such arm'}.")
 
 
+def before_induction_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
+    """In how many runs of which arms FV heads stood at a step up to which there was no induction."""
+    found = judge.formed_while_absent(runs, plan)
+    found = found[~found["arm"].str.startswith("sham_") & (found["arm"] != "none")]
+    by_arm = found.groupby(["arm", "strength"])["step"].agg(
+        some="count", seeds="size", first="min", last="max").reset_index()
+    parts = [f"{_label(row.arm)} at strength {row.strength:g} in {row.some} of {row.seeds} seeds (first at step "
+             f"{row.first:.0f}{'' if row.first == row.last else f' to {row.last:.0f}'})"
+             for row in _in_order(by_arm[by_arm["some"] > 0], plan).itertuples()]
+    return ("FV heads stood at a measured step up to which the run had no induction, by the plan's limits for either, "
+            f"in: {'; '.join(parts) or 'no run of any arm'}.")
+
+
+def order_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
+    """The gain on repeats beside the gain on a copy in another order, of the runs in which both were measured."""
+    last = judge.last_rows(runs, plan).dropna(subset="any_order_gain")
+    means = last.groupby(["arm", "strength"]).agg(
+        gain=("repeat_gain", "mean"), any_order=("any_order_gain", "mean"), n=("seed", "size")).reset_index()
+    return "Gain at the last step on a copy in the same and in another order, nats, means over seeds: " + "; ".join(
+        f"{_label(row.arm)} at strength {row.strength:g} {row.gain:.1f} and {row.any_order:.1f} ({row.n} seeds)"
+        for row in _in_order(means, plan).itertuples()) + "."
+
+
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """Means over seeds at the last step per arm and strength; seeds with FV heads, and with accuracy that needs the
     right labels, with or without FV heads."""

@@ -88,6 +88,24 @@ def manipulation_checks(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFram
     return pd.DataFrame(rows).set_index(["arm", "strength"])
 
 
+def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Runs with FV heads at a measured step up to which they had no induction; not part of the plan's rules.
+
+    FV heads and absence as the plan defines them, but judged per run and step. Columns arm, strength, seed, `step` (the
+    first such step, NaN for none).
+    """
+    absent, formed, rows = plan["rules"]["induction_absent"], plan["rules"]["fv_formed"], []
+    whole = last_rows(runs[runs["arm"] == "none"], plan)["repeat_gain"].mean()
+    for key, run in runs.sort_values("step").groupby(RUN, sort=False):
+        without = ((run["prefix_matching"] < absent["prefix_matching"])
+                   & (run["repeat_gain"] < absent["repeat_gain"] * whole)).cummin()
+        heads = (run["fv_score"] > run["fv_null"].clip(lower=formed["fv_score"])) & (
+            run["accuracy"] - run["accuracy_shuffled"] > formed["gap"])
+        steps = run.loc[without & heads, "step"]
+        rows.append((*key, steps.iloc[0] if len(steps) else np.nan))
+    return pd.DataFrame(rows, columns=[*RUN, "step"])
+
+
 def effects(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """Each arm less its sham at full strength, paired by seed: mean, 95 % interval (Student's t), two-sided p, margin.
 
@@ -131,7 +149,8 @@ def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     sham's), `informative`, `specific`.
 
     An arm counts for the verdict (`counts`) where induction was absent, it is specific and its sham informative.
-    `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none or it has induction.
+    `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none; `long_absent`: whether
+    induction was absent in that one too.
     """
     last, checks, rows = last_rows(runs, plan), manipulation_checks(runs, plan), []
     by_arm = last.groupby(["arm", "strength"])["formed"]
@@ -142,14 +161,16 @@ def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
             continue
         control = int(formed[(entry["control"], own[1])])
         longer = [(name, own[1]) for name, other in plan["arms"].items() if other.get("long_of") == arm]
-        longer = [int(formed[name]) for name in longer if name in formed.index and checks.loc[name, "absent"]]
+        longer = [name for name in longer if name in formed.index]
         row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "seeds": int(seeds[own]),
                "formed": int(formed[own]),
-               "long_formed": float(longer[0]) if longer else np.nan,
+               "long_formed": float(formed[longer[0]]) if longer else np.nan,
+               "long_absent": bool(longer) and bool(checks.loc[longer[0], "absent"]),
                "control_formed": control, "informative": control >= plan["rules"]["informative"],
                "specific": bool(entry["specific"])}
         rows.append(row | {"counts": row["absent"] and row["informative"] and row["specific"]})
-    columns = ["arm", "absent", "seeds", "formed", "long_formed", "control_formed", "informative", "specific", "counts"]
+    columns = ["arm", "absent", "seeds", "formed", "long_formed", "long_absent", "control_formed", "informative",
+               "specific", "counts"]
     return pd.DataFrame(rows, columns=columns).set_index("arm")
 
 
@@ -163,13 +184,17 @@ def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
     if not arms:
         return Verdict("undecided", [], "no arm left induction absent, spared what FV heads do and had a sham in which "
                        "FV heads form")
-    most = counting[["formed", "long_formed"]].max(axis=1)
-    if len(arms) >= 2 and (most <= 1).all():
+    # of a longer arm in which induction came back FV heads speak against "necessary" and not for "not necessary"
+    if len(arms) >= 2 and (counting[["formed", "long_formed"]].max(axis=1) <= 1).all():
         return Verdict("necessary", arms, "FV heads formed in at most one seed of each arm without induction")
-    without = list(counting.index[most >= 4])
+    long_without = counting["long_absent"] & (counting["long_formed"] >= 4)
+    without = list(counting.index[(counting["formed"] >= 4) | long_without])
     if not without:
+        unclear = counting[~counting["long_absent"] & (counting["long_formed"] > 1)]
+        longer = "".join(f"; FV heads formed in {row.long_formed:.0f} seeds of {row.Index} trained longer, where the "
+                         "check does not call induction absent" for row in unclear.itertuples())
         return Verdict("undecided", arms, "no arm without induction has FV heads in at least four seeds, and not all "
-                       "have them in at most one, or there is only one")
+                       f"have them in at most one, or there is only one{longer}")
     found = effects(runs, plan).query("arm in @arms").reset_index(drop=True)
     worse = np.where(found["outcome"].map(HIGHER_IS_BETTER), found["value"] < 0, found["value"] > 0)
     harmed = found[worse & (holm(found["p_value"].to_numpy()) < 1 - plan["rules"]["level"])]

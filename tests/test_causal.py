@@ -208,7 +208,8 @@ def test_a_wrong_intervention_is_refused(chosen, message):
 def test_a_longer_run_tells_never_from_later():
     longer = {"intervention": "no_repeats", "strengths": [1], "long_of": "a"}
     plan = PLAN | {"arms": PLAN["arms"] | {"a_long": longer}}
-    for late, word in ((FAILED, "necessary"), (WITHOUT, "helpful"), ([WITHOUT] * 2 + [FAILED] * 3, "undecided")):
+    for late, word in ((FAILED, "necessary"), (WITHOUT, "helpful"), ([WITHOUT] * 2 + [FAILED] * 3, "undecided"),
+                       (WITH, "undecided")):  # the last has FV heads and induction: neither never nor without
         runs = runs_of(a=FAILED, b=FAILED, a_long=late)
         runs.loc[runs["arm"] == "a_long", "step"] *= 3
         assert judge.verdict(runs, plan).word == word, word
@@ -328,6 +329,17 @@ def test_effects_are_differences_to_the_sham_paired_by_seed():
 def test_heads_that_never_emerge_count_as_one_interval_after_the_end():
     last = judge.last_rows(runs_of(a=FAILED, b=WITH), PLAN).groupby("arm")["emergence"].unique()
     assert list(last["a"]) == [1500] and list(last["b"]) == [1000]
+
+
+def test_heads_before_induction_are_told_from_heads_after_it():
+    runs = runs_of(a=WITHOUT, b=WITH)
+    late = (runs["arm"] == "a") & (runs["seed"] == 4) & (runs["step"] == 500)
+    runs.loc[late, "repeat_gain"] = 3.0  # gone again at the last step
+    found = judge.formed_while_absent(runs, PLAN).set_index(["arm", "seed"])["step"].sort_index()
+    assert found["a"].tolist()[:4] == [1000] * 4 and np.isnan(found[("a", 4)])
+    assert found[["b", "none", "sham_a"]].isna().all()
+    told = causal_report.before_induction_sentence(runs, PLAN)
+    assert "a at strength 1 in 4 of 5 seeds (first at step 1000)" in told and "b at" not in told
 
 
 def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
