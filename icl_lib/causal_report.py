@@ -19,7 +19,10 @@ MEANING = {
 def verdict_sentence(found: judge.Verdict) -> str:
     """The verdict, its reason and the arms that it rests on."""
     arms = f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}." if found.arms else ""
-    return f"By the rule of the plan, {MEANING[found.word]}: {found.reason}.{arms}"
+    reason = found.reason
+    for arm in found.arms:
+        reason = reason.replace(arm, ARM_LABEL.get(arm, arm))
+    return f"By the rule of the plan, {MEANING[found.word]}: {reason}.{arms}"
 
 
 def runs_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
