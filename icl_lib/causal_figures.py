@@ -54,24 +54,23 @@ def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]):
 
 
 def along_training(runs: pd.DataFrame, plan: dict[str, Any]):
-    """The three measures against step, means over seeds with their range; a column per arm, its sham dashed in grey."""
+    """The three measures against step, means over seeds with their range; a row per arm, its sham dashed in grey."""
     arms = [arm for arm in pairs(plan) if arm in set(runs["arm"])]
-    figure, axes = plt.subplots(3, len(arms), figsize=(1.75 * len(arms) + 0.8, 5.8), sharex=True, sharey="row",
+    figure, axes = plt.subplots(len(arms), 3, figsize=(10.4, 1.35 * len(arms) + 0.8), sharex=True, sharey="col",
                                 squeeze=False)
-    for column, arm in enumerate(arms):
+    for row, arm in zip(axes, arms, strict=True):
         entry = plan["arms"][arm]
         at_full = runs[runs["strength"] == entry["strengths"][0]]
-        for ax, (measure, (label, colour, marker)) in zip(axes[:, column], MEASURES.items(), strict=True):
+        for ax, (measure, (_, colour, marker)) in zip(row, MEASURES.items(), strict=True):
             for name, look in ((entry.get("control"), {"color": COLOUR["random"], "linestyle": "--"}),
-                               (arm, {"color": colour, "marker": marker, "markersize": 3.5})):
+                               (arm, {"color": colour, "marker": marker, "markersize": 4})):
                 by_step = at_full[at_full["arm"] == name].groupby("step")[measure]
                 mean, low, high = by_step.mean(), by_step.min(), by_step.max()
-                ax.plot(mean.index, mean, linewidth=1.4, **look)
+                ax.plot(mean.index, mean, linewidth=1.6, **look)
                 ax.fill_between(low.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
-            if column == 0:
-                ax.set_ylabel(label, fontsize=9)
-        axes[0, column].set_title(ARM_LABEL.get(arm, arm).replace(" ", "\n", 1), fontsize=9)
-        axes[2, column].tick_params(axis="x", labelrotation=60, labelsize=8)
+        row[0].set_ylabel(ARM_LABEL.get(arm, arm).replace(" ", "\n", 1), rotation=0, ha="right", va="center")
+    for ax, (label, _, _) in zip(axes[0], MEASURES.values(), strict=True):
+        ax.set_title(label, fontsize=11)
     figure.supxlabel("optimiser step", fontsize=11)
     return axes
 
