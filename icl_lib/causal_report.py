@@ -110,13 +110,14 @@ def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     seeds = last.groupby(["arm", "strength"], sort=False).agg(
         formed=("formed", "sum"), labels_used=("labels_used", "sum"), n=("formed", "size"))
     table = _means(last, ["prefix_matching", "fv_score", "emergence", "accuracy", "accuracy_shuffled",
-                          "accuracy_ablated"], plan)
+                          "accuracy_ablated", "loss"], plan)
     keys = list(zip(table["arm"], table["strength"], strict=True))
     for place, (name, column) in enumerate({"FV heads formed": "formed", "labels used": "labels_used"}.items(), 2):
         table.insert(place, name, [f"{seeds.loc[key, column]} of {seeds.loc[key, 'n']}" for key in keys])
     table = table.round({"prefix_matching": 2, "fv_score": 3, "emergence": 0}).round(2)
-    return _labelled(table.rename(columns={"fv_score": "FV score", "accuracy_shuffled": "labels shuffled",
-                                           "accuracy_ablated": "induction heads at zero"}))
+    return _labelled(table.rename(columns={
+        "fv_score": "FV score", "accuracy_shuffled": "labels shuffled", "accuracy_ablated": "induction heads at zero",
+        "loss": "training loss (nats)"}))
 
 
 def task_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

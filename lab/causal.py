@@ -229,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("arms", nargs="*", help="default: all of the plan")
     parser.add_argument("--seed", type=int, action="append", help="default: all of the plan")
-    parser.add_argument("--strength", type=float, help="default: all of the arm")
+    parser.add_argument("--strength", type=float, help="default: all of the arm; with --again the first")
     parser.add_argument("--again", action="store_true", help="train anew and compare with the committed table")
     arguments = parser.parse_args()
     disable_progress_bar()
@@ -238,7 +238,8 @@ def main() -> None:
         raise SystemExit(f"error: unknown arm {unknown[0]!r}; known: {', '.join(plan['arms'])}")
     chosen = [run for run in runs if (not arguments.arms or run.arm in arguments.arms)
               and (not arguments.seed or run.seed in arguments.seed)
-              and (arguments.strength is None or run.strength == arguments.strength)]
+              and (run.strength == arguments.strength if arguments.strength is not None
+                   else not arguments.again or run.strength == plan["arms"][run.arm]["strengths"][0])]
     if not chosen:
         strengths = {arm: plan["arms"][arm]["strengths"] for arm in arguments.arms or plan["arms"]}
         raise SystemExit(f"error: no run with seed {arguments.seed} and strength {arguments.strength}, expected a seed "

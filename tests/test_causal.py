@@ -343,7 +343,7 @@ def test_heads_before_induction_are_told_from_heads_after_it():
 
 
 def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
-    runs = runs_of(a=WITHOUT | {"fv_score": 0.001}, b=FAILED).assign(accuracy_ablated=0.5)
+    runs = runs_of(a=WITHOUT | {"fv_score": 0.001}, b=FAILED).assign(accuracy_ablated=0.5, loss=1.0)
     table = causal_report.outcome_table(runs, PLAN)
     assert table.loc["a", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "5 of 5"]
     assert table.loc["b", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "0 of 5"]
