@@ -110,5 +110,5 @@ def dose_response(last: pd.DataFrame, arm: str):
         ax.scatter(rows["strength"], rows[measure], color=colour, marker=marker, s=24, alpha=0.8, linewidths=0)
         mean = rows.groupby("strength")[measure].mean()
         ax.plot(mean.index, mean, color=colour, linewidth=1.3)
-        ax.set(xlabel="strength (share of the odds taken away)", ylabel=label)
+        ax.set(xlabel="strength (share of\nthe odds taken away)", ylabel=label)
     return axes
