@@ -19,10 +19,11 @@ STAMP := $(VENV)/.installed
 TRIED = $(if $(filter lab,$(SUITE)),torture,$(SUITE))
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
+# Ablations, the longest runs, and the scorings that they need go first, or one is left for the end and for one core.
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
 # The stand-in suite's hub runs as long as the command.
 STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin results/standin/hub)
-SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --keep-going --rerun-incomplete --nolock
+SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
@@ -85,12 +86,13 @@ grid: env ## the ablation grid of the whole ladder with 20 draws, an hour or two
 	@$(MAKE) --no-print-directory sweep SUITE=grid
 	@$(BIN)/python -m workflow.grid
 
-causal: env ## train what is missing of the causal test (lab/causal/plan.yaml: hours); tables in lab/causal
+causal: env ## train what is missing of the causal test and its confirmation (plan.yaml: hours); tables in lab/causal
 	$(BIN)/python -m lab.causal
+	$(BIN)/python -m lab.causal --folder lab/causal/confirmation
 
-causal-arm: env ## train one arm of the causal test again and compare it with its table: ARM=mask_outside SEED=0
+causal-arm: env ## train one arm of the causal test again and compare it with its table: ARM=mask_outside SEED=0 (FOLDER=lab/causal/confirmation)
 	@test -n "$(ARM)" || { echo "error: ARM is empty, expected an arm of lab/causal/plan.yaml; try ARM=mask_outside" >&2; exit 1; }
-	OMP_NUM_THREADS=1 $(BIN)/python -m lab.causal $(ARM) --seed $(SEED) --again $(if $(STRENGTH),--strength $(STRENGTH))
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.causal $(ARM) --seed $(SEED) --again $(if $(STRENGTH),--strength $(STRENGTH)) $(if $(FOLDER),--folder $(FOLDER))
 
 bench: env ## what FV scores, a grid of ablations and training steps cost; tables in results/bench
 	$(BIN)/python -m benchmarks.fv_scores

@@ -72,6 +72,7 @@ def parameters(notebook):
 NOTEBOOKS = [path.as_posix() for path in SUITE.notebooks]
 SWEPT = {notebook: SUITE.swept(notebook) for notebook in SUITE.sweep}
 JOINED = [f"{OUT}/sweeps/{notebook}/{table}.parquet" for notebook in SWEPT for table in TABLES[notebook]]
+CAUSAL = sorted(str(path) for kind in ("csv", "yaml") for path in Path("lab/causal").rglob(f"*.{kind}"))
 PAGE = f"{OUT}/book/_build/html/index.html"
 
 PYTHON = shlex.quote(sys.executable)
@@ -143,8 +144,6 @@ rule scoring:
 
 
 rule ablation:
-    # The longest runs: begun as soon as they can be, or one of them is left for the end and for one core.
-    priority: 1
     input:
         template="notebooks/ablation.ipynb",
         code=CODE["ablation"],
@@ -321,7 +320,7 @@ rule causal_test:
     input:
         template="notebooks/causal_test.ipynb",
         code=CODE["causal_test"],
-        trained=sorted(str(p) for p in [*Path("lab/causal").glob("*.csv"), *Path("lab/causal").glob("*.yaml")]),
+        trained=CAUSAL,
     output:
         tables=[f"{OUT}/{table}/causal_test.parquet" for table in TABLES["causal_test"]],
         notebook=f"{OUT}/notebooks/causal_test.ipynb",
@@ -380,6 +379,7 @@ rule index:
         code=CODE["index"],
         claims=f"{OUT}/statistics/claims.parquet",
         ablated=tables("ablations", ABLATED),
+        trained=CAUSAL,
     output:
         notebook=f"{OUT}/notebooks/index.ipynb",
     params:

@@ -12,17 +12,24 @@ MEANING = {
     "necessary": "in this world induction is **necessary** for FV heads",
     "helpful": "in this world induction is **helpful** for FV heads and not necessary",
     "neither": "in this world induction is **neither** necessary nor helpful for FV heads",
+    "not_necessary": "in this world induction is **not necessary** for FV heads; whether it is helpful is not decided",
     "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
 }
 
 
-def verdict_sentence(found: judge.Verdict) -> str:
-    """The verdict, its reason and the arms that it rests on."""
+def verdict_sentence(found: judge.Verdict, plan_name: str = "the plan") -> str:
+    """The verdict by a plan, its reason and the arms that it rests on."""
     arms = f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}." if found.arms else ""
     reason = found.reason
     for arm in found.arms:
         reason = reason.replace(arm, ARM_LABEL.get(arm, arm))
-    return f"By the rule of the plan, {MEANING[found.word]}: {reason}.{arms}"
+    return f"By the rule of {plan_name}, {MEANING[found.word]}: {reason}.{arms}"
+
+
+def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
+    """What the plans, by name, say of the paper's conjecture; for a page that only points to the causal test."""
+    said = "; ".join(f"by the rule of {name}, {MEANING[found.word]}" for name, found in judged.items())
+    return f"**A stepping stone?** Models trained without induction ([the causal test](causal_test)): {said}."
 
 
 def runs_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
@@ -38,9 +45,11 @@ def check_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     table = _in_order(judge.manipulation_checks(runs, plan).reset_index(), plan)
     table["absent"] = table["absent"].map({True: "yes", False: "no"})
     table["arm"] = [_label(arm) for arm in table["arm"]]
+    reference = _label(plan["rules"]["induction_absent"].get("reference", "none"))
+    gain = {"repeat_gain": "gain on repeats", "order_gain": "gain by order on repeats"}[judge.gain_measure(plan)]
     return table.round(3).rename(columns={
         "prefix_matching": "best prefix matching, any seed and step",
-        "repeat_gain": "gain on repeats, share of untouched",
+        "gain": f"{gain}, share of {reference}",
         "gain_of_heads": "of it by induction heads, last step", "absent": "induction absent"}).set_index("arm")
 
 
@@ -102,6 +111,19 @@ def order_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
         for row in _in_order(means, plan).itertuples()) + "."
 
 
+def retrieval_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
+    """How often a prompt's query gets the label that it has among the demonstrations, by run where it was measured."""
+    last = judge.last_rows(runs, plan).dropna(subset="prompt_retrieval")
+    parts = []
+    for arm in plan["arms"]:
+        rows = last[last["arm"] == arm].sort_values("seed")
+        seeds = [f"{row.prompt_retrieval:.2f} in seed {row.seed} ({'' if row.formed else 'no '}FV heads)"
+                 for row in rows.itertuples()]
+        if seeds:
+            parts.append(f"{_label(arm)} {', '.join(seeds)}")
+    return f"Share of prompts answered with the label dealt to their query: {'; '.join(parts)}."
+
+
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """Means over seeds at the last step per arm and strength; seeds with FV heads, and with accuracy that needs the
     right labels, with or without FV heads."""
@@ -158,11 +180,11 @@ def plan_table(plan: dict[str, Any], descriptions: dict[str, str]) -> HTML:
         return HTML(pd.DataFrame(rows).to_html(index=False))
 
 
-def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """The effects as rows of the table `statistics`, named `<arm> less sham, <outcome>`."""
+def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any], prefix: str = "") -> pd.DataFrame:
+    """The effects as rows of the table `statistics`, named `<prefix><arm> less sham, <outcome>`."""
     found = judge.effects(runs, plan)
     return pd.DataFrame({
-        "name": found["arm"] + " less sham, " + found["outcome"], "value": found["value"], "low": found["low"],
+        "name": prefix + found["arm"] + " less sham, " + found["outcome"], "value": found["value"], "low": found["low"],
         "high": found["high"], "p_value": found["p_value"], "n": found["n"], "notebook": "causal_test",
         "model": plan["rung"]})
 

@@ -1,7 +1,7 @@
 """The causal test judged: how much induction an arm left, what it did against its sham, and the verdict by the plan.
 
 Tables in, tables out. `runs` has one row per arm, strength, seed and step with the measures of `lab.causal`; `plan` is
-`lab/causal/plan.yaml`, whose rules were written down before the runs.
+`lab/causal/plan.yaml` or that of the confirmation, whose rules were written down before the runs.
 """
 
 from pathlib import Path
@@ -28,7 +28,10 @@ class Verdict(NamedTuple):
 
 
 def read_runs(folder: str | Path) -> pd.DataFrame:
-    """The rows of all arms' tables in a folder. Raises ValueError for a table without a column or with a row twice."""
+    """The rows of all arms' tables in a folder. Raises ValueError for a table without a column or with a row twice.
+
+    `order_gain`: the gain on repeats less that on a copy in another order (nats), NaN where this was not measured.
+    """
     frames = []
     for path in sorted(Path(folder).glob("*.csv")):
         if path.name == "heads.csv":
@@ -42,7 +45,7 @@ def read_runs(folder: str | Path) -> pd.DataFrame:
     runs = pd.concat(frames, ignore_index=True)
     if (twice := runs.duplicated(KEY)).any():
         raise ValueError(f"{folder}: {runs.loc[twice, KEY].iloc[0].to_dict()} stands there twice")
-    return runs
+    return runs.assign(order_gain=runs["repeat_gain"] - runs["any_order_gain"])
 
 
 def missing_runs(runs: pd.DataFrame, plan: dict[str, Any], *, doses: bool = True) -> int:
@@ -72,20 +75,27 @@ def last_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
 def manipulation_checks(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """Per arm and strength how much induction was left, and whether the plan calls it absent.
 
-    `prefix_matching`: the highest of any seed and step. `repeat_gain`: the highest as a share of the untouched arm's
-    mean at the last step. `gain_of_heads`: what the induction heads at zero take off the gain at the last step, the
-    same share, mean over seeds. Index: arm, strength.
+    `prefix_matching`: the highest of any seed and step. `gain`: the highest of the plan's gain on repeats as a share of
+    the reference arm's mean at the last step. `gain_of_heads`: what the induction heads at zero take off the gain on
+    repeats at the last step, as a share of the reference's, mean over seeds. Index: arm, strength.
     """
     rules, rows = plan["rules"]["induction_absent"], []
-    ends = last_rows(runs, plan)
-    whole = ends[ends["arm"] == "none"]["repeat_gain"].mean()
+    ends, measure = last_rows(runs, plan), gain_measure(plan)
+    reference = ends[ends["arm"] == rules.get("reference", "none")]
     for (arm, strength), of_arm in runs.groupby(["arm", "strength"], sort=False):
         last = ends[(ends["arm"] == arm) & (ends["strength"] == strength)]
-        matching, gain = of_arm["prefix_matching"].max(), of_arm["repeat_gain"].max() / whole
-        rows.append({"arm": arm, "strength": strength, "prefix_matching": matching, "repeat_gain": gain,
-                     "gain_of_heads": (last["repeat_gain"] - last["repeat_gain_ablated"]).mean() / whole,
-                     "absent": bool(matching < rules["prefix_matching"] and gain < rules["repeat_gain"])})
+        matching = of_arm["prefix_matching"].max()
+        gain = of_arm[measure].max(skipna=False) / reference[measure].mean()
+        of_heads = (last["repeat_gain"] - last["repeat_gain_ablated"]).mean() / reference["repeat_gain"].mean()
+        rows.append({"arm": arm, "strength": strength, "prefix_matching": matching, "gain": gain,
+                     "gain_of_heads": of_heads,
+                     "absent": bool(matching < rules["prefix_matching"] and gain < rules[measure])})
     return pd.DataFrame(rows).set_index(["arm", "strength"])
+
+
+def gain_measure(plan: dict[str, Any]) -> str:
+    """The gain that has to be absent: `repeat_gain`, or `order_gain`, its part that goes with the order."""
+    return "order_gain" if "order_gain" in plan["rules"]["induction_absent"] else "repeat_gain"
 
 
 def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
@@ -95,10 +105,11 @@ def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFram
     first such step, NaN for none).
     """
     absent, formed, rows = plan["rules"]["induction_absent"], plan["rules"]["fv_formed"], []
-    whole = last_rows(runs[runs["arm"] == "none"], plan)["repeat_gain"].mean()
+    measure, reference = gain_measure(plan), runs[runs["arm"] == absent.get("reference", "none")]
+    limit = absent[measure] * last_rows(reference, plan)[measure].mean()
     for key, run in runs.sort_values("step").groupby(RUN, sort=False):
         without = ((run["prefix_matching"] < absent["prefix_matching"])
-                   & (run["repeat_gain"] < absent["repeat_gain"] * whole)).cummin()
+                   & (run[measure] < limit)).cummin()
         heads = (run["fv_score"] > run["fv_null"].clip(lower=formed["fv_score"])) & (
             run["accuracy"] - run["accuracy_shuffled"] > formed["gap"])
         steps = run.loc[without & heads, "step"]
@@ -175,7 +186,10 @@ def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
 
 
 def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
-    """`necessary`, `helpful`, `neither` or `undecided` by the rules of the plan; undecided while runs are missing."""
+    """The word of the plan that applies, `not_necessary` where neither `helpful` nor `neither` does.
+
+    `undecided` while runs are missing.
+    """
     if missing := missing_runs(runs, plan, doses=False):
         return Verdict("undecided", [], f"{missing} of the plan's runs are missing")
     table = arms_table(runs, plan)
@@ -204,4 +218,5 @@ def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
     bounded = found[found["margin"].notna()]
     if (bounded["low"] > -bounded["margin"]).all():
         return Verdict("neither", without, "FV heads form without induction, within the margins of the sham or better")
-    return Verdict("undecided", without, "FV heads form without induction, but some interval reaches below its margin")
+    return Verdict("not_necessary", without, "FV heads form without induction; no outcome is clearly worse than in the "
+                   "sham, but some interval reaches below its margin")

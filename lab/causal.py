@@ -1,7 +1,8 @@
 """Does induction have to come first? One training per arm, strength and seed: `python -m lab.causal [ARM ...]`.
 
-`lab/causal/plan.yaml` says what is trained and how the outcome is judged; it was committed before the runs. A finished
-run's rows go into `lab/causal/<arm>.csv`; finished runs are not repeated. With `--again` (`make causal-arm ARM=...
+`lab/causal/plan.yaml` says what is trained and how the outcome is judged; it was committed before the runs. So was
+`lab/causal/confirmation/plan.yaml`, which asks again on new seeds (`--folder lab/causal/confirmation`). A finished
+run's rows go into `<arm>.csv` beside the plan; finished runs are not repeated. With `--again` (`make causal-arm ARM=...
 SEED=...`) a run is trained anew and its rows are compared with the committed ones. The weights are not kept.
 """
 
@@ -9,6 +10,7 @@ import argparse
 import fcntl
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,14 +28,14 @@ from icl_lib.function_vectors import fv_scores
 from icl_lib.induction import induction_scores, repeated_random_tokens
 from icl_lib.measurements import in_split, null_scores, prompts_of, task_group
 from icl_lib.models import load_model
-from icl_lib.tasks import Task, read_tasks
+from icl_lib.tasks import Prompt, Task, read_tasks, write_prompt
 from lab.files import CAUSAL, read_plan, read_rung
 from lab.interventions import heads_to_clamp
 from lab.recipe import changed
 from lab.train import train
 
 WORK = Path("results/causal")
-HEADS = CAUSAL / "heads.csv"
+HEADS = "heads.csv"
 KEY = ["arm", "strength", "seed", "step"]
 
 
@@ -56,12 +58,12 @@ def planned(plan: dict[str, Any]) -> list[Run]:
     return [run for _, run in sorted(runs, key=lambda ranked: ranked[0])]
 
 
-def configuration(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
+def configuration(run: Run, plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What `train` gets. Arms that clamp heads need those of the untouched run of the same seed in heads.csv."""
     entry = plan["arms"][run.arm]
     intervention = {"name": entry["intervention"], "strength": run.strength, "sham": entry.get("sham", False)}
     if entry["intervention"] == "clamp":
-        scores = read_heads(run.seed)
+        scores = read_heads(run.seed, folder)
         heads = heads_to_clamp(scores, threshold=plan["measures"]["induction_head"], strength=run.strength,
                                sham=intervention["sham"], seed=run.seed)
         intervention["heads"] = tuple((int(layer), int(head)) for layer, head in heads.nonzero())
@@ -69,12 +71,13 @@ def configuration(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
     return config | {"intervention": intervention}
 
 
-def read_heads(seed: int) -> Tensor:
+def read_heads(seed: int, folder: Path) -> Tensor:
     """Prefix-matching score of every head at the end of the untouched run of a seed, `[layer head]`."""
-    table = pd.read_csv(HEADS) if HEADS.is_file() else pd.DataFrame({"seed": []})
+    path = folder / HEADS
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame({"seed": []})
     rows = table[table["seed"] == seed]
     if rows.empty:
-        raise ValueError(f"no heads of seed {seed} in {HEADS}, expected those of the arm 'none'; run "
+        raise ValueError(f"no heads of seed {seed} in {path}, expected those of the arm 'none'; run "
                          f"`python -m lab.causal none --seed {seed}` first")
     return torch.from_numpy(rows.pivot(index="layer", columns="head", values="prefix_matching").to_numpy().copy())
 
@@ -86,8 +89,9 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
     `repeat_gain_ablated`: with the induction heads at zero; `any_order_gain`: of a copy in another order, which is not
     induction. `fv_score`: best head, `fv_null` the 99th percentile of the
     best head under other tasks' means, `n_fv` heads above it. Accuracies at 10 shots, first token, means over tasks:
-    trained tasks with shared labels (clean, with labels shuffled, with the induction heads at zero). At the `last`
-    step also over all abstractive and extractive tasks, trained and unseen. `n_induction`: how many induction heads.
+    trained tasks with shared labels (clean, with labels shuffled, with the induction heads at zero;
+    `prompt_retrieval`: of `retrieval_prompts`). At the `last` step also over all abstractive and extractive tasks,
+    trained and unseen. `n_induction`: how many induction heads.
     """
     given = plan["measures"]
     n, seed = given["prompts_last" if last else "prompts"], given["seed"]
@@ -103,6 +107,8 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
     prompts = prompts_of(model, wanted, n_prompts=n, n_shots=10, seed=seed)
     clean = _accuracies(model, {name: p.clean for name, p in prompts.items()}, {"none": None, "ablated": edit})
     sharing = [name for name, task in wanted.items() if _shares_labels(task)]
+    retrieval = {name: retrieval_prompts(tasks[name], n_prompts=n, n_shots=10, bos=model.tokenizer.bos_token, seed=seed)
+                 for name in sharing}
     shuffled = _accuracies(model, {name: prompts[name].shuffled for name in sharing}, {"none": None})
     found = {
         "prefix_matching": float(matching.max()), "n_induction": int(induction.sum()),
@@ -113,6 +119,7 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
         "accuracy": float(clean.loc[sharing, "none"].mean()),
         "accuracy_shuffled": float(shuffled["none"].mean()),
         "accuracy_ablated": float(clean.loc[sharing, "ablated"].mean()),
+        "prompt_retrieval": float(_accuracies(model, retrieval, {"none": None})["none"].mean()),
     }
     if last:
         for kind in ("abstractive", "extractive"):
@@ -138,14 +145,32 @@ def reordered_copies(tokens: Tensor, *, seed: int) -> Tensor:
     return torch.cat([tokens[:, : half + 1], tokens[:, half + 1 :].gather(1, places)], dim=1)
 
 
-def carry_out(run: Run, plan: dict[str, Any], work: Path = WORK) -> tuple[pd.DataFrame, pd.DataFrame]:
+def retrieval_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: int) -> list[Prompt]:
+    """Prompts with a task's labels dealt to its inputs at random, whose query is one of the inputs shown.
+
+    The answer is the label that was dealt to it: only the prompt gives it, by copying from beside an earlier copy of
+    the query, which is induction in the form of prompts. Fewer demonstrations where the task has fewer inputs.
+    """
+    rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode())])
+    inputs, labels = (sorted(set(words)) for words in zip(*task.training_pairs, strict=True))
+    prompts = []
+    for _ in range(n_prompts):
+        shown = [inputs[i] for i in rng.permutation(len(inputs))[:n_shots]]
+        dealt = [labels[i] for i in rng.choice(len(labels), len(shown), replace=len(labels) < len(shown))]
+        asked = int(rng.integers(len(shown)))
+        prompt = write_prompt(list(zip(shown, dealt, strict=True)), shown[asked], bos)
+        prompts.append(Prompt(prompt, f" {dealt[asked]}"))
+    return prompts
+
+
+def carry_out(run: Run, plan: dict[str, Any], folder: Path, work: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train and measure one run: its rows, and the prefix-matching score of every head at the end."""
-    config = configuration(run, plan)
-    folder = train(run.name, seed=run.seed, models=work, config=config)
-    curve = pd.read_csv(folder / "curve.csv").set_index("step")["loss"]
+    config = configuration(run, plan, folder)
+    trained = train(run.name, seed=run.seed, models=work, config=config)
+    curve = pd.read_csv(trained / "curve.csv").set_index("step")["loss"]
     tasks, rows = read_tasks(), []
     for step in [*config["checkpoints"], config["steps"]]:
-        model = load_model(str(folder / f"step{step}"))
+        model = load_model(str(trained / f"step{step}"))
         rows.append({"arm": run.arm, "strength": run.strength, "seed": run.seed, "step": step,
                      "loss": float(curve[step]), **measure(model, tasks, plan, last=step == config["steps"])})
     tokens = repeated_random_tokens(model, n_sequences=plan["measures"]["sequences"], seed=plan["measures"]["seed"])
@@ -153,26 +178,26 @@ def carry_out(run: Run, plan: dict[str, Any], work: Path = WORK) -> tuple[pd.Dat
     layer, head = (axis.flatten().numpy() for axis in torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij"))
     heads = pd.DataFrame({"seed": run.seed, "layer": layer, "head": head,
                           "prefix_matching": scores.flatten().numpy()})
-    shutil.rmtree(folder)
+    shutil.rmtree(trained)
     return pd.DataFrame(rows), heads
 
 
-def committed(run: Run) -> pd.DataFrame:
+def committed(run: Run, folder: Path) -> pd.DataFrame:
     """The rows of a run in its arm's table, none if it was not run."""
-    path = CAUSAL / f"{run.arm}.csv"
+    path = folder / f"{run.arm}.csv"
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=KEY)
     return table[(table["strength"] == run.strength) & (table["seed"] == run.seed)]
 
 
-def repeat(run: Run, plan: dict[str, Any]) -> list[str]:
+def repeat(run: Run, plan: dict[str, Any], folder: Path, work: Path) -> list[str]:
     """Train a committed run anew: one line for each measure that differs by more than the plan tolerates."""
-    old = committed(run)
+    old = committed(run, folder)
     if old.empty:
-        raise ValueError(f"arm {run.arm}, strength {run.strength:g}, seed {run.seed} has no rows in lab/causal; run "
+        raise ValueError(f"arm {run.arm}, strength {run.strength:g}, seed {run.seed} has no rows in {folder}; run "
                          f"`python -m lab.causal {run.arm} --seed {run.seed}` first")
-    new, _ = carry_out(run, plan, WORK / "again")
-    names = list(plan["measures"]["tolerances"])
-    print(pd.DataFrame({"committed": old.iloc[-1][names], "again": new.iloc[-1][names]}).round(3), flush=True)
+    new, _ = carry_out(run, plan, folder, work / "again")
+    shown = pd.DataFrame({"committed": old.iloc[-1], "again": new.iloc[-1]}).drop(index=KEY)
+    print(shown.astype(float).round(3).to_string(), flush=True)
     return compare(new, old, plan["measures"]["tolerances"])
 
 
@@ -225,14 +250,19 @@ def _alone() -> Iterator[None]:
 
 
 def main() -> None:
-    plan = read_plan()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("arms", nargs="*", help="default: all of the plan")
     parser.add_argument("--seed", type=int, action="append", help="default: all of the plan")
     parser.add_argument("--strength", type=float, help="default: all of the arm; with --again the first")
+    parser.add_argument("--folder", type=Path, default=CAUSAL, help="of plan.yaml and tables, default: lab/causal")
     parser.add_argument("--again", action="store_true", help="train anew and compare with the committed table")
     arguments = parser.parse_args()
     disable_progress_bar()
+    folder, work = arguments.folder, WORK / arguments.folder.name
+    try:
+        plan = read_plan(folder)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     runs = planned(plan)
     if unknown := [arm for arm in arguments.arms if arm not in plan["arms"]]:
         raise SystemExit(f"error: unknown arm {unknown[0]!r}; known: {', '.join(plan['arms'])}")
@@ -248,15 +278,15 @@ def main() -> None:
     try:
         for run in chosen:
             if arguments.again:
-                problems += [f"{run.name} seed {run.seed}: {line}" for line in repeat(run, plan)]
+                problems += [f"{run.name} seed {run.seed}: {line}" for line in repeat(run, plan, folder, work)]
                 continue
-            with _claimed(WORK / f".{run.name}-seed{run.seed}.lock") as mine:  # several processes may share the work
-                if not mine or len(committed(run)):
+            with _claimed(work / f".{run.name}-seed{run.seed}.lock") as mine:  # several processes may share the work
+                if not mine or len(committed(run, folder)):
                     continue
-                rows, heads = carry_out(run, plan)
-                put(CAUSAL / f"{run.arm}.csv", rows, KEY)
+                rows, heads = carry_out(run, plan, folder, work)
+                put(folder / f"{run.arm}.csv", rows, KEY)
                 if run.arm == "none":
-                    put(HEADS, heads, ["seed", "layer", "head"])
+                    put(folder / HEADS, heads, ["seed", "layer", "head"])
             print(rows.drop(columns=["arm", "strength"]).round(3).to_string(index=False), flush=True)
     except (ValueError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None

@@ -10,6 +10,7 @@ MODELS = FOLDER / "models"
 ARMS = FOLDER / "recipe.yaml"
 TRIALS = FOLDER / "recipe.csv"
 CAUSAL = FOLDER / "causal"
+CONFIRMATION = CAUSAL / "confirmation"
 GRID = FOLDER / "grid.csv"
 
 
@@ -22,6 +23,9 @@ def read_rung(name: str) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def read_plan() -> dict:
-    """The plan of the causal test: rung and its changes, arms with strengths, seeds, measures and rules."""
-    return yaml.safe_load((CAUSAL / "plan.yaml").read_text(encoding="utf-8"))
+def read_plan(folder: Path = CAUSAL) -> dict:
+    """A plan of the causal test: rung and its changes, arms with strengths, seeds, measures and rules."""
+    path = folder / "plan.yaml"
+    if not path.is_file():
+        raise ValueError(f"no plan {path}, expected a folder with plan.yaml and its runs' tables; try lab/causal")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

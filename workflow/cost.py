@@ -89,7 +89,6 @@ def _lab_tasks(split: str) -> int:
 
 
 @cache
-@cache
 def _measured(table: str) -> pd.DataFrame:
     return pd.read_csv(MEASURED / f"{table}.csv").set_index(["shape", "method"])
 

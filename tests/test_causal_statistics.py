@@ -1,0 +1,165 @@
+"""The causal test judged: the check of absence, FV heads, effects and verdict by the rules of its plans."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lib import causal_report
+from icl_lib import causal_statistics as judge
+from lab import causal
+from lab.files import CAUSAL, CONFIRMATION, read_plan
+
+RULES = read_plan()["rules"]
+PLAN = {
+    "seeds": [0, 1, 2, 3, 4], "rules": RULES,
+    "arms": {
+        "none": {"intervention": "none", "strengths": [1]},
+        "a": {"intervention": "no_repeats", "strengths": [1], "control": "sham_a", "specific": True},
+        "sham_a": {"intervention": "no_repeats", "sham": True, "strengths": [1]},
+        "b": {"intervention": "clamp", "strengths": [1], "control": "sham_b", "specific": True},
+        "sham_b": {"intervention": "clamp", "sham": True, "strengths": [1]},
+    },
+}  # fmt: skip
+WITH = {"prefix_matching": 0.9, "repeat_gain": 4.0, "fv_score": 0.08, "accuracy": 0.9}
+WITHOUT = WITH | {"prefix_matching": 0.05, "repeat_gain": 0.1}
+FAILED = WITHOUT | {"fv_score": 0.001, "accuracy": 0.3}
+
+
+def runs_of(**arms):
+    """Two steps of five seeds per arm; an arm is its measures at the last step, or a list of these by seed."""
+    rows = []
+    for arm, given in ({"none": WITH, "sham_a": WITH, "sham_b": WITH} | arms).items():
+        for seed in range(5):
+            measures = given[seed] if isinstance(given, list) else given
+            jitter = 0.003 * seed * (-1) ** seed
+            end = measures | {"accuracy": measures["accuracy"] + jitter, "fv_score": measures["fv_score"] + jitter / 10}
+            start = {"prefix_matching": 0.01, "repeat_gain": 0.0, "order_gain": 0.0, "fv_score": 0.0, "accuracy": 0.3}
+            for step, found in ((500, start), (1000, end)):
+                rows.append({"arm": arm, "strength": 1.0, "seed": seed, "step": step, "fv_null": 0.005,
+                             "accuracy_shuffled": 0.25, "repeat_gain_ablated": 0.0, **found})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("arms", "word", "rests_on"), [
+    ({"a": FAILED, "b": FAILED}, "necessary", ["a", "b"]),
+    ({"a": FAILED, "b": WITH}, "undecided", ["a"]),  # one arm alone does not show it
+    ({"a": WITH, "b": WITH}, "undecided", []),  # induction was not gone
+    ({"a": WITHOUT, "b": WITH}, "neither", ["a"]),
+    ({"a": WITHOUT | {"fv_score": 0.05}, "b": WITH}, "helpful", ["a"]),
+    ({"a": WITHOUT | {"accuracy": 0.7}, "b": WITH}, "helpful", ["a"]),
+    ({"a": WITHOUT, "b": FAILED}, "helpful", ["a"]),  # a way without it exists, but not every time
+    ({"a": [WITHOUT] * 4 + [FAILED], "b": WITH}, "not_necessary", ["a"]),  # whether it helps stays open
+    ({"a": [WITHOUT] * 3 + [FAILED] * 2, "b": WITH}, "undecided", ["a"]),
+    ({"a": FAILED, "b": FAILED, "sham_a": FAILED}, "undecided", ["b"]),  # the sham shows that cost alone does it
+    ({"a": [WITHOUT] * 4 + [WITH], "b": WITH}, "undecided", []),  # induction in one seed
+])  # fmt: skip
+def test_the_verdict_follows_the_rule(arms, word, rests_on):
+    found = judge.verdict(runs_of(**arms), PLAN)
+    assert (found.word, found.arms) == (word, rests_on)
+
+
+def test_a_longer_run_tells_never_from_later():
+    longer = {"intervention": "no_repeats", "strengths": [1], "long_of": "a"}
+    plan = PLAN | {"arms": PLAN["arms"] | {"a_long": longer}}
+    for late, word in ((FAILED, "necessary"), (WITHOUT, "helpful"), ([WITHOUT] * 2 + [FAILED] * 3, "undecided"),
+                       (WITH, "undecided")):  # the last has FV heads and induction: neither never nor without
+        runs = runs_of(a=FAILED, b=FAILED, a_long=late)
+        runs.loc[runs["arm"] == "a_long", "step"] *= 3
+        assert judge.verdict(runs, plan).word == word, word
+
+
+def test_there_is_no_verdict_while_runs_are_missing():
+    runs = runs_of(a=FAILED, b=FAILED)
+    found = judge.verdict(runs[~((runs["arm"] == "b") & (runs["seed"] == 3))], PLAN)
+    assert found.word == "undecided" and "1 of" in found.reason
+
+
+def test_a_mask_that_hides_what_fv_heads_read_decides_nothing():
+    plan = PLAN | {"arms": PLAN["arms"] | {"a": PLAN["arms"]["a"] | {"specific": False}}}
+    assert judge.verdict(runs_of(a=WITHOUT, b=WITH), plan).word == "undecided"
+
+
+def by_order(measures, any_order):
+    return measures | {"order_gain": measures["repeat_gain"] - any_order}
+
+
+def test_a_gain_that_does_not_go_with_the_order_is_not_induction():
+    plan = PLAN | {"rules": RULES | {"induction_absent": read_plan(CONFIRMATION)["rules"]["induction_absent"]
+                                     | {"reference": "sham_a"}}}
+    arms = {"none": by_order(WITH, 0.5), "sham_a": by_order(WITH, 0.5), "sham_b": by_order(WITH, 0.5)}
+    any_order = by_order(WITHOUT | {"repeat_gain": 3.0}, 2.9)
+    copying = by_order(WITHOUT | {"repeat_gain": 3.0}, 1.0)
+    found = judge.arms_table(runs_of(**arms, a=any_order, b=copying), plan)
+    assert found["absent"].to_dict() == {"a": True, "b": False}
+    assert judge.manipulation_checks(runs_of(**arms, a=any_order), plan).loc[("a", 1.0), "gain"] == pytest.approx(
+        0.1 / 3.5)
+    unmeasured = runs_of(**arms, a=any_order, b=copying)
+    unmeasured.loc[(unmeasured["arm"] == "a") & (unmeasured["seed"] == 2), "order_gain"] = np.nan
+    assert not judge.arms_table(unmeasured, plan).loc["a", "absent"]
+
+
+def test_effects_are_differences_to_the_sham_paired_by_seed():
+    runs = runs_of(a=[WITHOUT | {"accuracy": 0.8 - 0.01 * seed} for seed in range(5)], b=WITH)
+    row, = judge.effects(runs, PLAN).query("arm == 'a' and outcome == 'accuracy'").itertuples()
+    differences = np.array([-0.1 - 0.01 * seed for seed in range(5)])
+    assert row.value == pytest.approx(differences.mean())
+    reach = 2.776445 * differences.std(ddof=1) / np.sqrt(5)  # Student's t of four degrees of freedom, 97.5 %
+    assert (row.low, row.high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-6)
+    assert row.margin == 0.1 and row.n == 5
+
+
+def test_heads_that_never_emerge_count_as_one_interval_after_the_end():
+    last = judge.last_rows(runs_of(a=FAILED, b=WITH), PLAN).groupby("arm")["emergence"].unique()
+    assert list(last["a"]) == [1500] and list(last["b"]) == [1000]
+
+
+def test_heads_before_induction_are_told_from_heads_after_it():
+    runs = runs_of(a=WITHOUT, b=WITH)
+    late = (runs["arm"] == "a") & (runs["seed"] == 4) & (runs["step"] == 500)
+    runs.loc[late, "repeat_gain"] = 3.0  # gone again at the last step
+    found = judge.formed_while_absent(runs, PLAN).set_index(["arm", "seed"])["step"].sort_index()
+    assert found["a"].tolist()[:4] == [1000] * 4 and np.isnan(found[("a", 4)])
+    assert found[["b", "none", "sham_a"]].isna().all()
+    told = causal_report.before_induction_sentence(runs, PLAN)
+    assert "a at strength 1 in 4 of 5 seeds (first at step 1000)" in told and "b at" not in told
+
+
+def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
+    runs = runs_of(a=WITHOUT | {"fv_score": 0.001}, b=FAILED).assign(accuracy_ablated=0.5, loss=1.0)
+    table = causal_report.outcome_table(runs, PLAN)
+    assert table.loc["a", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "5 of 5"]
+    assert table.loc["b", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "0 of 5"]
+
+
+@pytest.mark.parametrize("folder", [CAUSAL, CONFIRMATION], ids=["plan", "confirmation"])
+def test_committed_tables_are_runs_of_the_plan(folder):
+    plan = read_plan(folder)
+    runs = judge.read_runs(folder)
+    assert set(map(tuple, runs[judge.RUN].to_numpy(dtype=object))) <= {tuple(run) for run in causal.planned(plan)}
+    for (arm, *_), rows in runs.groupby(judge.RUN):
+        change = plan["change"] | plan["arms"][arm].get("change", {})
+        assert rows["step"].tolist() == [*change["checkpoints"], change["steps"]]
+    assert runs.drop(columns=["arm"]).dtypes.map(lambda kind: kind.kind in "fi").all()
+
+
+def test_a_folder_without_tables_or_with_a_row_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="make causal"):
+        judge.read_runs(tmp_path)
+    pd.DataFrame({"arm": "a", "strength": 1.0, "seed": 0, "step": [1, 1]}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ValueError, match="twice"):
+        judge.read_runs(tmp_path)
+
+
+def test_the_front_page_says_what_each_plan_decided():
+    told = causal_report.conjecture_sentence({
+        "one": judge.Verdict("helpful", ["a"], "why"), "two": judge.Verdict("undecided", [], "why")})
+    first, second = told.split(";")
+    assert "rule of one" in first and "helpful" in first and "rule of two" in second and "not decided" in second
+
+
+def test_copying_within_prompts_is_told_by_seed_where_it_was_measured():
+    runs = runs_of(a=[WITHOUT] * 4 + [FAILED], b=WITH).assign(prompt_retrieval=np.nan)
+    end = (runs["arm"] == "a") & (runs["step"] == 1000)
+    runs.loc[end & (runs["seed"] >= 3), "prompt_retrieval"] = [0.75, 0.125]
+    told = causal_report.retrieval_sentence(runs, PLAN)
+    assert told.endswith("a 0.75 in seed 3 (FV heads), 0.12 in seed 4 (no FV heads).")
