@@ -211,6 +211,8 @@ def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: in
 
 def _moved_labels(labels: list[str], rng: np.random.Generator) -> list[str]:
     """A permutation with as few labels in their old place as 100 draws find, none where that is possible."""
+    if len(labels) < 2:
+        return labels
     draws = ([labels[i] for i in rng.permutation(len(labels))] for _ in range(100))
     best, fewest = labels, len(labels) + 1
     for draw in draws:
