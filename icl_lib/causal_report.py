@@ -50,7 +50,8 @@ def check_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     return table.round(3).rename(columns={
         "prefix_matching": "best prefix matching, any seed and step",
         "gain": f"{gain}, share of {reference}",
-        "gain_of_heads": "of it by induction heads, last step", "absent": "induction absent"}).set_index("arm")
+        "gain_of_heads": "of the gain on repeats by induction heads, last step",
+        "absent": "induction absent"}).set_index("arm")
 
 
 def check_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
@@ -107,7 +108,7 @@ def order_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
     means = last.groupby(["arm", "strength"]).agg(
         gain=("repeat_gain", "mean"), any_order=("any_order_gain", "mean"), n=("seed", "size")).reset_index()
     return "Gain at the last step on a copy in the same and in another order, nats, means over seeds: " + "; ".join(
-        f"{_label(row.arm)} at strength {row.strength:g} {row.gain:.1f} and {row.any_order:.1f} ({row.n} seeds)"
+        f"{_label(row.arm)} at strength {row.strength:g}: {row.gain:.1f} and {row.any_order:.1f} ({row.n} seeds)"
         for row in _in_order(means, plan).itertuples()) + "."
 
 
