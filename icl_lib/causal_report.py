@@ -29,7 +29,7 @@ def verdict_sentence(found: judge.Verdict, plan_name: str = "the plan") -> str:
 def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
     """What the plans, by name, say of the paper's conjecture; for a page that only points to the causal test."""
     said = "; ".join(f"by the rule of {name}, {MEANING[found.word]}" for name, found in judged.items())
-    return f"**A stepping stone?** Models trained without induction ([the causal test](causal_test)): {said}."
+    return f"**A stepping stone?** Models trained without induction (the causal test): {said}."
 
 
 def runs_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
