@@ -54,6 +54,7 @@ def run_notebook(
         papermill.execute_notebook(
             template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
             log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
+            shutdown_kernel="immediate",  # all is written by then, and an orderly exit takes torch two seconds
         )  # fmt: skip
         absent = [str(table) for table in tables if not table.is_file()]
         if absent:
