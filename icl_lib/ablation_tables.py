@@ -13,7 +13,15 @@ from tqdm import tqdm
 
 from icl_lib.ablation import POSITIONS, Edit, document_values, replacement_values
 from icl_lib.evaluate import PLACES, answer_metrics, check_window, edited_token_losses
-from icl_lib.heads import head_count, layer_matched_random_heads, random_ranking, top_heads
+from icl_lib.heads import (
+    different_heads,
+    head_count,
+    head_names,
+    layer_matched_random_heads,
+    random_ranking,
+    top_heads,
+)
+from icl_lib.kinds import OF_EITHER_KIND, RANKED_BY, heads_of_kind
 from icl_lib.measurements import METRICS, mean_scores
 from icl_lib.tasks import TaskPrompts
 
@@ -50,37 +58,91 @@ def ablation_conditions(
     *,
     fractions: list[float],
     n_draws: int,
-    induction: str,
     exclude_fraction: float,
     seed: int,
     rounding: str = "ceil",
+    random_from: str = "neither",
 ) -> list[Condition]:
-    """The clean model and, per fraction: both rankings without and with exclusion, and `n_draws` of each random kind.
+    """The clean model and, per fraction: both rankings without and with exclusion, and up to `n_draws` random sets.
 
-    Counts are int(fraction x heads), at least 1. With exclusion the top `exclude_fraction` of the other kind is
-    passed over: `rounding` "ceil" takes at least one head, "floor" is the released int(), which excludes nobody in
-    a small model (`paper.md` A14). Layer-matched random heads are drawn for each of the four sets, layer by layer.
-    A draw of random heads is one ranking, so that its sets are nested over fractions (A15); random heads are never
-    excluded (A16). Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
+    Counts are rounded up, at least 1 head. With exclusion the top `exclude_fraction` of the other kind is passed over.
+    `rounding` "floor" is the released int() for both, which excludes nobody in a small model (A14 of the protocols
+    page). Random heads are of neither kind (`kinds.heads_of_kind`) and in neither kind's set at this fraction: a
+    control has nothing of what it controls for. Layer-matched ones are drawn for each of the four sets
+    (`layer_matched_random_heads`). Where too few such heads are left, there is no control at this fraction. A draw
+    that repeats an earlier one is left out. A draw of random heads is one ranking, so that its sets are nested over
+    fractions as far as the sets in question allow (A15). `random_from` "all" draws random heads from all heads and
+    none by layer, as the paper and its code do (A16).
+
+    Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
     """
-    by_kind = {"induction": mean_scores(scores, induction), "fv": mean_scores(scores, "fv")}
+    by_kind = {kind: mean_scores(scores, score) for kind, score in RANKED_BY.items()}
+    of_kind = torch.stack(list(heads_of_kind(scores).values())).any(0)
     shape, n_total = tuple(by_kind["fv"].shape), by_kind["fv"].numel()
     n_excluded = head_count(exclude_fraction, n_total, rounding=rounding, minimum=int(rounding == "ceil"))
     conditions = [Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))]
     for fraction in fractions:
-        n_heads = head_count(fraction, n_total)
+        n_heads = head_count(fraction, n_total, rounding=rounding)
+        sets = []
         for kind, other in (("induction", "fv"), ("fv", "induction")):
             excluded = top_heads(by_kind[other], n_heads=n_excluded)
             for words, exclude in (("", None), (exclusion_words(exclude_fraction, other, rounding), excluded)):
                 heads = top_heads(by_kind[kind], n_heads=n_heads, exclude=exclude)
-                conditions.append(Condition(kind, words, "", fraction, 0, heads))
-                for draw in range(n_draws):
-                    drawn = layer_matched_random_heads(heads, seed=seed, draw=draw)
-                    conditions.append(Condition("random_layer_matched", words, kind, fraction, draw, drawn))
-        for draw in range(n_draws):
-            drawn = top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads)
-            conditions.append(Condition("random", "", "", fraction, draw, drawn))
+                sets.append(Condition(kind, words, "", fraction, 0, heads))
+        conditions += sets
+        if random_from == "all":
+            conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed)
+            continue
+        taken = torch.stack([of_kind, *(c.heads for c in sets)]).any(0)
+        conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed, taken=taken)
+        for c in sets:
+            conditions += matched_conditions(c, n_draws, taken=taken, seed=seed)
     return conditions
+
+
+def random_conditions(
+    shape: tuple[int, int], fraction: float, n_heads: int, n_draws: int, *, seed: int,
+    taken: Bool[Tensor, "layer head"] | None = None,
+) -> list[Condition]:
+    """Different draws of `n_heads` heads, none of them `taken`; none at all where too few are left."""
+    if taken is not None and n_heads > int((~taken).sum()):
+        return []
+    words = "" if taken is None else OF_EITHER_KIND
+    drawn = [top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=taken)
+             for draw in range(n_draws)]
+    return [Condition("random", words, "", fraction, draw, heads) for draw, heads in _first_of_each(drawn)]
+
+
+def matched_conditions(
+    ablated: Condition, n_draws: int, *, taken: Bool[Tensor, "layer head"], seed: int
+) -> list[Condition]:
+    """Different draws of layer-matched heads for an ablated set, none of them `taken`; none where too few are left."""
+    if int(ablated.heads.sum()) > int((~taken).sum()):
+        return []
+    drawn = [layer_matched_random_heads(ablated.heads, seed=seed, draw=draw, exclude=taken) for draw in range(n_draws)]
+    return [Condition("random_layer_matched", ablated.excluded, ablated.ranking, ablated.fraction, draw, heads)
+            for draw, heads in _first_of_each(drawn)]
+
+
+def _first_of_each(drawn: list[Bool[Tensor, "layer head"]]) -> list[tuple[int, Bool[Tensor, "layer head"]]]:
+    """Draws numbered anew, those left out that repeat an earlier one: a set of heads counts once."""
+    heads, _ = different_heads(drawn)
+    return list(enumerate(heads))
+
+
+def refuse_overlap(conditions: list[Condition]) -> None:
+    """Raise ValueError naming a head of a random set that is in a set which it is the control for."""
+    for control in conditions:
+        if not control.ranking.startswith("random"):
+            continue
+        for c in conditions:
+            controlled = control.matched == c.ranking and control.excluded == c.excluded or control.ranking == "random"
+            if c.ranking in RANKED_BY and c.fraction == control.fraction and controlled:
+                shared = c.heads & control.heads
+                if shared.any():
+                    raise ValueError(
+                        f"{head_names(shared)[0]} is both in the {c.ranking} heads at {c.fraction:g} and in their "
+                        f"control {control.ranking}, draw {control.draw}; draw controls with ablation_conditions")
 
 
 def exclusion_words(fraction: float, kind: str, rounding: str) -> str:
@@ -111,7 +173,7 @@ def measure(
     """
     if positions not in POSITIONS:
         raise ValueError(f"unknown positions {positions!r}; valid are {', '.join(POSITIONS)}")
-    heads, which = _different(conditions)
+    heads, which = different_heads([c.heads for c in conditions])
     found = []
     if prompts:
         values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
@@ -172,19 +234,6 @@ def mean_value(model, scoring: Mapping[str, TaskPrompts]) -> Float[Tensor, "1 la
 def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
     """First-token accuracy measured on prompts without demonstrations, under a name of its own."""
     return [replace(m, metric="zero_shot_accuracy") for m in measurements if m.metric == "first_token_accuracy"]
-
-
-def _different(conditions: list[Condition]) -> tuple[list[Tensor], list[int]]:
-    """The different head sets, and which of them each condition has."""
-    place: dict[bytes, int] = {}
-    heads, which = [], []
-    for condition in conditions:
-        key = condition.heads.numpy().tobytes()
-        if key not in place:
-            place[key] = len(heads)
-            heads.append(condition.heads)
-        which.append(place[key])
-    return heads, which
 
 
 def _token_loss_differences(model, documents, edits, window: int) -> dict[str, Float[np.ndarray, "edit row"]]:

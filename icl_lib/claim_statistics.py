@@ -9,7 +9,8 @@ from scipy import stats
 
 from icl_lib import dynamics, scaling
 from icl_lib.ablation_effects import DIFFERENCE
-from icl_lib.measurements import mean_scores, top_sets
+from icl_lib.kinds import top_sets
+from icl_lib.measurements import mean_scores
 from icl_lib.paper_models import family
 from icl_lib.statistics import Interval, bootstrap_difference, bootstrap_mean, percentile_rank, spearman, trend_test
 from icl_lib.suite_tables import SuiteTables
@@ -263,7 +264,7 @@ def _top(values: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def _top_mean(scores: pd.DataFrame, score: str, fraction: float) -> float:
-    mask = top_sets(scores, fraction=fraction, induction=INDUCTION)["fv" if score == "fv" else "induction"]
+    mask = top_sets(scores, fraction=fraction)["fv" if score == "fv" else "induction"]
     return float(mean_scores(scores, score)[mask].mean())
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from icl_lib.ablation_effects import corrected
 from icl_lib.emergence import ORDERS, emergence_interval, emergence_step, null_threshold, transition_counts
 from icl_lib.heads import top_heads
 from icl_lib.tables import SCHEMAS, read_tables
@@ -194,7 +195,7 @@ def effects_by_step(results: str | Path, model: str, steps: list[int], *, fracti
     """
     if not any((Path(results) / "effects" / model / f"step{step}.parquet").is_file() for step in steps):
         return pd.DataFrame(columns=list(SCHEMAS["effects"]))
-    table = tables_of(results, "effects", {model: steps})
+    table = corrected(tables_of(results, "effects", {model: steps}))
     at = table["fraction"].unique()
     nearest = at[np.abs(at - fraction).argmin()]
     rows = table[(table["replacement"] == "mean") & (table["positions"] == "all") & (table["excluded"] == "")]

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from icl_lib.evaluate import answer_metrics, token_loss_difference, token_losses
 from icl_lib.function_vectors import FVScores, permuted_mean_scores
-from icl_lib.heads import top_heads
 from icl_lib.induction import duplicate_token_scores, induction_scores, previous_token_scores
 from icl_lib.models import bos_text
 from icl_lib.tasks import Task, TaskPrompts, draw_prompts
@@ -143,11 +142,3 @@ def mean_scores(scores: pd.DataFrame, score: str) -> Float[Tensor, "layer head"]
         raise ValueError(f"the table has no score {score!r}, only {', '.join(sorted(scores['score'].unique()))}")
     values = rows.groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
     return torch.from_numpy(values.copy())
-
-
-def top_sets(
-    scores: pd.DataFrame, *, fraction: float, induction: str, minimum: int = 1
-) -> dict[str, Bool[Tensor, "layer head"]]:
-    """The top heads of both kinds, counts rounded up: {"induction": mask, "fv": mask}."""
-    return {kind: top_heads(mean_scores(scores, score), fraction=fraction, rounding="ceil", minimum=minimum)
-            for kind, score in (("induction", induction), ("fv", "fv"))}

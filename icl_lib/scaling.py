@@ -7,9 +7,10 @@ import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
-from icl_lib.ablation_effects import DIFFERENCE
+from icl_lib.ablation_effects import DIFFERENCE, corrected
 from icl_lib.heads import overlap
-from icl_lib.measurements import mean_scores, top_sets
+from icl_lib.kinds import RANKED_BY, top_sets
+from icl_lib.measurements import mean_scores
 from icl_lib.models import count_parameters
 from icl_lib.statistics import (
     bootstrap_mean,
@@ -21,7 +22,7 @@ from icl_lib.statistics import (
 )
 from icl_lib.tables import read_table
 
-INDUCTION = "induction_attention_mass"
+INDUCTION = RANKED_BY["induction"]
 
 
 def last_tables(results: str, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
@@ -47,7 +48,7 @@ def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float
     rows = []
     for model, group in scores.groupby("model"):
         for score, kind in (("induction_prefix_matching", "induction"), ("fv", "fv")):
-            top = top_sets(group, fraction=fraction, induction="induction_prefix_matching")[kind].numpy()
+            top = top_sets(group, fraction=fraction)[kind].numpy()
             by_task = np.stack([g.sort_values(["layer", "head"])["value"].to_numpy().reshape(top.shape)
                                 for _, g in group[group["score"] == score].groupby("task")])
             best = by_task.mean(0) == by_task.mean(0).max()
@@ -68,8 +69,8 @@ def comparison_table(
     """One row per model: overlap with its expectation, percentiles both ways, rank correlation, depth difference."""
     rows = []
     for model, group in scores.groupby("model"):
-        tops = top_sets(group, fraction=fraction, induction=INDUCTION)
-        wide = top_sets(group, fraction=overlap_fraction, induction=INDUCTION)
+        tops = top_sets(group, fraction=fraction)
+        wide = top_sets(group, fraction=overlap_fraction)
         induction, fv = (mean_scores(group, score).numpy() for score in (INDUCTION, "fv"))
         of_fv = percentile_rank(induction)[tops["fv"].numpy()]
         of_induction = percentile_rank(fv)[tops["induction"].numpy()]
@@ -105,7 +106,7 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
     """
     rows = []
     for model, group in scores.groupby("model"):
-        for kind, mask in top_sets(group, fraction=fraction, induction=INDUCTION).items():
+        for kind, mask in top_sets(group, fraction=fraction).items():
             layers = np.nonzero(mask.numpy())[0] / max(1, mask.shape[0] - 1)
             rows.append((model, kind, layers.mean(), layers.std()))
     table = pd.DataFrame(rows, columns=["model", "kind", "value", "spread"])
@@ -120,7 +121,7 @@ def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[
     rows = []
     for model, group in scores.groupby("model"):
         for fraction in fractions:
-            tops = top_sets(group, fraction=fraction, induction=INDUCTION)
+            tops = top_sets(group, fraction=fraction)
             n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
             shared = int((tops["fv"] & tops["induction"]).sum())
             rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n),
@@ -155,7 +156,8 @@ def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: flo
     Of the table `effects` the rows of the mean at all positions, per model at the ablated share nearest to `fraction`;
     `excluded` says whether the top heads of the other kind were kept, `ranking` is a kind or their difference.
     """
-    rows = effects[(effects["replacement"] == "mean") & (effects["positions"] == "all")]
+    rows = corrected(effects)
+    rows = rows[(rows["replacement"] == "mean") & (rows["positions"] == "all")]
     distance = (rows["fraction"] - fraction).abs()
     rows = rows[distance == distance.groupby(rows["model"]).transform("min")]
     rows = rows.assign(excluded=rows["excluded"] != "").merge(sizes, on="model")

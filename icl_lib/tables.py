@@ -41,12 +41,13 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "ranking": "str", "excluded": "str", "matched": "str", "fraction": "float", "n_heads": "int", "draw": "int",
         "task": "str", **_MEASURED,
     },
-    # What a set loses beyond layer-matched random heads (positive: they matter more), paired by prompt or document;
-    # `ranking` is "fv", "induction" or, the first minus the second, "fv_minus_induction". `n_prompts`: rows paired.
+    # What is lost when a set is ablated, against `control`: "none" is the clean model, else beyond random heads
+    # (positive: the set matters more), paired by prompt or document. `ranking` is "fv", "induction" or, the first minus
+    # the second, "fv_minus_induction". `n_prompts`: rows paired.
     "effects": {
         "model": "str", "step": "int", "metric": "str", "replacement": "str", "positions": "str", "ranking": "str",
-        "excluded": "str", "fraction": "float", "n_heads": "int", "n_draws": "int", "value": "float", "low": "float",
-        "high": "float", "p_value": "float", "n_prompts": "int",
+        "excluded": "str", "control": "str", "fraction": "float", "n_heads": "int", "n_draws": "int",
+        "value": "float", "low": "float", "high": "float", "p_value": "float", "n_prompts": "int",
     },
     # First-token accuracy with a function vector added: `prompts` is zero_shot, shuffled or clean; `heads` the kind
     # whose vector is added at the output of `layer` ("none" and -1: nothing is added); `items` all or those that
@@ -73,7 +74,7 @@ KEYS = {
     for name, columns in SCHEMAS.items()
 } | {
     "statistics": ["notebook", "model", "name"],
-    "effects": ["model", "step", "metric", "replacement", "positions", "ranking", "excluded", "fraction"],
+    "effects": ["model", "step", "metric", "replacement", "positions", "ranking", "excluded", "control", "fraction"],
 }
 
 # Columns with a closed set of values.
@@ -86,6 +87,7 @@ VALUES = {
     "ranking": ("none", "induction", "fv", "random", "random_layer_matched", "fv_minus_induction"),
     "replacement": ("none", "mean", "task_mean", "zero", "resample", "bos_value"),
     "positions": ("none", "last", "all"),
+    "control": ("none", "random", "random_layer_matched"),
 }  # fmt: skip
 
 _MAY_BE_NAN = {"standard_error", "low", "high", "p_value"}
