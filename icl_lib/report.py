@@ -1,5 +1,6 @@
 """Sentences and small tables for the notebooks, made from tables so that no result is typed by hand."""
 
+import time
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -7,30 +8,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
+from jaxtyping import Float
+from torch import Tensor
 
 from icl_lib.ablation_tables import Condition
 from icl_lib.heads import head_names, overlap
-from icl_lib.measurements import mean_scores, task_group
+from icl_lib.measurements import mean_scores
 from icl_lib.statistics import bootstrap_difference, bootstrap_mean, expected_overlap, spearman, trend_test
 from icl_lib.tables import provenance
-from icl_lib.tasks import Task
 
 FEW_SHOT = "first_token_accuracy"
 METRIC_WORDS = {FEW_SHOT: "few-shot accuracy", "token_loss_difference": "token-loss difference"}
 
 
-def fault_table(tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """What is odd in the tasks' files, a row each; nothing of it is repaired."""
-    rows = [{"task": name, "fault": fault} for name, task in tasks.items() for fault in task.faults]
-    return pd.DataFrame(rows, columns=["task", "fault"]).set_index("task")
+def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
+    """What is odd in the tasks' files, a row each, from the table `tasks`; nothing of it is repaired."""
+    odd = tasks[tasks["faults"] != ""].set_index("task")["faults"].str.split("; ").explode()
+    return odd.rename("fault").to_frame()
 
 
-def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Provenance of a table measured on a model, its revision on the hub included."""
+def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
+    """Provenance of a table measured on a model, its revision on the hub included; `details` as in `provenance`."""
     weight = next(model.original_model.parameters())
     return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
                       device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
-                      revision=getattr(model, "revision", ""))
+                      revision=getattr(model, "revision", ""), seconds=time.process_time(), **details)
 
 
 def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -38,9 +40,15 @@ def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> di
     return provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
 
 
-def with_groups(accuracy: pd.DataFrame, tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """The table with a column `group`, the kind of each task."""
-    return accuracy.assign(group=accuracy["task"].map(lambda name: task_group(tasks[name])))
+def with_groups(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the table `accuracy` that are about tasks, with a column `group`, the kind of each."""
+    return accuracy.merge(tasks[["task", "group"]], on="task")
+
+
+def scores_by_type(scores: pd.DataFrame, tasks: pd.DataFrame) -> dict[str, Float[Tensor, "layer head"]]:
+    """The mean FV score over the scoring tasks of each type, abstractive and extractive apart, from the tables."""
+    rows = scores[scores["score"] == "fv"].merge(tasks[["task", "task_type"]], on="task")
+    return {kind: mean_scores(of_kind, "fv") for kind, of_kind in rows.groupby("task_type")}
 
 
 def accuracy_sentence(accuracy: pd.DataFrame, n_shots: int) -> str:
@@ -55,26 +63,27 @@ def accuracy_sentence(accuracy: pd.DataFrame, n_shots: int) -> str:
     return "Means over tasks. " + "; ".join(parts) + "."
 
 
-def accuracy_by_task(accuracy: pd.DataFrame, tasks: Mapping[str, Task], n_shots: int) -> pd.DataFrame:
+def accuracy_by_task(accuracy: pd.DataFrame, tasks: pd.DataFrame, n_shots: int) -> pd.DataFrame:
     """First-token accuracy per task: 0 shots, `n_shots`, shuffled; with the floor and the number of prompts."""
     rows = accuracy[accuracy["metric"] == FEW_SHOT]
 
     def column(labels: str, shots: int) -> pd.Series:
         return rows[(rows["labels"] == labels) & (rows["n_shots"] == shots)].set_index("task")["value"]
 
-    names = sorted(rows["task"].unique(), key=lambda name: (tasks[name].split, tasks[name].type, name))
+    tasks = tasks[tasks["task"].isin(rows["task"])].sort_values(["split", "task_type", "task"])
+    names = list(tasks["task"])
     return pd.DataFrame({
-        "split": [tasks[n].split for n in names], "group": [task_group(tasks[n]) for n in names],
+        "split": tasks["split"].to_numpy(), "group": tasks["group"].to_numpy(),
         "0 shots": column("clean", 0).reindex(names).round(2).to_numpy(),
         f"{n_shots} shots": column("clean", n_shots).reindex(names).round(2).to_numpy(),
         f"{n_shots} shots, shuffled": column("shuffled", n_shots).reindex(names).round(2).to_numpy(),
-        "floor": [round(tasks[n].floor, 2) for n in names], "prompts": int(rows["n_prompts"].iloc[0]),
+        "floor": tasks["floor"].round(2).to_numpy(), "prompts": int(rows["n_prompts"].iloc[0]),
     }, index=pd.Index(names, name="task"))
 
 
 def loss_sentence(losses: pd.DataFrame, window: int) -> str:
-    """The unedited model's token-loss difference with its interval."""
-    row = losses.iloc[0]
+    """The unedited model's token-loss difference with its interval, from the table `accuracy`."""
+    row = losses[losses["metric"] == "token_loss_difference"].iloc[0]
     half, places = 1.96 * row["standard_error"], 2 * window + 1
     around = "" if window == 0 else f", each averaged over {places} positions"
     return (f"Loss at the 50th minus loss at the 500th token: {row['value']:.2f} nats ({row['value'] - half:.2f} to "

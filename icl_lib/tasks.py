@@ -1,11 +1,13 @@
 """Tasks and prompts: reading task files, splitting their pairs, writing few-shot prompts in the paper's template."""
 
 import difflib
+import hashlib
 import json
 import math
 import operator
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,6 +154,12 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
         tasks[name] = Task(name, card["type"], card["split"], pairs, card["held_out"], card["inputs"],
                            card["labels"], card["relation"], shared)
     return tasks
+
+
+def tasks_sum(tasks: Mapping[str, Task]) -> str:
+    """The SHA-256 sum over the tasks' names, types, splits and pairs: what prompts are drawn from."""
+    content = [(task.name, task.type, task.split, task.held_out, task.pairs) for task in tasks.values()]
+    return hashlib.sha256(json.dumps(sorted(content), ensure_ascii=False).encode()).hexdigest()
 
 
 def _check_cards(cards, path: Path) -> None:
