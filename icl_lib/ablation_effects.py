@@ -88,9 +88,10 @@ def corrected(effects: pd.DataFrame, control: str = "random_layer_matched") -> p
 
 
 def with_holm(effects: pd.DataFrame) -> pd.DataFrame:
-    """The effects of the two kinds with Holm's p-values over all rows given: one family, whatever its dependence."""
+    """The effects of the two kinds with Holm's p-values over all rows of a control: one family, however dependent."""
     kinds = effects[effects["ranking"].isin(KINDS)]
-    return kinds.assign(p_holm=holm(kinds["p_value"].to_numpy()))
+    p_holm = kinds.groupby("control")["p_value"].transform(lambda p_values: holm(p_values.to_numpy()))
+    return kinds.assign(p_holm=p_holm.astype(float))
 
 
 def at_fraction(effects: pd.DataFrame, fraction: float) -> pd.DataFrame:

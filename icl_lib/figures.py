@@ -176,10 +176,15 @@ def line_over_tasks(ax, rows: pd.DataFrame, x: str, colour, marker: str, line: s
         ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
 
 
+def note(ax, text: str) -> None:
+    """Words in the middle of a panel that has nothing to show."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=10, color="#5A5A5A")
+
+
 METRIC_LABEL = {
-    "first_token_accuracy": "few-shot accuracy\n(first token, 10 shots)",
-    "exact_match": "few-shot accuracy\n(whole answer, 10 shots)",
-    "answer_probability": "P(answer), 10 shots",
+    "first_token_accuracy": "few-shot accuracy\n(first token)",
+    "exact_match": "few-shot accuracy\n(whole answer)",
+    "answer_probability": "P(answer)",
     "token_loss_difference": "token-loss difference\n(50th minus 500th, nats)",
 }
 
