@@ -126,9 +126,10 @@ def execution_table(
     """Table `executions`: first-token accuracy with a vector added at the output of a layer, at the last token.
 
     `scores`: the model's table of that name. Prompts: the query alone (`zero_shot`) and after demonstrations with
-    shuffled labels (`shuffled`), both also unedited, and clean. Queries are pairs that the means were not made from (`split_pairs`). `items`: all of them, or
-    those that the model answers after clean demonstrations, as the released code keeps (a task without any is left
-    out). Raises ValueError for an unknown preset, a layer that the model lacks, and as `split_pairs`.
+    shuffled labels (`shuffled`), both also unedited, and clean. Queries are pairs that the means were not made from
+    (`split_pairs`). `items`: all of them, or those that the model answers after clean demonstrations, as the released
+    code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
+    and as `split_pairs`.
     """
     how = preset(preset_name)
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:
