@@ -1,9 +1,11 @@
-"""What ablations say: effects beyond layer-matched random heads, ablated sets, losses by position."""
+"""What ablations say: effects against the clean model and random heads, ablated sets, losses by position."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
 
 from icl_lib.ablation import Edit
 from icl_lib.ablation_tables import TOKEN_LOSS, Condition, Measurement, refuse_overlap
@@ -27,7 +29,8 @@ def effects_table(
     `control` "none": lost against the clean model; "random" and "random_layer_matched": lost beyond the mean of these
     draws, so that positive means that the heads matter more than they do. Paired by prompt or document, mean over
     tasks, 95 % bootstrap interval over tasks, prompts and draws (`effect_against_draws`). `fv_minus_induction` is the
-    difference of the two kinds' effects. Where there is no valid control there is no row. p-values are for one
+    difference of the two kinds' effects. `n_draws`: different draws, 0 for the clean model. Where there is no valid
+    control there is no row. p-values are for one
     comparison each; see `with_holm`. Raises ValueError for a control that overlaps what it controls for.
     """
     rows = []
@@ -41,14 +44,13 @@ def effects_table(
                 lost = {kind: found for kind in KINDS
                         if (found := _against(m, kind, fraction, excluded, control)) is not None}
                 if set(lost) == set(KINDS):
-                    n = min(len(lost[kind][1]) for kind in KINDS)
-                    gaps = [lost[kind][1][:n] - lost[kind][0] for kind in KINDS]
-                    lost[DIFFERENCE] = (np.zeros(len(m.tasks)), gaps[1] - gaps[0], lost["fv"][2])
+                    lost[DIFFERENCE] = (np.zeros(len(m.tasks)), _gap(lost), lost["fv"][2])
                 for ranking, (values, draws, c) in lost.items():
                     effect = effect_against_draws(values, draws, m.tasks, seed=seed)
                     rows.append({"metric": m.metric, "replacement": m.replacement, "positions": m.positions,
                                  "ranking": ranking, "excluded": c.excluded, "control": control, "fraction": fraction,
-                                 "n_heads": int(c.heads.sum()), "n_draws": len(draws), "n_prompts": len(values),
+                                 "n_heads": int(c.heads.sum()), "n_draws": len(draws) * (control != "none"),
+                                 "n_prompts": len(values),
                                  **effect._asdict()})
     table = pd.DataFrame(rows).assign(model=name, step=step)
     return table.drop_duplicates(
@@ -65,6 +67,28 @@ def _against(m: Measurement, kind: str, fraction: float, excluded: bool, control
         return None
     (i, condition), *_ = own
     return m.values[i], m.values[compared], condition
+
+
+def _gap(lost: dict[str, tuple]) -> Float[ndarray, "draw row"]:
+    """Lost to FV heads minus lost to induction heads, by draw and row."""
+    draws = {kind: lost[kind][1] for kind in KINDS}
+    n = max(map(len, draws.values()))
+    if any(np.isnan(d).any() for d in draws.values()):  # each row has one draw: that of the kind which has more
+        one = {kind: np.nanmean(draws[kind], axis=0) - lost[kind][0] for kind in KINDS}
+        most = next(d for d in draws.values() if len(d) == n)
+        return np.where(np.isnan(most), np.nan, one["fv"] - one["induction"])
+    return _as_many(draws["fv"], n) - lost["fv"][0] - (_as_many(draws["induction"], n) - lost["induction"][0])
+
+
+def _as_many(draws: Float[ndarray, "draw row"], n: int) -> Float[ndarray, "{n} row"]:
+    """The draws as `n` rows of the same mean, whose mean has the same bootstrap error as that of the draws.
+
+    So that sets with fewer different draws are compared with all the others have: row by row where they are as many.
+    """
+    times = n // len(draws)
+    rows = np.zeros((n, draws.shape[1]))
+    rows[: times * len(draws)] = np.tile(draws - draws.mean(0), (times, 1)) * n / (len(draws) * times**0.5)
+    return rows + draws.mean(0)
 
 
 def corrected(effects: pd.DataFrame, control: str = "random_layer_matched") -> pd.DataFrame:

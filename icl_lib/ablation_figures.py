@@ -110,7 +110,8 @@ def task_grid(ablations: pd.DataFrame, tasks: list[str], floors: dict[str, float
                    label=LABEL["none"])
         ax.axhline(floors[task], color=_GREY, linestyle=":", label="floor")
         for ranking in ("random", *KINDS):
-            own = rows[(rows["ranking"] == ranking) & (rows["excluded"] == "")].groupby("fraction")["value"].mean()
+            own = rows[(rows["ranking"] == ranking) & ((rows["excluded"] == "") | (ranking == "random"))]
+            own = own.groupby("fraction")["value"].mean()
             ax.plot(100 * own.index, own.to_numpy(), color=COLOUR[ranking], marker=MARKER[ranking], markersize=3.5,
                     linestyle=LINE[ranking], label=LABEL[ranking])
         ax.set_title(fill(task.replace("_", " "), 20), fontsize=8.5)

@@ -93,7 +93,8 @@ def protocol_rows(
     """The rows of the table `ablations` that a protocol shows for "few_shot" or "token_loss", clean model included.
 
     With columns as there; `excluded` is "" or what the protocol excludes. `exclude_fraction` in place of its own, for
-    `single`, whose share is a parameter. The released code adds up one row more than it divides by (T2).
+    `single`, whose share is a parameter. Where a fraction was measured with two numbers of heads,
+    the smaller is the released code's, which rounds down; it also adds up one row more than it divides by (T2).
     """
     p = protocol(name)
     (replacement, positions), column = {
@@ -111,6 +112,8 @@ def protocol_rows(
         own &= ablations["fraction"].isin(p.fractions) & (ablations["ranking"] != "random_layer_matched")
         own &= ablations["draw"] < (p.n_draws or 10**9)
     rows = ablations[(ablations["metric"] == column) & (clean | (edited & own))]
+    n_heads = rows.groupby("fraction")["n_heads"].transform("min" if p.rounding == "floor" else "max")
+    rows = rows[rows["n_heads"] == n_heads]
     if p.short_divisor and metric == "token_loss":
         rows = rows.assign(value=rows["value"] * rows["n_prompts"] / (rows["n_prompts"] - 1).clip(lower=1))
     return rows

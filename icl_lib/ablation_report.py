@@ -5,15 +5,54 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from icl_lib.ablation_effects import DIFFERENCE, FEW_SHOT, KINDS, with_holm
+from icl_lib.ablation_effects import DIFFERENCE, FEW_SHOT, KINDS, corrected, with_holm
 from icl_lib.ablation_protocols import protocol, protocol_rows
 from icl_lib.ablation_tables import TOKEN_LOSS, Condition
 from icl_lib.generation import f1_ceiling
-from icl_lib.statistics import bootstrap_difference
+from icl_lib.heads import head_names
+from icl_lib.statistics import bootstrap_difference, bootstrap_mean
 from icl_lib.tasks import Task, TaskPrompts
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}
 _METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
+
+
+def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
+    """The ablated heads of each ranking that is not random, by fraction."""
+    rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
+            for c in conditions if c.ranking in ("induction", "fv")]
+    return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
+
+
+def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
+    """The metrics that were measured with edits at these positions, few-shot accuracy first."""
+    measured = ablations[ablations["positions"] == positions]["metric"].unique()
+    return [metric for metric in (FEW_SHOT, "token_loss_difference") if metric in measured]
+
+
+def ablation_sentence(ablations: pd.DataFrame, positions: str, *, seed: int) -> str:
+    """Loss of few-shot accuracy by kind at the largest fraction up to 10 %, against random heads of its layers."""
+    ablations = ablations[ablations["replacement"].isin(("none", "mean"))]
+    edited = ablations[(ablations["positions"] == positions) & (ablations["metric"] == FEW_SHOT)]
+    fractions = np.sort(edited["fraction"].unique())
+    fraction = fractions[fractions <= 0.1][-1] if (fractions <= 0.1).any() else fractions[0]
+    at = edited[edited["fraction"] == fraction]
+    clean = ablations[(ablations["ranking"] == "none") & (ablations["metric"] == FEW_SHOT)].set_index("task")["value"]
+    control = at[at["ranking"] == "random_layer_matched"]
+    control = control.groupby([control["excluded"] != "", "matched", "task"])["value"].mean()
+    parts = []
+    for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
+        for excluded, words in ((False, ""), (True, " (top heads of the other kind kept)")):
+            rows = at[(at["ranking"] == ranking) & ((at["excluded"] != "") == excluded)].set_index("task")["value"]
+            random = control[excluded, ranking].loc[rows.index].to_numpy()
+            lost = bootstrap_difference(random, rows.to_numpy(), rows.index.to_numpy(), seed=seed, over="tasks")
+            parts.append(f"{label}{words} {rows.mean():.2f}, {lost.value:+.2f} lost beyond random heads in the same "
+                         f"layers ({lost.low:+.2f} to {lost.high:+.2f})")
+    mean = bootstrap_mean(clean.to_numpy(), clean.index.to_numpy(), seed=seed, over="tasks")
+    n_heads = int(at["n_heads"].iloc[0])
+    return (f"Without ablation the few-shot accuracy is {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}); with "
+            f"{n_heads} {'head' if n_heads == 1 else 'heads'} ({fraction:.0%}) replaced: " + "; ".join(parts)
+            + ". Intervals: 95 %, bootstrap over tasks.")
 
 
 def intervention_sentence(effects: pd.DataFrame, *, replacement: str = "mean", positions: str = "all") -> str:
@@ -21,8 +60,8 @@ def intervention_sentence(effects: pd.DataFrame, *, replacement: str = "mean", p
 
     `effects` of one fraction; p-values are Holm's over all its rows of the two kinds.
     """
-    corrected = with_holm(effects)
-    own = corrected[(corrected["replacement"] == replacement) & (corrected["positions"] == positions)]
+    told = with_holm(corrected(effects))
+    own = told[(told["replacement"] == replacement) & (told["positions"] == positions)]
     parts = []
     for metric, name in _METRIC.items():
         for excluded, words in ((False, ""), (True, " with exclusion")):
@@ -40,7 +79,7 @@ def intervention_sentence(effects: pd.DataFrame, *, replacement: str = "mean", p
     return (f"Heads replaced by {replacement} at {positions} positions, {first['n_heads']} of each kind "
             f"({first['fraction']:.0%}), {first['n_draws']} random draws each. Lost beyond random heads of the same "
             f"layers (95 % interval; more or less than they, where it excludes 0): " + "; ".join(parts)
-            + f". Holm's correction is over the {len(corrected)} effects of the figure.")
+            + f". Holm's correction is over the {len(told)} effects of the figure.")
 
 
 def _p(p_value: float) -> str:
@@ -51,7 +90,8 @@ def robustness_sentence(effects: pd.DataFrame) -> str:
     """In how many interventions the order FV, induction, random (and its reverse for the loss) holds."""
     parts = []
     for metric, first, second in ((FEW_SHOT, "fv", "induction"), (TOKEN_LOSS, "induction", "fv")):
-        rows = effects[effects["metric"] == metric].assign(excluded=effects["excluded"] != "")
+        rows = corrected(effects).query("metric == @metric")
+        rows = rows.assign(excluded=rows["excluded"] != "")
         for excluded, words in ((False, "plain"), (True, "with exclusion")):
             wide = rows[rows["excluded"] == excluded].pivot(
                 index=["replacement", "positions"], columns="ranking", values=["value", "low", "high"])
@@ -120,7 +160,8 @@ def changes_table(effects: pd.DataFrame, ablations: pd.DataFrame, *, seed: int) 
     `effects` of one fraction: beyond random heads of the same layers, as on the page. The last row has no random heads
     of the same layers in the released protocol: its F1 and, with the same heads and positions, first-token accuracy.
     """
-    rows = effects[effects["ranking"] == DIFFERENCE].assign(excluded=effects["excluded"] != "")
+    rows = corrected(effects).query("ranking == @DIFFERENCE")
+    rows = rows.assign(excluded=rows["excluded"] != "")
     here = {"replacement": "mean", "positions": "all", "excluded": False}
 
     def told(metric: str, **change) -> str:
@@ -217,12 +258,15 @@ def execution_sentence(executions: pd.DataFrame, layer: int, *, preset: str, ite
         by_task = own.groupby(["heads", "task"])["value"].mean().unstack("heads")
         gaps = []
         for other, label in (("none", "nothing added"), ("random_layer_matched", "random heads of the same layers")):
+            if other not in by_task:
+                continue
             gap = bootstrap_difference(by_task["fv"].to_numpy(), by_task[other].to_numpy(),
                                        by_task.index.to_numpy(str), seed=seed, over="tasks")
             gaps.append(f"{gap.value:+.2f} against {label} ({gap.low:+.2f} to {gap.high:+.2f})")
         parts.append(f"{words} {by_task['fv'].mean():.2f}, {' and '.join(gaps)}")
     clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean()
     n_draws = rows[rows["heads"] == "random_layer_matched"]["draw"].nunique()
-    return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {n_draws} random "
-            f"{'draws' if n_draws > 1 else 'draw'}): accuracy with the FV heads' vector {'; '.join(parts)}; "
-            f"{clean.mean():.2f} after clean demonstrations. Intervals: 95 %, bootstrap over tasks.")
+    draws = f"{n_draws} different random {'draws' if n_draws > 1 else 'draw'}" if n_draws else (
+        "no random heads of neither kind are left to compare with")
+    return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {draws}): accuracy with the FV "
+            f"heads' vector {'; '.join(parts)}; {clean.mean():.2f} after clean demonstrations. Intervals: 95 %, bootstrap over tasks.")

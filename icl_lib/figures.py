@@ -156,7 +156,7 @@ def task_points(rows: pd.DataFrame, x: str, seed: int) -> list[tuple[float, floa
     """Per `x` the mean of `value` over tasks and the ends of a 95 % interval: bootstrap over tasks, or for a single
     one (documents) 1.96 standard errors."""
     points = []
-    for at, group in rows.groupby(x):
+    for at, group in rows.assign(at=rows[x].astype(float)).groupby("at"):
         by_task = group.groupby("task")[["value", "standard_error"]].mean()
         if len(by_task) > 1:
             interval = bootstrap_mean(by_task["value"].to_numpy(), by_task.index.to_numpy(), seed=seed, over="tasks")

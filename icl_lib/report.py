@@ -11,10 +11,9 @@ from IPython.display import HTML
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_lib.ablation_tables import Condition
 from icl_lib.heads import head_names, overlap
 from icl_lib.measurements import mean_scores
-from icl_lib.statistics import bootstrap_difference, bootstrap_mean, expected_overlap, spearman, trend_test
+from icl_lib.statistics import expected_overlap, spearman, trend_test
 from icl_lib.tables import provenance
 
 FEW_SHOT = "first_token_accuracy"
@@ -160,44 +159,6 @@ def overlap_sentence(scores: pd.DataFrame, tops: dict, *, seed: int) -> str:
             f"{', '.join(head_names(tops['fv']))}. Shared: {overlap(tops['induction'], tops['fv']):.0%}, by chance "
             f"{expected_overlap(n_total, n, n) / n:.0%}. Rank correlation of the two scores over all {n_total} heads: "
             f"{rho.value:.2f} (95 % interval {rho.low:.2f} to {rho.high:.2f}).")
-
-
-def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
-    """The ablated heads of each ranking that is not random, by fraction."""
-    rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
-            for c in conditions if c.ranking in ("induction", "fv")]
-    return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
-
-
-def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
-    """The metrics that were measured with edits at these positions, few-shot accuracy first."""
-    measured = ablations[ablations["positions"] == positions]["metric"].unique()
-    return [metric for metric in (FEW_SHOT, "token_loss_difference") if metric in measured]
-
-
-def ablation_sentence(ablations: pd.DataFrame, positions: str, *, seed: int) -> str:
-    """Loss of few-shot accuracy by kind at the largest fraction up to 10 %, against random heads of its layers."""
-    ablations = ablations[ablations["replacement"].isin(("none", "mean"))]
-    edited = ablations[(ablations["positions"] == positions) & (ablations["metric"] == FEW_SHOT)]
-    fractions = np.sort(edited["fraction"].unique())
-    fraction = fractions[fractions <= 0.1][-1] if (fractions <= 0.1).any() else fractions[0]
-    at = edited[edited["fraction"] == fraction]
-    clean = ablations[(ablations["ranking"] == "none") & (ablations["metric"] == FEW_SHOT)].set_index("task")["value"]
-    control = at[at["ranking"] == "random_layer_matched"]
-    control = control.groupby([control["excluded"] != "", "matched", "task"])["value"].mean()
-    parts = []
-    for ranking, label in (("fv", "FV heads"), ("induction", "induction heads")):
-        for excluded, words in ((False, ""), (True, " (top heads of the other kind kept)")):
-            rows = at[(at["ranking"] == ranking) & ((at["excluded"] != "") == excluded)].set_index("task")["value"]
-            random = control[excluded, ranking].loc[rows.index].to_numpy()
-            lost = bootstrap_difference(random, rows.to_numpy(), rows.index.to_numpy(), seed=seed, over="tasks")
-            parts.append(f"{label}{words} {rows.mean():.2f}, {lost.value:+.2f} lost beyond random heads in the same "
-                         f"layers ({lost.low:+.2f} to {lost.high:+.2f})")
-    mean = bootstrap_mean(clean.to_numpy(), clean.index.to_numpy(), seed=seed, over="tasks")
-    n_heads = int(at["n_heads"].iloc[0])
-    return (f"Without ablation the few-shot accuracy is {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}); with "
-            f"{n_heads} {'head' if n_heads == 1 else 'heads'} ({fraction:.0%}) replaced: " + "; ".join(parts)
-            + ". Intervals: 95 %, bootstrap over tasks.")
 
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
