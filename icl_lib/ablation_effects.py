@@ -44,14 +44,12 @@ def effects_table(
                 lost = {kind: found for kind in KINDS
                         if (found := _against(m, kind, fraction, excluded, control)) is not None}
                 if set(lost) == set(KINDS):
-                    n = max(len(lost[kind][1]) for kind in KINDS)
-                    gaps = [_as_many(lost[kind][1], n) - lost[kind][0] for kind in KINDS]
-                    lost[DIFFERENCE] = (np.zeros(len(m.tasks)), gaps[1] - gaps[0], lost["fv"][2])
+                    lost[DIFFERENCE] = (np.zeros(len(m.tasks)), _gap(lost), lost["fv"][2])
                 for ranking, (values, draws, c) in lost.items():
                     effect = effect_against_draws(values, draws, m.tasks, seed=seed)
                     rows.append({"metric": m.metric, "replacement": m.replacement, "positions": m.positions,
                                  "ranking": ranking, "excluded": c.excluded, "control": control, "fraction": fraction,
-                                 "n_heads": int(c.heads.sum()), "n_draws": len(draws) * (control != "none"),
+                                 "n_heads": int(c.heads.sum()), "n_draws": 0 if control == "none" else len(draws),
                                  "n_prompts": len(values),
                                  **effect._asdict()})
     table = pd.DataFrame(rows).assign(model=name, step=step)
@@ -71,11 +69,19 @@ def _against(m: Measurement, kind: str, fraction: float, excluded: bool, control
     return m.values[i], m.values[compared], condition
 
 
-def _as_many(draws: Float[ndarray, "draw row"], n: int) -> Float[ndarray, "{n} row"]:
-    """The draws as `n` rows of the same mean, whose mean has the same bootstrap error as that of the draws.
+def _gap(lost: dict[str, tuple]) -> Float[ndarray, "draw row"]:
+    """Lost to FV heads minus lost to induction heads, by draw and row."""
+    draws = {kind: lost[kind][1] for kind in KINDS}
+    n = max(map(len, draws.values()))
+    if any(np.isnan(d).any() for d in draws.values()):  # each row has one draw: that of the kind which has more
+        one = {kind: np.nanmean(draws[kind], axis=0) - lost[kind][0] for kind in KINDS}
+        most = next(d for d in draws.values() if len(d) == n)
+        return np.where(np.isnan(most), np.nan, one["fv"] - one["induction"])
+    return _as_many(draws["fv"], n) - lost["fv"][0] - (_as_many(draws["induction"], n) - lost["induction"][0])
 
-    So that sets with fewer different draws are compared with all the others have: row by row where they are as many.
-    """
+
+def _as_many(draws: Float[ndarray, "draw row"], n: int) -> Float[ndarray, "{n} row"]:
+    """The draws as `n` rows of the same mean, whose mean has the same bootstrap error as that of the draws."""
     times = n // len(draws)
     rows = np.zeros((n, draws.shape[1]))
     rows[: times * len(draws)] = np.tile(draws - draws.mean(0), (times, 1)) * n / (len(draws) * times**0.5)

@@ -46,8 +46,8 @@ def read_documents(
         order = np.random.default_rng(seed).permutation(len(rows))[:n_documents]
         rows = [rows[i] for i in order]
     elif path.suffix in (".txt", ".md") or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise FileNotFoundError(f"documents {source!r}: no such file; give {LAB!r}, {REFERENCE!r}, a text file or a hub id "
-                                "owner/name")
+        raise FileNotFoundError(f"documents {source!r}: no such file; give {LAB!r}, {REFERENCE!r}, a text file or a "
+                                "hub id owner/name")
     else:
         texts = _texts_of_dataset(source, seed)
         rows = [row for row, _ in zip(_rows(texts, tokenizer, length), range(n_documents), strict=False)]

