@@ -46,6 +46,12 @@ def left_out_sentence(grid: pd.DataFrame) -> str:
     return f"Left out: {'; '.join(parts)}." if parts else ""
 
 
+def draws_words(grid: pd.DataFrame) -> str:
+    """How many different draws of layer-matched random heads the cells have."""
+    n_draws = with_kinds(corrected(grid))["n_draws"]
+    return f"{n_draws.min()} to {n_draws.max()} different draws" if len(n_draws) else "no valid control"
+
+
 def cell_counts(grid: pd.DataFrame) -> pd.DataFrame:
     """In how many cells accuracy or loss drops by more than for its layers, and for which kind by more; plain rankings.
 

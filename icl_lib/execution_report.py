@@ -23,9 +23,14 @@ def execution_sentence(executions: pd.DataFrame, layer: int, *, preset: str, ite
             gaps.append(f"{gap.value:+.2f} against {label} ({gap.low:+.2f} to {gap.high:+.2f})")
         parts.append(f"{words} {by_task['fv'].mean():.2f}, {' and '.join(gaps)}")
     clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean()
-    n_draws = rows[rows["heads"] == "random_layer_matched"]["draw"].nunique()
-    draws = f"{n_draws} different random {'draws' if n_draws > 1 else 'draw'}" if n_draws else (
-        "no random heads of neither kind are left to compare with")
-    return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {draws}): accuracy with the FV "
-            f"heads' vector {'; '.join(parts)}; {clean.mean():.2f} after clean demonstrations. Intervals: 95 %, "
+    return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {draws_words(rows)}): accuracy with "
+            f"the FV heads' vector {'; '.join(parts)}; {clean.mean():.2f} after clean demonstrations. Intervals: 95 %, "
             "bootstrap over tasks.")
+
+
+def draws_words(executions: pd.DataFrame) -> str:
+    """How many different draws of layer-matched random heads there were."""
+    n_draws = executions[executions["heads"] == "random_layer_matched"]["draw"].nunique()
+    if not n_draws:
+        return "no random heads of neither kind are left to compare with"
+    return f"{n_draws} different random {'draws' if n_draws > 1 else 'draw'}"
