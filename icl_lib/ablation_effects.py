@@ -11,9 +11,10 @@ from icl_lib.ablation import Edit
 from icl_lib.ablation_tables import TOKEN_LOSS, Condition, Measurement, refuse_overlap
 from icl_lib.evaluate import edited_token_losses
 from icl_lib.heads import overlap
-from icl_lib.kinds import KINDS, RANKED_BY
+from icl_lib.kinds import KINDS, LOWEST, RANKED_BY
 from icl_lib.measurements import mean_scores
 from icl_lib.statistics import effect_against_draws, holm, percentile_rank
+from icl_lib.tables import SCHEMAS
 
 FEW_SHOT = "first_token_accuracy"
 DIFFERENCE = "fv_minus_induction"
@@ -41,9 +42,9 @@ def effects_table(
         for fraction, excluded in dict.fromkeys((c.fraction, c.excluded != "") for c in m.conditions
                                                 if c.ranking in KINDS):
             for control in CONTROLS:
-                lost = {kind: found for kind in KINDS
+                lost = {kind: found for kind in (*KINDS, LOWEST)
                         if (found := _against(m, kind, fraction, excluded, control)) is not None}
-                if set(lost) == set(KINDS):
+                if set(lost) >= set(KINDS):
                     lost[DIFFERENCE] = (np.zeros(len(m.tasks)), _gap(lost), lost["fv"][2])
                 for ranking, (values, draws, c) in lost.items():
                     effect = effect_against_draws(values, draws, m.tasks, seed=seed)
@@ -131,28 +132,34 @@ def set_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame
 
 
 def curve_conditions(conditions: list[Condition], fraction: float) -> list[Condition]:
-    """The clean model, both kinds without exclusion and their layer-matched draws at the fraction nearest."""
+    """The clean model, both kinds without exclusion and up to five layer-matched draws of each, at the nearest share."""
     at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
     nearest = at[np.abs(at - fraction).argmin()]
     return [c for c in conditions
-            if c.ranking == "none" or (c.fraction == nearest and not c.excluded and c.ranking != "random")]
+            if c.ranking == "none" or (c.fraction == nearest and not c.excluded and c.draw < 5
+                                       and c.ranking in (*KINDS, "random_layer_matched"))]
 
 
-def loss_curves(model, documents, conditions: list[Condition], value, *, n_bins: int = 16) -> pd.DataFrame:
-    """Loss by position under edits at all positions: columns ranking, matched, position, value, standard_error.
+def loss_curves(
+    model, documents, conditions: list[Condition], value, *, name: str, step: int, n_bins: int = 16
+) -> pd.DataFrame:
+    """Table `curves`: mean loss by position under edits at all positions; empty for no documents.
 
     Positions in bins of equal width on a log scale, named by their geometric mean; draws of random heads are averaged
     before the standard error over documents is taken.
     """
+    if not len(documents):
+        return pd.DataFrame(columns=list(SCHEMAS["curves"]))
     edits = [None if c.ranking == "none" else Edit(c.heads, value, "all") for c in conditions]
     losses = edited_token_losses(model, documents, edits).double().numpy()
     edges = np.unique(np.geomspace(1, losses.shape[2] + 1, n_bins + 1).round().astype(int))
     rows = []
-    for ranking, matched in dict.fromkeys((c.ranking, c.matched) for c in conditions):
+    for ranking, matched, fraction in dict.fromkeys((c.ranking, c.matched, c.fraction) for c in conditions):
         own = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
         mean = losses[own].mean(0)
         for low, high in zip(edges[:-1], edges[1:], strict=True):
-            by_document = mean[:, low - 1 : high - 1].mean(1)
-            rows.append({"ranking": ranking, "matched": matched, "position": (low * (high - 1)) ** 0.5,
-                         "value": by_document.mean(), "standard_error": by_document.std(ddof=1) / len(mean) ** 0.5})
-    return pd.DataFrame(rows)
+            by_document = pd.Series(mean[:, low - 1 : high - 1].mean(1))
+            rows.append({"ranking": ranking, "matched": matched, "fraction": fraction,
+                         "position": (low * (high - 1)) ** 0.5, "value": by_document.mean(),
+                         "standard_error": by_document.sem(), "n_prompts": len(mean)})
+    return pd.DataFrame(rows).assign(model=name, step=step)

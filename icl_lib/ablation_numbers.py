@@ -45,7 +45,7 @@ def ablation_numbers(
         {"name": "heads ablated", "value": int(shown["n_heads"].iloc[0]), "n": 1},
         *_clean(ablations, seed), *_accuracies(ablations, share), *_effects(shown), *_counts(shown),
         *_controls(conditions, scores, share), *_sets(conditions, scores), *_protocols(historic),
-        *_detectable(ablations, share, exclude_fraction), *_gaps_at_last(ablations, share, seed)]
+        *_detectable(ablations, (*historic, "single"), share, exclude_fraction), *_gaps_at_last(ablations, share, seed)]
     table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "p_value", "n"])
     return table.astype({"value": float, "low": float, "high": float, "p_value": float}).assign(
         notebook="ablation", model=effects["model"].iloc[0])
@@ -167,9 +167,11 @@ def _protocols(historic: Mapping[str, list[Condition]]) -> Iterable[dict]:
                "value": sum(bool((plain[key] != kept[key]).any()) for key in plain)}
 
 
-def _detectable(ablations: pd.DataFrame, share: float, exclude_fraction: float) -> Iterable[dict]:
+def _detectable(
+    ablations: pd.DataFrame, protocols: Iterable[str], share: float, exclude_fraction: float
+) -> Iterable[dict]:
     """The least change of each protocol's token-loss difference that its error, paired by document, tells from none."""
-    for name in LOSSES:
+    for name in protocols:
         own_share = exclude_fraction if name == "single" else None
         rows = protocol_rows(name, ablations, "token_loss", exclude_fraction=own_share)
         rows = rows[rows["ranking"].isin(KINDS)]

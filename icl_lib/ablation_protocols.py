@@ -5,6 +5,7 @@ of the table `ablations` like any other.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -62,6 +63,12 @@ def protocol(name: str) -> Protocol:
         raise ValueError(f"unknown protocol {name!r}; valid are {', '.join(PROTOCOLS)}"
                          + (f"; nearest: {near[0]}" if near else ""))
     return PROTOCOLS[name]
+
+
+def titles(names: Sequence[str]) -> dict[str, str]:
+    """What the page calls the historical protocols that were measured, and the one intervention beside them."""
+    known = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
+    return {name: known[name] for name in known if name in names or name == "single"}
 
 
 def protocol_conditions(name: str, scores: pd.DataFrame, *, n_draws: int, seed: int) -> list[Condition]:

@@ -9,9 +9,7 @@ from icl_lib.ablation_effects import DIFFERENCE, FEW_SHOT
 from icl_lib.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
 from icl_lib.ablation_protocols import protocol, protocol_rows
 from icl_lib.ablation_tables import TOKEN_LOSS, Condition
-from icl_lib.generation import f1_ceiling
 from icl_lib.heads import head_names
-from icl_lib.tasks import Task, TaskPrompts
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}
 _METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
@@ -166,13 +164,12 @@ def controls_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure_columns(
-    ablations: pd.DataFrame, tasks: Mapping[str, Task], *, names: Mapping[str, str], exclude_fraction: float,
-    f1_limit: float,
+    ablations: pd.DataFrame, floors: pd.Series, *, names: Mapping[str, str], exclude_fraction: float
 ) -> tuple[dict[str, dict[str, pd.DataFrame]], dict[str, dict[str, float]]]:
     """What `figure_four` draws: per protocol its rows and the levels beside the few-shot metric.
 
     The floor is the mean over tasks of always giving the commonest label; it and the level without demonstrations are
-    of first tokens. `f1_limit`: the F1 of a model that always answers right, 1 for the other metrics.
+    of first tokens; so is, for the F1, what a model has that always answers right.
     """
     columns, levels = {}, {}
     without = ablations[(ablations["metric"] == "zero_shot_accuracy") & (ablations["ranking"] == "none")]
@@ -180,10 +177,10 @@ def figure_columns(
         share = exclude_fraction if name == "single" else None
         columns[title] = {metric: protocol_rows(name, ablations, metric, exclude_fraction=share)
                           for metric in ("few_shot", "token_loss")}
-        floor = float(np.mean([tasks[task].floor for task in columns[title]["few_shot"]["task"].unique()]))
+        floor = float(floors[columns[title]["few_shot"]["task"].unique()].mean())
         levels[title] = {"floor": floor, "no ablation, 0 shots": float(without["value"].mean())}
         if protocol(name).metric == "generated_f1":
-            levels[title]["F1 of right answers"] = f1_limit
+            levels[title]["F1 of right answers"] = float(f1_limits(ablations).mean())
     return columns, levels
 
 
@@ -256,14 +253,12 @@ def sets_sentence(numbers: pd.DataFrame) -> str:
             f"{induction:.2f} in the induction score (0.50 for all).")
 
 
-def f1_limits(model, prompts: Mapping[str, TaskPrompts]) -> pd.Series:
+def f1_limits(ablations: pd.DataFrame) -> pd.Series:
     """Per task the F1 of a model that always answers right: below 1 for long or punctuated answers (A6)."""
-    return pd.Series({name: float(np.mean([f1_ceiling(model, p.answer) for p in its.clean]))
-                      for name, its in prompts.items()})
+    return ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"]
 
 
-def task_table(ablations: pd.DataFrame, tasks: Mapping[str, Task], prompts: Mapping[str, TaskPrompts], model,
-               fraction: float) -> pd.DataFrame:
+def task_table(ablations: pd.DataFrame, floors: pd.Series, fraction: float) -> pd.DataFrame:
     """Per task: floor, ceiling of the F1, clean, and both kinds against random heads of their layers, in accuracy."""
     rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
                      & ablations["replacement"].isin(("none", "mean"))]
@@ -275,17 +270,17 @@ def task_table(ablations: pd.DataFrame, tasks: Mapping[str, Task], prompts: Mapp
         own = own if ranking == "none" else own[own["fraction"] == nearest]
         return own.groupby("task")["value"].mean().round(2)
 
-    table = {"floor": pd.Series({name: round(tasks[name].floor, 2) for name in prompts}),
-             "F1 of right answers": f1_limits(model, prompts).round(2), "clean": column("none")}
+    table = {"floor": floors[sorted(rows["task"].unique())].round(2),
+             "F1 of right answers": f1_limits(ablations).round(2), "clean": column("none")}
     for kind in ("fv", "induction"):
         table[_KIND[kind]] = column(kind)
         table[f"random, layers of {_KIND[kind]}"] = column("random_layer_matched", kind)
     return pd.DataFrame(table).rename_axis("task")
 
 
-def grid_tasks(ablations: pd.DataFrame, tasks: Mapping[str, Task], n: int) -> list[str]:
+def grid_tasks(ablations: pd.DataFrame, floors: pd.Series, n: int) -> list[str]:
     """`n` tasks that have something to lose, evenly over clean accuracy above the floor by at least 0.2."""
     clean = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")].set_index("task")["value"]
-    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > tasks[t].floor + 0.2]
+    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > floors[t] + 0.2]
     able = able or sorted(clean.index)
     return sorted(able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(n, len(able)))}))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from icl_lib.ablation import POSITIONS, Edit, document_values, replacement_values
 from icl_lib.evaluate import PLACES, answer_metrics, check_window, edited_token_losses
+from icl_lib.generation import f1_ceiling
 from icl_lib.heads import (
     different_heads,
     head_count,
@@ -21,7 +22,7 @@ from icl_lib.heads import (
     random_ranking,
     top_heads,
 )
-from icl_lib.kinds import OF_EITHER_KIND, RANKED_BY, heads_of_kind
+from icl_lib.kinds import LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind
 from icl_lib.measurements import METRICS, mean_scores
 from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
@@ -65,6 +66,7 @@ def ablation_conditions(
     seed: int,
     rounding: str = "ceil",
     random_from: str = "neither",
+    lowest: bool = False,
 ) -> list[Condition]:
     """The clean model and, per fraction: both rankings without and with exclusion, and up to `n_draws` random sets.
 
@@ -75,7 +77,7 @@ def ablation_conditions(
     (`layer_matched_random_heads`). Where too few such heads are left, there is no control at this fraction. A draw
     that repeats an earlier one is left out. A draw of random heads is one ranking, so that its sets are nested over
     fractions as far as the sets in question allow (A15). `random_from` "all" draws random heads from all heads and
-    none by layer, as the paper and its code do (A16).
+    none by layer, as the paper and its code do (A16). `lowest`: also the heads with the lowest FV scores.
 
     Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
     """
@@ -92,13 +94,15 @@ def ablation_conditions(
             for words, exclude in (("", None), (exclusion_words(exclude_fraction, other, rounding), excluded)):
                 heads = top_heads(by_kind[kind], n_heads=n_heads, exclude=exclude)
                 sets.append(Condition(kind, words, "", fraction, 0, heads))
+        if lowest:
+            sets.append(Condition(LOWEST, "", "", fraction, 0, top_heads(-by_kind["fv"], n_heads=n_heads)))
         conditions += sets
         if random_from == "all":
             conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed)
             continue
         taken = torch.stack([of_kind, *(c.heads for c in sets)]).any(0)
         conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed, taken=taken)
-        for c in sets:
+        for c in sets[:4]:
             conditions += matched_conditions(c, n_draws, taken=taken, seed=seed)
     return conditions
 
@@ -140,7 +144,7 @@ def refuse_overlap(conditions: list[Condition]) -> None:
             continue
         for c in conditions:
             controlled = control.matched == c.ranking and control.excluded == c.excluded or control.ranking == "random"
-            if c.ranking in RANKED_BY and c.fraction == control.fraction and controlled:
+            if c.ranking in (*RANKED_BY, LOWEST) and c.fraction == control.fraction and controlled:
                 shared = c.heads & control.heads
                 if shared.any():
                     raise ValueError(
@@ -304,10 +308,24 @@ def at_fractions(conditions: list[Condition], fractions: Sequence[float]) -> lis
     return [c for c in conditions if c.ranking == "none" or c.fraction in wanted]
 
 
+def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:
+    """Rows of the table `ablations`: per task the mean F1 of a model that always answers right (A6)."""
+    rows = [(task, float(np.mean([f1_ceiling(model, p.answer) for p in its.clean])), len(its.clean))
+            for task, its in prompts.items()]
+    return pd.DataFrame(rows, columns=["task", "value", "n_prompts"]).assign(
+        metric="f1_ceiling", replacement="none", positions="none", ranking="none", excluded="", matched="",
+        fraction=0.0, n_heads=0, draw=0, standard_error=np.nan)
+
+
 def mean_value(model, scoring: Mapping[str, TaskPrompts]) -> Float[Tensor, "1 layer head d_head"]:
     """The replacement `mean`, which is the same for prompts and documents."""
     first = dict(list(scoring.items())[:1])
     return next(iter(replacement_values(model, first, "mean", scoring_prompts=scoring).values()))
+
+
+def zero_shot_conditions(conditions: list[Condition]) -> list[Condition]:
+    """Those measured without demonstrations: all but the sixth and further draws of random heads."""
+    return [c for c in conditions if c.draw < 5]
 
 
 def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
@@ -326,11 +344,13 @@ def _token_loss_differences(
     return {TOKEN_LOSS: around[..., 0] - around[..., 1], TOKEN_LOSS_POINTS: points[..., 0] - points[..., 1]}
 
 
-def ablation_table(measurements: list[Measurement], *, name: str, step: int) -> pd.DataFrame:
+def ablation_table(
+    measurements: list[Measurement], *, name: str, step: int, ceilings: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Table `ablations`: the mean over each task's prompts (or the documents) with its standard error.
 
     The clean model stands in it once per metric. Beside each token-loss difference the table has its change against
-    the clean model, paired by document (`..._change`): see `with_paired_errors`.
+    the clean model, paired by document (`..._change`): see `with_paired_errors`. `ceilings`: rows of `f1_ceilings`.
     """
     frames = [_rows(m, m.values, m.metric) for m in measurements]
     for m in measurements:
@@ -338,6 +358,7 @@ def ablation_table(measurements: list[Measurement], *, name: str, step: int) -> 
         if m.metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS) and clean:
             change = _rows(m, m.values - m.values[clean[:1]], f"{m.metric}_change")
             frames.append(change[change["ranking"] != "none"])
+    frames += [] if ceilings is None else [ceilings]
     table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
     values = ("value", "standard_error", "n_prompts")
     return table.drop_duplicates([c for c in table if c not in values], ignore_index=True)

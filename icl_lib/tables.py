@@ -50,6 +50,11 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "excluded": "str", "control": "str", "fraction": "float", "n_heads": "int", "n_draws": "int",
         "value": "float", "low": "float", "high": "float", "p_value": "float", "n_prompts": "int",
     },
+    # Mean loss in nats by position in the document (a bin's geometric mean), heads replaced at all positions.
+    "curves": {
+        "model": "str", "step": "int", "ranking": "str", "matched": "str", "fraction": "float", "position": "float",
+        "value": "float", "standard_error": "float", "n_prompts": "int",
+    },
     # First-token accuracy with a function vector added: `prompts` is zero_shot, shuffled or clean; `heads` the kind
     # whose vector is added at the output of `layer` ("none" and -1: nothing is added); `items` all or those that
     # the model answers with clean demonstrations ("answered").
@@ -87,7 +92,9 @@ VALUES = {
         "fv", "fv_null",
     ),
     "labels": ("clean", "shuffled"),
-    "ranking": ("none", "induction", "fv", "random", "random_layer_matched", "fv_minus_induction"),
+    "ranking": (
+        "none", "induction", "fv", "random", "random_layer_matched", "fv_minus_induction", "fv_lowest",
+    ),
     "replacement": ("none", "mean", "task_mean", "zero", "resample", "bos_value"),
     "positions": ("none", "last", "all"),
     "control": ("none", "random", "random_layer_matched"),
