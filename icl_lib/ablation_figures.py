@@ -41,7 +41,7 @@ def robustness(effects: pd.DataFrame, *, excluded: bool):
             ax.axhspan(-0.5, 0.5, color=_GREY, alpha=0.25, linewidth=0, zorder=0)
             ax.set_xlabel(f"{label}\n{words}", fontsize=10)
             if chosen.empty:
-                note(ax, "no valid control:\ntoo few heads\nof neither kind")
+                note(ax, "no valid control:\ntoo few heads\nof neither kind", ticks=True)
         line[0].set_yticks(range(len(cells)), [f"{replacement}, {where}" for replacement, where in cells], fontsize=10)
         line[0].set_ylim(len(cells) - 0.5, -0.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -44,7 +44,7 @@ def ablation_numbers(
         {"name": "share of heads ablated", "value": share, "n": 1},
         {"name": "heads ablated", "value": int(shown["n_heads"].iloc[0]), "n": 1},
         *_clean(ablations, seed), *_accuracies(ablations, share), *_effects(shown), *_counts(shown),
-        *_controls(conditions, scores, share), *_sets(conditions, scores), *_protocols(historic),
+        *_controls(conditions, scores, share), *_sets(conditions, scores, share), *_protocols(historic),
         *_detectable(ablations, (*historic, "single"), share, exclude_fraction), *_gaps_at_last(ablations, share, seed)]
     table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "p_value", "n"])
     return table.astype({"value": float, "low": float, "high": float, "p_value": float}).assign(
@@ -145,10 +145,12 @@ def _controls(conditions: list[Condition], scores: pd.DataFrame, share: float) -
             yield {"name": f"layer distance, {name}", "value": distance, "n": len(drawn)}
 
 
-def _sets(conditions: list[Condition], scores: pd.DataFrame) -> Iterable[dict]:
-    """Overlap of the plain sets and what scores remain, at the smallest and largest share."""
+def _sets(conditions: list[Condition], scores: pd.DataFrame, share: float) -> Iterable[dict]:
+    """Overlap of the plain sets and what scores remain, at the smallest, the shown and the largest share."""
     sets = set_table(conditions, scores)
     plain = sets[~sets["excluded"]].sort_values("fraction")
+    shown = plain[plain["fraction"] == share].iloc[0]
+    yield {"name": "shared heads at the shown share", "value": shown["overlap"], "n": shown["n_heads"]}
     for place, row in (("smallest", plain.iloc[0]), ("largest", plain.iloc[-1])):
         yield {"name": f"{place} share of heads", "value": row["fraction"], "n": 1}
         yield {"name": f"shared heads at the {place} share", "value": row["overlap"], "n": row["n_heads"]}

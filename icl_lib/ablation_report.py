@@ -13,6 +13,7 @@ from icl_lib.heads import head_names
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}
 _METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
+# What is lost against each control.
 _CONTROL = {"none": "against no ablation", "random": "beyond random heads",
             "random_layer_matched": "beyond random heads of the same layers"}
 _LOSS = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
@@ -72,7 +73,15 @@ def intervention_sentence(numbers: pd.DataFrame, *, replacement: str = "mean", p
     return (f"Heads replaced by {replacement} at {positions} positions, {_heads(numbers)} of each kind, "
             f"{draws_words(numbers)}. Beyond random heads of the same layers (95 % interval; more or less than they, "
             f"where it excludes 0) ablation lowers " + "; ".join(parts)
-            + f". Holm's correction is over the {family} effects of the figure's last column.")
+            + f". Holm's correction is over the {family} effects in the last column of the figures."
+            + same_sets_sentence(numbers))
+
+
+def same_sets_sentence(numbers: pd.DataFrame) -> str:
+    """That the plain sets of the two kinds are the same heads, "" where they are not."""
+    if find(numbers, "shared heads at the shown share")["value"] < 1:
+        return ""
+    return " The plain sets of the two kinds are the same heads, so only with exclusion can the kinds be told apart."
 
 
 def no_control_sentence(numbers: pd.DataFrame) -> str:
@@ -109,21 +118,22 @@ def robustness_sentence(numbers: pd.DataFrame) -> str:
 
 
 def ablation_sentence(numbers: pd.DataFrame, positions: str) -> str:
-    """By how much few-shot accuracy drops when a kind is ablated: against no ablation and both random controls."""
+    """By how much few-shot accuracy drops when a kind is ablated: against no ablation and beyond heads of its layers."""
     clean = find(numbers, f"{FEW_SHOT}, no ablation")
     parts = []
     for kind, label in _KIND.items():
         for excluded in (False, True):
             left = find(numbers, f"{FEW_SHOT}, {set_name(kind, excluded)}, mean at {positions}")
-            lost = [(words, find(numbers, effect_name(FEW_SHOT, kind, excluded, "mean", positions, control)))
-                    for control, words in _CONTROL.items()]
+            lost = [(_CONTROL[control], find(numbers, effect_name(
+                FEW_SHOT, kind, excluded, "mean", positions, control))) for control in ("none", "random_layer_matched")]
             texts = [f"{_interval(row)} {words}" for words, row in lost if row is not None]
             if left is not None and texts:
                 parts.append(f"to {left['value']:.2f} when {label} are ablated{_kept(excluded)}, by "
                              + ", by ".join(texts))
     missing = "" if any("random" in part for part in parts) else " " + no_control_sentence(numbers)
+    where = "all positions" if positions == "all" else "the last position"
     return (f"Without ablation the few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to "
-            f"{clean['high']:.2f}). With {_heads(numbers)} replaced by their mean at {positions} positions it drops "
+            f"{clean['high']:.2f}). With {_heads(numbers)} replaced by their mean at {where} it drops "
             + "; ".join(parts) + ". Intervals: 95 %, bootstrap over tasks, prompts and draws." + missing)
 
 
