@@ -118,7 +118,7 @@ def robustness_sentence(numbers: pd.DataFrame) -> str:
 
 
 def ablation_sentence(numbers: pd.DataFrame, positions: str) -> str:
-    """By how much few-shot accuracy drops when a kind is ablated: against no ablation and beyond heads of its layers."""
+    """By how much accuracy drops when a kind is ablated: against no ablation and beyond random heads of its layers."""
     clean = find(numbers, f"{FEW_SHOT}, no ablation")
     parts = []
     for kind, label in _KIND.items():
