@@ -355,7 +355,8 @@ def test_the_whole_workflow(project):
         "scores/models/tiny/step0.parquet", "scores/models/tiny/step8.parquet",
         "accuracy/models/tiny/step0.parquet", "accuracy/models/tiny/step8.parquet",
         "ablations/models/tiny/step8.parquet", "effects/models/tiny/step8.parquet",
-        "statistics/training_dynamics/models/tiny.parquet",
+        "statistics/scoring/models/tiny/step0.parquet", "statistics/scoring/models/tiny/step8.parquet",
+        "statistics/ablation/models/tiny/step8.parquet", "statistics/training_dynamics/models/tiny.parquet",
         "statistics/model_scaling.parquet", "statistics/claims.parquet", "statistics/causal_test.parquet",
         "statistics/ablation_ladder.parquet",
     }  # fmt: skip
