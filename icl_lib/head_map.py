@@ -19,7 +19,7 @@ COLUMNS = {
 
 
 def head_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per head: layer, head, its scores (mean over tasks) and its rank by the two that rank heads, 1 the highest."""
+    """One row per head: its scores (mean over tasks) and its rank by the two that rank heads, 1 the highest."""
     layers, heads = matrix(scores, "fv").shape
     table = pd.DataFrame({"layer": np.repeat(np.arange(layers), heads), "head": np.tile(np.arange(heads), layers)})
     for score in ("induction_attention_mass", "induction_prefix_matching", "previous_token", "fv"):

@@ -24,14 +24,15 @@ def number(name: str, value: float, low: float = np.nan, high: float = np.nan, p
 
 def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFrame:
     """Rows of `number` as the table `statistics`; a row may name a model of its own."""
-    return pd.DataFrame([{"notebook": notebook, "model": model} | row for row in rows], columns=list(SCHEMAS["statistics"]))
+    filled = [{"notebook": notebook, "model": model} | row for row in rows]
+    return pd.DataFrame(filled, columns=list(SCHEMAS["statistics"]))
 
 
 def accuracy_numbers(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Means over tasks of first-token accuracy, one per group of tasks, labels and number of demonstrations.
 
-    `accuracy`: that metric's rows of the table `accuracy` with the column `group` (`report.with_groups`). Names are
-    "accuracy, <group>, <clean or shuffled>, <shots> shots"; `n` is the number of tasks.
+    `accuracy`: that metric's rows of the table `accuracy` with the column `group` (`scoring_report.with_groups`). Names
+    are "accuracy, <group>, <clean or shuffled>, <shots> shots"; `n` is the number of tasks.
     """
     rows = [number(f"accuracy, {group}, {labels}, {shots} shots", part["value"].mean(), n=len(part))
             for (group, labels, shots), part in accuracy.groupby(["group", "labels", "n_shots"], sort=False)]

@@ -64,15 +64,16 @@ def score_sentence(numbers: pd.DataFrame) -> str:
         return f"{of[f'highest {score}']:.{digits}f} ({_head(of, f'highest {score}')})"
 
     lost = of["accuracy lost to shuffled labels"]
-    labels = ("in a model whose accuracy with shuffled labels is lower, which was not measured here" if np.isnan(lost)
+    labels = ("in a model that reads labels, which was not measured here" if np.isnan(lost)
               else f"in a model that reads labels: accuracy is {lost:.2f} lower with shuffled labels, at least "
                    f"{LABELS_READ:g} is asked for")
     return (
-        f"Highest attention mass, the score that ranks induction heads here and in the paper: "
+        f"Highest attention mass, by which induction heads are ranked here and in the paper: "
         f"{highest(RANKED_BY['induction'], 3)}. Beside it prefix matching, which says whether a head is an induction "
         f"head: {highest(DEFINED_BY['induction'], 3)}. Highest FV score: {highest('fv', 4)}. Of {n['fv heads']} heads "
         f"{of['induction heads']:.0f} {_are(of['induction heads'], 'an induction head', KIND['induction'])} (prefix "
-        f"matching above {INDUCTION_THRESHOLD:g}) and {of['fv heads']:.0f} {_are(of['fv heads'], 'an FV head', 'FV heads')} "
+        f"matching above {INDUCTION_THRESHOLD:g}) and {of['fv heads']:.0f} "
+        f"{_are(of['fv heads'], 'an FV head', KIND['fv'])} "
         f"(FV score above {of['FV threshold']:.4f}: the percentile {100 * NULL_QUANTILE:g} of the best head under "
         f"{n['FV threshold']} permutations of the clean means, or {FV_MINIMUM:g} where that is lower; {labels}).")
 
@@ -88,8 +89,8 @@ def overlap_sentence(numbers: pd.DataFrame) -> str:
             f"(p = {shared['p_value']:.2g}, hypergeometric, two-sided).")
     if "rank correlation" in rows.index:
         rho = rows.loc["rank correlation"]
-        text += (f" Rank correlation of attention mass and FV score over all {rho['n']} heads: {rho['value']:.2f} (95 % "
-                 f"interval {rho['low']:.2f} to {rho['high']:.2f}).")
+        text += (f" Rank correlation of attention mass and FV score over all {rho['n']} heads: {rho['value']:.2f} "
+                 f"(95 % interval {rho['low']:.2f} to {rho['high']:.2f}).")
     return text
 
 

@@ -369,7 +369,7 @@ def test_the_whole_workflow(project):
     original = (library / "statistics.py").read_text()
     touch(library / "figures.py", "\n# edited\n")  # nobody uses it
     touch(library / "statistics.py", "\n# edited\n")
-    assert planned(project) == {"model_scaling": 1, "book": 1}
+    assert planned(project) == {"model_scaling": 1, "index": 1, "book": 1}
     (library / "statistics.py").write_text(original)
     touch(project / "book" / "method.md", "\nMore.\n")
     assert planned(project) == {"book": 1}

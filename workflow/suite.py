@@ -19,8 +19,8 @@ SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 TEMPLATES = Path("notebooks")
 RESULTS = Path("results")
 
-# What each notebook writes: one table per run and kind, under results/<suite>/ at `place`. `statistics` hold the numbers
-# that the notebook's page prints.
+# What each notebook writes: one table per run and kind, under results/<suite>/ at `place`. `statistics` hold the
+# numbers that the notebook's page prints.
 TABLES = {
     "scoring": ("scores", "accuracy", "statistics"),
     "ablation": ("ablations", "effects", "statistics"),
