@@ -55,12 +55,6 @@ def transposed(comparison: pd.DataFrame) -> pd.DataFrame:
     return text.T.rename_axis(index=None, columns=None)
 
 
-def null_quantile(scores: pd.DataFrame, quantile: float) -> float:
-    """The FV score that the best head of a null draw reaches with probability 1 - quantile."""
-    best = scores[scores["score"] == "fv_null"].groupby("task")["value"].max()
-    return float(np.quantile(best.to_numpy(), quantile))
-
-
 def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
     """The ablated heads of each ranking that is not random, by fraction."""
     rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
@@ -97,71 +91,3 @@ def ablation_sentence(ablations: pd.DataFrame, positions: str, *, seed: int) -> 
     return (f"Without ablation the few-shot accuracy is {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}); with "
             f"{n_heads} {'head' if n_heads == 1 else 'heads'} ({fraction:.0%}) replaced: " + "; ".join(parts)
             + ". Intervals: 95 %, bootstrap over tasks.")
-
-
-def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
-    """Which checkpoints the page is about, and which of them are missing."""
-    present = set(scores["step"])
-    missing = [step for step in steps if step not in present]
-    note = f" Missing: {', '.join(map(str, missing))}; figures have a gap there." if missing else ""
-    known = [step for step in steps if step in present]
-    return f"{len(known)} checkpoints of {scores['model'].iloc[0]}: steps {', '.join(map(str, known))}.{note}"
-
-
-def emergence_sentence(emergence: pd.DataFrame) -> str:
-    """When each kind came and in which order, with the checkpoints that bound it."""
-    came = emergence.set_index("kind")["first step with it"]
-    parts = []
-    for kind, label in (("induction", "Induction heads"), ("fv", "FV heads")):
-        row = emergence.set_index("kind").loc[kind]
-        if pd.isna(row["first step with it"]):
-            parts.append(f"{label} did not come")
-        else:
-            after = f", after {row['last step without']}" if pd.notna(row["last step without"]) else ""
-            parts.append(f"{label} came by step {row['first step with it']}{after}")
-    text = ". ".join(parts) + "."
-    if came.isna().any():
-        return text
-    if came["induction"] == came["fv"]:
-        return text + " At this spacing of checkpoints they came together."
-    return text + f" {'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first."
-
-
-def seeds_sentence(by_seed: pd.DataFrame) -> str:
-    """In how many seeds which kind came first."""
-    counts = by_seed["first"].value_counts()
-    words = {"induction": "induction heads came first", "FV": "FV heads came first",
-             "same checkpoint": "both came at the same checkpoint", "neither came": "neither came"}
-    parts = [f"{text} in {counts[key]}" for key, text in words.items() if key in counts]
-    if len(by_seed) == 1:
-        return "Only one seed of this model has checkpoints here."
-    return f"Of {len(by_seed)} models that differ by their seed, {', '.join(parts)}."
-
-
-def interval_sentence(low: float, high: float) -> str:
-    """The interval of the FV heads' emergence step."""
-    return f"FV heads, 95 % interval over scoring tasks: {_step(low)} to {_step(high)}."
-
-
-def transition_sentence(transitions: pd.DataFrame) -> str:
-    """Heads that had both scores, by which came first."""
-    rows = transitions.set_index("order")
-    first, reverse = rows.loc["induction_first"], rows.loc["fv_first"]
-    return (f"{int(first['heads'])} heads were induction heads before they were FV heads "
-            f"({first['expected by chance']:.1f} by chance, p = {first['p (at least as many)']:.2g}), "
-            f"{int(reverse['heads'])} the reverse ({reverse['expected by chance']:.1f} by chance), "
-            f"{int(rows.loc['both_at_once', 'heads'])} both from the same checkpoint on.")
-
-
-def transitions_by_seed_sentence(by_seed: pd.DataFrame) -> str:
-    """Heads that changed kind in each direction, over models that differ by their seed."""
-    first, reverse = by_seed["induction first"].sum(), by_seed["FV first"].sum()
-    heads = "head" if first == 1 else "heads"
-    return (f"Over {len(by_seed)} {'seeds' if len(by_seed) > 1 else 'seed'}: {first} {heads} induction first "
-            f"({by_seed['induction first, by chance'].sum():.1f} by chance), {reverse} FV first "
-            f"({by_seed['FV first, by chance'].sum():.1f} by chance); more induction-first heads than by chance at "
-            f"p < 0.05 in {int((by_seed['p (induction first)'] < 0.05).sum())}.")
-
-
-def _step(step: float) -> str:
-    return f"step {step:g}" if np.isfinite(step) else "none"

@@ -7,7 +7,6 @@ import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
-from icl_lib.ablation_effects import corrected
 from icl_lib.heads import overlap
 from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, top_sets
 from icl_lib.measurements import mean_scores
@@ -173,22 +172,15 @@ def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
-    """What ablating each kind costs beyond random heads of the same layers, by size (figures 4 and 9).
+    """What ablating each kind costs, against every control, by size (figures 4 and 9).
 
-    As `effects_beside` of the one control; a model without a layer-matched control is left out.
-    """
-    return effects_beside(corrected(effects), sizes, fraction=fraction)
-
-
-def effects_beside(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
-    """What ablating each kind costs, against every control, by size.
-
-    Of the table `effects` the rows of the mean at all positions, per model at the ablated share nearest to `fraction`;
-    `excluded` says whether the top heads of the other kind were kept, `ranking` is a kind or their difference. With
-    the columns of `sizes`.
+    Of the table `effects` the rows of the mean at all positions, per model at the share nearest to `fraction` of those
+    with accuracies (the historical protocols measure the loss alone at others); `excluded` says whether the top heads
+    of the other kind were kept, `ranking` is a kind or their difference. With the columns of `sizes`.
     """
     rows = effects[(effects["replacement"] == "mean") & (effects["positions"] == "all")]
-    distance = (rows["fraction"] - fraction).abs()
-    rows = rows[distance == distance.groupby(rows["model"]).transform("min")]
+    of_accuracy = rows[rows["metric"] == "first_token_accuracy"]
+    nearest = of_accuracy.groupby("model")["fraction"].agg(lambda at: at.iloc[(at - fraction).abs().argmin()])
+    rows = rows[rows["fraction"] == rows["model"].map(nearest)]
     rows = rows.assign(excluded=rows["excluded"] != "").merge(sizes, on="model")
     return rows.sort_values(["parameters", "model", "metric", "excluded", "ranking", "control"], ignore_index=True)

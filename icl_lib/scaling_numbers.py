@@ -1,7 +1,5 @@
 """The numbers that the scaling page prints, as rows of the table `statistics`; the index page reads them from there."""
 
-from math import factorial
-
 import numpy as np
 import pandas as pd
 
@@ -28,7 +26,7 @@ def scaling_numbers(
     """All numbers of the page's sentences and of its tables, per model and ("") over models.
 
     `comparison` and `overlaps` as `scaling` makes them from sizes `with_kinds`, `effects` as in
-    `scaling.effects_beside`. Over models count those with heads of both kinds; `n` is then their number. No row for
+    `scaling.effects_by_size`. Over models count those with heads of both kinds; `n` is then their number. No row for
     what there are no such models for.
     """
     parts = [_of_models(comparison), _over_models(comparison[comparison["both"]], len(comparison)),
@@ -110,4 +108,4 @@ def _trend(name: str, gaps: pd.DataFrame, seed: int) -> list[dict]:
         return [number(f"{name}, sizes", k, n=k)]
     test = trend_test(by_size.index.to_numpy(dtype=float), by_size.to_numpy(), seed=seed)
     return [number(f"{name}, sizes", k, n=k), number(name, test.value, p_value=test.p_value, n=k),
-            number(f"{name}, smallest p", 2 / factorial(k), n=k)]
+            number(f"{name}, smallest p", test.smallest_p, n=k)]
