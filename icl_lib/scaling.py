@@ -110,6 +110,7 @@ def comparison_table(
             "highest of those": of_induction.max(),
             "rank correlation": rho.value, "rank correlation, low": rho.low, "rank correlation, high": rho.high,
             "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
+            "smallest possible p (depth)": depth.smallest_p,
         })
     return pd.DataFrame(rows).merge(sizes, on="model").sort_values("parameters", ignore_index=True)
 
@@ -137,7 +138,8 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
 def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[float]) -> pd.DataFrame:
     """Overlap of the two top sets at several shares of heads (figure 3 left; the paper: 5 %), counts rounded up.
 
-    Columns model, fraction, n_heads, value (share of heads in both), expected (two random sets), p_value, parameters.
+    Columns model, fraction, n_heads, value (share of heads in both), expected (two random sets), p_value and the
+    smallest that sets of this size could have given, smallest_p; with those of `sizes`.
     """
     rows = []
     for model, group in scores.groupby("model"):
@@ -145,9 +147,10 @@ def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[
             tops = top_sets(group, fraction=fraction)
             n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
             shared = int((tops["fv"] & tops["induction"]).sum())
-            rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n),
-                         overlap_p_value(shared, n_total, n, n).p_value))
-    table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value"])
+            p_value, *extremes = (overlap_p_value(k, n_total, n, n).p_value
+                                  for k in (shared, max(0, 2 * n - n_total), n))
+            rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n), p_value, min(extremes)))
+    table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value", "smallest_p"])
     return table.merge(sizes, on="model").sort_values(["parameters", "model", "fraction"], ignore_index=True)
 
 

@@ -17,7 +17,8 @@ _ESTIMATES = {
     "rank correlation": ("rank correlation, low", "rank correlation, high", None),
     "depth difference (layers)": (None, None, "p (depth)"),
 }
-_PLAIN = ("parameters", *KIND_COLUMN.values(), "top heads", "overlap by chance", "overlap of layers")
+_PLAIN = ("parameters", *KIND_COLUMN.values(), "top heads", "overlap by chance", "overlap of layers",
+          "smallest possible p (depth)")
 
 
 def scaling_numbers(
@@ -55,6 +56,7 @@ def _over_models(both: pd.DataFrame, n_models: int) -> list[dict]:
     rows = [number("models with heads of both kinds", n, n=n_models),
             number("models with deeper FV heads", deeper.sum(), n=n),
             number("models with significantly deeper FV heads", (deeper & (both["p (depth)"] < 0.05)).sum(), n=n),
+            number("models with power for depth", (both["smallest possible p (depth)"] < 0.05).sum(), n=n),
             number("models with more overlap than by chance", (both["overlap"] > both["overlap by chance"]).sum(), n=n)]
     return rows + [number(name, both[name].mean(), n=n)
                    for name in ("induction percentile of FV heads", "FV percentile of induction heads") if n]
@@ -76,7 +78,8 @@ def _of_overlaps(overlaps: pd.DataFrame) -> list[dict]:
                      number(f"fewest heads, {where}", at["n_heads"].min(), n=n),
                      number(f"most heads, {where}", at["n_heads"].max(), n=n),
                      number(f"models with more overlap, {where}", (told["value"] > told["expected"]).sum(), n=n),
-                     number(f"models with less overlap, {where}", (told["value"] < told["expected"]).sum(), n=n)]
+                     number(f"models with less overlap, {where}", (told["value"] < told["expected"]).sum(), n=n),
+                     number(f"models with power for overlap, {where}", (at["smallest_p"] < 0.05).sum(), n=n)]
     return rows
 
 

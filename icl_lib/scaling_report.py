@@ -7,8 +7,8 @@ from icl_lib.report import METRIC_WORDS
 from icl_lib.scaling import KIND_COLUMN
 from icl_lib.scaling_numbers import lost
 
-CONTROL_WORDS = {"none": "against the model without ablation", "random": "beyond random heads of neither kind",
-                 "random_layer_matched": "beyond such heads of the same layers"}
+CONTROL_WORDS = {"none": "Against the model without ablation", "random": "Beyond random heads of neither kind",
+                 "random_layer_matched": "Beyond such heads of the same layers"}
 
 
 def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
@@ -27,8 +27,8 @@ def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
 def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
     """Models that lack a kind of heads, by what they lack: {"no FV heads": [...]}."""
     found: dict[str, list[str]] = {}
-    for model, rows in numbers[numbers["model"] != ""].groupby("model", sort=False):
-        of = rows.set_index("name")["value"]
+    for model in _by_size(numbers):
+        of = numbers[numbers["model"] == model].set_index("name")["value"]
         missing = [f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0]
         if missing:
             found.setdefault(" and ".join(missing), []).append(model)
@@ -43,7 +43,8 @@ def comparison_sentence(numbers: pd.DataFrame) -> str:
         return "No model has heads of both kinds, so that nothing is counted over models."
     value = of["value"]
     return (f"FV heads sit deeper on average in {value['models with deeper FV heads']:.0f} of {n} models (p < 0.05 in "
-            f"{value['models with significantly deeper FV heads']:.0f}). The top sets share more heads than by chance "
+            f"{value['models with significantly deeper FV heads']:.0f} of {value['models with power for depth']:.0f} "
+            f"whose heads are enough for it). The top sets share more heads than by chance "
             f"in {value['models with more overlap than by chance']:.0f} of {n}. FV heads have a mean percentile of "
             f"{value['induction percentile of FV heads']:.2f} in the induction score, induction heads one of "
             f"{value['FV percentile of induction heads']:.2f} in the FV score.")
@@ -57,12 +58,13 @@ def overlaps_sentence(numbers: pd.DataFrame) -> str:
     for where in sorted(names, key=lambda name: float(name.split()[1])):
         row = {name: of.at[f"{name}, {where}", "value"] for name in
                ("overlap", "overlap by chance", "fewest heads", "most heads", "models with more overlap",
-                "models with less overlap")}
+                "models with less overlap", "models with power for overlap")}
         parts.append(
             f"top {float(where.split()[1]):.0%} ({row['fewest heads']:.0f} to {row['most heads']:.0f} heads): "
             f"{row['overlap']:.0%} shared on average, {row['overlap by chance']:.0%} by chance; more than chance in "
             f"{row['models with more overlap']:.0f} of {of.at[f'overlap, {where}', 'n']} models, fewer in "
-            f"{row['models with less overlap']:.0f} (p < 0.05, hypergeometric)")
+            f"{row['models with less overlap']:.0f} (p < 0.05, hypergeometric; so small a p is possible in "
+            f"{row['models with power for overlap']:.0f})")
     return "; ".join(parts) + "." if parts else ""
 
 
@@ -75,21 +77,20 @@ def effects_sentence(numbers: pd.DataFrame) -> str:
         for control in CONTROLS:
             names = {ranking: lost(metric, ranking, control, False) for ranking in ("fv", "induction", DIFFERENCE)}
             if names["fv"] not in of.index:
-                parts.append(f"{CONTROL_WORDS[control]}: no model has this control for both kinds")
+                parts.append(f" {CONTROL_WORDS[control]}: no model has this control for both kinds.")
                 continue
-            gap, n = names[DIFFERENCE], of.at[names["fv"], "n"]
-            models = f"{n} {'model' if n == 1 else 'models'}"
+            fv, induction = (of.at[names[kind], "value"] for kind in ("fv", "induction"))
+            n, gap = of.at[names["fv"], "n"], names[DIFFERENCE]
+            drop = (f"- **{words}** drops by {fv:.2f} when FV heads are ablated and by {induction:.2f} when induction heads "
+                    "are" if control == "none" else f" {CONTROL_WORDS[control]}: {fv:.2f} and {induction:.2f}")
             parts.append(
-                f"{CONTROL_WORDS[control]} ({models}) by {of.at[names['fv'], 'value']:.2f} "
-                f"when FV heads are ablated, by {of.at[names['induction'], 'value']:.2f} when induction heads are; the "
-                f"former is larger in {of.at[f'{gap}, above zero', 'value']:.0f} (interval of the difference above "
-                f"zero in {of.at[f'{gap}, interval above zero', 'value']:.0f}, below in "
-                f"{of.at[f'{gap}, interval below zero', 'value']:.0f})")
-        if any("when" in part for part in parts):
-            lines.append(f"- **{words}** drops " + ", or ".join(parts) + "."
-                         + _trend_words(of, lost(metric, DIFFERENCE, CONTROLS[-1], False)))
-    without = _without_control(numbers)
-    left = [f"{', '.join(models)} ({what})" for what, models in without.items()]
+                f"{drop} ({n} {'model' if n == 1 else 'models'}; more with FV heads in "
+                f"{of.at[f'{gap}, above zero', 'value']:.0f}, interval of the difference above zero in "
+                f"{of.at[f'{gap}, interval above zero', 'value']:.0f}, below in "
+                f"{of.at[f'{gap}, interval below zero', 'value']:.0f}).")
+        if lost(metric, "fv", "none", False) in of.index:
+            lines.append("".join(parts) + _trend_words(of, lost(metric, DIFFERENCE, CONTROLS[-1], False)))
+    left = [f"{', '.join(models)} ({what})" for what, models in _without_control(numbers).items()]
     if left:
         lines.append(f"- Left out: {'; '.join(left)}.")
     if not lines:
@@ -109,7 +110,7 @@ def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
                 if names["fv"] in of.index:
                     gap = of["value"][[f"{names[DIFFERENCE]}, {end}" for end in
                                        ("above zero", "interval above zero", "interval below zero")]]
-                    rows.append((words, "other kind kept" if excluded else "plain", CONTROL_WORDS[control],
+                    rows.append((words, "other kind kept" if excluded else "plain", CONTROL_WORDS[control].lower(),
                                  of.at[names["fv"], "n"], *(f"{of.at[names[kind], 'value']:.3f}" for kind in
                                                             ("fv", "induction")), *gap.astype(int)))
     return pd.DataFrame(rows, columns=[
@@ -121,10 +122,16 @@ def _over_models(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[numbers["model"] == ""].set_index("name")
 
 
+def _by_size(numbers: pd.DataFrame) -> list[str]:
+    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")]
+    return list(sizes.sort_values(["value", "model"])["model"])
+
+
 def _without_control(numbers: pd.DataFrame) -> dict[str, list[str]]:
     """Ablated models that are in no comparison, or not in that against layer-matched heads, by why."""
     gap = lost("first_token_accuracy", DIFFERENCE, CONTROLS[-1], False)
-    ablated = numbers[numbers["name"].str.contains(" lost, ") & (numbers["model"] != "")]["model"].unique()
+    with_effects = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
+    ablated = [model for model in _by_size(numbers) if model in with_effects]
     found = {what: kept for what, models in without_kinds(numbers).items()
              if (kept := [model for model in models if model in ablated])}
     lacking = {model for models in found.values() for model in models}
