@@ -134,7 +134,7 @@ def set_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame
 
 
 def curve_conditions(conditions: list[Condition], fraction: float) -> list[Condition]:
-    """The clean model, both kinds without exclusion, up to five layer-matched draws of each, at the fraction nearest."""
+    """The clean model, both kinds without exclusion, up to five layer-matched draws of each, at the nearest fraction."""
     at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
     nearest = at[np.abs(at - fraction).argmin()]
     return [c for c in conditions

@@ -177,9 +177,9 @@ def line_over_tasks(ax, rows: pd.DataFrame, x: str, colour, marker: str, line: s
 
 
 METRIC_LABEL = {
-    "first_token_accuracy": "few-shot accuracy\n(first token, 10 shots)",
-    "exact_match": "few-shot accuracy\n(whole answer, 10 shots)",
-    "answer_probability": "P(answer), 10 shots",
+    "first_token_accuracy": "few-shot accuracy\n(first token)",
+    "exact_match": "few-shot accuracy\n(whole answer)",
+    "answer_probability": "P(answer)",
     "token_loss_difference": "token-loss difference\n(50th minus 500th, nats)",
 }
 
