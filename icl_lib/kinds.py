@@ -82,11 +82,19 @@ def reads_labels(accuracy: pd.DataFrame) -> bool:
     First-token accuracy on the scoring tasks at the most demonstrations, labels clean minus labels shuffled: at least
     0.05 on the mean over tasks, and above 0 at p < 0.05 (one-sided t test over tasks, where there are two or more).
     """
+    gaps = label_gaps(accuracy)
+    if gaps.empty or gaps.mean() < LABELS_READ:
+        return False
+    same = len(gaps) < 2 or np.ptp(gaps) == 0
+    return bool(same or stats.ttest_1samp(gaps, 0, alternative="greater").pvalue < 0.05)
+
+
+def label_gaps(accuracy: pd.DataFrame) -> pd.Series:
+    """Per scoring task first-token accuracy at the most demonstrations, labels clean minus labels shuffled.
+
+    Of the table `accuracy` at one step; empty where shuffled labels were not measured at so many demonstrations.
+    """
     rows = accuracy.query("metric == 'first_token_accuracy' and split == 'scoring'")
     rows = rows[rows["n_shots"] == rows["n_shots"].max()]
-    gap = rows.pivot_table(index="task", columns="labels", values="value").reindex(columns=["clean", "shuffled"])
-    gap = (gap["clean"] - gap["shuffled"]).dropna()
-    if gap.empty or gap.mean() < LABELS_READ:
-        return False
-    same = len(gap) < 2 or np.ptp(gap) == 0
-    return bool(same or stats.ttest_1samp(gap, 0, alternative="greater").pvalue < 0.05)
+    by_labels = rows.pivot_table(index="task", columns="labels", values="value").reindex(columns=["clean", "shuffled"])
+    return (by_labels["clean"] - by_labels["shuffled"]).dropna()

@@ -1,7 +1,9 @@
 """From a model to tidy tables: what the notebooks call, one function per table of the schemas."""
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from icl_lib.function_vectors import FVScores, permuted_mean_scores
 from icl_lib.induction import duplicate_token_scores, induction_scores, previous_token_scores
 from icl_lib.models import bos_text
 from icl_lib.progress import progress
+from icl_lib.tables import provenance
 from icl_lib.tasks import Task, TaskPrompts, draw_prompts
 
 _AT_ONCE, _WIDE = 1000, 256  # tasks whose prompts share batches, in models narrower than this
@@ -43,6 +46,14 @@ def task_group(task: Task) -> str:
     if task.type == "extractive":
         return "extractive"
     return "shared labels" if len(task.siblings) > 1 else "look-up"
+
+
+def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
+    """Provenance of a table measured on a model, its revision on the hub included; `details` as in `provenance`."""
+    weight = next(model.original_model.parameters())
+    return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
+                      device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
+                      revision=getattr(model, "revision", ""), seconds=time.process_time(), **details)
 
 
 def task_table(tasks: Mapping[str, Task], *, name: str, step: int) -> pd.DataFrame:

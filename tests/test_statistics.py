@@ -203,7 +203,7 @@ def test_depth_of_shared_heads_cancels():
     shared = mask_of([1, 9, 9, 9], start=6)
     found = depth_difference(mask_of([4, 5]) | shared, mask_of([4, 5], start=3) | shared, seed=0)
     assert found.value == 0 and found.p_value == 1.0
-    assert depth_difference(shared, shared, seed=0) == (0.0, 1.0)
+    assert depth_difference(shared, shared, seed=0) == (0.0, 1.0, 1.0)
 
 
 def test_depth_p_values_are_uniform_under_the_null():

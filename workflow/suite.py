@@ -19,10 +19,11 @@ SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 TEMPLATES = Path("notebooks")
 RESULTS = Path("results")
 
-# What each notebook writes. One table per run, under results/<suite>/<table>/.
+# What each notebook writes: one table per run and kind, under results/<suite>/ at `place`. `statistics` hold the
+# numbers that the notebook's page prints.
 TABLES = {
-    "scoring": ("scores", "accuracy"),
-    "ablation": ("ablations", "effects"),
+    "scoring": ("scores", "accuracy", "statistics"),
+    "ablation": ("ablations", "effects", "statistics"),
     "protocols": ("statistics",),
     "task_execution": ("executions",),
     "training_dynamics": ("statistics",),
@@ -64,6 +65,14 @@ DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl
 
 # Stands for a model's published weights where it has no checkpoints.
 NO_STEP = -1
+
+
+def place(notebook: str, table: str) -> str:
+    """The folder of a notebook's table; or, where it runs once, the file's name without its ending.
+
+    Several notebooks write statistics, each its own: results/<suite>/statistics/claims.parquet.
+    """
+    return f"{table}/{notebook}" if table == "statistics" else table
 
 
 class SuiteError(ValueError):

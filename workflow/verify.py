@@ -14,7 +14,7 @@ from typing import Any
 
 from icl_lib.tables import read_table
 from workflow.inputs import differences, is_record, read_record
-from workflow.suite import CHOSEN_BY, TABLES, Suite, read_suite
+from workflow.suite import CHOSEN_BY, TABLES, Suite, place, read_suite
 from workflow.sweep import changed_parts
 
 _SHOWN = 3  # differences named for one file
@@ -43,9 +43,8 @@ class Run:
     @property
     def tables(self) -> dict[str, str]:
         """The run's tables: path to schema."""
-        # statistics come from several notebooks, each has a folder or, where it runs once, a file of its name
-        place = {kind: f"{kind}/{self.notebook}" if kind == "statistics" else kind for kind in TABLES[self.notebook]}
-        return {f"{self._swept}{folder}{self._below}.parquet": kind for kind, folder in place.items()}
+        return {f"{self._swept}{place(self.notebook, kind)}{self._below}.parquet": kind
+                for kind in TABLES[self.notebook]}
 
     @property
     def _swept(self) -> str:
