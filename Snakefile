@@ -9,7 +9,7 @@ sys.path.insert(0, str(workflow.basedir))
 
 from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
-from workflow.suite import RESULTS, TABLES, check_suite, dependencies, place, read_suite, weights
+from workflow.suite import RESULTS, TABLES, check_suite, committed, dependencies, place, read_suite, weights
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
@@ -91,6 +91,7 @@ RUN = (
     "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
     "-m workflow.run {input.template:q} {output.notebook:q} "
     "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
+    + (f" --committed {SUITE.tables}" if SUITE.tables else "")
 )
 RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
 
@@ -134,7 +135,8 @@ rule scoring:
     input:
         template="notebooks/scoring.ipynb",
         code=CODE["scoring"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        weights=lambda wildcards: committed(SUITE, 'scoring', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
     output:
         tables=written("scoring", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/scoring/{{model}}/step{{step}}.ipynb",
@@ -156,8 +158,9 @@ rule ablation:
     input:
         template="notebooks/ablation.ipynb",
         code=CODE["ablation"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
-        scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
+        weights=lambda wildcards: committed(SUITE, 'ablation', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
+        scores=[f"{OUT}/{kind}/{{model}}/step{{step}}.parquet" for kind in ("scores", "tasks")],
     output:
         tables=written("ablation", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/ablation/{{model}}/step{{step}}.ipynb",
@@ -201,7 +204,8 @@ rule task_execution:
     input:
         template="notebooks/task_execution.ipynb",
         code=CODE["task_execution"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        weights=lambda wildcards: committed(SUITE, 'task_execution', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
         scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
     output:
         tables=written("task_execution", "/{model}/step{step}"),
@@ -226,7 +230,7 @@ rule swept:
         code=lambda wildcards: CODE[wildcards.notebook],
         weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
         scores=lambda wildcards: [] if wildcards.notebook in ("scoring", "protocols")
-        else [f"{OUT}/scores/{wildcards.model}/step{wildcards.step}.parquet"],
+        else [f"{OUT}/{kind}/{wildcards.model}/step{wildcards.step}.parquet" for kind in ("scores", "tasks")],
     output:
         notebook=f"{OUT}/sweeps/{{notebook}}/{{point}}/notebooks/{{model}}/step{{step}}.ipynb",
     params:
@@ -234,7 +238,7 @@ rule swept:
         tables=lambda wildcards: list(
             swept_tables(wildcards.notebook, wildcards.point, wildcards.model, wildcards.step).values()),
         # The notebook looks for the scores in its own results folder.
-        scores=lambda wildcards: f"{swept_folder(wildcards.notebook, wildcards.point)}/scores/{wildcards.model}",
+        folder=lambda wildcards: swept_folder(wildcards.notebook, wildcards.point),
     log:
         text=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.yaml",
@@ -244,7 +248,8 @@ rule swept:
         runtime=of_cluster("runtime"),
     threads: SUITE.threads
     shell:
-        "for scores in {input.scores:q}; do mkdir -p {params.scores:q} && cp \"$scores\" {params.scores:q}; done && "
+        "for table in {input.scores:q}; do own={params.folder:q}\"${{table#{OUT}}}\" && mkdir -p \"${{own%/*}}\" "
+        "&& cp \"$table\" \"$own\"; done && "
         + RUN + " --tables {params.tables:q}"
 
 
