@@ -136,7 +136,10 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
 
     "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits (see
     `icl_lib.upstream.upstream_tasks`); else a folder `<type>/<task>.json` with the cards of `cards.json` beside it.
+    Names in brackets choose some of a source: "lab[antonym,country-capital]".
     """
+    if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
+        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
     if str(source).startswith("upstream"):
         from icl_lib.upstream import upstream_tasks
 
