@@ -50,7 +50,7 @@ def effects_table(
                     effect = effect_against_draws(values, draws, m.tasks, seed=seed)
                     rows.append({"metric": m.metric, "replacement": m.replacement, "positions": m.positions,
                                  "ranking": ranking, "excluded": c.excluded, "control": control, "fraction": fraction,
-                                 "n_heads": int(c.heads.sum()), "n_draws": len(draws) * (control != "none"),
+                                 "n_heads": int(c.heads.sum()), "n_draws": 0 if control == "none" else len(draws),
                                  "n_prompts": len(values),
                                  **effect._asdict()})
     table = pd.DataFrame(rows).assign(model=name, step=step)
@@ -82,10 +82,7 @@ def _gap(lost: dict[str, tuple]) -> Float[ndarray, "draw row"]:
 
 
 def _as_many(draws: Float[ndarray, "draw row"], n: int) -> Float[ndarray, "{n} row"]:
-    """The draws as `n` rows of the same mean, whose mean has the same bootstrap error as that of the draws.
-
-    So that sets with fewer different draws are compared with all the others have: row by row where they are as many.
-    """
+    """The draws as `n` rows of the same mean, whose mean has the same bootstrap error as that of the draws."""
     times = n // len(draws)
     rows = np.zeros((n, draws.shape[1]))
     rows[: times * len(draws)] = np.tile(draws - draws.mean(0), (times, 1)) * n / (len(draws) * times**0.5)
@@ -98,9 +95,10 @@ def corrected(effects: pd.DataFrame, control: str = "random_layer_matched") -> p
 
 
 def with_holm(effects: pd.DataFrame) -> pd.DataFrame:
-    """The effects of the two kinds with Holm's p-values over all rows given: one family, whatever its dependence."""
+    """The effects of the two kinds with Holm's p-values over all rows of a control: one family, however dependent."""
     kinds = effects[effects["ranking"].isin(KINDS)]
-    return kinds.assign(p_holm=holm(kinds["p_value"].to_numpy()))
+    p_holm = kinds.groupby("control")["p_value"].transform(lambda p_values: holm(p_values.to_numpy()))
+    return kinds.assign(p_holm=p_holm.astype(float))
 
 
 def at_fraction(effects: pd.DataFrame, fraction: float) -> pd.DataFrame:
@@ -134,7 +132,7 @@ def set_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame
 
 
 def curve_conditions(conditions: list[Condition], fraction: float) -> list[Condition]:
-    """The clean model, both kinds without exclusion, up to five layer-matched draws of each, at the nearest fraction."""
+    """The clean model, both kinds without exclusion and up to five layer-matched draws, at the nearest share."""
     at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
     nearest = at[np.abs(at - fraction).argmin()]
     return [c for c in conditions

@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from icl_lib.ablation_report import execution_sentence
 from icl_lib.execution_figures import execution_by_layer, execution_points
+from icl_lib.execution_report import execution_sentence
 from icl_lib.heads import head_names
 from icl_lib.kinds import heads_of_kind
 from icl_lib.passes import TokenBatch
