@@ -80,10 +80,11 @@ def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
 @pytest.mark.parametrize("name", pages())
 def test_every_figure_shows_something(page, name):
     open_page(page, name)
-    drawn = [points_drawn(svg) for svg in figures_in((BOOK / name).read_text("utf-8"))]
-    assert len(drawn) == page.evaluate("document.querySelectorAll('img.figure').length")
-    assert drawn or name.removesuffix(".html") not in SHOWN or name == "performance.html"
-    assert all(panels and max(panels) > 0 for panels in drawn), drawn
+    figures = figures_in((BOOK / name).read_text("utf-8"))
+    assert len(figures) == page.evaluate("document.querySelectorAll('img.figure').length")
+    assert figures or name.removesuffix(".html") not in SHOWN or name == "performance.html"
+    blank = [svg for svg in figures if not any(points_drawn(svg)) and "no checkpoint of this model is" not in svg]
+    assert not blank, f"{len(blank)} of {len(figures)} figures"
 
 
 def test_the_pages_looked_at_are_there():
