@@ -103,9 +103,10 @@ clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake
 
 lock: env ## write requirements.lock from the environment
+	@$(BIN)/pip freeze --all --exclude-editable --exclude pip > requirements.lock.tmp
 	@{ echo '# Exact versions of everything in the environment. Written by `make lock`; see the ranges in pyproject.toml.'; \
-	  $(BIN)/pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+[^=]*$$//' | sort -f; \
-	} > requirements.lock.tmp && mv requirements.lock.tmp requirements.lock
+	  sed -E 's/\+[^=]*$$//' requirements.lock.tmp | sort -f; \
+	} > requirements.lock && rm requirements.lock.tmp
 
 env: $(STAMP)
 
