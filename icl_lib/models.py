@@ -75,14 +75,21 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
     bridge holds queries, keys and values a second time.
     """
     hf_model.eval().requires_grad_(False)
+    from icl_lib.model_check import eager_log_probabilities, prove  # they build on this module
+
     with _quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
+        if hf_model.config.architectures is None:  # what the bridge goes by
+            hf_model.config.architectures = [type(hf_model).__name__]
+        expected = eager_log_probabilities(hf_model)
         # eager is what the bridge switches to for its attention hooks; our own sweeps switch per pass
         bridge = TransformerBridge.boot_transformers(
             name, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device), dtype=hf_model.dtype
         )
-    return bridge.eval().requires_grad_(False)
+    bridge.eval().requires_grad_(False)
+    prove(bridge, expected)
+    return bridge
 
 
 def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str | None]:

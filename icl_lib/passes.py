@@ -69,6 +69,11 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.original_model.parameters()).device
 
 
+def own_attention(model: nn.Module) -> bool:
+    """Whether only the architecture's own attention is right, as `icl_lib.model_check` found on loading."""
+    return getattr(model, "own_attention", False)
+
+
 def encode_prompts(
     model: nn.Module, prompts: Sequence[Prompt], task: str, *, extra_tokens: int = 0
 ) -> list[EncodedPrompt]:
@@ -119,7 +124,8 @@ def plain_transformers(
     """The transformers model under the bridge, its wrappers taken out for the time being.
 
     `attention`, if given, is called instead of scaled-dot-product attention with the signature of
-    transformers' attention functions; it is given a mask only where causality alone is not enough.
+    transformers' attention functions; it is given a mask only where causality alone is not enough. A model
+    of `own_attention` computes as transformers' eager pass does, and takes no other function.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -133,7 +139,8 @@ def plain_transformers(
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     for parent, name, bridge in wrapped:
         parent._modules[name] = bridge.original_component
-    hf_model.config._attn_implementation = "sdpa" if attention is None else _ATTENTION
+    plain = "eager" if own_attention(model) else "sdpa"
+    hf_model.config._attn_implementation = plain if attention is None else _ATTENTION
     try:
         yield hf_model
     finally:
