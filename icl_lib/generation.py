@@ -26,6 +26,7 @@ from icl_lib.passes import (
     own_attention,
     plain_attention,
     plain_transformers,
+    puts_space_before,
     split_heads,
     token_batches,
 )
@@ -58,7 +59,8 @@ def _words(text: str) -> list[str]:
 
 def f1_ceiling(model: nn.Module, answer: str) -> float:
     """The F1 of a model that generates the answer and a line break: below 1 for long or punctuated answers (A6)."""
-    ids = model.tokenizer(f"{answer}\n", add_special_tokens=False)["input_ids"]
+    answer_text = answer.removeprefix(" ") if puts_space_before(model.tokenizer) else answer
+    ids = model.tokenizer(f"{answer_text}\n", add_special_tokens=False)["input_ids"]
     return generated_f1(model.tokenizer.decode(ids[:N_GENERATED]), answer)
 
 

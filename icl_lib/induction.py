@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from icl_lib.passes import PassDone, attentions, device_of, own_attention, plain_transformers
+from icl_lib.passes import (
+    PassDone,
+    attentions,
+    device_of,
+    own_attention,
+    plain_transformers,
+    refuse_unknown_tokens,
+)
 
 CONVENTIONS = ("attention_mass", "prefix_matching")
 _PATTERN_BYTES = 256 * 2**20  # of one layer's attention held at a time
@@ -148,6 +155,7 @@ def _mean_attention(
     """Attention on targets per query: mean over queries, then over sequences that have any."""
     if tokens.shape[1] > model.cfg.n_ctx:
         raise ValueError(f"tokens: {tokens.shape[1]} positions exceed the context of {model.cfg.n_ctx}")
+    refuse_unknown_tokens(model, int(tokens.max()), "tokens")
     has_query = queries.any(1)
     tokens, targets, queries = (t[has_query].to(device_of(model)) for t in (tokens, targets, queries))
     n_pos = tokens.shape[1]

@@ -40,6 +40,7 @@ _WINDOW = 4  # what a window is narrowed to meanwhile, so that these are longer
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 # Nats, for log-probabilities no lower than -10; proportions of their size for heads' outputs, and patterns.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.5}
+_SIZES = ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size")
 _EDIT_SIZE = 4  # of the values put in, in standard deviations of heads' outputs
 
 
@@ -66,6 +67,15 @@ def probe_sequences(config: Any) -> list[Tensor]:
     return [torch.randint(config.vocab_size, (1, n), generator=generator) for n in _LENGTHS]
 
 
+def refuse_without_heads(config: Any) -> None:
+    """Raise ValueError for a configuration that is not that of a language model with attention heads."""
+    missing = [name for name in _SIZES if not isinstance(getattr(config, name, None), int)]
+    if missing:
+        kind = ", ".join(config.architectures or [config.model_type])
+        hint = "; a model of text and images, give its language model alone" if hasattr(config, "text_config") else ""
+        raise ValueError(f"architecture {kind} is refused: its config.json has no {missing[0]}{hint}")
+
+
 @torch.inference_mode()
 def eager_log_probabilities(hf_model: nn.Module) -> list[Tensor]:
     """What a transformers model says about the probe sequences, before anything is put around it."""
@@ -76,7 +86,7 @@ def eager_log_probabilities(hf_model: nn.Module) -> list[Tensor]:
             return [_log_softmax(hf_model(input_ids=tokens.to(hf_model.device), use_cache=False).logits)[0]
                     for tokens in probe_sequences(config)]
     except Exception as error:  # an architecture's modules raise errors of every kind
-        raise _refusal(hf_model, f"transformers' own forward pass fails ({_line(error)})") from None
+        raise refusal(hf_model, f"transformers' own forward pass fails ({line_of(error)})") from None
     finally:
         config._attn_implementation = before
 
@@ -86,23 +96,35 @@ def prove(model: nn.Module, expected: list[Tensor]) -> None:
 
     `expected`: `eager_log_probabilities` of the model before the bridge.
     """
-    reasons = []
-    for own in (False, True):
+    reasons = [_lacks(model)]
+    for own in () if reasons[0] else (False, True):
         model.own_attention = own
         try:
             with _narrow_windows(model.original_model.config), torch.inference_mode():
                 model.checked = _compared(model, expected)
             return
         except Exception as error:  # an architecture's modules raise errors of every kind when called otherwise
-            reasons.append(_line(error))
-    raise _refusal(model.original_model, reasons[-1])
+            reasons.append(line_of(error))
+    raise refusal(model.original_model, reasons[-1])
 
 
-def _refusal(hf_model: nn.Module, reason: str) -> ValueError:
+def _lacks(model: nn.Module) -> str:
+    """What a bridge has no part for, in words."""
+    for layer, block in enumerate(model.blocks):
+        if not hasattr(block, "attn") or not hasattr(block.attn, "o"):
+            return f"layer {layer} has no attention with an output projection, so no heads to replace"
+    norm = getattr(model, "ln_final", None)
+    has_norm = norm is not None and norm.original_component is not None
+    return "" if has_norm else "it has no norm between its last layer and its logits"
+
+
+def refusal(hf_model: nn.Module, reason: str) -> ValueError:
+    """The error that refuses a model, in one line."""
     return ValueError(f"architecture {type(hf_model).__name__} is refused: {reason}")
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
+    """An error's text in one line, the beginning of it."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 

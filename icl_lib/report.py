@@ -9,6 +9,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from icl_lib.ablation_tables import Condition
+from icl_lib.dynamics import same_checkpoints
 from icl_lib.heads import head_names, overlap
 from icl_lib.measurements import mean_scores, task_group
 from icl_lib.statistics import bootstrap_difference, bootstrap_mean, expected_overlap, spearman, trend_test
@@ -30,7 +31,7 @@ def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any]) -> dict
     weight = next(model.original_model.parameters())
     return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
                       device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
-                      revision=getattr(model, "revision", ""))
+                      revision=getattr(model, "revision", ""), checked=str(getattr(model, "checked", "")))
 
 
 def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -197,6 +198,8 @@ def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
     missing = [step for step in steps if step not in present]
     note = f" Missing: {', '.join(map(str, missing))}; figures have a gap there." if missing else ""
     known = [step for step in steps if step in present]
+    note += "".join(f" Steps {one} and {other} have the same scores to the last bit: the same weights under two steps."
+                    for one, other in same_checkpoints(scores))
     return f"{len(known)} checkpoints of {scores['model'].iloc[0]}: steps {', '.join(map(str, known))}.{note}"
 
 

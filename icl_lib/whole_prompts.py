@@ -73,7 +73,8 @@ def read_whole_added_rows(
 def _adding(where: Tensor, added: Tensor, seen: list[Tensor]):
     def add(_layer: nn.Module, _args: tuple, output):
         hidden = output[0] if isinstance(output, tuple) else output
-        hidden = hidden.scatter_add(1, where[..., None].expand(-1, -1, hidden.shape[-1]), added[:, None].to(hidden.dtype))
+        index = where[..., None].expand(-1, -1, hidden.shape[-1])
+        hidden = hidden.scatter_add(1, index, added[:, None].to(hidden.dtype))
         seen[:] = [hidden]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

@@ -111,7 +111,7 @@ def random_weights(config: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
     model.config._experts_implementation = "eager"  # the others do not take float64
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model
