@@ -324,7 +324,7 @@ def test_any_task_file_gives_prompts_or_is_refused(elsewhere, content):
     ODD.write_text(json.dumps(content))  # escapes what is no text
     found = one_line_or_fine(read_pairs, ODD)
     drawn = None if found is None else one_line_or_fine(  # refused where no label can be moved
-        partial(draw_prompts, n_prompts=2, n_shots=3, bos="<s>", seed=0), Task("t", "abstractive", "scoring", found))
+        draw_prompts, Task("t", "abstractive", "scoring", found), n_prompts=2, n_shots=3, bos="<s>", seed=0)
     if drawn is not None:
         assert all(prompt.text.startswith("<s>") and prompt.text.endswith("\nA:") for prompt in drawn.clean)
         assert all(prompt.answer.startswith(" ") and prompt.answer.strip() for prompt in drawn.clean)
