@@ -128,7 +128,7 @@ def template(tmp_path, monkeypatch):
         tables = [results / "scores/m/step1.parquet"]
         inputs = [path, *map(Path, library_files(path))]
         run_notebook(path, results / "notebooks/scoring/m/step1.ipynb", parameters, log=results / "logs/scoring.log",
-                     tables=tables, inputs=inputs, committed=None)
+                     tables=tables, inputs=inputs)
         return len(Path(results, "measured.txt").read_text()), float(read_table(tables[0])["value"].iloc[0])
 
     return write, run, project
@@ -170,10 +170,10 @@ def test_committed_tables_are_taken_and_damaged_ones_are_not(tmp_path):
     kept = results / KEPT / "scores/m/step1.parquet"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"torn")
-    put_back([path], results, {"files": {}}, None)
+    put_back([path], results, {"files": {}}, [])
     assert not path.exists()
     write_table(pd.DataFrame([ROW]), committed / "scores/m/step1.parquet", schema_name="scores", provenance=made_by())
-    put_back([path], results, {"files": {}}, committed)
+    put_back([path], results, {"files": {}}, [committed])
     assert read_table(path)["value"].tolist() == [0.25]
 
 
