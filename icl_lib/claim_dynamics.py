@@ -47,7 +47,7 @@ def emergence_gap(suite: SuiteTables) -> list[Estimate]:
         fv = fv_came[model]
         if induction.step is None or fv.step is None:
             continue
-        gap, n = fv.step - induction.step, len(suite.steps(model))
+        gap, n = float(fv.step - induction.step), len(suite.steps(model))
         low, high = (fv.last_below or 0) - induction.step, fv.step - (induction.last_below or 0)
         found.append(undecidable(model, FEW_STEPS, gap, n) if suite.coarse(model) else
                      Estimate(model, gap, low, high, n=n))
@@ -132,7 +132,8 @@ def induction_first_share(suite: SuiteTables, *, many: float) -> list[Estimate]:
     found = []
     for model, table in suite.transitions.items():
         orders = ["induction_first", "fv_first", "both_at_once", "fv_only"]
-        found += _share(suite, model, table.at["induction_first", "heads"], table.loc[orders, "heads"].sum(), many)
+        heads = table["heads"]
+        found += _share(suite, model, int(heads["induction_first"]), int(heads[orders].sum()), many)
     return found
 
 
@@ -140,8 +141,9 @@ def reverse_share(suite: SuiteTables, *, few: float) -> list[Estimate]:
     """Share with the FV score first among heads that had both scores at some checkpoint."""
     found = []
     for model, table in suite.transitions.items():
-        both = table.loc[["induction_first", "fv_first", "both_at_once"], "heads"].sum()
-        found += _share(suite, model, table.at["fv_first", "heads"], both, few)
+        heads = table["heads"]
+        both = int(heads[["induction_first", "fv_first", "both_at_once"]].sum())
+        found += _share(suite, model, int(heads["fv_first"]), both, few)
     return found
 
 
@@ -183,7 +185,6 @@ def _share(suite: SuiteTables, model: str, count: int, total: int, limit: float)
 
     Cannot be decided where not even none and all of as many heads would lie on different sides of the limit.
     """
-    count, total = int(count), int(total)
     if not total:
         return []
     none, every, own = (stats.binomtest(k, total).proportion_ci() for k in (0, total, count))

@@ -123,8 +123,9 @@ def transition_counts(
 
 def tail_test(observed: int, null: Int[ndarray, "draw"]) -> tuple[float, float]:
     """Two-sided p-value of a count against random ones, and the smallest that a count among these could have had."""
-    p_value = rank_p_value(observed, null)
-    return p_value, min(p_value, *(rank_p_value(end, null) for end in (null.min(), null.max())))
+    draws = null.astype(float)
+    p_value = rank_p_value(float(observed), draws)
+    return p_value, min(p_value, *(rank_p_value(float(end), draws) for end in (null.min(), null.max())))
 
 
 def _count_orders(

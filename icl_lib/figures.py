@@ -160,10 +160,10 @@ def task_points(rows: pd.DataFrame, x: str, seed: int) -> list[tuple[float, floa
         by_task = group.groupby("task")[["value", "standard_error"]].mean()
         if len(by_task) > 1:
             interval = bootstrap_mean(by_task["value"].to_numpy(), by_task.index.to_numpy(), seed=seed, over="tasks")
-            points.append((at, *interval))
+            points.append((float(at), *interval))
         else:
             value, error = by_task.iloc[0]
-            points.append((at, value, value - 1.96 * error, value + 1.96 * error))
+            points.append((float(at), float(value), float(value - 1.96 * error), float(value + 1.96 * error)))
     return points
 
 

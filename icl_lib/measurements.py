@@ -53,7 +53,8 @@ def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **detai
     weight = next(model.original_model.parameters())
     return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
                       device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
-                      revision=getattr(model, "revision", ""), seconds=time.process_time(), **details)
+                      revision=getattr(model, "revision", ""), seconds=time.process_time(),
+                      checked=str(getattr(model, "checked", "")), **details)
 
 
 def task_table(tasks: Mapping[str, Task], *, name: str, step: int) -> pd.DataFrame:

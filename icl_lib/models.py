@@ -53,9 +53,12 @@ def load_model(
     with quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+        from icl_lib.model_check import refuse_without_heads
+
         options = {"trust_remote_code": False, "local_files_only": True}
         try:
             config = AutoConfig.from_pretrained(source, **options)
+            refuse_without_heads(config)
             dtype = choose_dtype(dtype, device, str(name_or_path), config)
             refuse_too_large(device, dtype, config)
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -63,10 +66,10 @@ def load_model(
                 source, config=config, dtype=dtype, use_safetensors=not pickled, output_loading_info=True, **options
             )
             _refuse_incomplete(loaded, tokenizer)
+            bridge = wrap_model(hf_model.to(device), tokenizer, name=source)
         except Exception as error:  # transformers, safetensors and huggingface_hub raise errors of their own
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"cannot load model {str(name_or_path)!r}{_at(step)}: {reason[:300]}") from None
-    bridge = wrap_model(hf_model.to(device), tokenizer, name=source)
     bridge.revision = made_of
     return bridge
 
@@ -79,14 +82,27 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
     bridge holds queries, keys and values a second time.
     """
     hf_model.eval().requires_grad_(False)
+    from icl_lib.model_check import eager_log_probabilities, line_of, prove, refusal
+
     with quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
+        if hf_model.config.architectures is None:  # what the bridge goes by
+            hf_model.config.architectures = [type(hf_model).__name__]
+        expected = eager_log_probabilities(hf_model)
         # eager is what the bridge switches to for its attention hooks; our own sweeps switch per pass
-        bridge = TransformerBridge.boot_transformers(
-            name, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device), dtype=hf_model.dtype
-        )
-    return bridge.eval().requires_grad_(False)
+        bos_token = tokenizer.bos_token
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                name, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device), dtype=hf_model.dtype
+            )
+        except Exception as error:  # adapters raise errors of every kind
+            raise refusal(hf_model, f"TransformerLens puts no bridge around it ({line_of(error)})") from None
+        if bos_token is None:
+            bridge.tokenizer.bos_token = None  # where there is none the bridge calls the end-of-text token so
+    bridge.eval().requires_grad_(False)
+    prove(bridge, expected)
+    return bridge
 
 
 def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str | None]:
@@ -99,7 +115,7 @@ def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str 
         raise ValueError(f"step {step!r} of model {name!r}: expected a whole number from 0, or None")
     if Path(name).is_dir():
         return str(_step_folder(name, Path(name), step)), None
-    if name.startswith("lab"):
+    if _is_lab(name):
         return str(_step_folder(name, lab_folder(name), step)), None
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"model folder {name!r} does not exist")
@@ -115,6 +131,10 @@ def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str 
     if known := steps_of(name):
         _check_step(name, step, known)
     return name, f"step{step}"
+
+
+def _is_lab(name: str) -> bool:
+    return name.startswith("lab") and "/" not in name  # labml/x is an id of the hub
 
 
 def lab_folder(name: str) -> Path:
@@ -136,7 +156,7 @@ def steps_of(name_or_path: str | Path) -> list[int]:
     name = str(name_or_path)
     if Path(name).is_dir():
         return _steps_in(Path(name))
-    if name.startswith("lab"):
+    if _is_lab(name):
         return _steps_in(lab_folder(name))
     return published_steps(name)
 

@@ -20,6 +20,21 @@ def gehan_scores(times: Float[ndarray, "model"], came: Bool[ndarray, "model"]) -
     return (earlier.sum(1) - earlier.sum(0)).astype(float)
 
 
+def later_test(times: Float[ndarray, "run"], came: Bool[ndarray, "run"], first: Bool[ndarray, "run"]) -> Test:
+    """Did something come later in the `first` runs than in the others, some of which it never `came` in?
+
+    The value, -1..1, is the share of pairs of a first and another run in which it is known to have come later in the
+    first, less that in which earlier; `times` as in `gehan_scores`. p-value: all ways to call as many runs first
+    (random ones above 20,000), two-sided. Raises ValueError where either side is empty.
+    """
+    if not 0 < first.sum() < len(first):
+        raise ValueError(f"{int(first.sum())} of {len(first)} runs are the first ones, expected some and not all")
+    scores = gehan_scores(times, came)
+    sets, exact = subsets(len(scores), int(first.sum()), 0, 9999)
+    test = extreme(float(scores[first].sum()), scores[sets].sum(1), exact=exact)
+    return test._replace(value=test.value / (first.sum() * (~first).sum()))
+
+
 def group_test(groups: list[Float[ndarray, "model"]], *, seed: int, n_permutations: int = 9999) -> Test:
     """Kruskal and Wallis's H of groups with its permutation p-value; the value is the largest difference of means.
 

@@ -26,7 +26,7 @@ INDUCTION = RANKED_BY["induction"]
 KIND_COLUMN = {"induction": "induction heads", "fv": "FV heads"}
 
 
-def last_tables(results: str, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
+def last_tables(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
     """The table of each model's last step, one below the other; a model whose file is missing is left out.
 
     Raises ValueError when there is none at all.

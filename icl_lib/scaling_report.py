@@ -81,8 +81,8 @@ def effects_sentence(numbers: pd.DataFrame) -> str:
                 continue
             fv, induction = (of.at[names[kind], "value"] for kind in ("fv", "induction"))
             n, gap = of.at[names["fv"], "n"], names[DIFFERENCE]
-            drop = (f"- **{words}** drops by {fv:.2f} when FV heads are ablated and by {induction:.2f} when induction heads "
-                    "are" if control == "none" else f" {CONTROL_WORDS[control]}: {fv:.2f} and {induction:.2f}")
+            drop = (f"- **{words}** drops by {fv:.2f} when FV heads are ablated, by {induction:.2f} when induction "
+                    "heads are" if control == "none" else f" {CONTROL_WORDS[control]}: {fv:.2f} and {induction:.2f}")
             parts.append(
                 f"{drop} ({n} {'model' if n == 1 else 'models'}; more with FV heads in "
                 f"{of.at[f'{gap}, above zero', 'value']:.0f}, interval of the difference above zero in "

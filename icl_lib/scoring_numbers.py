@@ -1,6 +1,7 @@
 """The numbers that the scoring page prints, as rows of the table `statistics`, made from the page's own tables."""
 
 from collections.abc import Mapping
+from typing import Any, SupportsFloat, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,10 @@ from icl_lib.tables import SCHEMAS
 SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
 
 
-def number(name: str, value: float, low: float = np.nan, high: float = np.nan, p_value: float = np.nan, *, n: int):
+def number(
+    name: str, value: SupportsFloat, low: SupportsFloat = np.nan, high: SupportsFloat = np.nan,
+    p_value: SupportsFloat = np.nan, *, n: SupportsInt,
+) -> dict[str, Any]:
     """A row of the table `statistics` without notebook and model; what there is no such number of is NaN."""
     return {"name": name, "value": float(value), "low": float(low), "high": float(high), "p_value": float(p_value),
             "n": int(n)}

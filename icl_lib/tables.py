@@ -115,15 +115,15 @@ _MARKUP = re.compile(r"[<>`\x00-\x1f\x7f]")  # names are put into pages
 
 def provenance(
     *, suite: str, seed: int, dtype: str, device: str, bos: str, parameters: dict[str, Any], revision: str = "",
-    sums: dict[str, str] | None = None, seconds: float | None = None,
+    sums: dict[str, str] | None = None, seconds: float | None = None, checked: str = "",
 ) -> dict[str, Any]:
     """What made a table: the arguments, library versions, git commit and time (UTC, ISO 8601).
 
     `bos` names the BOS policy in words, `parameters` are the notebook's, `revision` is that of a hub model with its
     commit ("step1000 (commit 0123...)"), `sums` names the SHA-256 sums of texts and task files, `seconds` the
-    processor time of the process that measured. `git_commit` is "unknown" and `git_dirty` null outside a git work
-    tree; dirty means that tracked files were changed since. For tables made from tables give "" for dtype, device and
-    bos.
+    processor time of the process that measured, `checked` how the model proved itself on loading. `git_commit` is
+    "unknown" and `git_dirty` null outside a git work tree; dirty means that tracked files were changed since. For
+    tables made from tables give "" for dtype, device and bos.
     `made_from` holds the fingerprints of all input files where the workflow ran the notebook, else nothing.
     """
     commit = _git("rev-parse", "HEAD")
@@ -138,6 +138,7 @@ def provenance(
         "sums": dict(sums or {}),
         "processor": platform.machine() + (f", {_processor()}" if device else ""),
         "seconds": None if seconds is None else round(float(seconds)),
+        "checked": str(checked),
         "versions": {
             name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")
         },
@@ -248,7 +249,8 @@ def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFram
 def tables_equal(first: str | Path, second: str | Path) -> bool:
     """Whether two tables hold the same data, bit for bit, and were made alike.
 
-    Of the provenance everything counts but time, git state, processor and the results folder, which differ by nature.
+    Of the provenance everything counts but time, git state, processor, rounding found on loading and the results
+    folder, which differ by nature.
     """
     return table_fingerprint(first) == table_fingerprint(second)
 
@@ -257,7 +259,7 @@ def table_fingerprint(path: str | Path) -> str:
     """SHA-256 over a table's rows, bit for bit, and what `tables_equal` counts of its provenance, as 64 hex digits."""
     frame = read_table(path)
     made_by = frame.attrs["provenance"] | {
-        "time": "", "git_commit": "", "git_dirty": None, "processor": "", "seconds": None}
+        "time": "", "git_commit": "", "git_dirty": None, "processor": "", "seconds": None, "checked": ""}
     made_by["parameters"] = {k: v for k, v in made_by["parameters"].items() if k != "results"}
     digest = hashlib.sha256(json.dumps([frame.attrs["schema"], made_by], sort_keys=True).encode())
     for name, kind in SCHEMAS[frame.attrs["schema"]].items():
