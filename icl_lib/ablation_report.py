@@ -151,7 +151,7 @@ def loss_power_sentence(numbers: pd.DataFrame) -> str:
         parts.append(f"**{words}**: {clean['value']:+.2f} nats without ablation ({clean['low']:+.2f} to "
                      f"{clean['high']:+.2f}, {clean['n']} documents), changes above {least['value']:.2f} nats are told "
                      f"from none; {verdict}")
-    return "The token-loss difference and its error. " + "; ".join(parts) + "."
+    return "The token-loss difference and its error. " + "; ".join(parts) + "." if parts else ""
 
 
 def controls_table(numbers: pd.DataFrame) -> pd.DataFrame:

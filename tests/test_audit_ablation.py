@@ -254,6 +254,18 @@ def test_the_clean_models_interval_is_an_independent_bootstraps_over_tasks(made,
     assert row["high"] - row["low"] == pytest.approx(2 * half, rel=0.25) and row["n"] == page.TASKS
 
 
+@pytest.mark.parametrize("metric", ["generated_f1", FEW_SHOT])
+def test_gaps_without_random_heads_have_an_independent_bootstraps_interval(made, shown, metric):
+    m = next(m for m in made.measured if (m.metric, m.replacement, m.positions) == (metric, "mean", "last"))
+    share = 0.09 if metric == "generated_f1" else SHARE
+    one = {c.ranking: m.values[i] for i, c in enumerate(m.conditions) if c.fraction == share and not c.excluded}
+    gap = pd.Series(one["induction"] - one["fv"]).groupby(m.tasks).mean()
+    row = shown[1].loc[name(metric, "fv_minus_induction", False, "mean", "last", "without")]
+    half = stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / len(gap) ** 0.5
+    assert row["low"] == pytest.approx(gap.mean() - half, abs=half / 4)
+    assert row["high"] == pytest.approx(gap.mean() + half, abs=half / 4)
+
+
 @pytest.mark.parametrize("metric", [LOSS, f"{LOSS}_points"])
 def test_the_clean_token_loss_has_its_standard_error(made, shown, metric):
     clean = values_of(made, metric, "mean", "all").xs("none", level="ranking").iloc[0]

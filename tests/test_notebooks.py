@@ -91,13 +91,16 @@ def test_ablations_hold_both_metrics_under_one_intervention(results):
             cell = edited[(edited["replacement"] == replacement) & (edited["positions"] == positions)]
             assert both <= set(cell["metric"]), (replacement, positions)
     assert "generated_f1" in set(edited[edited["positions"] == "last"]["metric"])
-    counts = edited.groupby(["ranking", "fraction"])["n_heads"].unique()
-    assert all(len(n) == 1 for n in counts) and counts["fv", 0.3] == counts["random_layer_matched", 0.3] == [3]
+    counts = edited[edited["metric"] == "first_token_accuracy"].groupby(["ranking", "fraction"])["n_heads"].unique()
+    assert all(len(n) == 1 for n in counts) and counts["fv", 0.3] == [4]
+    assert counts["fv", 0.1] == counts["random_layer_matched", 0.1] == [2]
     text = page_text(results, "ablation")
-    assert "lost beyond random heads in the same layers" in text and "Holm p" in text
+    assert "beyond random heads of the same layers" in text and "Holm's p" in text
+    numbers = read_table(results / "statistics" / "ablation" / MODEL / f"step{STEPS[-1]}.parquet")
+    assert set(numbers["notebook"]) == {"ablation"} and numbers["name"].is_unique
     effects = read_table(results / "effects" / MODEL / f"step{STEPS[-1]}.parquet")
     cells = effects.groupby(["replacement", "positions", "metric"]).size()
-    assert len(cells) == 20 and {"fv", "induction", "fv_minus_induction"} == set(effects["ranking"])
+    assert len(cells) == 20 and {"fv", "induction", "fv_minus_induction", "fv_lowest"} == set(effects["ranking"])
 
 
 @pytest.mark.slow
