@@ -170,13 +170,17 @@ def ledger(suite):
     return table[~table["name"].str.endswith(POWER)]
 
 
+@pytest.fixture(scope="session")
+def plainly(suite, sizes):
+    return Suite(suite[0], MODELS, sizes, SHARES)
+
+
 @pytest.mark.parametrize("claim", read_claims(), ids=lambda claim: claim.id)
-def test_the_ledger_has_the_recomputed_numbers(suite, sizes, ledger, claim):
+def test_the_ledger_has_the_recomputed_numbers(plainly, ledger, claim):
     rows = ledger[ledger["name"] == claim.id]
     if claim.id in NOT_AUDITED:
         assert rows["value"].isna().all()
         return
-    plainly = Suite(suite[0], MODELS, sizes, SHARES)
     wanted = {model: numbers if isinstance(numbers, tuple) and len(numbers) == 4 else (numbers, *[np.nan] * 3)
               for model, numbers in AUDIT[claim.id](plainly).items()
               if model == "" or set(claim.needs) <= plainly.kinds(model)}
