@@ -9,7 +9,7 @@ sys.path.insert(0, str(workflow.basedir))
 
 from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
-from workflow.suite import RESULTS, TABLES, check_suite, dependencies, place, read_suite, weights
+from workflow.suite import GROUPED, RESULTS, TABLES, check_suite, committed, dependencies, place, read_suite, weights
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
@@ -73,6 +73,7 @@ def parameters(notebook):
             notebook,
             model=getattr(wildcards, "model", ""),
             step=int(getattr(wildcards, "step", 0)),
+            group=getattr(wildcards, "group", ""),
         ),
         sort_keys=True,
     )
@@ -91,6 +92,7 @@ RUN = (
     "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
     "-m workflow.run {input.template:q} {output.notebook:q} "
     "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
+    + "".join(f" --committed {suite.tables}" for suite in (SUITE, *SUITE.included) if suite.tables)
 )
 RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
 
@@ -112,6 +114,8 @@ wildcard_constraints:
     notebook="|".join(TABLES),
     point=r"[^/]+",
     table="[a-z]+",
+    grouped="|".join(GROUPED),
+    group="|".join(suite.name for suite in SUITE.included) or "none",
 
 
 # On a cluster the book is made where the sweep was started.
@@ -134,7 +138,8 @@ rule scoring:
     input:
         template="notebooks/scoring.ipynb",
         code=CODE["scoring"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        weights=lambda wildcards: committed(SUITE, 'scoring', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
     output:
         tables=written("scoring", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/scoring/{{model}}/step{{step}}.ipynb",
@@ -156,8 +161,9 @@ rule ablation:
     input:
         template="notebooks/ablation.ipynb",
         code=CODE["ablation"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
-        scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
+        weights=lambda wildcards: committed(SUITE, 'ablation', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
+        scores=[f"{OUT}/{kind}/{{model}}/step{{step}}.parquet" for kind in ("scores", "tasks")],
     output:
         tables=written("ablation", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/ablation/{{model}}/step{{step}}.ipynb",
@@ -201,7 +207,8 @@ rule task_execution:
     input:
         template="notebooks/task_execution.ipynb",
         code=CODE["task_execution"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        weights=lambda wildcards: committed(SUITE, 'task_execution', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
         scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
     output:
         tables=written("task_execution", "/{model}/step{step}"),
@@ -226,7 +233,7 @@ rule swept:
         code=lambda wildcards: CODE[wildcards.notebook],
         weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
         scores=lambda wildcards: [] if wildcards.notebook in ("scoring", "protocols")
-        else [f"{OUT}/scores/{wildcards.model}/step{wildcards.step}.parquet"],
+        else [f"{OUT}/{kind}/{wildcards.model}/step{wildcards.step}.parquet" for kind in ("scores", "tasks")],
     output:
         notebook=f"{OUT}/sweeps/{{notebook}}/{{point}}/notebooks/{{model}}/step{{step}}.ipynb",
     params:
@@ -234,7 +241,7 @@ rule swept:
         tables=lambda wildcards: list(
             swept_tables(wildcards.notebook, wildcards.point, wildcards.model, wildcards.step).values()),
         # The notebook looks for the scores in its own results folder.
-        scores=lambda wildcards: f"{swept_folder(wildcards.notebook, wildcards.point)}/scores/{wildcards.model}",
+        folder=lambda wildcards: swept_folder(wildcards.notebook, wildcards.point),
     log:
         text=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.yaml",
@@ -244,7 +251,8 @@ rule swept:
         runtime=of_cluster("runtime"),
     threads: SUITE.threads
     shell:
-        "for scores in {input.scores:q}; do mkdir -p {params.scores:q} && cp \"$scores\" {params.scores:q}; done && "
+        "for table in {input.scores:q}; do own={params.folder:q}\"${{table#{OUT}}}\" && mkdir -p \"${{own%/*}}\" "
+        "&& cp \"$table\" \"$own\"; done && "
         + RUN + " --tables {params.tables:q}"
 
 
@@ -362,6 +370,33 @@ rule claims:
         RUN_WITH_TABLES
 
 
+def of_group(wildcards):
+    suite, = [suite for suite in SUITE.included if suite.name == wildcards.group]
+    runs = {notebook: [(model, step) for model, steps in chosen.items() for step in steps]
+            for notebook, chosen in {"scoring": suite.steps, **suite.chosen}.items()}
+    return measured("scoring", runs["scoring"]) + measured("ablation", runs["ablation"]) + (
+        tables("executions", runs["task_execution"]))
+
+
+# The notebooks over all models once more, over those of an included suite.
+rule grouped:
+    input:
+        template="notebooks/{grouped}.ipynb",
+        code=lambda wildcards: CODE[wildcards.grouped],
+        tables=of_group,
+    output:
+        tables=[f"{OUT}/statistics/{{grouped}}/{{group}}.parquet"],
+        notebook=f"{OUT}/notebooks/{{grouped}}/{{group}}.ipynb",
+    params:
+        parameters=lambda wildcards: parameters(wildcards.grouped)(wildcards),
+    log:
+        text=f"{OUT}/logs/{{grouped}}/{{group}}.log",
+        parameters=f"{OUT}/logs/{{grouped}}/{{group}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule lab:
     input:
         template="notebooks/lab.ipynb",
@@ -385,7 +420,10 @@ rule index:
     input:
         template="notebooks/index.ipynb",
         code=CODE["index"],
-        printed=[*written("claims"), *written("model_scaling")],
+        printed=[table for kind in GROUPED for table in (
+            *written(kind), *(path for suite in SUITE.included for path in written(kind, f"/{suite.name}")))],
+        real=[table for suite in SUITE.included for model, steps in suite.ablated.items()
+              for table in tables("ablations", [(model, step) for step in steps])],
         ablated=tables("ablations", ABLATED),
         trained=CAUSAL,
     output:

@@ -5,6 +5,7 @@ of the table `ablations` like any other.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -64,6 +65,12 @@ def protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+def titles(names: Sequence[str]) -> dict[str, str]:
+    """What the page calls the historical protocols that were measured, and the one intervention beside them."""
+    known = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
+    return {name: known[name] for name in known if name in names or name == "single"}
+
+
 def protocol_conditions(name: str, scores: pd.DataFrame, *, n_draws: int, seed: int) -> list[Condition]:
     """The conditions of a historical protocol: both rankings without and with its exclusion, and random heads.
 
@@ -93,7 +100,8 @@ def protocol_rows(
     """The rows of the table `ablations` that a protocol shows for "few_shot" or "token_loss", clean model included.
 
     With columns as there; `excluded` is "" or what the protocol excludes. `exclude_fraction` in place of its own, for
-    `single`, whose share is a parameter. The released code adds up one row more than it divides by (T2).
+    `single`, whose share is a parameter. Where a fraction was measured with two numbers of heads,
+    the smaller is the released code's, which rounds down; it also adds up one row more than it divides by (T2).
     """
     p = protocol(name)
     (replacement, positions), column = {
@@ -111,6 +119,8 @@ def protocol_rows(
         own &= ablations["fraction"].isin(p.fractions) & (ablations["ranking"] != "random_layer_matched")
         own &= ablations["draw"] < (p.n_draws or 10**9)
     rows = ablations[(ablations["metric"] == column) & (clean | (edited & own))]
+    n_heads = rows.groupby("fraction")["n_heads"].transform("min" if p.rounding == "floor" else "max")
+    rows = rows[rows["n_heads"] == n_heads]
     if p.short_divisor and metric == "token_loss":
         rows = rows.assign(value=rows["value"] * rows["n_prompts"] / (rows["n_prompts"] - 1).clip(lower=1))
     return rows

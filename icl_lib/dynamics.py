@@ -47,6 +47,19 @@ def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndar
     return steps, np.stack([mean.xs(step).unstack("head").to_numpy() for step in steps])
 
 
+def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
+    """Pairs of steps of one model with the same scores bit for bit: the same weights under two steps (it happens)."""
+    found = []
+    for _, rows in scores.groupby("model"):
+        columns = [c for c in ("score", "layer", "head", "task") if c in rows]
+        values = rows.pivot_table(index="step", columns=columns, values="value").dropna(axis=1)
+        first: dict[bytes, int] = {}
+        for step, of_step in values.iterrows():
+            same = first.setdefault(of_step.to_numpy().tobytes(), step)
+            found += [(int(same), int(step))] if same != step else []
+    return found
+
+
 def fv_thresholds(scores: pd.DataFrame) -> Float[ndarray, "step"]:
     """For each step in rising order the FV score from which a head is an FV head; see `kinds.fv_threshold`."""
     return np.array([fv_threshold(null_draws(at)) for _, at in scores.groupby("step")])

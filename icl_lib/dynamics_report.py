@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from icl_lib.dynamics import same_checkpoints
+
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
     """Which checkpoints the page is about, and which of them are missing."""
@@ -10,6 +12,8 @@ def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
     missing = [step for step in steps if step not in present]
     note = f" Missing: {', '.join(map(str, missing))}; figures have a gap there." if missing else ""
     known = [step for step in steps if step in present]
+    note += "".join(f" Steps {one} and {other} have the same scores to the last bit: the same weights under two steps."
+                    for one, other in same_checkpoints(scores))
     return f"{len(known)} checkpoints of {scores['model'].iloc[0]}: steps {', '.join(map(str, known))}.{note}"
 
 

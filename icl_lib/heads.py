@@ -111,7 +111,7 @@ def layer_matched_random_heads(
     # equally likely heads: the first ones of a random order
     order = torch.from_numpy(generator.permutation(heads.numel()).reshape(heads.shape))
     free = torch.where(allowed, order, heads.numel())
-    matched = torch.zeros_like(heads)
+    matched = torch.zeros(heads.shape, dtype=torch.bool)
     layers = torch.arange(heads.shape[0])
     wanted = heads.sum(1)
     for distance in range(heads.shape[0]):  # every layer's own heads are taken before any neighbour asks for them

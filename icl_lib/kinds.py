@@ -28,6 +28,8 @@ FV_MINIMUM = 0.005
 NULL_QUANTILE = 0.99
 # Accuracy with demonstrations minus accuracy with their labels shuffled from which a model reads labels.
 LABELS_READ = 0.05
+# The ranking of heads with the lowest, most negative FV scores first: those that lower the answer's probability.
+LOWEST = "fv_lowest"
 # What the column `excluded` of random heads says: they are of neither kind.
 OF_EITHER_KIND = "heads of either kind"
 

@@ -45,7 +45,7 @@ def accuracy_numbers(accuracy: pd.DataFrame) -> pd.DataFrame:
 
 def loss_numbers(losses: pd.DataFrame) -> pd.DataFrame:
     """The unedited model's token-loss difference in nats, with 1.96 standard errors over documents; `n`: documents."""
-    row = losses.iloc[0]
+    row = losses[losses["metric"] == "token_loss_difference"].iloc[0]
     half = 1.96 * row["standard_error"]
     found = number("token-loss difference", row["value"], row["value"] - half, row["value"] + half, n=row["n_prompts"])
     return table_of([found], notebook="scoring", model=row["model"])

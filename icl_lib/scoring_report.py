@@ -1,22 +1,20 @@
 """Sentences and tables of the scoring page. Sentences print numbers of the table `statistics` and no others."""
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from icl_lib.kinds import DEFINED_BY, FV_MINIMUM, INDUCTION_THRESHOLD, LABELS_READ, NULL_QUANTILE, RANKED_BY
-from icl_lib.measurements import mean_scores, task_group
-from icl_lib.tasks import Task
+from icl_lib.measurements import mean_scores
 
 FEW_SHOT = "first_token_accuracy"
 KIND = {"induction": "induction heads", "fv": "FV heads"}
 
 
-def with_groups(accuracy: pd.DataFrame, tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """The table with a column `group`, the kind of each task."""
-    return accuracy.assign(group=accuracy["task"].map(lambda name: task_group(tasks[name])))
+def with_groups(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the table `accuracy` that are about tasks, with a column `group`, the kind of each."""
+    return accuracy.merge(tasks[["task", "group"]], on="task")
 
 
 def accuracy_sentence(numbers: pd.DataFrame) -> str:
@@ -34,16 +32,14 @@ def accuracy_sentence(numbers: pd.DataFrame) -> str:
     return "Accuracy, means over tasks: " + ". ".join(parts) + "."
 
 
-def accuracy_by_task(accuracy: pd.DataFrame, tasks: Mapping[str, Task]) -> pd.DataFrame:
+def accuracy_by_task(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     """First-token accuracy per task by demonstrations and labels; with the floor and the number of prompts."""
     rows = accuracy[accuracy["metric"] == FEW_SHOT]
-    names = sorted(rows["task"].unique(), key=lambda name: (tasks[name].split, tasks[name].type, name))
-    wide = rows.pivot(index="task", columns=["labels", "n_shots"], values="value").sort_index(axis=1).loc[names]
+    tasks = tasks[tasks["task"].isin(rows["task"])].sort_values(["split", "task_type", "task"]).set_index("task")
+    wide = rows.pivot(index="task", columns=["labels", "n_shots"], values="value").sort_index(axis=1).loc[tasks.index]
     wide.columns = [f"{shots} shots{'' if labels == 'clean' else ', shuffled'}" for labels, shots in wide.columns]
-    first = pd.DataFrame({"split": [tasks[n].split for n in names], "group": [task_group(tasks[n]) for n in names]},
-                         index=wide.index)
-    return pd.concat([first, wide.round(2)], axis=1).assign(
-        floor=[round(tasks[n].floor, 2) for n in names], prompts=int(rows["n_prompts"].iloc[0]))
+    return pd.concat([tasks[["split", "group"]], wide.round(2)], axis=1).assign(
+        floor=tasks["floor"].round(2), prompts=int(rows["n_prompts"].iloc[0]))
 
 
 def loss_sentence(numbers: pd.DataFrame, window: int) -> str:

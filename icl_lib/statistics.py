@@ -143,11 +143,16 @@ def effect_against_draws(
     Bootstrap over tasks, prompts within tasks and draws together, so that the interval also holds what few random
     draws leave open. Percentile interval, its ends moved out for few tasks as in `bootstrap_mean`; with one task
     (documents) over its rows and the draws. The p-value is Student's t of the value over its bootstrap standard
-    error, with tasks (or rows) minus one degrees of freedom: it can be small enough for `holm`. Raises ValueError
-    for empty or non-finite values.
+    error, with tasks (or rows) minus one degrees of freedom: it can be small enough for `holm`. NaN among the draws
+    stands for a row that was not measured with that draw; every row needs one. Raises ValueError for empty or
+    infinite values and for a row without draws.
     """
     _check_level(level)
-    lost = finite(draws, "draws") - finite(values, "values")
+    lost = np.asarray(draws, dtype=np.float64) - finite(values, "values")
+    present = ~np.isnan(lost)
+    lost = finite(np.where(present, lost, 0), "draws")
+    if not present.any(0).all():
+        raise ValueError("draws are missing for some rows, expected at least one draw for every row")
     names, task_of_row = np.unique(tasks, return_inverse=True)
     rng = np.random.default_rng(seed)
     n_tasks, sizes = len(names), np.bincount(task_of_row)
@@ -158,8 +163,11 @@ def effect_against_draws(
         drawn = rng.multinomial(times[:, task] * size, np.full(size, 1 / size))
         weights[:, task_of_row == task] = drawn / (size * n_tasks)
     of_draws = rng.multinomial(len(lost), np.full(len(lost), 1 / len(lost)), size=n_resamples) / len(lost)
-    resamples = ((of_draws @ lost) * weights).sum(1)
-    estimate = float(np.mean([lost[:, task_of_row == task].mean() for task in range(n_tasks)]))
+    # where every row has every draw the divisor is 1
+    resamples = ((of_draws @ lost) * weights).sum(1) / ((of_draws @ present) * weights).sum(1)
+    resamples = resamples[np.isfinite(resamples)]
+    of_row = lost.sum(0) / present.sum(0)
+    estimate = float(np.mean([of_row[task_of_row == task].mean() for task in range(n_tasks)]))
     degrees = (n_tasks if n_tasks > 1 else len(task_of_row)) - 1
     tail = (1 - level) / 2
     if n_tasks > 1:

@@ -17,6 +17,7 @@ from icl_lib.models import bos_text
 from icl_lib.passes import device_of, encode_prompts, output_projections, token_batches
 from icl_lib.shared_prefix import read_added_rows
 from icl_lib.tasks import Prompt, Task, TaskPrompts, draw_prompts
+from icl_lib.written import writes_projection, written_by_heads
 
 HeadMask = Bool[Tensor, "layer head"]
 
@@ -48,11 +49,16 @@ def preset(name: str) -> Preset:
 def function_vector(
     model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: HeadMask, *, bias_per_head: bool = False
 ) -> Float[Tensor, "d_model"]:
-    """The sum over `heads` of the output projection applied to the head's mean output (appendix A.6).
+    """The sum over `heads` of what their mean outputs write to the residual stream (appendix A.6).
 
-    Without the projection's bias, which is no head's output; the released code adds it once per head
-    (`paper.md` V3), which `bias_per_head` does. It is added to the residual stream as it is, without a scale.
+    That is the output projection applied to them, times what the architecture multiplies it by. With a norm after
+    attention (OLMo2, Gemma 2 and 3), which takes its scale from all heads together, that scale is the one of all
+    heads at their means; the released code has no such model. Without the projection's bias, which is no head's
+    output; the released code adds it once per head (`paper.md` V3), which `bias_per_head` does. Raises ValueError
+    for an architecture in which heads do not write a sum.
     """
+    if not writes_projection(model):
+        return written_by_heads(model, mean_z, heads, bias_per_head=bias_per_head)
     weight = next(model.original_model.parameters())
     chosen = torch.where(heads.to(mean_z.device)[..., None], mean_z, 0).to(weight.device, weight.dtype)
     vector = torch.zeros(model.cfg.d_model, device=weight.device, dtype=weight.dtype)
@@ -126,9 +132,10 @@ def execution_table(
     """Table `executions`: first-token accuracy with a vector added at the output of a layer, at the last token.
 
     `scores`: the model's table of that name. Prompts: the query alone (`zero_shot`) and after demonstrations with
-    shuffled labels (`shuffled`), both also unedited, and clean. Queries are pairs that the means were not made from (`split_pairs`). `items`: all of them, or
-    those that the model answers after clean demonstrations, as the released code keeps (a task without any is left
-    out). Raises ValueError for an unknown preset, a layer that the model lacks, and as `split_pairs`.
+    shuffled labels (`shuffled`), both also unedited, and clean. Queries are pairs that the means were not made from
+    (`split_pairs`). `items`: all of them, or those that the model answers after clean demonstrations, as the released
+    code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
+    and as `split_pairs`.
     """
     how = preset(preset_name)
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:

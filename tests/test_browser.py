@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.drawn import figures_in, points_drawn
+
 pytestmark = pytest.mark.browser
 BOOK = Path(os.environ.get("BOOK", "results/lab/book/_build/html")).resolve()
 WIDTHS = (390, 1280)
@@ -73,6 +75,20 @@ def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
     broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.alt)")
     assert not broken, broken
     assert not page.faults, page.faults
+
+
+@pytest.mark.parametrize("name", pages())
+def test_every_figure_shows_something(page, name):
+    open_page(page, name)
+    figures = figures_in((BOOK / name).read_text("utf-8"))
+    assert len(figures) == page.evaluate("document.querySelectorAll('img.figure').length")
+    assert figures or name.removesuffix(".html") not in SHOWN or name == "performance.html"
+    blank = [svg for svg in figures if not any(points_drawn(svg)) and "no checkpoint of this model is" not in svg]
+    assert not blank, f"{len(blank)} of {len(figures)} figures"
+
+
+def test_the_pages_looked_at_are_there():
+    assert {f"{name}.html" for name in SHOWN} <= set(pages())
 
 
 @pytest.mark.parametrize("name", pages())
