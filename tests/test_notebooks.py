@@ -148,7 +148,8 @@ def test_the_ledger_has_every_claim_and_the_numbers_of_the_other_tables(results)
     effects = read_table(results / "effects" / MODEL / f"step{STEPS[-1]}.parquet").query(
         "metric == 'first_token_accuracy' and ranking == 'fv_minus_induction' and excluded == '' and fraction == 0.1 "
         "and replacement == 'mean' and positions == 'all' and control == 'random_layer_matched'")
-    scored, accuracy = (read_table(results / kind / MODEL / f"step{STEPS[-1]}.parquet") for kind in ("scores", "accuracy"))
+    scored, accuracy = (read_table(results / kind / MODEL / f"step{STEPS[-1]}.parquet")
+                        for kind in ("scores", "accuracy"))
     if all(mask.any() for mask in heads_of_kind(scored, accuracy).values()) and len(effects):
         assert table.loc["H1, 4a", "value"] == effects["value"].item()
     else:
