@@ -19,8 +19,8 @@ MEANING = {
 
 # The history of the plans, which is in their files.
 RULE_CHANGED = (
-    "The rule was changed after runs: the plan's twice; its confirmation is a rule for new seeds, made after the runs of "
-    'the plan; that it says "not necessary" where neither "helpful" nor "neither" applies was settled when its runs '
+    "The rule was changed after runs: the plan's twice; its confirmation is a rule for new seeds, made after the runs "
+    'of the plan; that it says "not necessary" where neither "helpful" nor "neither" applies was settled when its runs '
     "were there, and the steps of emergence are compared otherwise than planned.")
 
 

@@ -34,7 +34,7 @@ def test_the_interval_of_emergence_spans_what_tasks_say():
     # Only one task of six shows the head: resamples without it never see one.
     odd = dynamics.fv_emergence_interval(score_tables(tasks=(1.0, 0, 0, 0, 0, 0)), seed=0)
     assert odd == (20.0, np.inf)
-    assert dynamics_report.interval_sentence(*odd).endswith("step 20 to none.")
+    assert dynamics_report.interval_sentence(*odd).endswith("step 20 to not within these steps.")
 
 
 def test_each_seed_says_which_kind_came_first():
@@ -43,7 +43,10 @@ def test_each_seed_says_which_kind_came_first():
                         score_tables("d", fv_from=99, induction_from=99)])
     found = dynamics.emergence_by_seed(scores).set_index("model")
     assert found["first"].to_dict() == {"a": "induction", "b": "same checkpoint", "c": "FV", "d": "neither came"}
-    assert found.loc["a", "FV heads by step"] == 20 and pd.isna(found.loc["d", "FV heads by step"])
+    assert found["FV heads by step"].tolist() == ["20", "10", "10", "not within 40 steps"]
+    never = dynamics.emergence_table(score_tables(fv_from=99))
+    assert "FV heads did not come within 40 steps." in dynamics_report.emergence_sentence(never)
+    assert dynamics_report.emergence_shown(never)["first step with it"].tolist() == ["10", "not within 40 steps"]
     text = dynamics_report.seeds_sentence(found)
     assert text == ("Of 4 models that differ by their seed, induction heads came first in 1, FV heads came first in 1, "
                     "both came at the same checkpoint in 1, neither came in 1.")
