@@ -17,6 +17,7 @@ from icl_lib.passes import (
     device_of,
     encode_prompts,
     last_positions,
+    refuse_unknown_tokens,
     token_batches,
 )
 from icl_lib.readout import Readout, read_targets
@@ -172,6 +173,7 @@ def edited_token_losses(
     n_rows, n_pos = tokens.shape
     if not 2 <= n_pos <= model.cfg.n_ctx:
         raise ValueError(f"rows of {n_pos} tokens: expected 2 to the context of {model.cfg.n_ctx}")
+    refuse_unknown_tokens(model, int(tokens.max()), "the rows of tokens")
     at = torch.arange(n_pos - 1) if at is None else torch.as_tensor(at)
     n_fed = int(at.max()) + 1
     weight = next(model.original_model.parameters())

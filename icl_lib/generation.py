@@ -23,13 +23,16 @@ from icl_lib.passes import (
     TokenBatch,
     device_of,
     output_projections,
+    own_attention,
     plain_attention,
     plain_transformers,
+    puts_space_before,
     split_heads,
     token_batches,
 )
 from icl_lib.readout import greedy_tokens
 from icl_lib.shared_prefix import RowEdits
+from icl_lib.whole_prompts import generate_whole
 
 N_GENERATED = 5  # tokens, as in the released code
 _ARTICLES = ("a", "an", "the")
@@ -56,7 +59,8 @@ def _words(text: str) -> list[str]:
 
 def f1_ceiling(model: nn.Module, answer: str) -> float:
     """The F1 of a model that generates the answer and a line break: below 1 for long or punctuated answers (A6)."""
-    ids = model.tokenizer(f"{answer}\n", add_special_tokens=False)["input_ids"]
+    answer_text = answer.removeprefix(" ") if puts_space_before(model.tokenizer) else answer
+    ids = model.tokenizer(f"{answer_text}\n", add_special_tokens=False)["input_ids"]
     return generated_f1(model.tokenizer.decode(ids[:N_GENERATED]), answer)
 
 
@@ -118,6 +122,14 @@ def generate(
     at_last = [i for i, e in enumerate(edits) if e is None or e.positions == "last"]
     for batch in token_batches([p.tokens for p in encoded], batch_size, device_of(model)):
         rows = torch.tensor(batch.rows)[:, None]
+        if own_attention(model):
+            for where in ("last", "all"):
+                chosen = [i for i in range(len(edits)) if (i in at_last) == (where == "last")]
+                if chosen:
+                    own = row_edits(model, [edits[i] for i in chosen], batch.rows)
+                    found[rows, torch.tensor(chosen)] = generate_whole(
+                        model, batch, own, n_tokens, everywhere=where == "all").cpu()
+            continue
         if at_last:
             decoder = _Decoder(model, batch, row_edits(model, [edits[i] for i in at_last], batch.rows))
             found[rows, torch.tensor(at_last)] = decoder.run(n_tokens, None).cpu()

@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from icl_lib.passes import PassDone, device_of, plain_transformers
+from icl_lib.passes import (
+    PassDone,
+    attentions,
+    device_of,
+    own_attention,
+    plain_transformers,
+    refuse_unknown_tokens,
+)
 
 CONVENTIONS = ("attention_mass", "prefix_matching")
 _PATTERN_BYTES = 256 * 2**20  # of one layer's attention held at a time
@@ -148,6 +155,7 @@ def _mean_attention(
     """Attention on targets per query: mean over queries, then over sequences that have any."""
     if tokens.shape[1] > model.cfg.n_ctx:
         raise ValueError(f"tokens: {tokens.shape[1]} positions exceed the context of {model.cfg.n_ctx}")
+    refuse_unknown_tokens(model, int(tokens.max()), "tokens")
     has_query = queries.any(1)
     tokens, targets, queries = (t[has_query].to(device_of(model)) for t in (tokens, targets, queries))
     n_pos = tokens.shape[1]
@@ -172,6 +180,8 @@ def _reduced_patterns(
     model: nn.Module, tokens: Int[Tensor, "batch pos"], reduce: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
     """`reduce` of every layer's attention pattern, one layer at a time."""
+    if own_attention(model):
+        return _reduced_own_patterns(model, tokens, reduce)
     reduced: list[Tensor] = []
 
     def attend(
@@ -206,4 +216,27 @@ def _reduced_patterns(
             hf_model.base_model(input_ids=tokens, use_cache=False)
         except PassDone:
             pass
+    return reduced
+
+
+def _reduced_own_patterns(
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], reduce: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """The same from what the architecture's attention modules give beside their output (`output_attentions`)."""
+    shape = (len(tokens), model.cfg.n_heads, tokens.shape[1], tokens.shape[1])
+    reduced: list[Tensor] = []
+
+    def read(attention: nn.Module, _args: tuple, output: Any) -> None:
+        found = [part for part in output if isinstance(part, Tensor) and part.shape == shape]
+        if len(found) != 1:
+            raise ValueError(f"{type(attention).__name__} gives no attention pattern, so there are no induction scores")
+        reduced.append(reduce(found[0]))
+
+    handles = [attention.register_forward_hook(read) for attention in attentions(model)]
+    try:
+        with plain_transformers(model) as hf_model:
+            hf_model.base_model(input_ids=tokens, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
     return reduced

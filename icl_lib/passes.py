@@ -69,20 +69,29 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.original_model.parameters()).device
 
 
+def own_attention(model: nn.Module) -> bool:
+    """Whether only the architecture's own attention is right, as `icl_lib.model_check` found on loading."""
+    return getattr(model, "own_attention", False)
+
+
 def encode_prompts(
     model: nn.Module, prompts: Sequence[Prompt], task: str, *, extra_tokens: int = 0
 ) -> list[EncodedPrompt]:
     """Tokenise prompts and, alone with their leading space, answers (find_fv_heads.py does so too).
 
-    No special tokens are added: the BOS text is part of the prompt's text. `extra_tokens` is room
-    wanted after the prompt. Raises ValueError, naming task and prompt index, for an empty task, a
-    prompt without tokens or longer than the context, and an answer that tokenises to nothing.
+    No special tokens are added: the BOS text is part of the prompt's text. A tokenizer that puts a space
+    before every text itself (Llama's) is given the answer without its own, or all answers would begin with
+    the same token; the released code skips that token. `extra_tokens` is room wanted after the prompt.
+    Raises ValueError, naming task and prompt index, for an empty task, a prompt without tokens or longer
+    than the context, an answer that tokenises to nothing, and a token that the model has no embedding for.
     """
     if not prompts:
         raise ValueError(f"task {task!r} has no prompts")
     encode = model.tokenizer
     texts = encode([p.text for p in prompts], add_special_tokens=False)["input_ids"]
-    answers = encode([p.answer for p in prompts], add_special_tokens=False)["input_ids"]
+    own_space = puts_space_before(encode)
+    answers = [p.answer.removeprefix(" ") if own_space else p.answer for p in prompts]
+    answers = encode(answers, add_special_tokens=False)["input_ids"]
     encoded = []
     for i, (tokens, answer) in enumerate(zip(texts, answers, strict=True)):
         where = f"task {task!r}, prompt {i}"
@@ -90,12 +99,27 @@ def encode_prompts(
             raise ValueError(f"{where}: the prompt {prompts[i].text!r} tokenises to nothing")
         if not answer:
             raise ValueError(f"{where}: the answer {prompts[i].answer!r} tokenises to nothing")
+        refuse_unknown_tokens(model, max(*tokens, *answer), where)
         if len(tokens) + extra_tokens > model.cfg.n_ctx:
             raise ValueError(
                 f"{where}: {len(tokens) + extra_tokens} tokens exceed the context of {model.cfg.n_ctx}"
             )
         encoded.append(EncodedPrompt(task, i, list(tokens), list(answer)))
     return encoded
+
+
+def puts_space_before(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts a space before a text that has none."""
+    first = tokenizer.convert_ids_to_tokens(tokenizer("A", add_special_tokens=False)["input_ids"])[:1]
+    return bool(first) and first[0].startswith("\N{LOWER ONE EIGHTH BLOCK}")
+
+
+def refuse_unknown_tokens(model: nn.Module, highest: int, where: str) -> None:
+    """Raise ValueError for a token id beyond the rows of the embedding."""
+    rows = model.embed.original_component.weight.shape[0]
+    if highest >= rows:
+        raise ValueError(f"{where}: token id {highest}, but the model has embeddings for ids 0 to {rows - 1}; is its "
+                         "tokenizer another model's?")
 
 
 def token_batches(
@@ -119,7 +143,8 @@ def plain_transformers(
     """The transformers model under the bridge, its wrappers taken out for the time being.
 
     `attention`, if given, is called instead of scaled-dot-product attention with the signature of
-    transformers' attention functions; it is given a mask only where causality alone is not enough.
+    transformers' attention functions; it is given a mask only where causality alone is not enough. A model
+    of `own_attention` computes as transformers' eager pass does, and takes no other function.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -133,7 +158,8 @@ def plain_transformers(
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     for parent, name, bridge in wrapped:
         parent._modules[name] = bridge.original_component
-    hf_model.config._attn_implementation = "sdpa" if attention is None else _ATTENTION
+    plain = "eager" if own_attention(model) else "sdpa"
+    hf_model.config._attn_implementation = plain if attention is None else _ATTENTION
     try:
         yield hf_model
     finally:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.passes import (
@@ -20,6 +20,7 @@ from icl_lib.passes import (
     attentions,
     layers,
     output_projections,
+    own_attention,
     plain_attention,
     plain_transformers,
     split_heads,
@@ -37,22 +38,30 @@ def edited_residuals(
     edits: RowEdits,
     read: Int[Tensor, "batch read"] | None = None,
     *,
+    edited: Bool[Tensor, "batch pos"] | None = None,
     max_tokens: int = _MAX_TOKENS,
 ) -> Float[Tensor, "batch row read d_model"]:
     """The residual stream after the last layer, before the final norm, under each row's edits at all positions.
 
-    At the positions `read` of each sequence, None for all. `max_tokens` bounds the edited copies carried at a
-    time. Sequences may be padded on the right, behind what is read.
+    At the positions `read` of each sequence, None for all. `edited`: the positions that edits act on, None for all.
+    `max_tokens` bounds the edited copies carried at a time. Sequences may be padded on the right, behind what is
+    read.
     """
-    sweep = _LayerSweep(model, tokens, edits, read)
+    own = own_attention(model)  # then the last layer's keys cannot be had apart: all its positions are computed
+    sweep = _LayerSweep(model, tokens, edits, None if own else read, edited)
     order = torch.argsort(edits.first_layers, stable=True)
     n_rows = max(1, max_tokens // tokens.numel())
-    with plain_transformers(model, sweep.attend) as hf_model, sweep.hooks():
+    with plain_transformers(model, None if own else sweep.attend) as hf_model, sweep.hooks():
         try:
             hf_model.base_model(input_ids=tokens, use_cache=False)
         except PassDone:
             pass
-        parts = [sweep.run(rows.tolist()).unflatten(0, (len(rows), -1)) for rows in order.split(n_rows)]
+        parts = []
+        for rows in order.split(n_rows):
+            residual = sweep.run(rows.tolist())
+            if own and read is not None:
+                residual = take_positions(residual, read.repeat(len(rows), 1))
+            parts.append(residual.unflatten(0, (len(rows), -1)))
     return torch.cat(parts)[torch.argsort(order)].transpose(0, 1)
 
 
@@ -66,7 +75,9 @@ class _LayerSweep:
         tokens: Int[Tensor, "batch pos"],
         edits: RowEdits,
         read: Int[Tensor, "batch read"] | None,
+        edited: Bool[Tensor, "batch pos"] | None = None,
     ):
+        self.edited = edited
         self.model, self.edits, self.read, self.n_batch = model, edits, read, len(tokens)
         self.layers, self.projections, self.attentions = layers(model), output_projections(model), attentions(model)
         self.first = edits.first_layers.tolist()
@@ -128,10 +139,16 @@ class _LayerSweep:
             if values.shape[1] > 1:
                 values = values[:, self.carried]
             z = split_heads(self.model, args[0]).unflatten(0, (len(self.carried), self.n_batch))
-            z = torch.where(mask[:, None, None, :, None], values.transpose(0, 1)[:, :, None].to(z.dtype), z)
+            where = mask[:, None, None, :, None]
+            if self.edited is not None:
+                where = where & self._edited_now()[:, :, None, None]
+            z = torch.where(where, values.transpose(0, 1)[:, :, None].to(z.dtype), z)
             return (z.reshape(args[0].shape), *args[1:])
 
         return replace
+
+    def _edited_now(self) -> Bool[Tensor, "batch pos"]:
+        return self.edited if self.stage == "rows" else take_positions(self.edited, self.read)
 
     def run(self, rows: list[int]) -> Float[Tensor, "copies read d_model"]:
         """Take rows, sorted by the first layer they edit, through the layers above."""

@@ -23,6 +23,7 @@ from icl_lib.passes import (
     last_positions,
     layers,
     output_projections,
+    own_attention,
     plain_attention,
     plain_transformers,
     split_heads,
@@ -220,6 +221,10 @@ def read_edited_rows(
     alone the edit then acts: as many texts that end there. A row without heads in its mask is the
     unedited model.
     """
+    if own_attention(model):
+        from icl_lib.whole_prompts import read_whole_rows  # builds on this module
+
+        return read_whole_rows(model, batch, edits, targets, apart)
     order = torch.argsort(edits.first_layers, stable=True)
     sweep = _Sweep(model, batch, edits.take(order), targets.shape[1], apart)
     with plain_transformers(model, sweep.attend) as hf_model, sweep.hooks():
@@ -260,6 +265,10 @@ def read_added_rows(
 
     Row by row: `vectors` at the output of the layers `at`, counted from 0. A zero vector is the unedited model.
     """
+    if own_attention(model):
+        from icl_lib.whole_prompts import read_whole_added_rows  # builds on this module
+
+        return read_whole_added_rows(model, batch, vectors, at, targets)
     order = torch.argsort(at, stable=True)
     sweep = _AddingSweep(model, batch, vectors[order], at[order].tolist())
     with plain_transformers(model, sweep.attend) as hf_model, sweep.hooks():

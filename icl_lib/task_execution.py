@@ -11,11 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.function_vectors import clean_means
-from icl_lib.heads import layer_matched_random_heads, random_heads, top_heads
+from icl_lib.heads import different_heads, layer_matched_random_heads, random_heads
+from icl_lib.kinds import heads_of_kind, top_sets
 from icl_lib.models import bos_text
 from icl_lib.passes import device_of, encode_prompts, output_projections, token_batches
 from icl_lib.shared_prefix import read_added_rows
 from icl_lib.tasks import Prompt, Task, TaskPrompts, draw_prompts
+from icl_lib.written import writes_projection, written_by_heads
 
 HeadMask = Bool[Tensor, "layer head"]
 
@@ -47,11 +49,16 @@ def preset(name: str) -> Preset:
 def function_vector(
     model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: HeadMask, *, bias_per_head: bool = False
 ) -> Float[Tensor, "d_model"]:
-    """The sum over `heads` of the output projection applied to the head's mean output (appendix A.6).
+    """The sum over `heads` of what their mean outputs write to the residual stream (appendix A.6).
 
-    Without the projection's bias, which is no head's output; the released code adds it once per head
-    (`paper.md` V3), which `bias_per_head` does. It is added to the residual stream as it is, without a scale.
+    That is the output projection applied to them, times what the architecture multiplies it by. With a norm after
+    attention (OLMo2, Gemma 2 and 3), which takes its scale from all heads together, that scale is the one of all
+    heads at their means; the released code has no such model. Without the projection's bias, which is no head's
+    output; the released code adds it once per head (`paper.md` V3), which `bias_per_head` does. Raises ValueError
+    for an architecture in which heads do not write a sum.
     """
+    if not writes_projection(model):
+        return written_by_heads(model, mean_z, heads, bias_per_head=bias_per_head)
     weight = next(model.original_model.parameters())
     chosen = torch.where(heads.to(mean_z.device)[..., None], mean_z, 0).to(weight.device, weight.dtype)
     vector = torch.zeros(model.cfg.d_model, device=weight.device, dtype=weight.dtype)
@@ -85,24 +92,32 @@ def without_demonstrations(prompt: Prompt, bos: str) -> Prompt:
     return Prompt(bos + prompt.text.removeprefix(bos).rsplit("\n\n", 1)[-1], prompt.answer)
 
 
-def head_sets(
-    scores: Mapping[str, Float[Tensor, "layer head"]], *, fraction: float, n_draws: int, seed: int
-) -> list[tuple[str, int, HeadMask]]:
-    """Kind, draw and heads: the top FV and induction heads (rounded up), random ones, and those of FV's layers."""
-    tops = {kind: top_heads(scores[kind], fraction=fraction, rounding="ceil") for kind in ("fv", "induction")}
-    sets = [(kind, 0, heads) for kind, heads in tops.items()]
-    for draw in range(n_draws):
-        shape, n_heads = tuple(tops["fv"].shape), int(tops["fv"].sum())
-        sets.append(("random", draw, random_heads(shape, n_heads, seed=seed, draw=draw)))
-        matched = layer_matched_random_heads(tops["fv"], seed=seed, draw=draw)
-        sets.append(("random_layer_matched", draw, matched))
+def head_sets(scores: pd.DataFrame, *, fraction: float, n_draws: int, seed: int) -> list[tuple[str, int, HeadMask]]:
+    """Kind, draw and heads: the top FV and induction heads, and random ones of neither kind, by layer and at large.
+
+    `scores`: a model's table. Draws that repeat an earlier one are left out, and all draws where too few heads are of
+    neither kind (`kinds.heads_of_kind`) and in neither set.
+    """
+    tops = top_sets(scores, fraction=fraction)
+    taken = torch.stack([*tops.values(), *heads_of_kind(scores).values()]).any(0)
+    n_heads = int(tops["fv"].sum())
+    sets = [(kind, 0, tops[kind]) for kind in ("fv", "induction")]
+    if n_heads > int((~taken).sum()):
+        return sets
+    options = dict(seed=seed, exclude=taken)
+    for kind, draw_one in (
+        ("random", lambda draw: random_heads(tuple(taken.shape), n_heads, draw=draw, **options)),
+        ("random_layer_matched", lambda draw: layer_matched_random_heads(tops["fv"], draw=draw, **options)),
+    ):
+        different, _ = different_heads([draw_one(draw) for draw in range(n_draws)])
+        sets += [(kind, draw, heads) for draw, heads in enumerate(different)]
     return sets
 
 
 def execution_table(
     model: nn.Module,
     tasks: Mapping[str, Task],
-    scores: Mapping[str, Float[Tensor, "layer head"]],
+    scores: pd.DataFrame,
     *,
     preset_name: str = "task",
     fraction: float,
@@ -116,10 +131,11 @@ def execution_table(
 ) -> pd.DataFrame:
     """Table `executions`: first-token accuracy with a vector added at the output of a layer, at the last token.
 
-    Prompts: the query alone (`zero_shot`) and after demonstrations with shuffled labels (`shuffled`), both also
-    unedited, and clean. Queries are pairs that the means were not made from (`split_pairs`). `items`: all of them, or
-    those that the model answers after clean demonstrations, as the released code keeps (a task without any is left
-    out). Raises ValueError for an unknown preset, a layer that the model lacks, and as `split_pairs`.
+    `scores`: the model's table of that name. Prompts: the query alone (`zero_shot`) and after demonstrations with
+    shuffled labels (`shuffled`), both also unedited, and clean. Queries are pairs that the means were not made from
+    (`split_pairs`). `items`: all of them, or those that the model answers after clean demonstrations, as the released
+    code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
+    and as `split_pairs`.
     """
     how = preset(preset_name)
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:

@@ -1,11 +1,13 @@
 """Tasks and prompts: reading task files, splitting their pairs, writing few-shot prompts in the paper's template."""
 
 import difflib
+import hashlib
 import json
 import math
 import operator
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def read_json(path: str | Path):
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_Digits)
         json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is text that no tokenizer takes
         return content
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers and depths without measure
@@ -49,8 +51,16 @@ def _no_number(name: str):
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _finite(digits: str) -> float:
-    return float(digits) if math.isfinite(float(digits)) else _no_number(digits)
+class _Digits(float):
+    """A number of JSON that is written as it was read: 1.50, 1e5."""
+
+    def __new__(cls, digits: str):
+        number = super().__new__(cls, digits)
+        number.digits = digits
+        return number if math.isfinite(number) else _no_number(digits)
+
+    def __str__(self) -> str:
+        return self.digits
 
 
 def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
@@ -134,7 +144,10 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
 
     "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits (see
     `icl_lib.upstream.upstream_tasks`); else a folder `<type>/<task>.json` with the cards of `cards.json` beside it.
+    Names in brackets choose some of a source: "lab[antonym,country-capital]".
     """
+    if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
+        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
     if str(source).startswith("upstream"):
         from icl_lib.upstream import upstream_tasks
 
@@ -152,6 +165,12 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
         tasks[name] = Task(name, card["type"], card["split"], pairs, card["held_out"], card["inputs"],
                            card["labels"], card["relation"], shared)
     return tasks
+
+
+def tasks_sum(tasks: Mapping[str, Task]) -> str:
+    """The SHA-256 sum over the tasks' names, types, splits and pairs: what prompts are drawn from."""
+    content = [(task.name, task.type, task.split, task.held_out, task.pairs) for task in tasks.values()]
+    return hashlib.sha256(json.dumps(sorted(content), ensure_ascii=False).encode()).hexdigest()
 
 
 def _check_cards(cards, path: Path) -> None:
@@ -192,7 +211,8 @@ def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: in
     training pairs without the query's input (fewer where the task has fewer pairs). The shuffle is a permutation
     that leaves no label in its place where the labels allow it, so that a shuffled prompt is never a clean one
     (the released code takes any permutation: F8). The same task and seed give the same prompts, whatever else
-    is drawn.
+    is drawn. Raises ValueError where more than three quarters of the shuffled prompts equal their clean ones,
+    because the task's labels are too few or too alike.
     """
     # crc32, not hash(): Python salts the hash of a string anew in every process.
     rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode())])
@@ -206,7 +226,18 @@ def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: in
         moved = list(zip(inputs, _moved_labels(labels, rng), strict=True))
         clean.append(Prompt(write_prompt(demonstrations, query, bos), f" {answer}"))
         shuffled.append(Prompt(write_prompt(moved, query, bos), f" {answer}"))
+    refuse_unshuffled(task, clean, shuffled, n_shots)
     return TaskPrompts(clean, shuffled)
+
+
+def refuse_unshuffled(task: Task, clean: list[Prompt], shuffled: list[Prompt], n_shots: int) -> None:
+    """Raise ValueError where most shuffled prompts are their clean ones although there are labels to move."""
+    same = sum(map(operator.eq, clean, shuffled))
+    if n_shots > 1 and same > 0.75 * len(clean):
+        labels = sorted({label for _, label in task.training_pairs})
+        raise ValueError(f"task {task.name!r}: {same} of {len(clean)} shuffled prompts equal their clean ones; "
+                         f"{len(task.training_pairs)} pairs have {len(labels)} different labels, such as {labels[:2]}; "
+                         "leave the task out or give it more")
 
 
 def _moved_labels(labels: list[str], rng: np.random.Generator) -> list[str]:

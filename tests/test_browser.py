@@ -132,14 +132,15 @@ def test_pointing_at_the_head_map_tells_a_heads_scores(page):
     plot.hover()
     page.wait_for_selector(".hoverlayer text")
     told = page.locator(".hoverlayer").first.text_content()
-    assert re.search(r"L\d+H\d+prefix matching \d\.\d{3} \(rank \d+\)FV score -?\d\.\d{4} \(rank \d+\)", told), told
+    assert re.search(r"L\d+H\d+attention mass \d\.\d{3} \(rank \d+\)prefix matching \d\.\d{3}"
+                     r"FV score -?\d\.\d{4} \(rank \d+\)", told), told
 
 
 def test_the_table_of_heads_sorts_by_keyboard(page):
     open_page(page, "scoring.html")
     table = page.locator(".head-map + details table.sortable")
     page.locator(".head-map + details summary").press("Enter")
-    button = table.locator("th button", has_text="prefix matching").first
+    button = table.locator("th button", has_text="attention mass").first
     button.press("Enter")
     column = [float(text) for text in table.locator("tbody tr td:nth-child(3)").all_text_contents()]
     assert len(column) > 1 and column == sorted(column, reverse=True)

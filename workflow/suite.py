@@ -12,6 +12,7 @@ import jsonschema
 import yaml
 
 from icl_lib.models import locate, steps_of
+from icl_lib.tables import run_path
 from workflow.sweep import points
 from workflow.templates import check_parameters, library_files, template_parameters
 
@@ -19,10 +20,11 @@ SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 TEMPLATES = Path("notebooks")
 RESULTS = Path("results")
 
-# What each notebook writes. One table per run, under results/<suite>/<table>/.
+# What each notebook writes: one table per run and kind, under results/<suite>/ at `place`. `statistics` hold the
+# numbers that the notebook's page prints.
 TABLES = {
-    "scoring": ("scores", "accuracy"),
-    "ablation": ("ablations", "effects"),
+    "scoring": ("scores", "accuracy", "tasks", "statistics"),
+    "ablation": ("ablations", "effects", "curves", "statistics"),
     "protocols": ("statistics",),
     "task_execution": ("executions",),
     "training_dynamics": ("statistics",),
@@ -60,10 +62,19 @@ GIVEN_IF_DECLARED = {
 # Files that library modules read, as (module, file or folder).
 DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl_lib/claims.yaml")),
         ("icl_lib/upstream.py", Path("icl_lib/upstream_tasks.sha256")),
-        ("icl_lib/paper_models.py", Path("icl_lib/paper_models.yaml")))
+        ("icl_lib/paper_models.py", Path("icl_lib/paper_models.yaml")),
+        ("icl_lib/packaged.py", Path("icl_lib/packaged_models.yaml")))
 
 # Stands for a model's published weights where it has no checkpoints.
 NO_STEP = -1
+
+
+def place(notebook: str, table: str) -> str:
+    """The folder of a notebook's table; or, where it runs once, the file's name without its ending.
+
+    Several notebooks write statistics, each its own: results/<suite>/statistics/claims.parquet.
+    """
+    return f"{table}/{notebook}" if table == "statistics" else table
 
 
 class SuiteError(ValueError):
@@ -95,6 +106,7 @@ class Suite:
     chosen: dict[str, dict[str, list[int]]]
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweep: dict[str, dict[str, list]] = field(default_factory=dict)
+    tables: str = ""  # folder of committed tables that are shown without measuring
 
     @property
     def results(self) -> str:
@@ -208,7 +220,8 @@ def check_suite(config: Any) -> Suite:
             points(grid)
         except ValueError as error:
             raise SuiteError(f"sweep.{notebook}: {error}") from None
-    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep)
+    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep,
+                 config.get("tables", ""))
 
 
 def unseeded(model: str) -> str:
@@ -223,6 +236,12 @@ def dependencies(notebook: str) -> list[str]:
     return files + sorted(
         f.as_posix() for data in read for f in (data.rglob("*") if data.is_dir() else [data])
         if f.suffix in (".json", ".yaml", ".sha256"))
+
+
+def committed(suite: Suite, notebook: str, model: str, step: int) -> list[str]:
+    """The committed tables of a run that are there; it needs no weights then."""
+    paths = [run_path(suite.tables, kind, model, step) for kind in TABLES[notebook] if kind != "statistics"]
+    return [path.as_posix() for path in paths if suite.tables and path.is_file()]
 
 
 def weights(model: str, step: int) -> list[str]:
