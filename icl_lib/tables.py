@@ -108,7 +108,8 @@ def provenance(
     `bos` names the BOS policy in words, `parameters` are the notebook's, `revision` is that of a hub model with its
     commit ("step1000 (commit 0123...)"), `checked` how the model proved itself on loading. `git_commit` is "unknown"
     and `git_dirty` null outside a git work tree; dirty means that tracked files were changed since. For tables made
-    from tables give "" for dtype, device and bos. `made_from` holds the fingerprints of all input files where the workflow ran the notebook, else nothing.
+    from tables give "" for dtype, device and bos. `made_from` holds the fingerprints of all input files where the
+    workflow ran the notebook, else nothing.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
