@@ -2,6 +2,7 @@
 SUITE ?= lab
 CORES ?= 2
 RUNG ?=
+MODEL ?= smollm2-135m
 PROFILE ?=
 SEED ?= 0
 KILLS ?= 100
@@ -26,7 +27,7 @@ STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin resu
 SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
+.PHONY: help env book sweep plan suite measure spot-check verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +43,12 @@ sweep: suite ## run the notebooks of the suite as far as needed, without the boo
 plan: suite ## what `make book` would run, how many forward passes and hours that is (GPU: TFLOPS=50)
 	@$(SNAKEMAKE) -n
 	@TFLOPS=$(TFLOPS) $(BIN)/python -m workflow.cost $(CONFIG)
+
+measure: env ## measure a packaged model (MODEL=smollm2-135m: hours), or again and compare with its tables in pretrained/
+	@$(BIN)/python -m workflow.measure config/pretrained.yaml $(MODEL)
+
+spot-check: env ## measure a sample of a packaged model (MODEL=smollm2-135m: minutes) and compare with pretrained/spot
+	@$(BIN)/python -m workflow.measure config/spot.yaml $(MODEL)
 
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
@@ -103,9 +110,10 @@ clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake
 
 lock: env ## write requirements.lock from the environment
+	@$(BIN)/pip freeze --all --exclude-editable --exclude pip > requirements.lock.tmp
 	@{ echo '# Exact versions of everything in the environment. Written by `make lock`; see the ranges in pyproject.toml.'; \
-	  $(BIN)/pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+[^=]*$$//' | sort -f; \
-	} > requirements.lock.tmp && mv requirements.lock.tmp requirements.lock
+	  sed -E 's/\+[^=]*$$//' requirements.lock.tmp | sort -f; \
+	} > requirements.lock && rm requirements.lock.tmp
 
 env: $(STAMP)
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(workflow.basedir))
 
 from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
-from workflow.suite import RESULTS, TABLES, check_suite, dependencies, read_suite, weights
+from workflow.suite import GROUPED, RESULTS, TABLES, check_suite, committed, dependencies, place, read_suite, weights
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
@@ -31,6 +31,16 @@ def tables(kind, runs):
     return [f"{OUT}/{kind}/{model}/step{step}.parquet" for model, step in runs]
 
 
+def measured(notebook, runs):
+    """What runs of a notebook measured, without the numbers of its page."""
+    return [path for kind in TABLES[notebook] if kind != "statistics" for path in tables(kind, runs)]
+
+
+def written(notebook, stem=""):
+    """The tables of a notebook's run; `stem` with its model and step, or with wildcards for them."""
+    return [f"{OUT}/{place(notebook, kind)}{stem}.parquet" for kind in TABLES[notebook]]
+
+
 def of_model(runs, model):
     return [run for run in runs if run[0] == model]
 
@@ -40,8 +50,7 @@ def swept_folder(notebook, point):
 
 
 def swept_tables(notebook, point, model, step):
-    under = "protocols/" if notebook == "protocols" else ""
-    return {table: f"{swept_folder(notebook, point)}/{table}/{under}{model}/step{step}.parquet"
+    return {table: f"{swept_folder(notebook, point)}/{place(notebook, table)}/{model}/step{step}.parquet"
             for table in TABLES[notebook]}
 
 
@@ -64,6 +73,7 @@ def parameters(notebook):
             notebook,
             model=getattr(wildcards, "model", ""),
             step=int(getattr(wildcards, "step", 0)),
+            group=getattr(wildcards, "group", ""),
         ),
         sort_keys=True,
     )
@@ -82,6 +92,7 @@ RUN = (
     "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
     "-m workflow.run {input.template:q} {output.notebook:q} "
     "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
+    + "".join(f" --committed {suite.tables}" for suite in (SUITE, *SUITE.included) if suite.tables)
 )
 RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
 
@@ -103,6 +114,8 @@ wildcard_constraints:
     notebook="|".join(TABLES),
     point=r"[^/]+",
     table="[a-z]+",
+    grouped="|".join(GROUPED),
+    group="|".join(suite.name for suite in SUITE.included) or "none",
 
 
 # On a cluster the book is made where the sweep was started.
@@ -125,9 +138,10 @@ rule scoring:
     input:
         template="notebooks/scoring.ipynb",
         code=CODE["scoring"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        weights=lambda wildcards: committed(SUITE, 'scoring', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
     output:
-        tables=[f"{OUT}/{table}/{{model}}/step{{step}}.parquet" for table in TABLES["scoring"]],
+        tables=written("scoring", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/scoring/{{model}}/step{{step}}.ipynb",
     params:
         parameters=parameters("scoring"),
@@ -147,10 +161,11 @@ rule ablation:
     input:
         template="notebooks/ablation.ipynb",
         code=CODE["ablation"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
-        scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
+        weights=lambda wildcards: committed(SUITE, 'ablation', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
+        scores=[f"{OUT}/{kind}/{{model}}/step{{step}}.parquet" for kind in ("scores", "tasks")],
     output:
-        tables=[f"{OUT}/{table}/{{model}}/step{{step}}.parquet" for table in TABLES["ablation"]],
+        tables=written("ablation", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/ablation/{{model}}/step{{step}}.ipynb",
     params:
         parameters=parameters("ablation"),
@@ -172,7 +187,7 @@ rule protocols:
         code=CODE["protocols"],
         weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
     output:
-        tables=[f"{OUT}/{table}/protocols/{{model}}/step{{step}}.parquet" for table in TABLES["protocols"]],
+        tables=written("protocols", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/protocols/{{model}}/step{{step}}.ipynb",
     params:
         parameters=parameters("protocols"),
@@ -192,10 +207,11 @@ rule task_execution:
     input:
         template="notebooks/task_execution.ipynb",
         code=CODE["task_execution"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
+        weights=lambda wildcards: committed(SUITE, 'task_execution', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
         scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
     output:
-        tables=[f"{OUT}/{table}/{{model}}/step{{step}}.parquet" for table in TABLES["task_execution"]],
+        tables=written("task_execution", "/{model}/step{step}"),
         notebook=f"{OUT}/notebooks/task_execution/{{model}}/step{{step}}.ipynb",
     params:
         parameters=parameters("task_execution"),
@@ -217,7 +233,7 @@ rule swept:
         code=lambda wildcards: CODE[wildcards.notebook],
         weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
         scores=lambda wildcards: [] if wildcards.notebook in ("scoring", "protocols")
-        else [f"{OUT}/scores/{wildcards.model}/step{wildcards.step}.parquet"],
+        else [f"{OUT}/{kind}/{wildcards.model}/step{wildcards.step}.parquet" for kind in ("scores", "tasks")],
     output:
         notebook=f"{OUT}/sweeps/{{notebook}}/{{point}}/notebooks/{{model}}/step{{step}}.ipynb",
     params:
@@ -225,7 +241,7 @@ rule swept:
         tables=lambda wildcards: list(
             swept_tables(wildcards.notebook, wildcards.point, wildcards.model, wildcards.step).values()),
         # The notebook looks for the scores in its own results folder.
-        scores=lambda wildcards: f"{swept_folder(wildcards.notebook, wildcards.point)}/scores/{wildcards.model}",
+        folder=lambda wildcards: swept_folder(wildcards.notebook, wildcards.point),
     log:
         text=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.log",
         parameters=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.yaml",
@@ -235,7 +251,8 @@ rule swept:
         runtime=of_cluster("runtime"),
     threads: SUITE.threads
     shell:
-        "for scores in {input.scores:q}; do mkdir -p {params.scores:q} && cp \"$scores\" {params.scores:q}; done && "
+        "for table in {input.scores:q}; do own={params.folder:q}\"${{table#{OUT}}}\" && mkdir -p \"${{own%/*}}\" "
+        "&& cp \"$table\" \"$own\"; done && "
         + RUN + " --tables {params.tables:q}"
 
 
@@ -261,13 +278,12 @@ rule training_dynamics:
         code=CODE["training_dynamics"],
         scored=lambda wildcards: [
             table
-            for kind in TABLES["scoring"]
             for model in {wildcards.model, *SUITE.seeds_of(wildcards.model)}
-            for table in tables(kind, of_model(SCORED, model))
+            for table in measured("scoring", of_model(SCORED, model))
         ],
         ablated=lambda wildcards: tables("effects", of_model(ABLATED, wildcards.model)),
     output:
-        tables=[f"{OUT}/{table}/training_dynamics/{{model}}.parquet" for table in TABLES["training_dynamics"]],
+        tables=written("training_dynamics", "/{model}"),
         notebook=f"{OUT}/notebooks/training_dynamics/{{model}}.ipynb",
     params:
         parameters=parameters("training_dynamics"),
@@ -283,10 +299,10 @@ rule model_scaling:
     input:
         template="notebooks/model_scaling.ipynb",
         code=CODE["model_scaling"],
-        scored=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)],
+        scored=measured("scoring", SCORED),
         ablated=tables("effects", ABLATED),
     output:
-        tables=[f"{OUT}/{table}/model_scaling.parquet" for table in TABLES["model_scaling"]],
+        tables=written("model_scaling"),
         notebook=f"{OUT}/notebooks/model_scaling.ipynb",
     params:
         parameters=parameters("model_scaling"),
@@ -304,7 +320,7 @@ rule ablation_ladder:
         code=CODE["ablation_ladder"],
         measured=sorted(str(p) for p in Path("lab").glob("grid.csv")),
     output:
-        tables=[f"{OUT}/{table}/ablation_ladder.parquet" for table in TABLES["ablation_ladder"]],
+        tables=written("ablation_ladder"),
         notebook=f"{OUT}/notebooks/ablation_ladder.ipynb",
     params:
         parameters=parameters("ablation_ladder"),
@@ -322,7 +338,7 @@ rule causal_test:
         code=CODE["causal_test"],
         trained=CAUSAL,
     output:
-        tables=[f"{OUT}/{table}/causal_test.parquet" for table in TABLES["causal_test"]],
+        tables=written("causal_test"),
         notebook=f"{OUT}/notebooks/causal_test.ipynb",
     params:
         parameters=parameters("causal_test"),
@@ -338,11 +354,11 @@ rule claims:
     input:
         template="notebooks/claims.ipynb",
         code=CODE["claims"],
-        scored=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)],
-        ablated=[table for kind in TABLES["ablation"] for table in tables(kind, ABLATED)],
+        scored=measured("scoring", SCORED),
+        ablated=measured("ablation", ABLATED),
         executed=tables("executions", CHOSEN["task_execution"]),
     output:
-        tables=[f"{OUT}/{table}/claims.parquet" for table in TABLES["claims"]],
+        tables=written("claims"),
         notebook=f"{OUT}/notebooks/claims.ipynb",
     params:
         parameters=parameters("claims"),
@@ -354,11 +370,38 @@ rule claims:
         RUN_WITH_TABLES
 
 
+def of_group(wildcards):
+    suite, = [suite for suite in SUITE.included if suite.name == wildcards.group]
+    runs = {notebook: [(model, step) for model, steps in chosen.items() for step in steps]
+            for notebook, chosen in {"scoring": suite.steps, **suite.chosen}.items()}
+    return measured("scoring", runs["scoring"]) + measured("ablation", runs["ablation"]) + (
+        tables("executions", runs["task_execution"]))
+
+
+# The notebooks over all models once more, over those of an included suite.
+rule grouped:
+    input:
+        template="notebooks/{grouped}.ipynb",
+        code=lambda wildcards: CODE[wildcards.grouped],
+        tables=of_group,
+    output:
+        tables=[f"{OUT}/statistics/{{grouped}}/{{group}}.parquet"],
+        notebook=f"{OUT}/notebooks/{{grouped}}/{{group}}.ipynb",
+    params:
+        parameters=lambda wildcards: parameters(wildcards.grouped)(wildcards),
+    log:
+        text=f"{OUT}/logs/{{grouped}}/{{group}}.log",
+        parameters=f"{OUT}/logs/{{grouped}}/{{group}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule lab:
     input:
         template="notebooks/lab.ipynb",
         code=CODE["lab"],
-        scored=[table for kind in TABLES["scoring"] for table in tables(kind, SCORED)],
+        scored=measured("scoring", SCORED),
         ladder=sorted(str(p) for p in [*Path("lab").glob("rungs/*.yaml"), *Path("lab").glob("models/*/*/curve.csv"),
                                        *Path("lab").glob("recipe.*")]),
     output:
@@ -377,7 +420,10 @@ rule index:
     input:
         template="notebooks/index.ipynb",
         code=CODE["index"],
-        claims=f"{OUT}/statistics/claims.parquet",
+        printed=[table for kind in GROUPED for table in (
+            *written(kind), *(path for suite in SUITE.included for path in written(kind, f"/{suite.name}")))],
+        real=[table for suite in SUITE.included for model, steps in suite.ablated.items()
+              for table in tables("ablations", [(model, step) for step in steps])],
         ablated=tables("ablations", ABLATED),
         trained=CAUSAL,
     output:

@@ -8,12 +8,13 @@ import pandas as pd
 
 from icl_lib.ablation_effects import FEW_SHOT, KINDS
 from icl_lib.ablation_tables import TOKEN_LOSS
-from icl_lib.figures import COLOUR, LABEL, LINE, MARKER, line_over_tasks
+from icl_lib.figures import COLOUR, LABEL, LINE, MARKER, line_over_tasks, note
 
 _GREY = "#BBBBBB"
-EFFECT_LABEL = {
-    FEW_SHOT: "few-shot accuracy lost\nbeyond random heads of the same layers",
-    TOKEN_LOSS: "token-loss difference lost (nats)\nbeyond random heads of the same layers",
+EFFECT_LABEL = {FEW_SHOT: "few-shot accuracy lost", TOKEN_LOSS: "token-loss difference lost (nats)"}
+CONTROL_LABEL = {
+    "none": "against no ablation", "random": "beyond random heads",
+    "random_layer_matched": "beyond random heads\nof the same layers",
 }
 ROW_LABEL = {
     "generated_f1": "few-shot F1", "exact_match": "few-shot accuracy\n(whole answer)",
@@ -21,30 +22,28 @@ ROW_LABEL = {
 }
 
 
-def robustness(effects: pd.DataFrame):
-    """Effect of both kinds beyond layer-matched random heads, a line per intervention; left few-shot, right loss.
+def robustness(effects: pd.DataFrame, *, excluded: bool):
+    """What is lost of both metrics when a kind is ablated, a line per intervention; a column per control.
 
-    Rows of panels: plain rankings and with exclusion. Bars: 95 % intervals; filled where Holm's p is below 0.05.
-    `effects`: from `with_holm`, at one fraction. Grey: the one intervention that the other figures have.
+    `effects`: from `with_holm`, at one fraction; of them those with exclusion or those without. Bars: 95 % intervals;
+    filled where Holm's p is below 0.05. Grey: the one intervention that the other figures have. A control that does
+    not exist has no points and says so.
     """
-    cells = effects[["replacement", "positions"]].drop_duplicates().to_numpy().tolist()
-    excluded = sorted({words != "" for words in effects["excluded"]})
-    height = 0.9 + 0.34 * len(cells)
-    figure, axes = plt.subplots(len(excluded), 2, figsize=(10, height * len(excluded)), squeeze=False, sharex="col",
-                                sharey=True)
-    for row, is_excluded in zip(axes, excluded, strict=True):
-        for ax, metric in zip(row, EFFECT_LABEL, strict=True):
-            chosen = effects[(effects["metric"] == metric) & ((effects["excluded"] != "") == is_excluded)]
+    rows = effects[(effects["excluded"] != "") == excluded]
+    cells = rows[["replacement", "positions"]].drop_duplicates().to_numpy().tolist()
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 2.0 + 0.6 * len(cells)), sharex="row", sharey=True)
+    for line, (metric, label) in zip(axes, EFFECT_LABEL.items(), strict=True):
+        for ax, (control, words) in zip(line, CONTROL_LABEL.items(), strict=True):
+            chosen = rows[(rows["metric"] == metric) & (rows["control"] == control)]
             for offset, kind in ((-0.16, "fv"), (0.16, "induction")):
                 _effects(ax, chosen[chosen["ranking"] == kind], cells, offset, kind)
-            ax.axvline(0, color=COLOUR["random_layer_matched"], linestyle=LINE["random_layer_matched"], linewidth=1)
+            ax.axvline(0, color=COLOUR[control], linestyle=LINE[control], linewidth=1)
             ax.axhspan(-0.5, 0.5, color=_GREY, alpha=0.25, linewidth=0, zorder=0)
-            plain = "plain ranking" if len(excluded) > 1 else "plain ranking (exclusion changes no set)"
-            ax.set_title("with exclusion of the other kind" if is_excluded else plain, fontsize=11)
-        row[0].set_yticks(range(len(cells)), [f"{replacement}, {where}" for replacement, where in cells], fontsize=10)
-        row[0].set_ylim(len(cells) - 0.5, -0.5)
-    for ax, label in zip(axes[-1], EFFECT_LABEL.values(), strict=True):
-        ax.set_xlabel(label)
+            ax.set_xlabel(f"{label}\n{words}", fontsize=10)
+            if chosen.empty:
+                note(ax, "no valid control:\ntoo few heads\nof neither kind", ticks=True)
+        line[0].set_yticks(range(len(cells)), [f"{replacement}, {where}" for replacement, where in cells], fontsize=10)
+        line[0].set_ylim(len(cells) - 0.5, -0.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=10)
     return axes
@@ -60,18 +59,25 @@ def _effects(ax, rows: pd.DataFrame, cells: list, offset: float, kind: str) -> N
                         markerfacecolor=COLOUR[kind] if r.p_holm < 0.05 else "white")
 
 
-def figure_four(columns: dict[str, dict[str, pd.DataFrame]], levels: dict[str, dict[str, float]], seed: int):
+def figure_four(
+    columns: dict[str, dict[str, pd.DataFrame]], levels: dict[str, dict[str, float]], carried: dict[str, bool],
+    seed: int,
+):
     """Figure 4, a column per protocol: few-shot metric, the same with exclusion, token-loss difference with exclusion.
 
     `columns`: title to the rows of "few_shot" and "token_loss" (`protocol_rows`); `levels`: title to horizontal lines
-    of the few-shot rows by name (floor, zero-shot). Random heads stand in all rows without exclusion (A16).
+    of the few-shot rows by name (floor, zero-shot). Random heads stand in all rows without exclusion (A16). `carried`:
+    title to whether the token-loss difference can carry its row (`carries_loss`); one that cannot is not drawn.
     """
     figure, axes = plt.subplots(3, len(columns), figsize=(3.9 * len(columns), 8.4), squeeze=False, sharex="col")
     shown = (("few_shot", False), ("few_shot", True), ("token_loss", True))
     for column, (title, rows_of) in zip(axes.T, columns.items(), strict=True):
         for ax, (metric, excluded) in zip(column, shown, strict=True):
             rows = rows_of[metric]
-            _curves(ax, rows, excluded, seed)
+            if metric == "few_shot" or carried[title]:
+                _curves(ax, rows, excluded, seed)
+            else:
+                note(ax, "not drawn: its error\nis too large here")
             if metric == "few_shot":
                 for (name, level), line in zip(levels[title].items(), (":", "-.", "--"), strict=False):
                     ax.axhline(level, color=_GREY, linestyle=line, linewidth=1.2, label=name, zorder=0)
@@ -110,7 +116,8 @@ def task_grid(ablations: pd.DataFrame, tasks: list[str], floors: dict[str, float
                    label=LABEL["none"])
         ax.axhline(floors[task], color=_GREY, linestyle=":", label="floor")
         for ranking in ("random", *KINDS):
-            own = rows[(rows["ranking"] == ranking) & (rows["excluded"] == "")].groupby("fraction")["value"].mean()
+            own = rows[(rows["ranking"] == ranking) & ((rows["excluded"] == "") | (ranking == "random"))]
+            own = own.groupby("fraction")["value"].mean()
             ax.plot(100 * own.index, own.to_numpy(), color=COLOUR[ranking], marker=MARKER[ranking], markersize=3.5,
                     linestyle=LINE[ranking], label=LABEL[ranking])
         ax.set_title(fill(task.replace("_", " "), 20), fontsize=8.5)

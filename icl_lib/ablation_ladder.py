@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from icl_lib.ablation_effects import DIFFERENCE, KINDS
+from icl_lib.ablation_effects import DIFFERENCE, KINDS, corrected
 from icl_lib.report import METRIC_WORDS
 from icl_lib.statistics import holm
 
 CELL = ["replacement", "positions", "fraction"]
-COLUMNS = ["model", "metric", *CELL, "ranking", "excluded", "n_heads", "n_draws", "n_prompts", "value", "low", "high",
-           "p_value"]
+COLUMNS = ["model", "metric", *CELL, "ranking", "excluded", "control", "of_kind", "n_heads", "n_draws", "n_prompts",
+           "value", "low", "high", "p_value"]
 
 
 def read_grid(path: str | Path) -> pd.DataFrame:
     """The committed rows of the tables `effects`, models smallest first; `excluded` is "" or words.
 
+    `control` is "none" or "random_layer_matched"; `of_kind` is how many heads of the ranking's kind the model has by
+    the definition (`kinds.heads_of_kind`), for the difference the smaller number of the two.
     Raises ValueError in one line for a file that is missing or has other columns.
     """
     try:
@@ -28,15 +30,38 @@ def read_grid(path: str | Path) -> pd.DataFrame:
     return grid
 
 
+def with_kinds(grid: pd.DataFrame) -> pd.DataFrame:
+    """The rows that counts are about: of kinds that their model has."""
+    return grid[grid["of_kind"] > 0]
+
+
+def left_out_sentence(grid: pd.DataFrame) -> str:
+    """Which models lack a kind, by name, so that no count is about them; "" for none."""
+    parts = []
+    for kind, label in (("fv", "FV heads"), ("induction", "induction heads")):
+        lacking = list(dict.fromkeys(grid[(grid["ranking"] == kind) & (grid["of_kind"] == 0)]["model"]))
+        parts += [f"no {label} in {', '.join(lacking)}"] if lacking else []
+    uncontrolled = [model for model, rows in with_kinds(grid).groupby("model", sort=False) if corrected(rows).empty]
+    parts += [f"no valid control in {', '.join(uncontrolled)}"] if uncontrolled else []
+    return f"Left out: {'; '.join(parts)}." if parts else ""
+
+
+def draws_words(grid: pd.DataFrame) -> str:
+    """How many different draws of layer-matched random heads the cells have."""
+    n_draws = with_kinds(corrected(grid))["n_draws"]
+    return f"{n_draws.min()} to {n_draws.max()} different draws" if len(n_draws) else "no valid control"
+
+
 def cell_counts(grid: pd.DataFrame) -> pd.DataFrame:
-    """In how many cells of the grid each kind costs more than its layers, and which kind costs more; plain rankings.
+    """In how many cells accuracy or loss drops by more than for its layers, and for which kind by more; plain rankings.
 
     A row per model and metric. A cell is a replacement, positions and a number of heads: fractions that come to the
     same number are one cell. A kind counts where the 95 % interval is above zero, in brackets where Holm's p over all
     cells and both kinds of the row is below 0.05. `difference`: range over cells of FV less induction heads' effect.
+    Kinds that a model has no head of are left out, and cells without a valid control.
     """
     rows = []
-    plain = grid[grid["excluded"] == ""].drop_duplicates(
+    plain = with_kinds(corrected(grid)).query("excluded == ''").drop_duplicates(
         ["model", "metric", "replacement", "positions", "n_heads", "ranking"])
     for (model, metric), own in plain.groupby(["model", "metric"], sort=False):
         of_kinds = own[own["ranking"].isin(KINDS)]
@@ -60,7 +85,7 @@ def counts_table(counts: pd.DataFrame) -> pd.DataFrame:
         "FV heads beyond their layers": [f"{n} ({h})" for n, h in zip(counts["fv"], counts["fv_holm"], strict=True)],
         "induction heads beyond their layers":
             [f"{n} ({h})" for n, h in zip(counts["induction"], counts["induction_holm"], strict=True)],
-        "FV heads cost more": counts["fv_more"], "induction heads cost more": counts["induction_more"],
+        "drops more for FV heads": counts["fv_more"], "drops more for induction heads": counts["induction_more"],
         "difference, lowest to highest":
             [f"{low:+.2f} to {high:+.2f}" for low, high in zip(counts["lowest"], counts["highest"], strict=True)],
     }).set_index(["metric", "model"]).sort_index(level=0, sort_remaining=False)
@@ -75,19 +100,21 @@ def order_sentence(counts: pd.DataFrame) -> str:
         only_induction = own[(own["induction_more"] > 0) & (own["fv_more"] == 0)]["model"]
         both = own[(own["fv_more"] > 0) & (own["induction_more"] > 0)]["model"]
         clauses = [f"{says} in {', '.join(models)}" for says, models in (
-            ("FV heads cost more and induction heads nowhere do", only_fv),
-            ("induction heads cost more and FV heads nowhere do", only_induction),
-            ("either kind costs more somewhere", both)) if len(models)]
+            ("more for FV heads somewhere and for induction heads nowhere", only_fv),
+            ("more for induction heads somewhere and for FV heads nowhere", only_induction),
+            ("more for either kind somewhere", both)) if len(models)]
         total = own[["cells", "fv_more", "induction_more"]].sum()
-        parts.append(f"**{words}**: of {total['cells']} cells of all models FV heads cost more in {total['fv_more']}, "
-                     f"induction heads in {total['induction_more']} (interval of the difference clear of zero)"
+        parts.append(f"**{words}** drops more when FV heads are ablated than when induction heads are in "
+                     f"{total['fv_more']} of {total['cells']} cells of {len(own)} models that have both, less in "
+                     f"{total['induction_more']} (interval of the difference clear of zero)"
                      + (f"; {'; '.join(clauses)}" if clauses else ""))
     return ". ".join(parts) + "."
 
 
 def statistics_rows(grid: pd.DataFrame) -> pd.DataFrame:
     """All rows of the grid as rows of the table `statistics`, the name telling the cell."""
-    words = grid["metric"].map(METRIC_WORDS) + " lost beyond layer-matched random, " + grid["ranking"]
+    beyond = grid["control"].map({"none": "against no ablation", "random_layer_matched": "beyond layer-matched random"})
+    words = grid["metric"].map(METRIC_WORDS) + " lost " + beyond + ", " + grid["ranking"]
     cell = (", " + grid["replacement"] + ", " + grid["positions"] + " positions, "
             + grid["fraction"].map("{:g}".format) + " of heads")
     kept = grid["excluded"].map(lambda excluded: f", without the {excluded}" if excluded else "")

@@ -5,6 +5,7 @@ of the table `ablations` like any other.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,6 +19,7 @@ from icl_lib.ablation_tables import (
     exclusion_words,
     measure,
 )
+from icl_lib.kinds import OF_EITHER_KIND
 
 PAPER_FRACTIONS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.15, 0.2)
 
@@ -63,18 +65,21 @@ def protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def protocol_conditions(
-    name: str, scores: pd.DataFrame, *, induction: str, n_draws: int, seed: int
-) -> list[Condition]:
+def titles(names: Sequence[str]) -> dict[str, str]:
+    """What the page calls the historical protocols that were measured, and the one intervention beside them."""
+    known = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
+    return {name: known[name] for name in known if name in names or name == "single"}
+
+
+def protocol_conditions(name: str, scores: pd.DataFrame, *, n_draws: int, seed: int) -> list[Condition]:
     """The conditions of a historical protocol: both rankings without and with its exclusion, and random heads.
 
-    Without layer-matched random heads, which neither has; random heads are never excluded (`paper.md` A16).
+    The random heads are drawn from all heads, those of either kind included (A16), and none by layer.
     """
     p = protocol(name)
-    conditions = ablation_conditions(
-        scores, fractions=list(p.fractions), n_draws=p.n_draws or n_draws, induction=induction,
-        exclude_fraction=p.exclude_fraction, rounding=p.rounding, seed=seed)
-    return [c for c in conditions if c.ranking != "random_layer_matched"]
+    return ablation_conditions(
+        scores, fractions=list(p.fractions), n_draws=p.n_draws or n_draws, exclude_fraction=p.exclude_fraction,
+        rounding=p.rounding, seed=seed, random_from="all")
 
 
 def measure_protocol(
@@ -95,7 +100,8 @@ def protocol_rows(
     """The rows of the table `ablations` that a protocol shows for "few_shot" or "token_loss", clean model included.
 
     With columns as there; `excluded` is "" or what the protocol excludes. `exclude_fraction` in place of its own, for
-    `single`, whose share is a parameter. The released code adds up one row more than it divides by (T2).
+    `single`, whose share is a parameter. Where a fraction was measured with two numbers of heads,
+    the smaller is the released code's, which rounds down; it also adds up one row more than it divides by (T2).
     """
     p = protocol(name)
     (replacement, positions), column = {
@@ -104,11 +110,17 @@ def protocol_rows(
                 for kind in ("induction", "fv")}
     clean = ablations["ranking"] == "none"
     edited = (ablations["replacement"] == replacement) & (ablations["positions"] == positions)
-    own = ablations["excluded"].isin({"", *excluded})
-    if name != "single":
+    random = ablations["ranking"] == "random"
+    own = ablations["excluded"].isin({"", *excluded}) & ~random
+    if name == "single":
+        own |= random & (ablations["excluded"] == OF_EITHER_KIND)
+    else:
+        own |= random & (ablations["excluded"] == "")
         own &= ablations["fraction"].isin(p.fractions) & (ablations["ranking"] != "random_layer_matched")
         own &= ablations["draw"] < (p.n_draws or 10**9)
     rows = ablations[(ablations["metric"] == column) & (clean | (edited & own))]
+    n_heads = rows.groupby("fraction")["n_heads"].transform("min" if p.rounding == "floor" else "max")
+    rows = rows[rows["n_heads"] == n_heads]
     if p.short_divisor and metric == "token_loss":
         rows = rows.assign(value=rows["value"] * rows["n_prompts"] / (rows["n_prompts"] - 1).clip(lower=1))
     return rows
@@ -139,13 +151,14 @@ DEPARTURES = (
      "a lab task has its own training pairs; of the paper's files it is a matter of the split, not of the ablation"),
     ("A12", "the first 100 items of one split", "not applicable", "",
      "prompts are drawn by seed, the same for all conditions, which keeps the pairing"),
-    ("A13", "int(share x heads), at least one", "preset", "fractions", "so for every protocol"),
+    ("A13", "int(share x heads), at least one", "preset", "rounding",
+     "released rounds down; paper and single round up, as the plots do"),
     ("A14", "int(0.02 x heads) excluded, none in a small model", "preset", "rounding",
      "released rounds down; paper and single round up"),
     ("A15", "one random ranking for all shares", "preset", "n_draws",
      "one draw, nested over shares; its order is another one than Python's random gave"),
     ("A16", "the random line is not excluded in the exclusion row", "preset", "n_draws",
-     "random heads are drawn from all heads"),
+     "paper and released draw from all heads; the random heads of single are of neither kind"),
     ("A17", "a resumed run has other demonstrations", "not reproducible", "",
      "it depends on where a run was cut off; prompts here depend on task and seed alone"),
     ("A18", "options zero and random, not in the launcher", "not reproducible", "",

@@ -5,76 +5,181 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from icl_lib.ablation_effects import DIFFERENCE, FEW_SHOT, KINDS, with_holm
+from icl_lib.ablation_effects import DIFFERENCE, FEW_SHOT
+from icl_lib.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
 from icl_lib.ablation_protocols import protocol, protocol_rows
 from icl_lib.ablation_tables import TOKEN_LOSS, Condition
-from icl_lib.generation import f1_ceiling
-from icl_lib.statistics import bootstrap_difference
-from icl_lib.tasks import Task, TaskPrompts
+from icl_lib.heads import head_names
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}
 _METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
+# What is lost against each control.
+_CONTROL = {"none": "against no ablation", "random": "beyond random heads",
+            "random_layer_matched": "beyond random heads of the same layers"}
+_LOSS = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
 
 
-def intervention_sentence(effects: pd.DataFrame, *, replacement: str = "mean", positions: str = "all") -> str:
-    """Which heads matter for which metric under one intervention, beyond random heads of the same layers.
-
-    `effects` of one fraction; p-values are Holm's over all its rows of the two kinds.
-    """
-    corrected = with_holm(effects)
-    own = corrected[(corrected["replacement"] == replacement) & (corrected["positions"] == positions)]
-    parts = []
-    for metric, name in _METRIC.items():
-        for excluded, words in ((False, ""), (True, " with exclusion")):
-            texts = []
-            for kind in ("fv", "induction"):
-                r = own[(own["metric"] == metric) & (own["ranking"] == kind) & ((own["excluded"] != "") == excluded)]
-                if len(r):
-                    r = r.iloc[0]
-                    verdict = "more" if r["low"] > 0 else "less" if r["high"] < 0 else "not told apart"
-                    texts.append(f"{_KIND[kind]} {r['value']:+.3f} ({r['low']:+.3f} to {r['high']:+.3f}; {verdict}; "
-                                 f"Holm p {_p(r['p_holm'])})")
-            if texts:
-                parts.append(f"**{name}{words}**: " + ", ".join(texts))
-    first = own.iloc[0]
-    return (f"Heads replaced by {replacement} at {positions} positions, {first['n_heads']} of each kind "
-            f"({first['fraction']:.0%}), {first['n_draws']} random draws each. Lost beyond random heads of the same "
-            f"layers (95 % interval; more or less than they, where it excludes 0): " + "; ".join(parts)
-            + f". Holm's correction is over the {len(corrected)} effects of the figure.")
+def _interval(row: pd.Series) -> str:
+    return f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
 def _p(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def robustness_sentence(effects: pd.DataFrame) -> str:
+def _kept(excluded: bool) -> str:
+    return " with exclusion" if excluded else ""
+
+
+def _heads(numbers: pd.DataFrame) -> str:
+    n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
+    return f"{n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%})"
+
+
+def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
+    """The ablated heads of each ranking that is not random, by fraction."""
+    rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
+            for c in conditions if c.ranking in ("induction", "fv")]
+    return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
+
+
+def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
+    """The metrics that were measured with edits at these positions, few-shot accuracy first."""
+    measured = ablations[ablations["positions"] == positions]["metric"].unique()
+    return [metric for metric in (FEW_SHOT, "token_loss_difference") if metric in measured]
+
+
+def intervention_sentence(numbers: pd.DataFrame, *, replacement: str = "mean", positions: str = "all") -> str:
+    """Which heads matter for which metric under one intervention, beyond random heads of the same layers.
+
+    `numbers`: the page's (`ablation_numbers`), of one share of heads; p-values are Holm's over all its corrected
+    effects. Where there is no valid control the sentence says so and gives no corrected effect.
+    """
+    parts, family = [], 0
+    for metric, words in _METRIC.items():
+        for excluded in (False, True):
+            texts = []
+            for kind, label in _KIND.items():
+                name = effect_name(metric, kind, excluded, replacement, positions, "random_layer_matched")
+                r, p = find(numbers, name), find(numbers, f"{name}, Holm's p")
+                if r is not None:
+                    verdict = "more" if r["low"] > 0 else "less" if r["high"] < 0 else "not told apart"
+                    texts.append(f"{_interval(r)} when {label} are ablated ({verdict}; Holm's p {_p(p['value'])})")
+                    family = int(p["n"])
+            if texts:
+                parts.append(f"**{words}{_kept(excluded)}** by " + ", by ".join(texts))
+    if not parts:
+        return no_control_sentence(numbers)
+    return (f"Heads replaced by {replacement} at {positions} positions, {_heads(numbers)} of each kind, "
+            f"{draws_words(numbers)}. Beyond random heads of the same layers (95 % interval; more or less than they, "
+            f"where it excludes 0) ablation lowers " + "; ".join(parts)
+            + f". Holm's correction is over the {family} effects in the last column of the figures."
+            + same_sets_sentence(numbers))
+
+
+def same_sets_sentence(numbers: pd.DataFrame) -> str:
+    """That the plain sets of the two kinds are the same heads, "" where they are not."""
+    if find(numbers, "shared heads at the shown share")["value"] < 1:
+        return ""
+    return " The plain sets of the two kinds are the same heads, so only with exclusion can the kinds be told apart."
+
+
+def no_control_sentence(numbers: pd.DataFrame) -> str:
+    """That too few heads are of neither kind for a control, with the numbers."""
+    neither = find(numbers, "heads of neither kind")
+    return (f"There is no valid control here: {neither['value']:.0f} of {neither['n']} heads are of neither kind, and "
+            f"with the ablated sets taken out they are fewer than the {_heads(numbers)} of a set. So no effect beyond "
+            "random heads is given, only what is lost against no ablation.")
+
+
+def draws_words(numbers: pd.DataFrame) -> str:
+    """How many different random draws there were: at large, and of the same layers by set."""
+    matched = numbers[numbers["name"].str.startswith("draws, layer-matched")]["value"].astype(int)
+    counts = f"{matched.min()}" if matched.nunique() == 1 else f"{matched.min()} to {matched.max()}"
+    return (f"{int(find(numbers, 'draws, random')['value'])} different draws of random heads and {counts} of "
+            "layer-matched ones")
+
+
+def robustness_sentence(numbers: pd.DataFrame) -> str:
     """In how many interventions the order FV, induction, random (and its reverse for the loss) holds."""
     parts = []
     for metric, first, second in ((FEW_SHOT, "fv", "induction"), (TOKEN_LOSS, "induction", "fv")):
-        rows = effects[effects["metric"] == metric].assign(excluded=effects["excluded"] != "")
         for excluded, words in ((False, "plain"), (True, "with exclusion")):
-            wide = rows[rows["excluded"] == excluded].pivot(
-                index=["replacement", "positions"], columns="ranking", values=["value", "low", "high"])
-            if wide.empty:
-                continue
-            order = (wide["value", first] > wide["value", second]) & (wide["value", second] > 0)
-            above = (wide["low", first] > 0) & (wide["high", second] > 0)
-            sign = 1 if first == "fv" else -1
-            gap = wide["low" if sign > 0 else "high", DIFFERENCE] * sign > 0
-            parts.append(f"**{_METRIC[metric]}, {words}**: {_KIND[first]} above {_KIND[second]} above random in "
-                         f"{int(order.sum())} of {len(wide)} interventions, {_KIND[first]} beyond random in "
-                         f"{int(above.sum())}, and above {_KIND[second]} by more than the interval in {int(gap.sum())}")
-    return ("The order the paper reports, counted over replacements and positions: " + "; ".join(parts) + ".")
+            order, beyond, apart = (find(numbers, f"interventions {what}, {metric}, {set_name(first, excluded)}")
+                                    for what in ("in order", "beyond random", "told apart"))
+            if order is not None:
+                parts.append(f"**{_METRIC[metric]}, {words}**: {_KIND[first]} above {_KIND[second]} above random in "
+                             f"{order['value']:.0f} of {order['n']} interventions, {_KIND[first]} beyond random in "
+                             f"{beyond['value']:.0f}, and above {_KIND[second]} by more than the interval in "
+                             f"{apart['value']:.0f}")
+    if not parts:
+        return "Without a valid control the order against random heads cannot be counted over interventions."
+    return "The order the paper reports, counted over replacements and positions: " + "; ".join(parts) + "."
+
+
+def ablation_sentence(numbers: pd.DataFrame, positions: str) -> str:
+    """By how much accuracy drops when a kind is ablated: against no ablation and beyond random heads of its layers."""
+    clean = find(numbers, f"{FEW_SHOT}, no ablation")
+    parts = []
+    for kind, label in _KIND.items():
+        for excluded in (False, True):
+            left = find(numbers, f"{FEW_SHOT}, {set_name(kind, excluded)}, mean at {positions}")
+            lost = [(_CONTROL[control], find(numbers, effect_name(
+                FEW_SHOT, kind, excluded, "mean", positions, control))) for control in ("none", "random_layer_matched")]
+            texts = [f"{_interval(row)} {words}" for words, row in lost if row is not None]
+            if left is not None and texts:
+                parts.append(f"to {left['value']:.2f} when {label} are ablated{_kept(excluded)}, by "
+                             + ", by ".join(texts))
+    missing = "" if any("random" in part for part in parts) else " " + no_control_sentence(numbers)
+    where = "all positions" if positions == "all" else "the last position"
+    return (f"Without ablation the few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to "
+            f"{clean['high']:.2f}). With {_heads(numbers)} replaced by their mean at {where} it drops "
+            + "; ".join(parts) + ". Intervals: 95 %, bootstrap over tasks, prompts and draws." + missing)
+
+
+def loss_power_sentence(numbers: pd.DataFrame) -> str:
+    """What the token-loss differences of the protocols can show here, against their errors."""
+    parts = []
+    for name, words in _LOSS.items():
+        carried = carries_loss(numbers, name)
+        if carried is None:
+            continue
+        clean, least = find(numbers, f"{LOSSES[name]}, no ablation"), find(numbers, f"least change told, {name}")
+        verdict = "this can carry the third row of Figure 4" if carried else (
+            "this cannot carry the third row of Figure 4, which is not drawn: " + (
+                "no loss of it could be told from none" if clean["low"] > 0 else "there is nothing shown to be lost"))
+        parts.append(f"**{words}**: {clean['value']:+.2f} nats without ablation ({clean['low']:+.2f} to "
+                     f"{clean['high']:+.2f}, {clean['n']} documents), changes above {least['value']:.2f} nats are told "
+                     f"from none; {verdict}")
+    return "The token-loss difference and its error. " + "; ".join(parts) + "."
+
+
+def controls_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """What is lost against each control at the shown share, side by side: a row per metric, kind and exclusion."""
+    rows = []
+    for metric, words in _METRIC.items():
+        for excluded in (False, True):
+            for kind, label in _KIND.items():
+                lost = {head: find(numbers, effect_name(metric, kind, excluded, "mean", "all", control))
+                        for control, head in _CONTROL.items()}
+                name = set_name(kind, excluded)
+                draws, far = find(numbers, f"draws, layer-matched, {name}"), find(numbers, f"layer distance, {name}")
+                if lost["against no ablation"] is not None:
+                    rows.append({
+                        "lost": words.removeprefix("the "), "ablated": label + _kept(excluded),
+                        **{head: "no valid control" if r is None else _interval(r) for head, r in lost.items()},
+                        "different draws of the same layers": int(draws["value"]),
+                        "mean distance of their layers": "-" if far is None else f"{far['value']:.2f}"})
+    return pd.DataFrame(rows).set_index(["lost", "ablated"])
 
 
 def figure_columns(
-    ablations: pd.DataFrame, tasks: Mapping[str, Task], *, names: Mapping[str, str], exclude_fraction: float,
-    f1_limit: float,
+    ablations: pd.DataFrame, floors: pd.Series, *, names: Mapping[str, str], exclude_fraction: float
 ) -> tuple[dict[str, dict[str, pd.DataFrame]], dict[str, dict[str, float]]]:
     """What `figure_four` draws: per protocol its rows and the levels beside the few-shot metric.
 
     The floor is the mean over tasks of always giving the commonest label; it and the level without demonstrations are
-    of first tokens. `f1_limit`: the F1 of a model that always answers right, 1 for the other metrics.
+    of first tokens; so is, for the F1, what a model has that always answers right.
     """
     columns, levels = {}, {}
     without = ablations[(ablations["metric"] == "zero_shot_accuracy") & (ablations["ranking"] == "none")]
@@ -82,24 +187,23 @@ def figure_columns(
         share = exclude_fraction if name == "single" else None
         columns[title] = {metric: protocol_rows(name, ablations, metric, exclude_fraction=share)
                           for metric in ("few_shot", "token_loss")}
-        floor = float(np.mean([tasks[task].floor for task in columns[title]["few_shot"]["task"].unique()]))
+        floor = float(floors[columns[title]["few_shot"]["task"].unique()].mean())
         levels[title] = {"floor": floor, "no ablation, 0 shots": float(without["value"].mean())}
         if protocol(name).metric == "generated_f1":
-            levels[title]["F1 of right answers"] = f1_limit
+            levels[title]["F1 of right answers"] = float(f1_limits(ablations).mean())
     return columns, levels
 
 
-def protocol_sentence(conditions: Mapping[str, list[Condition]]) -> str:
+def protocol_sentence(numbers: pd.DataFrame, historic: Mapping[str, list[Condition]]) -> str:
     """How many heads each protocol excludes and ablates in this model."""
     parts = []
-    for name, own in conditions.items():
-        plain = {(c.ranking, c.fraction): c.heads for c in own if c.ranking in KINDS and not c.excluded}
-        kept = {(c.ranking, c.fraction): c.heads for c in own if c.ranking in KINDS and c.excluded}
-        changed = sum(bool((plain[key] != kept[key]).any()) for key in plain)
-        counts = sorted({int(mask.sum()) for mask in plain.values()})
+    for name, own in historic.items():
+        rows = numbers[numbers["name"].str.startswith(f"heads ablated, {name}, ")]
+        counts = sorted({int(value) for value in rows["value"]})
+        changed = find(numbers, f"sets changed by exclusion, {name}")
         words = next(c.excluded for c in own if c.excluded).split(" ", 2)
         parts.append(f"**{name}** ablates {', '.join(map(str, counts))} heads; excluding the top {float(words[1]):.0%} "
-                     f"changes {changed} of {len(plain)} sets")
+                     f"changes {changed['value']:.0f} of {changed['n']} sets")
     return "; ".join(parts) + "."
 
 
@@ -114,71 +218,57 @@ _CHANGES = (
 )
 
 
-def changes_table(effects: pd.DataFrame, ablations: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads.
 
-    `effects` of one fraction: beyond random heads of the same layers, as on the page. The last row has no random heads
-    of the same layers in the released protocol: its F1 and, with the same heads and positions, first-token accuracy.
+    Beyond random heads of the same layers, as on the page. The last two rows are without random heads: F1 of the
+    released protocol and, with the same heads and positions, first-token accuracy.
     """
-    rows = effects[effects["ranking"] == DIFFERENCE].assign(excluded=effects["excluded"] != "")
-    here = {"replacement": "mean", "positions": "all", "excluded": False}
+    here = {"replacement": "mean", "positions": "all", "excluded": False, "control": "random_layer_matched"}
 
     def told(metric: str, **change) -> str:
-        at = rows[rows["metric"] == metric]
-        for column, value in (here | change).items():
-            at = at[at[column] == value]
-        return "-" if at.empty else f"{at['value'].item():+.3f} ({at['low'].item():+.3f} to {at['high'].item():+.3f})"
+        row = find(numbers, effect_name(metric, DIFFERENCE, **here | change))
+        return "-" if row is None else _interval(row)
 
     lines = [("", "one intervention, as on this page", told(FEW_SHOT), told(TOKEN_LOSS))]
     lines += [(place, words, told(FEW_SHOT, **change), told(TOKEN_LOSS, **change)) for place, words, change in _CHANGES]
-    share = effects["fraction"].iloc[0]
-    for place, words, metric in (("A4", "F1 of generated tokens, last position", "generated_f1"),
-                                 ("", "first-token accuracy, last position, no random heads", FEW_SHOT)):
-        own = ablations[(ablations["metric"] == metric) & (ablations["positions"] == "last")
-                        & (ablations["replacement"] == "mean") & (ablations["excluded"] == "")]
-        at = own["fraction"].unique()
-        own = own[own["fraction"] == at[np.abs(at - share).argmin()]] if len(at) else own
-        wide = own[own["ranking"].isin(KINDS)].pivot_table(index="task", columns="ranking", values="value")
-        lost = "-"
-        if len(wide) > 1:
-            gap = bootstrap_difference(wide["induction"].to_numpy(), wide["fv"].to_numpy(), wide.index.to_numpy(str),
-                                       seed=seed, over="tasks")
-            lost = f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
-        lines.append((place, words, lost, "-"))
+    at_last = {"positions": "last", "control": "without"}
+    lines += [("A4", "F1 of generated tokens, last position, no random heads", told("generated_f1", **at_last), "-"),
+              ("", "first-token accuracy, last position, no random heads", told(FEW_SHOT, **at_last), "-")]
     columns = ["place", "what differs", "few-shot accuracy", "token-loss difference (nats)"]
     return pd.DataFrame(lines, columns=columns).set_index("place")
 
 
-def zero_shot_sentence(ablations: pd.DataFrame) -> str:
+def zero_shot_sentence(numbers: pd.DataFrame) -> str:
     """What ablation does at 0 shots, where there are no demonstrations to learn from."""
-    rows = ablations[ablations["metric"] == "zero_shot_accuracy"]
-    clean = rows[rows["ranking"] == "none"]["value"].mean()
-    ten = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")]["value"].mean()
-    last = rows["fraction"].max()
-    at = rows[(rows["excluded"] != "") & (rows["fraction"] == last)].groupby("ranking")["value"].mean()
-    parts = [f"{at[kind]:.2f} with {_KIND[kind]}" for kind in ("fv", "induction")]
-    return (f"Accuracy without demonstrations is {clean:.2f} ({ten:.2f} with them); with {last:.0%} of heads replaced "
-            f"it is {' and '.join(parts)} (with exclusion).")
+    without, ten = (find(numbers, f"{metric}, no ablation") for metric in ("zero_shot_accuracy", FEW_SHOT))
+    left = {label: find(numbers, f"zero_shot_accuracy, {set_name(kind, True)}, mean at all")
+            for kind, label in _KIND.items()}
+    parts = [f"{row['value']:.2f} when {label} are ablated" for label, row in left.items() if row is not None]
+    share = find(numbers, "share of heads ablated at 0 shots")
+    return (f"Accuracy without demonstrations is {without['value']:.2f} ({ten['value']:.2f} with them); with "
+            f"{share['value']:.0%} of heads replaced it is {' and '.join(parts)} (with exclusion).")
 
 
-def sets_sentence(sets: pd.DataFrame) -> str:
+def sets_sentence(numbers: pd.DataFrame) -> str:
     """Overlap of the ablated sets and what remains, at the smallest and largest fraction."""
-    rows = sets[~sets["excluded"]].sort_values("fraction")
-    low, high = rows.iloc[0], rows.iloc[-1]
-    return (f"The plain sets share {low['overlap']:.0%} of their heads at {low['fraction']:.0%} ablated and "
-            f"{high['overlap']:.0%} at {high['fraction']:.0%}. Then the heads that remain after ablating induction "
-            f"heads have a mean percentile of {high['fv_after_induction']:.2f} in the FV score, and those that remain "
-            f"after ablating FV heads one of {high['induction_after_fv']:.2f} in the induction score (0.50 for all).")
+    low, high = ({"share": find(numbers, f"{place} share of heads")["value"],
+                  "shared": find(numbers, f"shared heads at the {place} share")["value"]}
+                 for place in ("smallest", "largest"))
+    fv, induction = (find(numbers, f"percentile in {score} after {kind}")["value"]
+                     for score, kind in (("fv", "induction"), ("induction", "fv")))
+    return (f"The plain sets share {low['shared']:.0%} of their heads at {low['share']:.0%} ablated and "
+            f"{high['shared']:.0%} at {high['share']:.0%}. Then the heads that remain after ablating induction heads "
+            f"have a mean percentile of {fv:.2f} in the FV score, and those that remain after ablating FV heads one of "
+            f"{induction:.2f} in the induction score (0.50 for all).")
 
 
-def f1_limits(model, prompts: Mapping[str, TaskPrompts]) -> pd.Series:
+def f1_limits(ablations: pd.DataFrame) -> pd.Series:
     """Per task the F1 of a model that always answers right: below 1 for long or punctuated answers (A6)."""
-    return pd.Series({name: float(np.mean([f1_ceiling(model, p.answer) for p in its.clean]))
-                      for name, its in prompts.items()})
+    return ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"]
 
 
-def task_table(ablations: pd.DataFrame, tasks: Mapping[str, Task], prompts: Mapping[str, TaskPrompts], model,
-               fraction: float) -> pd.DataFrame:
+def task_table(ablations: pd.DataFrame, floors: pd.Series, fraction: float) -> pd.DataFrame:
     """Per task: floor, ceiling of the F1, clean, and both kinds against random heads of their layers, in accuracy."""
     rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
                      & ablations["replacement"].isin(("none", "mean"))]
@@ -190,39 +280,17 @@ def task_table(ablations: pd.DataFrame, tasks: Mapping[str, Task], prompts: Mapp
         own = own if ranking == "none" else own[own["fraction"] == nearest]
         return own.groupby("task")["value"].mean().round(2)
 
-    table = {"floor": pd.Series({name: round(tasks[name].floor, 2) for name in prompts}),
-             "F1 of right answers": f1_limits(model, prompts).round(2), "clean": column("none")}
+    table = {"floor": floors[sorted(rows["task"].unique())].round(2),
+             "F1 of right answers": f1_limits(ablations).round(2), "clean": column("none")}
     for kind in ("fv", "induction"):
         table[_KIND[kind]] = column(kind)
         table[f"random, layers of {_KIND[kind]}"] = column("random_layer_matched", kind)
     return pd.DataFrame(table).rename_axis("task")
 
 
-def grid_tasks(ablations: pd.DataFrame, tasks: Mapping[str, Task], n: int) -> list[str]:
+def grid_tasks(ablations: pd.DataFrame, floors: pd.Series, n: int) -> list[str]:
     """`n` tasks that have something to lose, evenly over clean accuracy above the floor by at least 0.2."""
     clean = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")].set_index("task")["value"]
-    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > tasks[t].floor + 0.2]
+    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > floors[t] + 0.2]
     able = able or sorted(clean.index)
     return sorted(able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(n, len(able)))}))
-
-
-def execution_sentence(executions: pd.DataFrame, layer: int, *, preset: str, items: str, seed: int) -> str:
-    """Accuracy with the FV heads' vector at a layer against nothing added and against the random vectors."""
-    rows = executions[(executions["preset"] == preset) & (executions["items"] == items)]
-    if rows.empty:
-        return f"**{preset}** ({items} items, layer {layer}): no item was answered after clean demonstrations."
-    parts = []
-    for prompts, words in (("zero_shot", "without demonstrations"), ("shuffled", "with shuffled labels")):
-        own = rows[(rows["prompts"] == prompts) & rows["layer"].isin((-1, layer))]
-        by_task = own.groupby(["heads", "task"])["value"].mean().unstack("heads")
-        gaps = []
-        for other, label in (("none", "nothing added"), ("random_layer_matched", "random heads of the same layers")):
-            gap = bootstrap_difference(by_task["fv"].to_numpy(), by_task[other].to_numpy(),
-                                       by_task.index.to_numpy(str), seed=seed, over="tasks")
-            gaps.append(f"{gap.value:+.2f} against {label} ({gap.low:+.2f} to {gap.high:+.2f})")
-        parts.append(f"{words} {by_task['fv'].mean():.2f}, {' and '.join(gaps)}")
-    clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean()
-    n_draws = rows[rows["heads"] == "random_layer_matched"]["draw"].nunique()
-    return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {n_draws} random "
-            f"{'draws' if n_draws > 1 else 'draw'}): accuracy with the FV heads' vector {'; '.join(parts)}; "
-            f"{clean.mean():.2f} after clean demonstrations. Intervals: 95 %, bootstrap over tasks.")

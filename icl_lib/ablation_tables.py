@@ -1,23 +1,35 @@
 """From a model to the table `ablations`: conditions, one intervention measured under all of them, tidy rows."""
 
-import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from tqdm import tqdm
 
 from icl_lib.ablation import POSITIONS, Edit, document_values, replacement_values
 from icl_lib.evaluate import PLACES, answer_metrics, check_window, edited_token_losses
-from icl_lib.heads import head_count, layer_matched_random_heads, random_ranking, top_heads
+from icl_lib.generation import f1_ceiling
+from icl_lib.heads import (
+    different_heads,
+    head_count,
+    head_names,
+    layer_matched_random_heads,
+    random_ranking,
+    top_heads,
+)
+from icl_lib.kinds import LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind
 from icl_lib.measurements import METRICS, mean_scores
-from icl_lib.tasks import TaskPrompts
+from icl_lib.progress import progress
+from icl_lib.saved import SavedResults
+from icl_lib.tasks import Prompt, TaskPrompts
 
 FEW_SHOT_METRICS = METRICS | {"generated_f1": "generated_f1"}
+_DOCUMENTS = 20  # measured and saved together
 TOKEN_LOSS, TOKEN_LOSS_POINTS = "token_loss_difference", "token_loss_difference_points"
 
 
@@ -50,37 +62,94 @@ def ablation_conditions(
     *,
     fractions: list[float],
     n_draws: int,
-    induction: str,
     exclude_fraction: float,
     seed: int,
     rounding: str = "ceil",
+    random_from: str = "neither",
+    lowest: bool = False,
 ) -> list[Condition]:
-    """The clean model and, per fraction: both rankings without and with exclusion, and `n_draws` of each random kind.
+    """The clean model and, per fraction: both rankings without and with exclusion, and up to `n_draws` random sets.
 
-    Counts are int(fraction x heads), at least 1. With exclusion the top `exclude_fraction` of the other kind is
-    passed over: `rounding` "ceil" takes at least one head, "floor" is the released int(), which excludes nobody in
-    a small model (`paper.md` A14). Layer-matched random heads are drawn for each of the four sets, layer by layer.
-    A draw of random heads is one ranking, so that its sets are nested over fractions (A15); random heads are never
-    excluded (A16). Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
+    Counts are rounded up, at least 1 head. With exclusion the top `exclude_fraction` of the other kind is passed over.
+    `rounding` "floor" is the released int() for both, which excludes nobody in a small model (A14 of the protocols
+    page). Random heads are of neither kind (`kinds.heads_of_kind`) and in neither kind's set at this fraction: a
+    control has nothing of what it controls for. Layer-matched ones are drawn for each of the four sets
+    (`layer_matched_random_heads`). Where too few such heads are left, there is no control at this fraction. A draw
+    that repeats an earlier one is left out. A draw of random heads is one ranking, so that its sets are nested over
+    fractions as far as the sets in question allow (A15). `random_from` "all" draws random heads from all heads and
+    none by layer, as the paper and its code do (A16). `lowest`: also the heads with the lowest FV scores.
+
+    Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
     """
-    by_kind = {"induction": mean_scores(scores, induction), "fv": mean_scores(scores, "fv")}
+    by_kind = {kind: mean_scores(scores, score) for kind, score in RANKED_BY.items()}
+    of_kind = torch.stack(list(heads_of_kind(scores).values())).any(0)
     shape, n_total = tuple(by_kind["fv"].shape), by_kind["fv"].numel()
     n_excluded = head_count(exclude_fraction, n_total, rounding=rounding, minimum=int(rounding == "ceil"))
     conditions = [Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))]
     for fraction in fractions:
-        n_heads = head_count(fraction, n_total)
+        n_heads = head_count(fraction, n_total, rounding=rounding)
+        sets = []
         for kind, other in (("induction", "fv"), ("fv", "induction")):
             excluded = top_heads(by_kind[other], n_heads=n_excluded)
             for words, exclude in (("", None), (exclusion_words(exclude_fraction, other, rounding), excluded)):
                 heads = top_heads(by_kind[kind], n_heads=n_heads, exclude=exclude)
-                conditions.append(Condition(kind, words, "", fraction, 0, heads))
-                for draw in range(n_draws):
-                    drawn = layer_matched_random_heads(heads, seed=seed, draw=draw)
-                    conditions.append(Condition("random_layer_matched", words, kind, fraction, draw, drawn))
-        for draw in range(n_draws):
-            drawn = top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads)
-            conditions.append(Condition("random", "", "", fraction, draw, drawn))
+                sets.append(Condition(kind, words, "", fraction, 0, heads))
+        if lowest:
+            sets.append(Condition(LOWEST, "", "", fraction, 0, top_heads(-by_kind["fv"], n_heads=n_heads)))
+        conditions += sets
+        if random_from == "all":
+            conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed)
+            continue
+        taken = torch.stack([of_kind, *(c.heads for c in sets)]).any(0)
+        conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed, taken=taken)
+        for c in sets[:4]:
+            conditions += matched_conditions(c, n_draws, taken=taken, seed=seed)
     return conditions
+
+
+def random_conditions(
+    shape: tuple[int, int], fraction: float, n_heads: int, n_draws: int, *, seed: int,
+    taken: Bool[Tensor, "layer head"] | None = None,
+) -> list[Condition]:
+    """Different draws of `n_heads` heads, none of them `taken`; none at all where too few are left."""
+    if taken is not None and n_heads > int((~taken).sum()):
+        return []
+    words = "" if taken is None else OF_EITHER_KIND
+    drawn = [top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=taken)
+             for draw in range(n_draws)]
+    return [Condition("random", words, "", fraction, draw, heads) for draw, heads in _first_of_each(drawn)]
+
+
+def matched_conditions(
+    ablated: Condition, n_draws: int, *, taken: Bool[Tensor, "layer head"], seed: int
+) -> list[Condition]:
+    """Different draws of layer-matched heads for an ablated set, none of them `taken`; none where too few are left."""
+    if int(ablated.heads.sum()) > int((~taken).sum()):
+        return []
+    drawn = [layer_matched_random_heads(ablated.heads, seed=seed, draw=draw, exclude=taken) for draw in range(n_draws)]
+    return [Condition("random_layer_matched", ablated.excluded, ablated.ranking, ablated.fraction, draw, heads)
+            for draw, heads in _first_of_each(drawn)]
+
+
+def _first_of_each(drawn: list[Bool[Tensor, "layer head"]]) -> list[tuple[int, Bool[Tensor, "layer head"]]]:
+    """Draws numbered anew, those left out that repeat an earlier one: a set of heads counts once."""
+    heads, _ = different_heads(drawn)
+    return list(enumerate(heads))
+
+
+def refuse_overlap(conditions: list[Condition]) -> None:
+    """Raise ValueError naming a head of a random set that is in a set which it is the control for."""
+    for control in conditions:
+        if not control.ranking.startswith("random"):
+            continue
+        for c in conditions:
+            controlled = control.matched == c.ranking and control.excluded == c.excluded or control.ranking == "random"
+            if c.ranking in (*RANKED_BY, LOWEST) and c.fraction == control.fraction and controlled:
+                shared = c.heads & control.heads
+                if shared.any():
+                    raise ValueError(
+                        f"{head_names(shared)[0]} is both in the {c.ranking} heads at {c.fraction:g} and in their "
+                        f"control {control.ranking}, draw {control.draw}; draw controls with ablation_conditions")
 
 
 def exclusion_words(fraction: float, kind: str, rounding: str) -> str:
@@ -101,6 +170,8 @@ def measure(
     loss_window: int = 0,
     f1: bool = False,
     reach_back: bool = False,
+    spread_draws: bool = False,
+    saved: SavedResults | None = None,
 ) -> list[Measurement]:
     """Few-shot metrics on the clean `prompts` and the token-loss difference on `documents`, under one intervention.
 
@@ -108,30 +179,88 @@ def measure(
     heads are measured once. No prompts or no documents (None): only the other metric. The token-loss difference
     comes twice, averaged over `loss_window` positions to either side and at the two positions alone
     (`..._points`, the paper's); at `last` each loss is read with the heads replaced where it is read from.
+
+    `spread_draws`: every prompt and document meets one draw of each random kind, the draws in turn, instead of all of
+    them; values of the others are NaN. `saved`: finished tasks and documents are kept there and read again.
     """
     if positions not in POSITIONS:
         raise ValueError(f"unknown positions {positions!r}; valid are {', '.join(POSITIONS)}")
-    heads, which = _different(conditions)
-    found = []
+    saved = saved or SavedResults(None, model)
+    found, how = [], (replacement, positions)
     if prompts:
         values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
-        edits = {str(i): {task: Edit(mask, values[task], positions) for task in prompts} if mask.any() else None
-                 for i, mask in enumerate(heads)}
-        clean = {task: p.clean for task, p in prompts.items()}
-        metrics = answer_metrics(model, clean, edits, f1=f1, reach_back=reach_back)
-        for column, metric in FEW_SHOT_METRICS.items():
-            if column in metrics:
-                wide = metrics.pivot(index=["task", "prompt"], columns="edit", values=column)
-                by_edit = wide[list(edits)].to_numpy(dtype=float).T[which]
-                tasks = wide.index.get_level_values("task").to_numpy(dtype=str)
-                found.append(Measurement(metric, replacement, positions, conditions, tasks, by_edit))
+        parts, first = {}, 0
+        for task in progress(prompts, ", ".join(how)):
+            clean = prompts[task].clean
+            for of_turn, rows in _turns(conditions, len(clean), first, spread_draws):
+                heads, which = different_heads([conditions[i].heads for i in of_turn])
+                chosen, own = [clean[row] for row in rows], _of_rows(values[task], rows)
+                measured = saved.recall(
+                    partial(_few_shot, model, task, chosen, heads, own, positions, f1=f1, reach_back=reach_back),
+                    *how, f1, reach_back, [(task, p.text, p.answer) for p in chosen], torch.stack(heads), own)
+                for name, by_edit in measured.items():
+                    parts.setdefault(name, []).append((of_turn, [first + row for row in rows], by_edit[which]))
+            first += len(clean)
+        tasks = np.repeat(list(prompts), [len(p.clean) for p in prompts.values()])
+        found += [Measurement(FEW_SHOT_METRICS[name], *how, conditions, tasks, _matrix(part, len(conditions), first))
+                  for name, part in parts.items()]
     if documents is not None:
         value = document_values(model, documents, replacement, scoring_prompts=scoring, seed=seed)
-        edits = [Edit(mask, value, positions) if mask.any() else None for mask in heads]
-        for metric, by_edit in _token_loss_differences(model, documents, edits, loss_window).items():
-            tasks = np.full(len(documents), "documents")
-            found.append(Measurement(metric, replacement, positions, conditions, tasks, by_edit[which]))
+        parts = {}
+        blocks = torch.arange(len(documents)).split(_DOCUMENTS)
+        for block in progress(blocks, f"documents, {', '.join(how)}", unit="part"):
+            for of_turn, chosen in _turns(conditions, len(block), int(block[0]), spread_draws):
+                heads, which = different_heads([conditions[i].heads for i in of_turn])
+                rows = block[chosen].tolist()
+                own = _of_rows(value, rows)
+                measured = saved.recall(
+                    partial(_token_loss_differences, model, documents[rows], heads, own, positions, loss_window),
+                    *how, loss_window, documents[rows], torch.stack(heads), own)
+                for name, by_edit in measured.items():
+                    parts.setdefault(name, []).append((of_turn, rows, by_edit[which]))
+        tasks = np.full(len(documents), "documents")
+        found += [Measurement(name, *how, conditions, tasks, _matrix(part, len(conditions), len(documents)))
+                  for name, part in parts.items()]
     return found
+
+
+def _turns(
+    conditions: list[Condition], n_rows: int, first: int, spread: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Which conditions are measured on which of the rows that begin with number `first`: all, or draws in turn."""
+    if not spread:
+        yield list(range(len(conditions))), list(range(n_rows))
+        return
+    families = [(c.ranking, c.matched, c.excluded, c.fraction) for c in conditions]
+    n_draws = Counter(family for family in families if family[0].startswith("random"))
+    most = max(n_draws.values(), default=1)
+    for turn in range(most):
+        rows = [r for r in range(n_rows) if (first + r) % most == turn]
+        if rows:
+            yield [i for i, (c, family) in enumerate(zip(conditions, families, strict=True))
+                   if family not in n_draws or c.draw == turn % n_draws[family]], rows
+
+
+def _of_rows(values: Float[Tensor, "batch layer head d_head"], rows: list[int]) -> Tensor:
+    return values if len(values) == 1 else values[rows]
+
+
+def _matrix(parts: list[tuple], n_conditions: int, n_rows: int) -> Float[np.ndarray, "condition row"]:
+    """The parts (conditions, rows, values) in one matrix, NaN where nothing was measured."""
+    values = np.full((n_conditions, n_rows), np.nan)
+    for conditions, rows, part in parts:
+        values[np.ix_(conditions, rows)] = part.numpy()
+    return values
+
+
+def _few_shot(
+    model, task: str, prompts: list[Prompt], heads: list[Tensor], values: Tensor, positions: str, **metrics
+) -> dict[str, Float[Tensor, "edit prompt"]]:
+    """Few-shot metrics of one task's prompts with each set of heads replaced."""
+    edits = {str(i): Edit(mask, values, positions) if mask.any() else None for i, mask in enumerate(heads)}
+    table = answer_metrics(model, {task: prompts}, edits, **metrics)
+    return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(prompts), len(heads)).T.copy())
+            for name in FEW_SHOT_METRICS if name in table}
 
 
 def measure_grid(
@@ -146,21 +275,46 @@ def measure_grid(
     grid_fractions: list[float],
     seed: int,
     loss_window: int = 0,
+    fractions_all: list[float] = (),
+    loss_fractions: list[float] = (),
+    n_prompts_all: int = 0,
+    **options,
 ) -> list[Measurement]:
     """`measure` for every replacement at every position.
 
-    The first replacement is measured under all conditions, the others at the `grid_fractions` (each the nearest of
-    the conditions' fractions; none given: all of them).
+    The first replacement is measured under all conditions, the others at the `grid_fractions`. At all positions, where
+    every condition costs a pass of the whole prompt, only `fractions_all` and the first `n_prompts_all` prompts of each
+    task are measured, and documents only at `loss_fractions`. Fractions stand for the nearest of the conditions';
+    none given (or 0 prompts): all of them. `options` are those of `measure`.
     """
-    at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
-    wanted = {at[np.abs(at - fraction).argmin()] for fraction in grid_fractions or at}
-    some = [c for c in conditions if c.ranking == "none" or c.fraction in wanted]
+    some = {task: TaskPrompts(p.clean[: n_prompts_all or None], p.shuffled[: n_prompts_all or None])
+            for task, p in prompts.items()}
     cells = [(replacement, where) for replacement in replacements for where in positions]
     found = []
-    for replacement, where in tqdm(cells, desc="interventions", disable=not sys.stderr.isatty(), leave=False):
-        found += measure(model, conditions if replacement == replacements[0] else some, prompts, scoring, documents,
-                         replacement=replacement, positions=where, seed=seed, loss_window=loss_window)
+    for replacement, where in progress(cells, "interventions", unit="intervention"):
+        how = dict(replacement=replacement, positions=where, seed=seed, **options)
+        own = conditions if replacement == replacements[0] else at_fractions(conditions, grid_fractions)
+        few_shot = at_fractions(own, fractions_all) if where == "all" else own
+        found += measure(model, few_shot, some if where == "all" else prompts, scoring, None, **how)
+        of_loss = at_fractions(own, loss_fractions)
+        found += measure(model, of_loss, {}, scoring, documents, loss_window=loss_window, **how)
     return found
+
+
+def at_fractions(conditions: list[Condition], fractions: Sequence[float]) -> list[Condition]:
+    """The clean model and the conditions at the fractions nearest to the given ones; all for none given."""
+    at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
+    wanted = {at[np.abs(at - fraction).argmin()] for fraction in (fractions or at)}
+    return [c for c in conditions if c.ranking == "none" or c.fraction in wanted]
+
+
+def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:
+    """Rows of the table `ablations`: per task the mean F1 of a model that always answers right (A6)."""
+    rows = [(task, float(np.mean([f1_ceiling(model, p.answer) for p in its.clean])), len(its.clean))
+            for task, its in prompts.items()]
+    return pd.DataFrame(rows, columns=["task", "value", "n_prompts"]).assign(
+        metric="f1_ceiling", replacement="none", positions="none", ranking="none", excluded="", matched="",
+        fraction=0.0, n_heads=0, draw=0, standard_error=np.nan)
 
 
 def mean_value(model, scoring: Mapping[str, TaskPrompts]) -> Float[Tensor, "1 layer head d_head"]:
@@ -169,37 +323,34 @@ def mean_value(model, scoring: Mapping[str, TaskPrompts]) -> Float[Tensor, "1 la
     return next(iter(replacement_values(model, first, "mean", scoring_prompts=scoring).values()))
 
 
+def zero_shot_conditions(conditions: list[Condition]) -> list[Condition]:
+    """Those measured without demonstrations: all but the sixth and further draws of random heads."""
+    return [c for c in conditions if c.draw < 5]
+
+
 def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
     """First-token accuracy measured on prompts without demonstrations, under a name of its own."""
     return [replace(m, metric="zero_shot_accuracy") for m in measurements if m.metric == "first_token_accuracy"]
 
 
-def _different(conditions: list[Condition]) -> tuple[list[Tensor], list[int]]:
-    """The different head sets, and which of them each condition has."""
-    place: dict[bytes, int] = {}
-    heads, which = [], []
-    for condition in conditions:
-        key = condition.heads.numpy().tobytes()
-        if key not in place:
-            place[key] = len(heads)
-            heads.append(condition.heads)
-        which.append(place[key])
-    return heads, which
-
-
-def _token_loss_differences(model, documents, edits, window: int) -> dict[str, Float[np.ndarray, "edit row"]]:
+def _token_loss_differences(
+    model, documents, heads: list[Tensor], values: Tensor, positions: str, window: int
+) -> dict[str, Float[Tensor, "edit row"]]:
     check_window(window, documents.shape[1] - 1)
+    edits = [Edit(mask, values, positions) if mask.any() else None for mask in heads]
     at = [place + shift for place in PLACES for shift in range(-window, window + 1)]
-    losses = edited_token_losses(model, documents, edits, at=at).double().unflatten(2, (2, -1)).numpy()
+    losses = edited_token_losses(model, documents, edits, at=at).double().unflatten(2, (2, -1))
     around, points = losses.mean(3), losses[..., window]
     return {TOKEN_LOSS: around[..., 0] - around[..., 1], TOKEN_LOSS_POINTS: points[..., 0] - points[..., 1]}
 
 
-def ablation_table(measurements: list[Measurement], *, name: str, step: int) -> pd.DataFrame:
+def ablation_table(
+    measurements: list[Measurement], *, name: str, step: int, ceilings: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Table `ablations`: the mean over each task's prompts (or the documents) with its standard error.
 
     The clean model stands in it once per metric. Beside each token-loss difference the table has its change against
-    the clean model, paired by document (`..._change`): see `with_paired_errors`.
+    the clean model, paired by document (`..._change`): see `with_paired_errors`. `ceilings`: rows of `f1_ceilings`.
     """
     frames = [_rows(m, m.values, m.metric) for m in measurements]
     for m in measurements:
@@ -207,6 +358,7 @@ def ablation_table(measurements: list[Measurement], *, name: str, step: int) -> 
         if m.metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS) and clean:
             change = _rows(m, m.values - m.values[clean[:1]], f"{m.metric}_change")
             frames.append(change[change["ranking"] != "none"])
+    frames += [] if ceilings is None else [ceilings]
     table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
     values = ("value", "standard_error", "n_prompts")
     return table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
@@ -228,14 +380,14 @@ def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: str) -> pd.DataFrame:
+    """Means over the prompts (or documents) of each task that a condition was measured on, with standard errors."""
     frames = []
     for task in dict.fromkeys(m.tasks.tolist()):
-        own = values[:, m.tasks == task]
-        n = own.shape[1]
-        error = own.std(1, ddof=1) / n**0.5 if n > 1 else np.full(len(own), np.nan)
-        frames.append(pd.DataFrame({"task": task, "value": own.mean(1), "standard_error": error, "n_prompts": n,
-                                    "condition": np.arange(len(own))}))
+        own = pd.DataFrame(values[:, m.tasks == task].T)
+        frames.append(pd.DataFrame({"task": task, "value": own.mean(), "standard_error": own.sem(),
+                                    "n_prompts": own.count(), "condition": np.arange(len(values))}))
     table = pd.concat(frames, ignore_index=True)
+    table = table[table["n_prompts"] > 0].reset_index(drop=True)
     which = table.pop("condition")
     for column in ("ranking", "excluded", "matched", "fraction", "draw"):
         table[column] = [getattr(m.conditions[i], column) for i in which]

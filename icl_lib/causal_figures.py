@@ -80,8 +80,8 @@ def effect_intervals(effects: pd.DataFrame, arms: pd.DataFrame, plan: dict[str, 
 
     `effects`, `arms`: of `causal_statistics`. Hollow: induction was not absent in the arm.
     """
-    titles = {"accuracy": "10-shot accuracy", "fv_score": "FV score, best head", "emergence": "step at which FV heads "
-              "emerge"}
+    titles = {"accuracy": "10-shot accuracy\narm less sham", "fv_score": "FV score, best head\narm less sham",
+              "emergence": "pairs of runs in which FV heads\ncome later, less earlier (share)"}
     colours = {"accuracy": COLOUR["none"], "fv_score": COLOUR["fv"], "emergence": COLOUR["fv"]}
     names = [arm for arm in pairs(plan) if arm in set(effects["arm"])]
     figure, axes = plt.subplots(1, 3, figsize=(11.4, 0.5 * len(names) + 1.3), sharey=True)
@@ -91,12 +91,13 @@ def effect_intervals(effects: pd.DataFrame, arms: pd.DataFrame, plan: dict[str, 
             if row.margin == row.margin:
                 ax.fill_betweenx([place - 0.4, place + 0.4], -row.margin, row.margin, color=COLOUR["random"], alpha=0.2,
                                  linewidth=0)
-            ax.errorbar(row.value, place, xerr=[[row.value - row.low], [row.high - row.value]], color=colours[outcome],
+            reach = None if row.low != row.low else [[row.value - row.low], [row.high - row.value]]
+            ax.errorbar(row.value, place, xerr=reach, color=colours[outcome],
                         marker="s" if arms.loc[arm, "absent"] else "o", capsize=3,
                         mfc=colours[outcome] if arms.loc[arm, "absent"] else "white")
         ax.axvline(0, color="black", linewidth=0.8)
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.set(xlabel=f"{title}\narm less sham" + (" (steps)" if outcome == "emergence" else ""))
+        ax.set(xlabel=title)
     axes[0].set_yticks(range(len(names)), [ARM_LABEL.get(arm, arm) for arm in names])
     axes[0].invert_yaxis()
     return axes

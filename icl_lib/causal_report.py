@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -16,6 +17,11 @@ MEANING = {
     "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
 }
 
+# The history of the plans, which is in their files.
+RULE_CHANGED = ("The rule was changed after runs: the plan's twice; its confirmation is a rule for new seeds, made "
+                "after the plan's runs; that it says \"not necessary\" where neither \"helpful\" nor \"neither\" applies "
+                "was settled when its runs were there, and the steps of emergence are compared otherwise than planned.")
+
 
 def verdict_sentence(found: judge.Verdict, plan_name: str = "the plan") -> str:
     """The verdict by a plan, its reason and the arms that it rests on."""
@@ -27,9 +33,30 @@ def verdict_sentence(found: judge.Verdict, plan_name: str = "the plan") -> str:
 
 
 def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
-    """What the plans, by name, say of the paper's conjecture; for a page that only points to the causal test."""
+    """What the plans, by name, say of the paper's conjecture; for a page that only points to the causal test.
+
+    A verdict that calls induction not necessary is told with what the causal page says against it.
+    """
     said = "; ".join(f"by the rule of {name}, {MEANING[found.word]}" for name, found in judged.items())
-    return f"**A stepping stone?** Models trained without induction (the causal test): {said}."
+    text = f"**A stepping stone?** Models trained without induction (the causal test): {said}."
+    against = [f"{copying_sentence(found)} {RULE_CHANGED}" for found in judged.values()
+               if found.word in ("not_necessary", "helpful", "neither")]
+    return " ".join([text, *dict.fromkeys(against)])
+
+
+def copying_sentence(found: judge.Verdict) -> str:
+    """What speaks against a verdict that FV heads need no induction: copying inside prompts, where it was measured."""
+    seeds = ", ".join(map(str, found.seeds)) or "not named"
+    measured = "; ".join(f"{share:.2f} in seed {seed} ({'' if formed else 'no '}FV heads)"
+                         for seed, (share, formed) in sorted(found.prompt_copying.items()))
+    unmeasured = [str(seed) for seed in found.seeds if seed not in found.prompt_copying]
+    if not measured:
+        told = "measured in none of these"
+    else:
+        told = f"a query gets the label that it has in its prompt at a rate of {measured}"
+        told += f"; not measured in seed {', '.join(unmeasured)}" if unmeasured else ""
+    return ("Against it: only induction in running text and on random tokens was taken away, copying inside prompts "
+            f"was left trainable (seeds {seeds}: {told}).")
 
 
 def runs_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
@@ -132,15 +159,31 @@ def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     last["labels_used"] = last["gap"] > plan["rules"]["fv_formed"]["gap"]
     seeds = last.groupby(["arm", "strength"], sort=False).agg(
         formed=("formed", "sum"), labels_used=("labels_used", "sum"), n=("formed", "size"))
-    table = _means(last, ["prefix_matching", "fv_score", "emergence", "accuracy", "accuracy_shuffled",
-                          "accuracy_ablated", "loss"], plan)
+    table = _means(last, ["prefix_matching", "fv_score", "accuracy", "accuracy_shuffled", "accuracy_ablated", "loss"],
+                   plan)
     keys = list(zip(table["arm"], table["strength"], strict=True))
+    by_arm = {key: emergence_words(rows) for key, rows in last.groupby(["arm", "strength"])}
+    table.insert(4, "emergence", [by_arm[key] for key in keys])
     for place, (name, column) in enumerate({"FV heads formed": "formed", "labels used": "labels_used"}.items(), 2):
         table.insert(place, name, [f"{seeds.loc[key, column]} of {seeds.loc[key, 'n']}" for key in keys])
-    table = table.round({"prefix_matching": 2, "fv_score": 3, "emergence": 0}).round(2)
+    table = table.round({"prefix_matching": 2, "fv_score": 3}).round(2)
     return _labelled(table.rename(columns={
         "fv_score": "FV score", "accuracy_shuffled": "labels shuffled", "accuracy_ablated": "induction heads at zero",
         "loss": "training loss (nats)"}))
+
+
+def emergence_words(last: pd.DataFrame) -> str:
+    """The median step of emergence of some runs (rows of `last_rows`), "not within N steps" where it never came."""
+    never = last[~last["emerged"].astype(bool)]
+    came = sorted(last.loc[last["emerged"].astype(bool), "emergence"])
+    steps = [*came, *[np.inf] * len(never)]  # those that never came are the latest
+    middle = (steps[(len(steps) - 1) // 2] + steps[len(steps) // 2]) / 2
+    within = f"not within {int(last['step'].max())} steps"
+    if not len(never):
+        return f"{middle:.0f}"
+    if not came:
+        return within
+    return ("" if np.isinf(middle) else f"{middle:.0f}; ") + f"{within} in {len(never)} of {len(last)}"
 
 
 def task_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
@@ -159,13 +202,22 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Arm less sham: estimate with interval, p-value, margin, the sham's mean."""
-    found = judge.effects(runs, plan)
-    digits = {"accuracy": 2, "fv_score": 3, "emergence": 0}
-    rows = [{"arm": _label(row.arm), "outcome": row.outcome.replace("_", " "), "sham": f"{row.control:.{d}f}",
-             "arm less sham": f"{row.value:+.{d}f} [{row.low:+.{d}f}, {row.high:+.{d}f}]", "p": f"{row.p_value:.2g}",
-             "margin": "" if pd.isna(row.margin) else f"{row.margin:.{d}f}", "seeds": row.n}
-            for row in found.itertuples() for d in [digits[row.outcome]]]
+    """Arm against sham: estimate with interval, p-value, margin, the sham's mean; of emergence both sides in words."""
+    found, last, rows = judge.effects(runs, plan), judge.last_rows(runs, plan), []
+    for row in found.itertuples():
+        entry = plan["arms"][row.arm]
+        if row.outcome == "emergence":
+            sides = [emergence_words(last[(last["arm"] == arm) & (last["strength"] == entry["strengths"][0])])
+                     for arm in (row.arm, entry["control"])]
+            told = {"sham": sides[1], "arm less sham": f"{sides[0]}; pairs of runs later less earlier {row.value:+.0%}",
+                    "p": f"{row.p_value:.2g}" if row.smallest_p < 0.05 else
+                    f"{row.p_value:.2g} (no less than {row.smallest_p:.2g} possible)", "margin": ""}
+        else:
+            d = 2 if row.outcome == "accuracy" else 3
+            interval = "" if pd.isna(row.low) else f" [{row.low:+.{d}f}, {row.high:+.{d}f}]"
+            told = {"sham": f"{row.control:.{d}f}", "arm less sham": f"{row.value:+.{d}f}{interval}",
+                    "p": f"{row.p_value:.2g}", "margin": f"{row.margin:.{d}f}"}
+        rows.append({"arm": _label(row.arm), "outcome": row.outcome.replace("_", " "), **told, "seeds": row.n})
     return pd.DataFrame(rows).set_index("arm")
 
 
@@ -182,10 +234,14 @@ def plan_table(plan: dict[str, Any], descriptions: dict[str, str]) -> HTML:
 
 
 def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any], prefix: str = "") -> pd.DataFrame:
-    """The effects as rows of the table `statistics`, named `<prefix><arm> less sham, <outcome>`."""
+    """The effects as rows of the table `statistics`, named `<prefix><arm> less sham, <outcome>`.
+
+    Of emergence the share of pairs of runs in which FV heads came later in the arm, less that in which earlier.
+    """
     found = judge.effects(runs, plan)
+    outcome = found["outcome"].replace("emergence", "emergence later (share of pairs)")
     return pd.DataFrame({
-        "name": prefix + found["arm"] + " less sham, " + found["outcome"], "value": found["value"], "low": found["low"],
+        "name": prefix + found["arm"] + " less sham, " + outcome, "value": found["value"], "low": found["low"],
         "high": found["high"], "p_value": found["p_value"], "n": found["n"], "notebook": "causal_test",
         "model": plan["rung"]})
 

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from icl_lib.emergence import emergence_step
+from icl_lib.permutation import later_test
 from icl_lib.statistics import holm
 
 KEY = ["arm", "strength", "seed", "step"]
@@ -20,11 +21,17 @@ HIGHER_IS_BETTER = {"accuracy": True, "fv_score": True, "emergence": False}
 
 
 class Verdict(NamedTuple):
-    """The word of the plan that applies, the arms that it rests on, and why in one sentence."""
+    """The word of the plan that applies, the arms that it rests on, and why in one sentence.
+
+    `prompt_copying` speaks against "without induction": by seed of these arms in which it was measured how often a
+    query got the label that it has in the prompt (0..1), and whether FV heads formed; `seeds`: all of the plan.
+    """
 
     word: str
     arms: list[str]
     reason: str
+    prompt_copying: dict[int, tuple[float, bool]] = {}
+    seeds: tuple[int, ...] = ()
 
 
 def read_runs(folder: str | Path) -> pd.DataFrame:
@@ -56,10 +63,10 @@ def missing_runs(runs: pd.DataFrame, plan: dict[str, Any], *, doses: bool = True
 
 
 def last_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """One row per run, at its last step, with `gap`, `formed` (FV heads by the plan) and `emergence` (a step).
+    """One row per run, at its last step, with `gap`, `formed` (FV heads by the plan), `emergence` (a step), `emerged`.
 
     `gap`: accuracy on clean less on label-shuffled prompts. `emergence`: the first measured step from which the best
-    head's FV score stays above the plan's threshold and its null; where it never does, a last interval after the end.
+    head's FV score stays above the plan's threshold and its null; where it has not `emerged`, the last measured step.
     """
     rules, rows = plan["rules"]["fv_formed"], []
     for _, run in runs.sort_values("step").groupby(RUN, sort=False):
@@ -68,7 +75,7 @@ def last_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
         gap = last["accuracy"] - last["accuracy_shuffled"]
         rows.append(last.to_dict() | {
             "gap": gap, "formed": bool(last["fv_score"] > null[-1] and gap > rules["gap"]),
-            "emergence": 2 * last["step"] - run["step"].iloc[-2] if step is None else step})
+            "emergence": last["step"] if step is None else step, "emerged": step is not None})
     return pd.DataFrame(rows).sort_values(RUN, ignore_index=True)
 
 
@@ -118,11 +125,13 @@ def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFram
 
 
 def effects(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Each arm less its sham at full strength, paired by seed: mean, 95 % interval (Student's t), two-sided p, margin.
+    """Each arm against its sham at full strength: value, 95 % interval, two-sided p, the smallest p possible, margin.
 
-    Outcomes: `accuracy` and `fv_score` at the last step with the plan's margins (the latter's is a share of the sham's
-    mean), `emergence` in steps without one. One row per arm and outcome; arms with fewer than two seeds on both sides
-    are left out.
+    Outcomes: `accuracy` and `fv_score` at the last step, arm less sham paired by seed, mean and Student's t, with the
+    plan's margins (the latter's is a share of the sham's mean); `emergence`: the share of pairs of runs in which FV
+    heads came later in the arm, less that in which earlier, -1..1, with the permutation test of `later_test`, which
+    knows that some never came; no interval and no margin. One row per arm and outcome; arms with fewer than two seeds
+    on both sides are left out.
     """
     last, rows = last_rows(runs, plan), []
     margins = plan["rules"]["outcomes"]
@@ -134,23 +143,30 @@ def effects(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
         seeds = sides[0].index.intersection(sides[1].index)
         if len(seeds) < 2:
             continue
-        for outcome in HIGHER_IS_BETTER:
+        for outcome in ("accuracy", "fv_score"):
             ours, control = (side.loc[seeds, outcome].to_numpy(dtype=float) for side in sides)
             mean, low, high, p_value = paired_t(ours - control, level=plan["rules"]["level"])
-            margin = {"accuracy": margins["accuracy"],
-                      "fv_score": margins["fv_score"] * control.mean()}.get(outcome, np.nan)
+            margin = margins[outcome] * (1 if outcome == "accuracy" else control.mean())
             rows.append({"arm": arm, "outcome": outcome, "value": mean, "low": low, "high": high, "p_value": p_value,
                          "margin": margin, "control": control.mean(), "n": len(seeds)})
-    columns = ["arm", "outcome", "value", "low", "high", "p_value", "margin", "control", "n"]
+        both = pd.concat([side.loc[seeds] for side in sides])
+        test = later_test(both["emergence"].to_numpy(float), both["emerged"].to_numpy(bool),
+                          np.arange(len(both)) < len(seeds))
+        rows.append({"arm": arm, "outcome": "emergence", "value": test.value, "p_value": test.p_value,
+                     "smallest_p": test.smallest_p, "n": len(seeds)})
+    columns = ["arm", "outcome", "value", "low", "high", "p_value", "smallest_p", "margin", "control", "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def paired_t(differences: np.ndarray, *, level: float) -> tuple[float, float, float, float]:
-    """Mean, interval and two-sided p-value of paired differences; without spread the interval is the mean."""
+    """Mean, interval and two-sided p-value of paired differences.
+
+    Without spread there is no interval (NaN) and the p-value is that of the exact sign test, 2 / 2^n.
+    """
     mean = float(differences.mean())
     error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    if error == 0:
-        return mean, mean, mean, float(mean == 0)
+    if error <= 1e-12 * abs(mean):
+        return mean, np.nan, np.nan, 2 * 0.5 ** len(differences) if mean else 1.0
     reach = float(stats.t.ppf((1 + level) / 2, len(differences) - 1)) * error
     return mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
 
@@ -190,6 +206,14 @@ def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
 
     `undecided` while runs are missing.
     """
+    found = _by_the_rule(runs, plan)
+    last = last_rows(runs, plan).reindex(columns=["arm", "strength", "seed", "prompt_retrieval", "formed"])
+    last = last[last["arm"].isin(found.arms)].dropna(subset="prompt_retrieval")
+    copying = {int(row.seed): (float(row.prompt_retrieval), bool(row.formed)) for row in last.itertuples()}
+    return found._replace(prompt_copying=copying, seeds=tuple(plan["seeds"]))
+
+
+def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
     if missing := missing_runs(runs, plan, doses=False):
         return Verdict("undecided", [], f"{missing} of the plan's runs are missing")
     table = arms_table(runs, plan)

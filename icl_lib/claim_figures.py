@@ -5,10 +5,11 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from icl_lib.claims import ABSENT, FAILS, HOLDS, OPEN, overall, read_claims
+from icl_lib.claims import ABSENT, FAILS, HOLDS, OPEN, POWERLESS, overall, read_claims
 
 # Not the colours of head kinds; the signs say the same without colour.
-LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?"), ABSENT: ("#FFFFFF", "")}
+LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?"), POWERLESS: ("#FFFFFF", "×"),
+        ABSENT: ("#FFFFFF", "")}
 
 
 def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame):

@@ -1,132 +1,175 @@
-"""The statistics that claims.yaml names: a suite's tables in, an estimate per model out."""
+"""The statistics that claims.yaml names: tables in, an estimate per model out; those of section 5: claim_dynamics."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from icl_lib import dynamics, scaling
-from icl_lib.ablation_effects import DIFFERENCE
-from icl_lib.measurements import mean_scores, top_sets
+from icl_lib import claim_dynamics
+from icl_lib.ablation_effects import DIFFERENCE, corrected
+from icl_lib.claim_dynamics import size_trend
+from icl_lib.claim_estimates import Estimate, spanned, tested, undecidable
+from icl_lib.heads import head_count
+from icl_lib.kinds import RANKED_BY, top_sets
+from icl_lib.measurements import mean_scores
 from icl_lib.paper_models import family
-from icl_lib.statistics import Interval, bootstrap_difference, bootstrap_mean, percentile_rank, spearman, trend_test
+from icl_lib.permutation import group_test, mean_rank_test, sign_test
+from icl_lib.statistics import bootstrap_mean, spearman
+from icl_lib.statistics import depth_difference as depth_test
 from icl_lib.suite_tables import SuiteTables
 
-INDUCTION = scaling.INDUCTION
 ACCURACY, LOSS = "first_token_accuracy", "token_loss_difference"
-
-
-class Estimate(NamedTuple):
-    """What a statistic says of one model ("" for all of a suite): with an interval, a p-value, or neither."""
-
-    model: str
-    value: float
-    low: float = np.nan
-    high: float = np.nan
-    p_value: float = np.nan
-    n: int = 1
+NO_CONTROL = "no heads of neither kind left for a control"
+# What a metric has to be above without ablation for there to be something to lose: accuracy (0..1), loss (nats).
+TO_LOSE = {ACCURACY: 0.05, LOSS: 0.0}
+NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
+           LOSS: "the model's loss does not fall along documents: nothing to lose"}
 
 
 def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None) -> list[Estimate]:
-    """A row of the table `effects` per model."""
-    rows = suite.effects.query("metric == @metric and ranking == @ranking and excluded == @excluded")
-    return [Estimate(row.model, row.value, row.low, row.high, row.p_value, row.n_prompts)
-            for row in rows.itertuples() if among is None or row.model in among]
+    """What is lost beyond layer-matched random heads, per model.
+
+    Cannot be decided without such heads, where the model has nothing to lose, and where nothing varied.
+    """
+    found = []
+    for model, rows in _effects(suite, metric, ranking, excluded).items():
+        if among is not None and model not in among:
+            continue
+        if rows.empty:
+            found.append(undecidable(model, NO_CONTROL))
+            continue
+        row, = rows.itertuples()
+        if _nothing_to_lose(suite, model, metric):
+            found.append(undecidable(model, NOTHING[metric], row.value, row.n_prompts))
+        else:
+            estimate = spanned(model, (row.value, row.low, row.high), n=row.n_prompts, of="prompts or documents")
+            found.append(estimate._replace(p_value=row.p_value) if estimate.decidable else estimate)
+    return found
 
 
 def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Estimate]:
-    """Trend with size of the two kinds' difference in effect."""
-    rows = suite.effects.query(f"metric == @metric and ranking == '{DIFFERENCE}' and excluded == @excluded")
-    return _trend(rows["parameters"], rows["value"], suite.seed) if len(rows) else []
+    """Trend with size of the two kinds' difference in effect, of the models that have one."""
+    rows = _effects(suite, metric, DIFFERENCE, excluded)
+    able = {model: own["value"].item() for model, own in rows.items()
+            if len(own) and not _nothing_to_lose(suite, model, metric)}
+    if not able:
+        return [undecidable("", "no model has a control and something to lose")] if rows else []
+    return size_trend(suite, pd.Series(able))
 
 
-def shared_heads(suite: SuiteTables) -> list[Estimate]:
-    """Share of the top heads of one kind that is also among those of the other."""
-    def share(induction, fv):
-        tops = [_top(values, suite.overlap_fraction) for values in (induction, fv)]
-        return (tops[0] & tops[1]).sum() / tops[0].sum()
-    return _over_tasks(suite, share)
+def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> list[Estimate]:
+    """Share of the top heads of one kind that is also among those of the other; interval over scoring tasks."""
+    found = []
+    for model, scores in suite.scores.items():
+        induction, by_task = _scores_by_task(scores)
+        n_tasks, n_top = len(by_task), head_count(suite.overlap_fraction, induction.size)
+        own = set(_best(induction, n_top))
+
+        def share(fv, own=own, n_top=n_top):
+            return len(own & set(_best(fv, n_top))) / n_top
+
+        value = share(by_task.mean(0))
+        if n_tasks < 2 or n_top < 2:
+            found.append(undecidable(model, f"{n_top} top heads, {n_tasks} scoring tasks", value, n_top))
+            continue
+        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
+        low, high = np.quantile([share(by_task[tasks].mean(0)) for tasks in drawn], [0.025, 0.975])
+        found.append(Estimate(model, value, float(low), float(high), n=n_top))
+    return found
 
 
 def percentile(suite: SuiteTables, *, of: str) -> list[Estimate]:
-    """Mean percentile of one kind's top heads in the other kind's score, 0..1."""
-    def rank(induction, fv):
-        own, other = (fv, induction) if of == "fv" else (induction, fv)
-        return percentile_rank(other)[_top(own, suite.top_fraction)].mean()
-    return _over_tasks(suite, rank)
+    """Mean percentile of one kind's top heads in the other kind's score, 0..1, against random sets of as many heads."""
+    found = []
+    for model, scores in suite.scores.items():
+        other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"]).numpy()
+        chosen = top_sets(scores, fraction=suite.top_fraction)[of].numpy()
+        n = int(chosen.sum())
+        test = mean_rank_test(chosen, other, seed=suite.seed)
+        found.append(undecidable(model, "one top head", test.value, n) if n < 2 else
+                     tested(model, test, n=n, of="top heads"))
+    return found
 
 
 def depth_difference(suite: SuiteTables) -> list[Estimate]:
     """Mean layer of the top FV heads minus that of the top induction heads, in layers, with a p-value."""
-    table = _compared(suite)
-    return [] if table is None else [
-        Estimate(row["model"], row["depth difference (layers)"], p_value=row["p (depth)"], n=row["heads"])
-        for _, row in table.iterrows()]
+    found = []
+    for model, scores in suite.scores.items():
+        tops = {kind: mask.numpy() for kind, mask in top_sets(scores, fraction=suite.top_fraction).items()}
+        test = depth_test(tops["fv"], tops["induction"], seed=suite.seed)
+        found.append(tested(model, test, n=int(tops["fv"].sum()), of="top heads of each kind"))
+    return found
 
 
 def rank_correlation(suite: SuiteTables) -> list[Estimate]:
     """Rank correlation of the two scores over all heads."""
     found = []
     for model, scores in suite.scores.items():
-        induction, fv = (mean_scores(scores, score).numpy() for score in (INDUCTION, "fv"))
-        if np.ptp(induction) and np.ptp(fv):
-            found.append(Estimate(model, *spearman(induction, fv, seed=suite.seed), n=fv.size))
+        induction, fv = (mean_scores(scores, score).numpy() for score in RANKED_BY.values())
+        if fv.size < 4 or not np.ptp(induction) or not np.ptp(fv):
+            found.append(undecidable(model, f"{fv.size} heads, or all alike", n=fv.size))
+        else:
+            found.append(spanned(model, spearman(induction, fv, seed=suite.seed), n=fv.size, of="heads"))
     return found
 
 
-def strength_trend(suite: SuiteTables, *, score: str) -> list[Estimate]:
+def strength_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
     """Trend with size of the top heads' mean score."""
-    means = {model: _top_mean(scores, score, suite.top_fraction) for model, scores in suite.scores.items()}
-    sizes = suite.sizes.set_index("model")["parameters"]
-    return _trend(sizes[list(means)], pd.Series(means), suite.seed) if means else []
+    means = {model: _top_mean(scores, kind, suite.top_fraction) for model, scores in suite.scores.items()}
+    return size_trend(suite, pd.Series(means)) if means else []
 
 
 def family_difference(suite: SuiteTables) -> list[Estimate]:
-    """Largest difference between families' mean FV score of the top heads; needs two families with three models."""
-    groups: dict[str, list[float]] = {}
-    for model, scores in suite.scores.items():
-        groups.setdefault(family(model), []).append(_top_mean(scores, "fv", suite.top_fraction))
-    groups = {name: values for name, values in groups.items() if len(values) >= 3}
+    """Largest difference between families' mean FV score of the top heads; seeds of a size are averaged."""
+    sizes = suite.sizes.set_index("model")["parameters"]
+    means = pd.DataFrame([(family(model), sizes[model], _top_mean(scores, "fv", suite.top_fraction))
+                          for model, scores in suite.scores.items()], columns=["family", "size", "value"])
+    groups = [rows["value"].groupby(rows["size"]).mean().to_numpy() for _, rows in means.groupby("family")]
     if len(groups) < 2:
         return []
-    means = [np.mean(values) for values in groups.values()]
-    p_value = float(stats.kruskal(*groups.values()).pvalue)
-    return [Estimate("", float(max(means) - min(means)), p_value=p_value, n=sum(map(len, groups.values())))]
+    return [tested("", group_test(groups, seed=suite.seed), n=sum(map(len, groups)),
+                   of=f"sizes of model in {len(groups)} families")]
 
 
 def highest_induction(suite: SuiteTables, *, model: str) -> list[Estimate]:
     """The highest attention mass of any head of one model."""
     if model not in suite.scores:
         return []
-    highest = float(mean_scores(suite.scores[model], INDUCTION).max())
+    highest = float(mean_scores(suite.scores[model], RANKED_BY["induction"]).max())
     return [Estimate(model, highest, highest, highest)]
 
 
 def dissociation(suite: SuiteTables) -> list[Estimate]:
     """Difference FV minus induction as a share of the clean metric: accuracy minus token loss, independent errors."""
     found = []
-    for model, rows in suite.effects.query(f"ranking == '{DIFFERENCE}' and excluded == False").groupby("model"):
+    both = {metric: _effects(suite, metric, DIFFERENCE, False) for metric in (ACCURACY, LOSS)}
+    for model in both[ACCURACY]:
+        if model not in both[LOSS]:
+            continue
+        if any(both[metric][model].empty for metric in both):
+            found.append(undecidable(model, NO_CONTROL))
+            continue
+        nothing = [NOTHING[metric] for metric in both if _nothing_to_lose(suite, model, metric)]
+        if nothing:
+            found.append(undecidable(model, nothing[0]))
+            continue
         clean = suite.ablations(model).query("ranking == 'none'").groupby("metric")["value"].mean()
-        by_metric = {row.metric: np.array([row.value, row.low, row.high]) / clean[row.metric]
-                     for row in rows.itertuples() if clean.get(row.metric, 0) > 0}
-        if {ACCURACY, LOSS} <= set(by_metric):
-            (a, a_low, a_high), (b, b_low, b_high) = by_metric[ACCURACY], by_metric[LOSS]
-            found.append(Estimate(model, a - b, a - b - np.hypot(a - a_low, b_high - b),
-                                  a - b + np.hypot(a_high - a, b - b_low), n=int(rows["n_prompts"].min())))
+        (a, a_low, a_high), (b, b_low, b_high) = (
+            both[metric][model][["value", "low", "high"]].to_numpy()[0] / clean[metric] for metric in both)
+        interval = (a - b, a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low))
+        found.append(spanned(model, interval, n=int(both[ACCURACY][model]["n_prompts"].item()), of="prompts"))
     return found
 
 
 def tasks_with_larger_fv_loss(suite: SuiteTables) -> list[Estimate]:
-    """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated."""
+    """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated; sign test."""
     found = []
     for model in suite.ablated:
         rows = suite.ablations(model)
-        if len(rows):
-            by_task = rows[rows["metric"] == ACCURACY].pivot_table(index="task", columns="ranking", values="value")
-            more = (np.sign(by_task["induction"] - by_task["fv"]) + 1) / 2
-            found.append(Estimate(model, *_mean_over_tasks(more, suite.seed), n=len(more)))
+        by_task = rows[rows["metric"] == ACCURACY].pivot_table(index="task", columns="ranking", values="value")
+        if {"fv", "induction"} <= set(by_task):
+            more = (by_task["induction"] - by_task["fv"]).dropna().to_numpy()
+            found.append(tested(model, sign_test(more), n=len(more), of="tasks"))
     return found
 
 
@@ -135,12 +178,16 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> list[Estimate]:
     found = []
     for model in suite.ablated:
         rows = suite.ablations(model)
-        if len(rows):
-            rows = rows[rows["ranking"].eq("fv") | rows["matched"].eq("fv")]
-            by_task = rows.pivot_table(index="task", columns=["metric", "ranking"], values="value")
-            lost = [by_task[metric, "random_layer_matched"] - by_task[metric, "fv"]
-                    for metric in (ACCURACY, "zero_shot_accuracy")]
-            found.append(Estimate(model, *_mean_over_tasks(lost[0] - lost[1], suite.seed), n=len(by_task)))
+        rows = rows[rows["ranking"].eq("fv") | rows["matched"].eq("fv")]
+        by_task = rows.pivot_table(index="task", columns=["metric", "ranking"], values="value")
+        metrics = (ACCURACY, "zero_shot_accuracy")
+        if not {(metric, "fv") for metric in metrics} <= set(by_task):
+            continue
+        if not {(metric, "random_layer_matched") for metric in metrics} <= set(by_task):
+            found.append(undecidable(model, NO_CONTROL))
+            continue
+        few, zero = (by_task[metric, "random_layer_matched"] - by_task[metric, "fv"] for metric in metrics)
+        found.append(_over_tasks(suite, model, (few - zero).dropna()))
     return found
 
 
@@ -149,177 +196,57 @@ def execution_gain(suite: SuiteTables) -> list[Estimate]:
     found = []
     for model in suite.executed:
         rows = suite.executions(model)
-        if len(rows):
-            third = (int(rows["layer"].max()) + 1) // 3
-            at = rows[(rows["prompts"] == "shuffled") & (rows["layer"] == third)]
-            by_task = at.pivot_table(index="task", columns="heads", values="value")
-            gain = bootstrap_difference(
-                by_task["fv"].to_numpy(), by_task["random_layer_matched"].to_numpy(), by_task.index.to_numpy(str),
-                seed=suite.seed, over="tasks")
-            found.append(Estimate(model, *gain, n=len(by_task)))
+        rows = rows[rows["prompts"] == "shuffled"]
+        by_task = rows[rows["layer"] == (rows["layer"].max() + 1) // 3].pivot_table(
+            index="task", columns="heads", values="value")
+        if "fv" in by_task and "random_layer_matched" not in by_task:
+            found.append(undecidable(model, NO_CONTROL))
+        elif "fv" in by_task:
+            found.append(_over_tasks(suite, model, (by_task["fv"] - by_task["random_layer_matched"]).dropna()))
     return found
 
 
-def emergence_share(suite: SuiteTables, *, kind: str) -> list[Estimate]:
-    """First step with a kind of heads as a share of the last; from the last step known without it."""
-    found = []
-    for model, (first, before, last) in _emergence(suite, kind).items():
-        if np.isfinite(first):
-            found.append(Estimate(model, first / last, before / last, first / last))
-    return found
-
-
-def emergence_gap(suite: SuiteTables) -> list[Estimate]:
-    """First step with FV heads minus first with induction heads, in steps, with what the checkpoints allow."""
-    induction, fv = _emergence(suite, "induction"), _emergence(suite, "fv")
-    return [Estimate(model, fv[model][0] - i, fv[model][1] - i, fv[model][0] - before)
-            for model, (i, before, _) in induction.items() if np.isfinite(i) and np.isfinite(fv[model][0])]
-
-
-def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
-    """Trend with size of the first step with a kind of heads; models in which it never came are left out."""
-    came = {model: first for model, (first, *_) in _emergence(suite, kind).items() if np.isfinite(first)}
-    sizes = suite.sizes.set_index("model")["parameters"]
-    return _trend(sizes[list(came)], pd.Series(came), suite.seed) if came else []
-
-
-def rise_difference(suite: SuiteTables) -> list[Estimate]:
-    """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction."""
-    found = []
-    for model, curves in _curves(suite).items():
-        width = {}
-        for kind, curve in curves.items():
-            low, high = (int(curve.index[curve >= share * curve.iloc[-1]].min()) for share in (0.1, 0.9))
-            width[kind] = np.log2((high + 1) / (low + 1))
-        difference = float(width["fv"] - width["induction"])
-        found.append(Estimate(model, difference, difference, difference))
-    return found
-
-
-def plateau(suite: SuiteTables) -> list[Estimate]:
-    """Final mean score of the top induction heads as a share of its highest over training."""
-    found = []
-    for model, curves in _curves(suite).items():
-        share = float(curves["induction"].iloc[-1] / curves["induction"].max())
-        found.append(Estimate(model, share, share, share))
-    return found
-
-
-def accuracy_follows(suite: SuiteTables) -> list[Estimate]:
-    """Rank correlation of few-shot accuracy and the top FV heads' mean score over at least 4 checkpoints."""
-    found = []
-    for model, curves in _curves(suite).items():
-        both = pd.concat([curves["fv"], suite.accuracy(model)], axis=1).dropna().to_numpy()
-        if len(both) >= 4:
-            found.append(Estimate(model, *spearman(both[:, 0], both[:, 1]), n=len(both)))
-    return found
-
-
-def induction_first_share(suite: SuiteTables) -> list[Estimate]:
-    """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
-    found = []
-    for model, table in suite.transitions.items():
-        orders = ["induction_first", "fv_first", "both_at_once", "fv_only"]
-        found += _share(model, table.at["induction_first", "heads"], table.loc[orders, "heads"].sum())
-    return found
-
-
-def reverse_share(suite: SuiteTables) -> list[Estimate]:
-    """Share with the FV score first among heads that had both scores at some checkpoint."""
-    found = []
-    for model, table in suite.transitions.items():
-        both = table.loc[["induction_first", "fv_first", "both_at_once"], "heads"].sum()
-        found += _share(model, table.at["fv_first", "heads"], both)
-    return found
-
-
-def transitions_beyond_chance(suite: SuiteTables) -> list[Estimate]:
-    """Heads that were induction heads first, minus their number under random pairing of the curves within layers."""
-    return [Estimate(model, row["heads"] - row["expected by chance"], p_value=row["p (at least as many)"],
-                     n=int(table["heads"].sum()))
-            for model, table in suite.transitions.items() for row in [table.loc["induction_first"]]]
-
-
-def _trend(sizes: pd.Series, values: pd.Series, seed: int) -> list[Estimate]:
-    if sizes.nunique() < 3:
-        return []
-    test = trend_test(sizes.to_numpy(dtype=float), values.to_numpy(dtype=float), seed=seed)
-    return [Estimate("", test.value, p_value=test.p_value, n=len(values))]
-
-
-def _share(model: str, count: int, total: int) -> list[Estimate]:
-    """A share of heads with its exact interval; nothing where there are no heads."""
-    if not total:
-        return []
-    interval = stats.binomtest(int(count), int(total)).proportion_ci()
-    return [Estimate(model, count / total, float(interval.low), float(interval.high), n=int(total))]
-
-
-def _top(values: np.ndarray, fraction: float) -> np.ndarray:
-    """Mask of the top share of heads, count rounded up, ties to the lower layer and head."""
-    mask = np.zeros(values.size, dtype=bool)
-    mask[np.argsort(-values, axis=None, kind="stable")[: int(np.ceil(fraction * values.size - 1e-9))]] = True
-    return mask.reshape(values.shape)
-
-
-def _top_mean(scores: pd.DataFrame, score: str, fraction: float) -> float:
-    mask = top_sets(scores, fraction=fraction, induction=INDUCTION)["fv" if score == "fv" else "induction"]
-    return float(mean_scores(scores, score)[mask].mean())
-
-
-def _over_tasks(suite: SuiteTables, statistic: Callable, n_resamples: int = 1000) -> list[Estimate]:
-    """A statistic of both scores per model, with the interval over scoring tasks: the FV ranking is made anew."""
-    found = []
-    for model, scores in suite.scores.items():
-        induction = mean_scores(scores, INDUCTION).numpy()
-        rows = scores[scores["score"] == "fv"]
-        fv = rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
-        drawn = np.random.default_rng(suite.seed).integers(len(fv), size=(n_resamples, len(fv)))
-        resampled = [statistic(induction, fv[tasks].mean(0).reshape(induction.shape)) for tasks in drawn]
-        low, high = np.quantile(resampled, [0.025, 0.975])
-        found.append(Estimate(model, float(statistic(induction, fv.mean(0).reshape(induction.shape))), float(low),
-                              float(high), n=len(fv)))
-    return found
-
-
-def _mean_over_tasks(values: pd.Series, seed: int) -> Interval:
-    values = values.dropna()
-    return bootstrap_mean(values.to_numpy(), values.index.to_numpy(str), seed=seed, over="tasks")
-
-
-def _compared(suite: SuiteTables) -> pd.DataFrame | None:
-    able = [table for table in suite.scores.values() if table[table["score"] == "fv"]["value"].any()]
-    return scaling.comparison_table(
-        pd.concat(able), suite.sizes, fraction=suite.top_fraction, overlap_fraction=suite.overlap_fraction,
-        seed=suite.seed) if able else None
-
-
-def _emergence(suite: SuiteTables, kind: str) -> dict[str, tuple[float, float, int]]:
-    """Per followed model the first step with a kind (infinite: never), the last without it (0: none) and the last."""
+def _effects(suite: SuiteTables, metric: str, ranking: str, excluded: bool) -> dict[str, pd.DataFrame]:
+    """Per model in which this was ablated its row beyond layer-matched random heads, or none without such heads."""
     found = {}
-    for model, scores in suite.followed.items():
-        row = dynamics.emergence_table(
-            scores, induction_threshold=suite.induction_threshold, null_quantile=suite.null_quantile
-        ).set_index("kind").loc[kind]
-        first, before = row["first step with it"], row["last step without"]
-        found[model] = (np.inf if pd.isna(first) else float(first), 0.0 if pd.isna(before) else float(before),
-                        int(scores["step"].max()))
+    for model, rows in suite.effects.items():
+        rows = rows[(rows["metric"] == metric) & (rows["ranking"] == ranking) & (rows["excluded"].ne("") == excluded)]
+        if len(rows):  # at least against the clean model
+            found[model] = corrected(rows)
     return found
 
 
-def _curves(suite: SuiteTables) -> dict[str, dict[str, pd.Series]]:
-    """Per followed model and kind the mean score of the top heads, selected at each step, by step."""
-    found = {}
-    for model, scores in suite.followed.items():
-        curves = dynamics.top_score_curves(scores, fraction=suite.top_fraction)
-        curves = curves[curves["selection"] == "selected at each checkpoint"]
-        found[model] = {kind: rows.set_index("step")["value"] for kind, rows in curves.groupby("kind")}
-    return found
+def _nothing_to_lose(suite: SuiteTables, model: str, metric: str) -> bool:
+    rows = suite.ablations(model)
+    clean = rows[(rows["ranking"] == "none") & (rows["metric"] == metric)]["value"]
+    return bool(len(clean) and clean.mean() <= TO_LOSE[metric])
+
+
+def _over_tasks(suite: SuiteTables, model: str, values: pd.Series) -> Estimate:
+    """A mean over tasks with its bootstrap interval over tasks."""
+    if len(values) < 2:
+        return undecidable(model, f"{len(values)} tasks", float(values.mean()), len(values))
+    interval = bootstrap_mean(values.to_numpy(), values.index.to_numpy(str), seed=suite.seed, over="tasks")
+    return spanned(model, interval, n=len(values), of="tasks")
+
+
+def _scores_by_task(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The induction score by head and the FV score by task and head, heads flattened."""
+    rows = scores[scores["score"] == "fv"]
+    by_task = rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+    return mean_scores(scores, RANKED_BY["induction"]).numpy().ravel(), by_task
+
+
+def _best(values: np.ndarray, n: int) -> np.ndarray:
+    return np.argsort(-values, kind="stable")[:n]
+
+
+def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:
+    return float(mean_scores(scores, RANKED_BY[kind])[top_sets(scores, fraction=fraction)[kind]].mean())
 
 
 STATISTICS: dict[str, Callable[..., list[Estimate]]] = {f.__name__: f for f in (
     effect, effect_trend, shared_heads, percentile, depth_difference, rank_correlation, strength_trend,
     family_difference, highest_induction, dissociation, tasks_with_larger_fv_loss, few_shot_loss_beyond_zero_shot,
-    execution_gain, emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,
-    induction_first_share, reverse_share, transitions_beyond_chance,
+    execution_gain, *claim_dynamics.STATISTICS,
 )}

@@ -1,25 +1,27 @@
 """The claims ledger: the paper's claims, their tests in claims.yaml, and the verdicts of their rules on a suite."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from IPython.display import HTML
 
-from icl_lib.claim_statistics import STATISTICS, Estimate
-from icl_lib.measurements import mean_scores
-from icl_lib.report import null_quantile
+from icl_lib.claim_estimates import Estimate
+from icl_lib.claim_statistics import STATISTICS
 from icl_lib.suite_tables import SuiteTables
 
 FILE = Path(__file__).with_name("claims.yaml")
-HOLDS, FAILS, OPEN, ABSENT = "holds", "does not hold", "not decided", "not measured here"
-VERDICTS = (HOLDS, FAILS, OPEN, ABSENT)
-RULES = ("above", "at_least", "below", "between")
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
+POWERLESS, ABSENT = "cannot be decided here", "not measured here"
+VERDICTS = (HOLDS, FAILS, OPEN, POWERLESS, ABSENT)
+WORDS = {HOLDS: "for", FAILS: "against", OPEN: "open", POWERLESS: "no power"}
+RULES = ("above", "after", "below", "between")
+# What the name of a row of the table `statistics` ends in that holds the power of the row without it.
+POWER = " (smallest p)"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def read_claims(path: Path = FILE) -> tuple[Claim, ...]:
 
 def verdict(estimate: Estimate, rule: dict[str, Any]) -> str:
     """What the rule says: interval wholly inside, wholly outside or neither; a p-value where there is no interval."""
+    if not estimate.decidable:
+        return POWERLESS
     if np.isnan(estimate.value):
         return ABSENT
     (name, limit), = rule.items()
@@ -76,54 +80,75 @@ def verdict(estimate: Estimate, rule: dict[str, Any]) -> str:
         inside, outside = limit[0] <= low and high <= limit[1], high < limit[0] or low > limit[1]
     elif name == "below":
         inside, outside = high < limit, low >= limit
-    elif name == "at_least":
-        inside, outside = low >= limit, high < limit
+    elif name == "after":  # of an interval that does not reach its ends
+        inside, outside = low >= limit, high <= limit
     else:
         inside, outside = low > limit, high <= limit
     return HOLDS if inside else FAILS if outside else OPEN
 
 
-def has_heads(scores: pd.DataFrame, suite: SuiteTables) -> set[str]:
-    """Which kinds of heads a model has: prefix-matching above the threshold, an FV score above its null's quantile."""
-    kinds = set()
-    if float(mean_scores(scores, "induction_prefix_matching").max()) > suite.induction_threshold:
-        kinds.add("induction")
-    if float(mean_scores(scores, "fv").max()) > null_quantile(scores, suite.null_quantile):
-        kinds.add("fv")
-    return kinds
-
-
 def ledger(suite: SuiteTables, claims: tuple[Claim, ...] | None = None) -> pd.DataFrame:
     """One row per claim and model that its statistic can be measured on, or one with NaN where there is none.
 
-    Columns claim (its id), model ("" for the whole suite), value, low, high, p_value, n, verdict. A model that lacks a
+    Columns claim (its id), those of `Estimate`, with model "" for the whole suite, and verdict. A model that lacks a
     kind of heads which the claim needs is left out.
     """
-    present = {model: has_heads(scores, suite) for model, scores in suite.scores.items()}
     rows = []
     for claim in claims or read_claims():
         estimates = STATISTICS[claim.statistic](suite, **claim.given) if claim.holds else []
-        measured = [e for e in estimates if not e.model or set(claim.needs) <= present.get(e.model, set())]
+        measured = [e for e in estimates if not e.model or set(claim.needs) <= suite.kinds.get(e.model, set())]
         for estimate in measured or [Estimate("", np.nan, n=0)]:
             rows.append({"claim": claim.id, **estimate._asdict(), "verdict": verdict(estimate, claim.holds)})
     return pd.DataFrame(rows)
 
 
-def overall(rows: pd.DataFrame) -> str:
-    """The verdict over models: what more than half of the measured ones say."""
+def size_of(model: str) -> str:
+    """What a model and its further seeds have in common: its name without the seed, "lab-40k" for "lab-40k-seed2"."""
+    return re.sub(r"(-data|-weight)?-seed\d+$", "", model)
+
+
+def votes(rows: pd.DataFrame) -> dict[str, str]:
+    """The verdict of each size of model on one claim: what more than half of its seeds with power say.
+
+    Without such a majority it is not decided; where no seed has power it cannot be decided here. Sizes that were not
+    measured have no vote.
+    """
     measured = rows[rows["verdict"] != ABSENT]
-    if measured.empty:
-        return ABSENT
-    counts = measured["verdict"].value_counts()
-    return next((v for v in (HOLDS, FAILS) if counts.get(v, 0) > len(measured) / 2), OPEN)
+    by_size = measured.groupby(measured["model"].map(size_of))["verdict"]
+    return {str(size): _majority(list(said)) for size, said in by_size}
+
+
+def tally(rows: pd.DataFrame) -> dict[str, int]:
+    """How many sizes of model are for a claim, against it, open and without power, by verdict."""
+    said = list(votes(rows).values())
+    return {word: said.count(word) for word in WORDS}
+
+
+def tally_words(rows: pd.DataFrame) -> str:
+    """A tally as it is printed: "2 for, 1 against, 0 open, 1 no power (sizes of model)"."""
+    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items()) + " (sizes of model)"
+
+
+def overall(rows: pd.DataFrame) -> str:
+    """The verdict over sizes of model: what more than half of those with power say."""
+    said = list(votes(rows).values())
+    return _majority(said) if said else ABSENT
+
+
+def _majority(said: list[str]) -> str:
+    powered = [word for word in said if word != POWERLESS]
+    if not powered:
+        return POWERLESS
+    return next((word for word in (HOLDS, FAILS) if powered.count(word) > len(powered) / 2), OPEN)
 
 
 def counts_sentence(found: pd.DataFrame) -> str:
     """How many claims came out how."""
     verdicts = pd.Series({claim: overall(rows) for claim, rows in found.groupby("claim", sort=False)}).value_counts()
+    one, many = ({HOLDS: "holds", FAILS: "does not hold", OPEN: "is not decided", ABSENT: "is not measured here"},
+                 {HOLDS: "hold", FAILS: "do not hold", OPEN: "are not decided", ABSENT: "are not measured here"})
     return (f"Of {found['claim'].nunique()} claims " + ", ".join(
-        f"{verdicts[v]} {'hold' if v == HOLDS else 'do not hold' if v == FAILS else 'are ' + v}"
-        for v in VERDICTS if v in verdicts) + ".")
+        f"{verdicts[v]} {(one if verdicts[v] == 1 else many).get(v, v)}" for v in VERDICTS if v in verdicts) + ".")
 
 
 def answer(found: pd.DataFrame, sizes: pd.DataFrame) -> str:
@@ -139,26 +164,28 @@ def answer(found: pd.DataFrame, sizes: pd.DataFrame) -> str:
         if own.empty:
             return "not measured here"
         last = own.iloc[-1]
-        return (f"in {(own['verdict'] == HOLDS).sum()} of {len(own)} models, less in "
-                f"{(own['verdict'] == FAILS).sum()} ({last['model']}, the largest: {number(last)}{unit})")
+        largest = "" if np.isnan(last["value"]) else f"; {last['model']}, the largest: {number(last)}{unit}"
+        return tally_words(own) + largest
 
     def trend(claim: str) -> str:
         own = rows(claim)
-        return "" if own.empty else f"; rank correlation of the difference with size {number(own.iloc[0])}"
+        if own.empty:
+            return ""
+        said = f"; whether the difference changes with size {POWERLESS}"
+        return said if own.iloc[0]["verdict"] == POWERLESS else (
+            f"; rank correlation of the difference with size {number(own.iloc[0])}")
 
     shared, chance = rows("H2 (distinct), 3b"), rows("5e (chance)")
     first, reverse = rows("5b"), rows("5f")
     lines = [
-        "**Few-shot accuracy**: beyond random heads of the same layers, FV heads cost more than induction heads "
+        "**Few-shot accuracy**: beyond random heads of the same layers, FV heads cost more than induction heads: "
         + count("H1, 4a", "") + trend("H1, 4a (size)") + ".",
-        "**Token-loss difference**: under the same intervention and with exclusion, induction heads cost more nats "
+        "**Token-loss difference**: under the same intervention and with exclusion, induction heads cost more nats: "
         + count("4d", " nats, FV minus induction") + trend("4d (size)") + ".",
         "**Two kinds**: " + ("not measured here" if shared.empty else
             f"the top sets share {shared['value'].mean():.0%} of their heads on average over {len(shared)} models")
-        + ("" if first.empty else f"; along training induction heads came first in "
-           f"{(first['verdict'] == HOLDS).sum()} of {len(first)} models with checkpoints")
-        + ("" if chance.empty else f", and more heads than by chance went from induction to FV in "
-           f"{(chance['verdict'] == HOLDS).sum()} of {len(chance)}")
+        + ("" if first.empty else f"; that induction heads came first along training: {tally_words(first)}")
+        + ("" if chance.empty else "; that more heads than by chance went from induction to FV: " + tally_words(chance))
         + ("" if reverse.empty else
            f" (the reverse in {reverse['value'].mean():.0%} of the heads that had both scores)")
         + ".",
@@ -166,53 +193,35 @@ def answer(found: pd.DataFrame, sizes: pd.DataFrame) -> str:
     return "\n".join(f"1. {line}" for line in lines)
 
 
-def ledger_table(found: pd.DataFrame, claims: tuple[Claim, ...] | None = None) -> HTML:
-    """The ledger as a table: claim, the paper's number, test, rule, verdict, and every model's estimate on a click."""
-    lines = []
-    for claim in claims or read_claims():
-        rows = found[found["claim"] == claim.id]
-        said = overall(rows)
-        measured = rows[rows["verdict"] != ABSENT]
-        agree = int((measured["verdict"] == said).sum())
-        count = "" if measured.empty or measured["model"].eq("").all() else f"{agree} of {len(measured)} models"
-        figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
-        test = escape(claim.test) + (f". Holds if {rule_words(claim.holds)}" if claim.holds else "")
-        models = "".join(f"<li>{_chip(row.verdict)} {escape(row.model or 'all models')}: {escape(number(row))}</li>"
-                         for row in measured.itertuples())
-        ours = f"<details><summary>{count or 'all models'}</summary><ul>{models}</ul></details>" if models else ""
-        lines.append(
-            f"<tr><td>{escape(claim.id)}</td><td>{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}"
-            f"</small></td><td>{_chip(said)}{ours}</td><td><small>{test}</small></td>"
-            f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
-    head = "".join(f"<th>{name}</th>" for name in ("", "claim", "here", "test", "figure"))
-    return HTML(f'<div class="wide"><table class="ledger"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
-                "</table></div>")
-
-
-def rule_words(rule: dict[str, Any]) -> str:
-    """A rule as it reads after "holds if"."""
-    (name, limit), = rule.items()
-    return f"between {limit[0]:g} and {limit[1]:g}" if name == "between" else f"{name.replace('_', ' ')} {limit:g}"
-
-
 def number(row) -> str:
-    """An estimate with its interval or p-value."""
+    """An estimate with its interval or p-value, and what is missing where it cannot be decided."""
     if not np.isnan(row.low) and row.low < row.high:
-        return f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})"
-    return f"{row.value:.3g}" + ("" if np.isnan(row.p_value) else f" (p = {row.p_value:.2g})")
+        text = f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})"
+    else:
+        text = f"{row.value:.3g}" + ("" if np.isnan(row.p_value) else f" (p = {row.p_value:.2g})")
+    return (row.why or POWERLESS if np.isnan(row.value) else f"{text}; {row.why}" if row.why else text)
 
 
 def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
-    """`ledger` from its rows in the table `statistics`; the verdicts follow from the rules again."""
+    """`ledger` from its rows in the table `statistics`; the verdicts follow from the rules and the power again."""
     rules = {claim.id: claim.holds for claim in read_claims()}
-    found = statistics.rename(columns={"name": "claim"})[["claim", *Estimate._fields]]
+    of_power = statistics["name"].str.endswith(POWER)
+    power = statistics[of_power]
+    smallest = {(row.name.removesuffix(POWER), row.model): row.value for row in power.itertuples(index=False)}
+    found = statistics[~of_power].rename(columns={"name": "claim"})
+    keys = zip(found["claim"], found["model"], strict=True)
+    found = found.assign(smallest_p=[smallest.get(key, np.nan) for key in keys], why="")
+    found = found[["claim", *Estimate._fields]]
     return found.assign(verdict=[verdict(Estimate(*row[1:]), rules[row[0]]) for row in found.itertuples(index=False)])
 
 
 def statistics_rows(found: pd.DataFrame) -> pd.DataFrame:
-    """The ledger as rows of the table `statistics`, named by the claims' ids."""
-    return found.rename(columns={"claim": "name"}).drop(columns="verdict").assign(notebook="claims")
+    """The ledger as rows of the table `statistics`, named by the claims' ids.
 
-
-def _chip(said: str) -> str:
-    return f'<span class="verdict {said.replace(" ", "-")}">{said}</span>'
+    The power of a row that no interval decides has a row of its own, named "<claim> (smallest p)": the verdict follows
+    from both and the rule. From 0.05 on nothing could have been decided.
+    """
+    rows = found.drop(columns=["verdict", "why"]).rename(columns={"claim": "name"})
+    power = rows[rows["smallest_p"].notna()]
+    power = power.assign(name=power["name"] + POWER, value=power["smallest_p"], low=np.nan, high=np.nan, p_value=np.nan)
+    return pd.concat([rows, power], ignore_index=True).drop(columns="smallest_p").assign(notebook="claims")

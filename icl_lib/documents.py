@@ -1,5 +1,6 @@
-"""Documents for the token loss: lab stories, rows of a text file, or rows of a dataset of the Hugging Face hub."""
+"""Documents for the token loss: lab stories, Python's own reference, a text file, or a dataset of the hub."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-LAB = "lab"
+LAB, REFERENCE = "lab", "python-reference"
 _SHUFFLED = 1000  # texts of a streamed dataset that are shuffled among themselves
 _PART = 100_000  # characters of a file tokenised at a time
 
@@ -19,11 +20,13 @@ def read_documents(
 ) -> Int[Tensor, "document pos"]:
     """Token ids, BOS first, every row of `length` tokens.
 
-    `source`: "lab" for fresh stories of the lab world; the path of a text file; or the id of a dataset of the hub
-    (`owner/name`, with `@revision` for a commit, branch or tag of it and `:column` if its texts are not in the column
-    "text"), of which the split "train" is streamed. Texts are joined and cut into rows of BOS and `length` - 1 tokens
-    without a separator, as the released code does (`paper.md` T4), so that a row may begin inside a text; those of a
-    file are drawn at random, and lab stories are one a row. The same arguments give the same rows.
+    `source`: "lab" for fresh stories of the lab world; "python-reference" for the language reference that comes with
+    every Python (`pydoc_data.topics`: English text with code, some 180,000 tokens); the path of a text file; or the id
+    of a dataset of the hub (`owner/name`, with `@revision` for a commit, branch or tag of it and `:column` if its texts
+    are not in the column "text"), of which the split "train" is streamed. Texts are joined and cut into rows of BOS and
+    `length` - 1 tokens without a separator, as the released code does (T4), so that a row may begin inside a text;
+    those of a file or the reference are drawn at random, and lab stories are one a row. The same arguments give the
+    same rows.
 
     Raises ValueError for a tokenizer without BOS, fewer rows than wanted, a dataset that cannot be read, and
     FileNotFoundError for a path that does not exist.
@@ -37,12 +40,14 @@ def read_documents(
 
         return lab_documents(tokenizer, n_documents=n_documents, length=length, seed=seed)
     path = Path(source)
-    if path.is_file():
-        rows = list(_rows(_parts_of_file(path), tokenizer, length))
+    if source == REFERENCE or path.is_file():
+        texts = _reference() if source == REFERENCE else _parts_of_file(path)
+        rows = list(_rows(texts, tokenizer, length))
         order = np.random.default_rng(seed).permutation(len(rows))[:n_documents]
         rows = [rows[i] for i in order]
     elif path.suffix in (".txt", ".md") or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise FileNotFoundError(f"documents {source!r}: no such file; give 'lab', a text file or a hub id owner/name")
+        raise FileNotFoundError(f"documents {source!r}: no such file; give {LAB!r}, {REFERENCE!r}, a text file or a "
+                                "hub id owner/name")
     else:
         texts = _texts_of_dataset(source, seed)
         rows = [row for row, _ in zip(_rows(texts, tokenizer, length), range(n_documents), strict=False)]
@@ -52,6 +57,23 @@ def read_documents(
             "give more text or ask for fewer or shorter documents"
         )
     return torch.tensor(rows)
+
+
+def documents_sum(source: str) -> str:
+    """The SHA-256 sum of the text that documents are cut from, "" for lab stories and datasets, which name theirs."""
+    digest = hashlib.sha256()
+    if source != REFERENCE and not Path(source).is_file():
+        return ""
+    for part in _reference() if source == REFERENCE else _parts_of_file(Path(source)):
+        digest.update(part.encode())
+    return digest.hexdigest()
+
+
+def _reference() -> Iterator[str]:
+    """The topics in order of their names; another version of Python has other texts, which `documents_sum` tells."""
+    from pydoc_data.topics import topics
+
+    return (topics[name] + "\n\n" for name in sorted(topics))
 
 
 def _parts_of_file(path: Path) -> Iterator[str]:

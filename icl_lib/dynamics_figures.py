@@ -9,7 +9,7 @@ import seaborn as sns
 
 from icl_lib.figures import COLOUR, KIND_OF_SCORE, LABEL, LINE, MARKER, METRIC_LABEL, task_points
 
-SCORE_OF_TOP_HEADS = {"induction": "prefix-matching score, top heads", "fv": "FV score, top heads"}
+SCORE_OF_TOP_HEADS = {"induction": "attention mass, top heads", "fv": "FV score, top heads"}
 
 
 def training_scores(curves: pd.DataFrame, steps: Sequence[int]):
@@ -122,7 +122,8 @@ def effects_by_step(effects: pd.DataFrame, steps: Sequence[int]):
         ax.axhline(0, color=COLOUR["random_layer_matched"], linestyle=LINE["random_layer_matched"], linewidth=1)
         ax.set_ylabel(METRIC_LABEL[metric].split("\n")[0] + " lost\nbeyond random heads")
         if effects.empty:
-            ax.text(0.5, 0.5, "no checkpoint of this model is ablated here", ha="center", transform=ax.transAxes)
+            ax.text(0.5, 0.5, "no checkpoint was ablated,\nor none has heads of neither kind", ha="center",
+                    transform=ax.transAxes)
         else:
             _step_axis(ax, steps, effects["step"])
     axes[0].legend(fontsize=9)

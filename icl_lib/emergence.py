@@ -1,4 +1,4 @@
-"""When scores emerge along training, and which came first: nulls, emergence steps, transition counts."""
+"""When scores emerge along training, and which came first: emergence steps and transition counts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+
+from icl_lib.statistics import rank_p_value
 
 ORDERS = ("induction_first", "fv_first", "both_at_once", "induction_only", "fv_only", "neither")
 
@@ -18,25 +20,17 @@ class Emergence(NamedTuple):
 
 
 class Transitions(NamedTuple):
-    """Heads per order of emergence, with what chance pairing of the two scores would give."""
+    """Heads per order of emergence, with what chance pairing of the two scores would give.
+
+    `p_value`: two-sided, twice the smaller tail; `smallest_p`: the smallest that any pairing could have had, 1 where
+    every pairing gives the same count; `null`: the counts of each pairing.
+    """
 
     observed: dict[str, int]
     expected: dict[str, float]
-    p_greater: dict[str, float]
-
-
-def null_threshold(null: Float[ndarray, "draw *head"], *, quantile: float = 0.95) -> float:
-    """The score that the best of all heads exceeds by chance in only `1 - quantile` of the null draws.
-
-    `null` holds the same score under a broken relation (permuted labels or means), one draw per row. Taking
-    the maximum over heads in each draw guards against choosing heads by their score (section 5 plots the top
-    2 %). Raises ValueError for a quantile outside 0..1 or NaN.
-    """
-    if not 0 <= quantile <= 1:
-        raise ValueError(f"quantile {quantile!r} is outside 0..1")
-    if null.size == 0 or np.isnan(null).any():
-        raise ValueError("the null has NaN or no draws, expected a number for every draw and head")
-    return float(np.quantile(null.reshape(len(null), -1).max(axis=1), quantile))
+    p_value: dict[str, float]
+    smallest_p: dict[str, float]
+    null: Int[ndarray, "draw order"]
 
 
 def emergence_step(
@@ -99,8 +93,8 @@ def transition_counts(
     Orders: induction_first and fv_first (both in the end, at different checkpoints), both_at_once (same
     checkpoint), induction_only, fv_only, neither; they add up to the number of heads. The null pairs the
     induction curve of each head with the FV curve of a random other one, within `layers` if given (heads of
-    a layer emerge together, so this is the stricter null). `p_greater`: probability of at least the observed
-    count. Raises ValueError when the shapes differ.
+    a layer emerge together, so this is the stricter null, and without power where they all do). Raises ValueError when
+    the shapes differ.
     """
     if induction.shape != fv.shape:
         raise ValueError(f"induction has shape {induction.shape} and fv {fv.shape}, expected the same")
@@ -110,19 +104,28 @@ def transition_counts(
     observed = _count_orders(first_induction, first_fv, n_steps)
     layers = np.zeros(n_heads, dtype=np.int64) if layers is None else np.asarray(layers)
     rng = np.random.default_rng(seed)
-    null = np.empty((n_permutations, len(ORDERS)))
+    null = np.empty((n_permutations, len(ORDERS)), dtype=np.int64)
     for row in null:
         # Sorting by layer, then by noise, twice: a permutation that keeps every head in its layer.
         target = np.lexsort((rng.random(n_heads), layers))
         paired = np.empty_like(first_fv)
         paired[np.lexsort((np.arange(n_heads), layers))] = first_fv[target]
         row[:] = _count_orders(first_induction, paired, n_steps)
-    p_greater = (np.sum(null >= observed, axis=0) + 1) / (n_permutations + 1)
-    return Transitions(
-        dict(zip(ORDERS, (int(count) for count in observed), strict=True)),
-        dict(zip(ORDERS, null.mean(axis=0).tolist(), strict=True)),
-        dict(zip(ORDERS, p_greater.tolist(), strict=True)),
-    )
+    p_values, smallest = zip(*(tail_test(int(count), draws) for count, draws in zip(observed, null.T, strict=True)),
+                             strict=True)
+
+    def named(values):
+        return dict(zip(ORDERS, values, strict=True))
+
+    return Transitions(named(map(int, observed)), named(null.mean(axis=0).tolist()), named(p_values),
+                       named(smallest), null)
+
+
+def tail_test(observed: int, null: Int[ndarray, "draw"]) -> tuple[float, float]:
+    """Two-sided p-value of a count against random ones, and the smallest that a count among these could have had."""
+    draws = null.astype(float)
+    p_value = rank_p_value(float(observed), draws)
+    return p_value, min(p_value, *(rank_p_value(float(end), draws) for end in (null.min(), null.max())))
 
 
 def _count_orders(

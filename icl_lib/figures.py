@@ -156,14 +156,14 @@ def task_points(rows: pd.DataFrame, x: str, seed: int) -> list[tuple[float, floa
     """Per `x` the mean of `value` over tasks and the ends of a 95 % interval: bootstrap over tasks, or for a single
     one (documents) 1.96 standard errors."""
     points = []
-    for at, group in rows.groupby(x):
+    for at, group in rows.assign(at=rows[x].astype(float)).groupby("at"):
         by_task = group.groupby("task")[["value", "standard_error"]].mean()
         if len(by_task) > 1:
             interval = bootstrap_mean(by_task["value"].to_numpy(), by_task.index.to_numpy(), seed=seed, over="tasks")
-            points.append((at, *interval))
+            points.append((float(at), *interval))
         else:
             value, error = by_task.iloc[0]
-            points.append((at, value, value - 1.96 * error, value + 1.96 * error))
+            points.append((float(at), float(value), float(value - 1.96 * error), float(value + 1.96 * error)))
     return points
 
 
@@ -176,10 +176,17 @@ def line_over_tasks(ax, rows: pd.DataFrame, x: str, colour, marker: str, line: s
         ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
 
 
+def note(ax, text: str, *, ticks: bool = False) -> None:
+    """Words in the middle of a panel that has nothing to show; without `ticks` no scale on its side."""
+    if not ticks:
+        ax.tick_params(axis="y", left=False, labelleft=False)
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=10, color="#5A5A5A")
+
+
 METRIC_LABEL = {
-    "first_token_accuracy": "few-shot accuracy\n(first token, 10 shots)",
-    "exact_match": "few-shot accuracy\n(whole answer, 10 shots)",
-    "answer_probability": "P(answer), 10 shots",
+    "first_token_accuracy": "few-shot accuracy\n(first token)",
+    "exact_match": "few-shot accuracy\n(whole answer)",
+    "answer_probability": "P(answer)",
     "token_loss_difference": "token-loss difference\n(50th minus 500th, nats)",
 }
 
@@ -189,6 +196,7 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
 
     Rows of the replacement `mean`. The band of the mean over tasks is a 95 % bootstrap interval over tasks, that of the
     token-loss difference 1.96 standard errors of its change, paired by document; random lines are means over draws.
+    Where the clean model's own token-loss difference is within 1.96 standard errors of 0, the panel says so.
     """
     panels = [False, True]
     ablations = with_paired_errors(ablations)
@@ -197,9 +205,12 @@ def ablation_curves(ablations: pd.DataFrame, metrics: list[str], seed: int):
     for row, metric in zip(axes, metrics, strict=True):
         first, last = metric == metrics[0], metric == metrics[-1]
         chosen = ablations[(ablations["metric"] == metric) & ablations["replacement"].isin(("none", "mean"))]
-        clean = chosen[chosen["ranking"] == "none"]["value"].mean()
+        clean = chosen[chosen["ranking"] == "none"]
+        unsure = len(clean) == 1 and not clean["value"].item() > 1.96 * clean["standard_error"].item()
         for ax, excluded in zip(row, panels, strict=True):
-            ax.axhline(clean, color=COLOUR["none"], linewidth=1, label=LABEL["none"])
+            ax.axhline(clean["value"].mean(), color=COLOUR["none"], linewidth=1, label=LABEL["none"])
+            if unsure:
+                ax.set_title("without ablation not told from 0", fontsize=9, loc="right")
             edited = chosen[chosen["ranking"] != "none"].assign(percent=100 * chosen["fraction"])
             line_over_tasks(ax, edited[edited["ranking"] == "random"], "percent", COLOUR["random"], MARKER["random"],
                   LINE["random"], LABEL["random"], seed)

@@ -1,6 +1,5 @@
 """Function-vector scores: how much each head's mean output repairs prompts with shuffled labels."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from icl_lib.passes import (
     EncodedPrompt,
@@ -19,6 +17,7 @@ from icl_lib.passes import (
     last_head_outputs,
     token_batches,
 )
+from icl_lib.progress import progress as progress_of
 from icl_lib.saved import SavedResults
 from icl_lib.shared_prefix import RowEdits, read_edited_rows
 from icl_lib.tasks import TaskPrompts
@@ -125,7 +124,7 @@ def _scored(
     if missing := sorted(set(shuffled) - set(mean_z)):
         raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
     by_prompt, baseline = {}, {}
-    for task in _progress(shuffled, "FV scores", progress):
+    for task in progress_of(shuffled, "FV scores", show=progress):
         found = _recalled_effects(model, shuffled[task], mean_z[task][None], batch_size, saved)
         by_prompt[task], baseline[task] = found["effects"][0], found["shuffled_probability"]
     by_task = {task: effects.mean(0) for task, effects in by_prompt.items()}
@@ -174,7 +173,7 @@ def permuted_mean_scores(
     batch_size = batch_size or _batch_size(model, shuffled, None, at_once)
     saved = SavedResults(save_to, model)
     total = torch.zeros(n_draws, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
-    for i, task in enumerate(_progress(shuffled, "null of the FV scores", progress)):
+    for i, task in enumerate(progress_of(shuffled, "null of the FV scores", show=progress)):
         means = torch.stack([mean_z[tasks[other[i]]] for other in others])
         parts = [_recalled_effects(model, shuffled[task], part, batch_size, saved) for part in means.split(at_once)]
         total += torch.cat([part["effects"].mean(1) for part in parts])
@@ -217,7 +216,7 @@ def _clean_means(
         return {"mean_z": z.double().mean(0).to(z.dtype).cpu()}
 
     means = {}
-    for task in _progress(encoded, "clean means", progress):
+    for task in progress_of(encoded, "clean means", show=progress):
         tokens = [p.tokens for p in encoded[task]]
         means[task] = saved.recall(partial(mean, task), "clean means", tokens)["mean_z"]
     return means
@@ -315,7 +314,3 @@ def _refuse_nan(values: Float[Tensor, "row value"], encoded: list[EncodedPrompt]
 def _standard_error(effects: Float[Tensor, "prompt layer head"]) -> Float[Tensor, "layer head"]:
     n = len(effects)
     return effects.std(0) / n**0.5 if n > 1 else torch.full_like(effects[0], float("nan"))
-
-
-def _progress(items, label: str, show: bool):
-    return tqdm(items, desc=label, unit="task", disable=not (show and sys.stderr.isatty()), leave=False)

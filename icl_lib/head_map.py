@@ -8,22 +8,23 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from icl_lib.figures import as_html, head_map, matrix
+from icl_lib.kinds import RANKED_BY
 
-SCORES = {"induction_prefix_matching": "prefix-matching score", "fv": "FV score"}
+SCORES = {"induction_attention_mass": "induction score (attention mass)", "fv": "FV score"}
 COLUMNS = {
-    "layer": "layer", "head": "head", "induction_prefix_matching": "prefix matching",
-    "induction_attention_mass": "attention mass", "previous_token": "previous token", "fv": "FV score",
-    "induction_rank": "rank by prefix matching", "fv_rank": "rank by FV score",
+    "layer": "layer", "head": "head", "induction_attention_mass": "attention mass",
+    "induction_prefix_matching": "prefix matching", "previous_token": "previous token", "fv": "FV score",
+    "induction_rank": "rank by attention mass", "fv_rank": "rank by FV score",
 }
 
 
 def head_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per head: layer, head, its scores (mean over tasks) and its rank by two of them, 1 the highest."""
+    """One row per head: its scores (mean over tasks) and its rank by the two that rank heads, 1 the highest."""
     layers, heads = matrix(scores, "fv").shape
     table = pd.DataFrame({"layer": np.repeat(np.arange(layers), heads), "head": np.tile(np.arange(heads), layers)})
-    for score in ("induction_prefix_matching", "induction_attention_mass", "previous_token", "fv"):
+    for score in ("induction_attention_mass", "induction_prefix_matching", "previous_token", "fv"):
         table[score] = matrix(scores, score).ravel()
-    for kind, score in (("induction", "induction_prefix_matching"), ("fv", "fv")):
+    for kind, score in RANKED_BY.items():
         table[f"{kind}_rank"] = table[score].rank(ascending=False, method="first").astype(int)
     return table
 
@@ -37,8 +38,9 @@ def show(scores: pd.DataFrame, text: str, alt: str) -> None:
     table = head_table(scores)
     n_layers, n_heads = table["layer"].max() + 1, table["head"].max() + 1
     hover = [
-        f"L{row.layer}H{row.head}<br>prefix matching {row.induction_prefix_matching:.3f} (rank {row.induction_rank})"
-        f"<br>FV score {row.fv:.4f} (rank {row.fv_rank})" for row in table.itertuples()]
+        f"L{row.layer}H{row.head}<br>attention mass {row.induction_attention_mass:.3f} (rank {row.induction_rank})"
+        f"<br>prefix matching {row.induction_prefix_matching:.3f}<br>FV score {row.fv:.4f} (rank {row.fv_rank})"
+        for row in table.itertuples()]
     panels = [{
         "title": title, "signed": score == "fv", "values": matrix(scores, score).round(5).tolist(),
         "text": np.array(hover).reshape(n_layers, n_heads).tolist(),

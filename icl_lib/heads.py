@@ -17,11 +17,11 @@ ROUNDINGS = ("floor", "ceil")
 _STREAMS = {"random": 0, "random_layer_matched": 1, "random_ranking": 2}
 
 
-def head_count(fraction: float, n_total: int, *, rounding: str = "floor", minimum: int = 1) -> int:
-    """Number of heads in a share of all heads.
+def head_count(fraction: float, n_total: int, *, rounding: str = "ceil", minimum: int = 1) -> int:
+    """Number of heads in a share of all heads: rounded up everywhere in this project, as the paper's plots do.
 
-    The released ablation code takes int(share x heads) and at least one (src/ablate.py, `paper.md` 2.4);
-    its exclusion takes int(share x heads) with no minimum (pass `minimum=0`); its plots round up.
+    Only the preset of the released code rounds "floor": its ablation takes int(share x heads) and at least one
+    (src/ablate.py), its exclusion int(share x heads) with no minimum (pass `minimum=0`).
     A share of 0 is no heads under every rule. Products are rounded at nine digits first, so that 0.07 of
     100 heads is 7 and not 8 when rounding up; no model and share of the paper is affected by that.
 
@@ -43,7 +43,7 @@ def top_heads(
     fraction: float | None = None,
     n_heads: int | None = None,
     exclude: HeadMask | None = None,
-    rounding: str = "floor",
+    rounding: str = "ceil",
     minimum: int = 1,
 ) -> HeadMask:
     """The heads with the highest scores ("top 2 % heads", sections 3 to 5).
@@ -89,7 +89,7 @@ def random_heads(
 def random_ranking(shape: tuple[int, int], *, seed: int, draw: int) -> Float[Tensor, "layer head"]:
     """A random score for every head, for `top_heads`: sets of one draw are nested over sizes.
 
-    What the released code does with its one draw (src/ablate.py; `paper.md` A15). Draws of a seed are independent.
+    What the released code does with its one draw (src/ablate.py). Draws of a seed are independent.
     """
     return torch.from_numpy(_generator("random_ranking", seed, draw).random(shape))
 
@@ -97,32 +97,57 @@ def random_ranking(shape: tuple[int, int], *, seed: int, draw: int) -> Float[Ten
 def layer_matched_random_heads(
     heads: HeadMask, *, seed: int, draw: int, exclude: HeadMask | None = None
 ) -> HeadMask:
-    """Random heads, as many in each layer as `heads` has there, and other heads than those where possible.
+    """Other heads than `heads`, as many, from the same layers where these have others, else from the nearest.
 
-    A control that is not in the paper: it separates "these heads" from "heads of these layers". Where a layer
-    has fewer other heads than are needed (more than half of the layer is in `heads`), all of those are taken
-    and the rest is drawn from `heads` itself, so counts per layer always match and such layers weaken the
-    contrast; `overlap(heads, matched)` says by how much.
-
-    `exclude` names heads that may never be drawn. Raises ValueError when it shares heads with `heads`, since
-    the counts could then be impossible to match.
+    A control that is not in the paper: it separates "these heads" from "heads of these layers". `exclude` names
+    further heads that may not be drawn, such as all heads of a kind. Where a layer has too few, the rest comes from
+    the nearest layers that have heads left (of two equally near ones, from both alike); `layer_distance` says how far
+    the match is. Raises ValueError where all layers together have too few: then there is no such control.
     """
     heads = heads.cpu()
-    allowed = _allowed(tuple(heads.shape), exclude)
-    if (heads & ~allowed).any():
-        names = head_names(heads & ~allowed)
-        raise ValueError(
-            f"{', '.join(names[:4])} {'is' if len(names) == 1 else 'are'} both in heads and excluded"
-        )
+    allowed = _allowed(tuple(heads.shape), exclude) & ~heads
+    _check_count(int(heads.sum()), allowed, heads.numel())
     generator = _generator("random_layer_matched", seed, draw)
-    matched = torch.zeros_like(heads)
-    for layer, own in enumerate(heads):
-        needed = int(own.sum())
-        others = np.flatnonzero((allowed[layer] & ~own).numpy())
-        chosen = generator.choice(others, size=min(needed, len(others)), replace=False)
-        rest = generator.choice(np.flatnonzero(own.numpy()), size=needed - len(chosen), replace=False)
-        matched[layer, np.concatenate([chosen, rest]).astype(np.int64)] = True
+    # equally likely heads: the first ones of a random order
+    order = torch.from_numpy(generator.permutation(heads.numel()).reshape(heads.shape))
+    free = torch.where(allowed, order, heads.numel())
+    matched = torch.zeros(heads.shape, dtype=torch.bool)
+    layers = torch.arange(heads.shape[0])
+    wanted = heads.sum(1)
+    for distance in range(heads.shape[0]):  # every layer's own heads are taken before any neighbour asks for them
+        for layer in layers[wanted > 0].tolist():
+            near = ((layers - layer).abs() == distance)[:, None]
+            candidates = torch.where(near, free, heads.numel()).flatten()
+            best = candidates.argsort(stable=True)[: int(wanted[layer])]
+            best = best[candidates[best] < heads.numel()]
+            matched.view(-1)[best] = True
+            free.view(-1)[best] = heads.numel()
+            wanted[layer] -= len(best)
     return matched
+
+
+def layer_distance(heads: HeadMask, control: HeadMask) -> float:
+    """How far a control's layers are from those of the heads: the mean over heads, in layers, of the best matching.
+
+    0 for the same number in every layer. The two sets are of one size; ValueError where they are not.
+    """
+    if int(heads.sum()) != int(control.sum()):
+        raise ValueError(f"sets of {int(heads.sum())} and {int(control.sum())} heads cannot be matched one to one")
+    first, second = heads.nonzero()[:, 0].double(), control.nonzero()[:, 0].double()  # in order of layers: the best
+    return float((first - second).abs().mean()) if len(first) else 0.0
+
+
+def different_heads(sets: list[HeadMask]) -> tuple[list[HeadMask], list[int]]:
+    """The different head sets in order, and which of them each of the given sets is."""
+    place: dict[bytes, int] = {}
+    heads, which = [], []
+    for mask in sets:
+        key = mask.numpy().tobytes()
+        if key not in place:
+            place[key] = len(heads)
+            heads.append(mask)
+        which.append(place[key])
+    return heads, which
 
 
 def overlap(heads: HeadMask, others: HeadMask) -> float:

@@ -6,20 +6,23 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
 from icl_lib.ablation import REPLACEMENTS
-from icl_lib.ablation_effects import DIFFERENCE
+from icl_lib.ablation_effects import DIFFERENCE, corrected
+from icl_lib.ablation_ladder import with_kinds
 from icl_lib.figures import COLOUR
 
-# White where both kinds cost the same, the colour of the kind that costs more otherwise.
+# White where the metric drops alike for both kinds, else the colour of the kind for which it drops more.
 KINDS_MAP = LinearSegmentedColormap.from_list("kinds", [COLOUR["induction"], "white", COLOUR["fv"]])
 
 
 def differences(grid: pd.DataFrame, metric: str, label: str):
     """FV heads' effect less induction heads', a panel per model: rows are interventions, columns shares of heads.
 
-    `grid`: `read_grid`, of which the plain rankings are shown. A dot where the 95 % interval is clear of zero. One
+    `grid`: `read_grid`, of which the plain rankings of models that have both kinds are shown, beyond layer-matched
+    random heads; a cell stays white without a valid control. A dot where the 95 % interval is clear of zero. One
     colour scale for all models; 3 % of the cells lie beyond its ends.
     """
-    rows = grid[(grid["metric"] == metric) & (grid["ranking"] == DIFFERENCE) & (grid["excluded"] == "")]
+    rows = with_kinds(corrected(grid))
+    rows = rows[(rows["metric"] == metric) & (rows["ranking"] == DIFFERENCE) & (rows["excluded"] == "")]
     models, fractions = list(dict.fromkeys(rows["model"])), sorted(rows["fraction"].unique())
     cells = [(replacement, where) for replacement in REPLACEMENTS for where in ("all", "last")]
     top = rows["value"].abs().quantile(0.97)
@@ -29,8 +32,9 @@ def differences(grid: pd.DataFrame, metric: str, label: str):
         values, clear = np.full((2, len(cells), len(fractions)), np.nan)
         for i, cell in enumerate(cells):
             for j, fraction in enumerate(fractions):
-                found = own.loc[(*cell, fraction)]
-                values[i, j], clear[i, j] = found["value"], found["low"] > 0 or found["high"] < 0
+                if (*cell, fraction) in own.index:  # else without a valid control
+                    found = own.loc[(*cell, fraction)]
+                    values[i, j], clear[i, j] = found["value"], found["low"] > 0 or found["high"] < 0
         mesh = ax.pcolormesh(values, cmap=KINDS_MAP, vmin=-top, vmax=top, edgecolors="white", linewidth=0.5)
         y, x = np.nonzero(clear == 1)
         ax.scatter(x + 0.5, y + 0.5, s=9, color="black", linewidths=0)

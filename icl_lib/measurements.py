@@ -1,20 +1,25 @@
 """From a model to tidy tables: what the notebooks call, one function per table of the schemas."""
 
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from icl_lib.evaluate import answer_metrics, token_loss_difference, token_losses
 from icl_lib.function_vectors import FVScores, permuted_mean_scores
-from icl_lib.heads import top_heads
 from icl_lib.induction import duplicate_token_scores, induction_scores, previous_token_scores
 from icl_lib.models import bos_text
+from icl_lib.progress import progress
+from icl_lib.tables import provenance
 from icl_lib.tasks import Task, TaskPrompts, draw_prompts
 
+_AT_ONCE, _WIDE = 1000, 256  # tasks whose prompts share batches, in models narrower than this
 METRICS = {
     "first_token_correct": "first_token_accuracy",
     "exact_match": "exact_match",
@@ -43,6 +48,23 @@ def task_group(task: Task) -> str:
     return "shared labels" if len(task.siblings) > 1 else "look-up"
 
 
+def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
+    """Provenance of a table measured on a model, its revision on the hub included; `details` as in `provenance`."""
+    weight = next(model.original_model.parameters())
+    return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
+                      device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
+                      revision=getattr(model, "revision", ""), seconds=time.process_time(),
+                      checked=str(getattr(model, "checked", "")), **details)
+
+
+def task_table(tasks: Mapping[str, Task], *, name: str, step: int) -> pd.DataFrame:
+    """Table `tasks`: what the pages say of every task, so that they need not read its files."""
+    rows = [(task.name, task.type, task.split, task_group(task), task.floor, len(task.pairs), "; ".join(task.faults))
+            for task in tasks.values()]
+    columns = ["task", "task_type", "split", "group", "floor", "n_pairs", "faults"]
+    return pd.DataFrame(rows, columns=columns).assign(model=name, step=step)
+
+
 def accuracy_table(
     model, tasks: Mapping[str, Task], *, name: str, step: int, shots: Iterable[int], n_prompts: int, seed: int
 ) -> pd.DataFrame:
@@ -52,11 +74,15 @@ def accuracy_table(
     the mean over a task's prompts, `standard_error` its standard error over prompts.
     """
     frames = []
-    for n_shots in shots:
-        prompts = prompts_of(model, tasks, n_prompts=n_prompts, n_shots=n_shots, seed=seed)
-        for labels in ("clean", "shuffled") if n_shots > 1 else ("clean",):
-            metrics = answer_metrics(model, {task: getattr(p, labels) for task, p in prompts.items()}, batch_size=64)
-            frames.append(per_task(metrics).assign(n_shots=n_shots, labels=labels))
+    cells = [(n, labels) for n in shots for labels in (("clean", "shuffled") if n > 1 else ("clean",))]
+    at_once = _AT_ONCE if model.cfg.d_model < _WIDE else 1  # small models fill a batch from many tasks
+    names = list(tasks)
+    parts = [(*cell, names[i : i + at_once]) for cell in cells for i in range(0, len(names), at_once)]
+    for n_shots, labels, some in progress(parts, "accuracy", unit="part"):
+        prompts = prompts_of(
+            model, {task: tasks[task] for task in some}, n_prompts=n_prompts, n_shots=n_shots, seed=seed)
+        metrics = answer_metrics(model, {task: getattr(p, labels) for task, p in prompts.items()}, batch_size=64)
+        frames.append(per_task(metrics).assign(n_shots=n_shots, labels=labels))
     table = pd.concat(frames, ignore_index=True).drop(columns="edit")
     return table.assign(model=name, step=step, task_type=table["task"].map(lambda t: tasks[t].type),
                         split=table["task"].map(lambda t: tasks[t].split))
@@ -114,11 +140,16 @@ def score_table(
 
 
 def null_scores(
-    model, prompts: Mapping[str, TaskPrompts], fv: FVScores, *, n_draws: int, seed: int, save_to: str | None = None
+    model, prompts: Mapping[str, TaskPrompts], fv: FVScores, *, n_draws: int, seed: int, n_prompts: int = 0,
+    save_to: str | Path | None = None,
 ):
-    """`n_draws` draws of the FV score under another task's clean means, `[draw layer head]`."""
-    return permuted_mean_scores(
-        model, prompts, fv.mean_z, n_draws=n_draws, seed=seed, save_to=save_to, progress=False)
+    """`n_draws` draws of the FV score under another task's clean means, `[draw layer head]`.
+
+    On the first `n_prompts` shuffled prompts of each task, 0 for all: fewer make the null wider, never narrower, on
+    average, so that a bar taken from it is on the safe side.
+    """
+    some = {task: TaskPrompts(p.clean, p.shuffled[: n_prompts or None]) for task, p in prompts.items()}
+    return permuted_mean_scores(model, some, fv.mean_z, n_draws=n_draws, seed=seed, save_to=save_to)
 
 
 def departure_statistics(effects: pd.DataFrame, *, name: str) -> pd.DataFrame:
@@ -143,11 +174,3 @@ def mean_scores(scores: pd.DataFrame, score: str) -> Float[Tensor, "layer head"]
         raise ValueError(f"the table has no score {score!r}, only {', '.join(sorted(scores['score'].unique()))}")
     values = rows.groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
     return torch.from_numpy(values.copy())
-
-
-def top_sets(
-    scores: pd.DataFrame, *, fraction: float, induction: str, minimum: int = 1
-) -> dict[str, Bool[Tensor, "layer head"]]:
-    """The top heads of both kinds, counts rounded up: {"induction": mask, "fv": mask}."""
-    return {kind: top_heads(mean_scores(scores, score), fraction=fraction, rounding="ceil", minimum=minimum)
-            for kind, score in (("induction", induction), ("fv", "fv"))}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from icl_lib.packaged import packaged_folder, packaged_models
 from icl_lib.paper_models import paper_models, published_steps
 from icl_lib.placement import choose_device, choose_dtype, refuse_too_large
 
@@ -27,9 +28,10 @@ def load_model(
 ) -> Any:
     """A TransformerBridge in evaluation mode, its tokenizer with it, from safetensors only.
 
-    `name_or_path`: a lab model (`lab-<rung>`, `lab-<rung>-seed<k>`, seed 0 if not said), a local
-    folder, with weights or with `step<N>` subfolders, or a full hub id (`EleutherAI/pythia-70m-deduped`;
-    section 2 of the paper). `step`: the optimiser step of a checkpoint; None is the last one, for
+    `name_or_path`: a lab model (`lab-<rung>`, `lab-<rung>-seed<k>`, seed 0 if not said), a packaged model
+    (`smollm2-135m`, see `icl_lib.packaged`, fetched on first use), a local folder, with weights or with `step<N>`
+    subfolders, or a full hub id (`EleutherAI/pythia-70m-deduped`; section 2 of the paper). `step`: the optimiser step
+    of a checkpoint; None is the last one, for
     a hub id the revision of the table of the paper's models or main. `dtype` "auto": float32, on a GPU the type
     of that table, for other models bfloat16 above 0.8 billion parameters; weights stored in half precision are
     widened on loading. `pickled_weights`: see `hub.download`. No remote code. The bridge's `revision` says which
@@ -40,13 +42,15 @@ def load_model(
     """
     source, revision = locate(name_or_path, step)
     device, made_of, pickled = choose_device(device), "", False
-    if not Path(source).is_dir():
+    if source in packaged_models():
+        made_of, source = f"gguf {packaged_models()[source].gguf_sha256}", str(packaged_folder(source))
+    elif not Path(source).is_dir():
         from icl_lib.hub import download
 
         snapshot = download(source, revision, pickled_weights=pickled_weights)
         made_of, pickled = f"{revision or 'main'} (commit {snapshot.commit})", snapshot.pickled
         source = str(snapshot.folder)
-    with _quiet():
+    with quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         from icl_lib.model_check import refuse_without_heads
@@ -80,7 +84,7 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
     hf_model.eval().requires_grad_(False)
     from icl_lib.model_check import eager_log_probabilities, line_of, prove, refusal
 
-    with _quiet():
+    with quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
         if hf_model.config.architectures is None:  # what the bridge goes by
@@ -102,7 +106,10 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
 
 
 def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str | None]:
-    """Where a model's files are: a folder, or a hub id with its revision. Errors as in `load_model`."""
+    """Where a model's files are: a folder, a packaged model's name, or a hub id with its revision.
+
+    Nothing is fetched. Errors as in `load_model`.
+    """
     name = str(name_or_path)
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
         raise ValueError(f"step {step!r} of model {name!r}: expected a whole number from 0, or None")
@@ -112,6 +119,10 @@ def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str 
         return str(_step_folder(name, lab_folder(name), step)), None
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"model folder {name!r} does not exist")
+    if name in packaged_models():
+        if step is not None:
+            _check_step(name, step, [])
+        return name, None
     if "/" not in name:
         raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
     if step is None:
@@ -167,7 +178,9 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
     The size that models are compared by; nothing but the configuration is read. Errors as in `load_model`.
     """
     source, revision = locate(name_or_path, None if step is None or step < 0 else step)
-    with _quiet():
+    if source in packaged_models():
+        return packaged_models()[source].parameters
+    with quiet():
         from transformers import AutoConfig, AutoModelForCausalLM
 
     if not Path(source).is_dir():
@@ -175,7 +188,7 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
 
         source = str(configuration_folder(source, revision))
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
-    with _quiet(), torch.device("meta"):
+    with quiet(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     embeddings = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding)
                   for p in module.parameters()}
@@ -194,7 +207,7 @@ def _known_models() -> list[str]:
     for folder in sorted(LAB_MODELS.glob("*/seed*")):
         rung = "lab-" + folder.parent.name.removeprefix("lab-")
         lab.append(rung if folder.name == "seed0" else f"{rung}-{folder.name}")
-    return lab + list(paper_models())
+    return lab + list(packaged_models()) + list(paper_models())
 
 
 def _steps_in(folder: Path) -> list[int]:
@@ -237,7 +250,7 @@ def _at(step: int | None) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No loading bars and no remarks: the caller's terminal and the book's pages stay clean."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # in a kernel without ipywidgets

@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 # the code that the saved numbers come from: after a change of it they are computed anew
-_CODE = ("function_vectors.py", "passes.py", "readout.py", "shared_prefix.py", "saved.py")
+_CODE = ("function_vectors.py", "passes.py", "readout.py", "shared_prefix.py", "shared_layers.py", "ablation.py",
+         "evaluate.py", "generation.py", "saved.py")
 
 
 class SavedResults:

@@ -7,11 +7,12 @@ import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
-from icl_lib.ablation_effects import DIFFERENCE
 from icl_lib.heads import overlap
-from icl_lib.measurements import mean_scores, top_sets
+from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, top_sets
+from icl_lib.measurements import mean_scores
 from icl_lib.models import count_parameters
 from icl_lib.statistics import (
+    Interval,
     bootstrap_mean,
     depth_difference,
     expected_overlap,
@@ -21,10 +22,11 @@ from icl_lib.statistics import (
 )
 from icl_lib.tables import read_table
 
-INDUCTION = "induction_attention_mass"
+INDUCTION = RANKED_BY["induction"]
+KIND_COLUMN = {"induction": "induction heads", "fv": "FV heads"}
 
 
-def last_tables(results: str, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
+def last_tables(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
     """The table of each model's last step, one below the other; a model whose file is missing is left out.
 
     Raises ValueError when there is none at all.
@@ -42,12 +44,32 @@ def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "parameters"]).sort_values("parameters", ignore_index=True)
 
 
-def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
-    """Highest score, mean of the top heads and mean of all (figure 12); low and high: 95 % over scoring tasks."""
+def with_kinds(sizes: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """The models with how many heads of each kind they have by `kinds.heads_of_kind`; `both`: at least one of either.
+
+    Adds the columns induction heads, FV heads, both to columns model, parameters. A model without a table `accuracy`
+    has no FV heads, as nobody vouches for its reading labels.
+    """
+    counts = {model: {kind: int(mask.sum()) for kind, mask in
+                      heads_of_kind(rows, accuracy[accuracy["model"] == model]).items()}
+              for model, rows in scores.groupby("model")}
+    found = sizes[sizes["model"].isin(counts)].reset_index(drop=True)
+    for kind, name in KIND_COLUMN.items():
+        found[name] = [counts[model][kind] for model in found["model"]]
+    return found.assign(both=(found[list(KIND_COLUMN.values())] > 0).all(axis=1))
+
+
+def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float, seed: int) -> pd.DataFrame:
+    """Highest score, mean of the top heads and mean of all (figure 12); low and high: 95 % over scoring tasks.
+
+    The two scores that rank heads, and prefix matching beside them. The top heads are those of the score that ranks.
+    """
+    kind_of = {score: kind for scores_of in (RANKED_BY, DEFINED_BY) for kind, score in scores_of.items()}
     rows = []
     for model, group in scores.groupby("model"):
-        for score, kind in (("induction_prefix_matching", "induction"), ("fv", "fv")):
-            top = top_sets(group, fraction=fraction, induction="induction_prefix_matching")[kind].numpy()
+        tops = top_sets(group, fraction=fraction)
+        for score, kind in kind_of.items():
+            top = tops[kind].numpy()
             by_task = np.stack([g.sort_values(["layer", "head"])["value"].to_numpy().reshape(top.shape)
                                 for _, g in group[group["score"] == score].groupby("task")])
             best = by_task.mean(0) == by_task.mean(0).max()
@@ -56,7 +78,7 @@ def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float
                 per_task = by_task[:, mask].mean(1)
                 low = high = float(per_task.mean())
                 if len(per_task) > 1:
-                    _, low, high = bootstrap_mean(per_task, np.arange(len(per_task)), seed=0, over="tasks")
+                    _, low, high = bootstrap_mean(per_task, np.arange(len(per_task)), seed=seed, over="tasks")
                 rows.append((model, score, statistic, float(per_task.mean()), low, high))
     table = pd.DataFrame(rows, columns=["model", "score", "statistic", "value", "low", "high"])
     return table.merge(sizes, on="model")
@@ -68,18 +90,18 @@ def comparison_table(
     """One row per model: overlap with its expectation, percentiles both ways, rank correlation, depth difference."""
     rows = []
     for model, group in scores.groupby("model"):
-        tops = top_sets(group, fraction=fraction, induction=INDUCTION)
-        wide = top_sets(group, fraction=overlap_fraction, induction=INDUCTION)
+        tops = top_sets(group, fraction=fraction)
+        wide = top_sets(group, fraction=overlap_fraction)
         induction, fv = (mean_scores(group, score).numpy() for score in (INDUCTION, "fv"))
         of_fv = percentile_rank(induction)[tops["fv"].numpy()]
         of_induction = percentile_rank(fv)[tops["induction"].numpy()]
         n, n_top, shared = fv.size, int(wide["fv"].sum()), int((wide["fv"] & wide["induction"]).sum())
-        rho = spearman(induction, fv, seed=seed)
+        rho = spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv) else Interval(*[np.nan] * 3)
         depth = depth_difference(tops["fv"].numpy(), tops["induction"].numpy(), seed=seed)
         rows.append({
             "model": model, "heads": n, "top heads": int(tops["fv"].sum()),
             "overlap": overlap(wide["fv"], wide["induction"]),
-            "overlap by chance": expected_overlap(n, n_top, n_top) / n_top,
+            "overlap by chance": expected_overlap(n, n_top, n_top),
             "p (overlap)": overlap_p_value(shared, n, n_top, n_top).p_value,
             "overlap of layers": layer_overlap(wide["fv"].numpy(), wide["induction"].numpy()),
             "induction percentile of FV heads": of_fv.mean(), "lowest of these": of_fv.min(),
@@ -88,6 +110,7 @@ def comparison_table(
             "highest of those": of_induction.max(),
             "rank correlation": rho.value, "rank correlation, low": rho.low, "rank correlation, high": rho.high,
             "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
+            "smallest possible p (depth)": depth.smallest_p,
         })
     return pd.DataFrame(rows).merge(sizes, on="model").sort_values("parameters", ignore_index=True)
 
@@ -105,7 +128,7 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
     """
     rows = []
     for model, group in scores.groupby("model"):
-        for kind, mask in top_sets(group, fraction=fraction, induction=INDUCTION).items():
+        for kind, mask in top_sets(group, fraction=fraction).items():
             layers = np.nonzero(mask.numpy())[0] / max(1, mask.shape[0] - 1)
             rows.append((model, kind, layers.mean(), layers.std()))
     table = pd.DataFrame(rows, columns=["model", "kind", "value", "spread"])
@@ -115,34 +138,36 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
 def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[float]) -> pd.DataFrame:
     """Overlap of the two top sets at several shares of heads (figure 3 left; the paper: 5 %), counts rounded up.
 
-    Columns model, fraction, n_heads, value (share of heads in both), expected (two random sets), p_value, parameters.
+    Columns model, fraction, n_heads, value (share of heads in both), expected (two random sets), p_value and the
+    smallest that sets of this size could have given, smallest_p; with those of `sizes`.
     """
     rows = []
     for model, group in scores.groupby("model"):
         for fraction in fractions:
-            tops = top_sets(group, fraction=fraction, induction=INDUCTION)
+            tops = top_sets(group, fraction=fraction)
             n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
             shared = int((tops["fv"] & tops["induction"]).sum())
-            rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n),
-                         overlap_p_value(shared, n_total, n, n).p_value))
-    table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value"])
+            p_value, *extremes = (overlap_p_value(k, n_total, n, n).p_value
+                                  for k in (shared, max(0, 2 * n - n_total), n))
+            rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n), p_value, min(extremes)))
+    table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value", "smallest_p"])
     return table.merge(sizes, on="model").sort_values(["parameters", "model", "fraction"], ignore_index=True)
 
 
 def correlations(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation of the two scores over all heads: columns model, parameters, series, value, low, high."""
+    """Rank correlation of the two scores over all heads: columns model, parameters, both, series, value, low, high."""
     names = {f"rank correlation{end}": column
              for end, column in (("", "value"), (", low", "low"), (", high", "high"))}
-    return comparison.rename(columns=names)[["model", "parameters", *names.values()]].assign(series="all heads")
+    return comparison.rename(columns=names)[["model", "parameters", "both", *names.values()]].assign(series="all heads")
 
 
 def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Both percentiles of the comparison in long form: columns parameters, series, value, low, high."""
+    """Both percentiles of the comparison in long form: columns model, parameters, both, series, value, low, high."""
     fv = comparison.rename(
         columns={"induction percentile of FV heads": "value", "lowest of these": "low", "highest of these": "high"})
     induction = comparison.rename(
         columns={"FV percentile of induction heads": "value", "lowest of those": "low", "highest of those": "high"})
-    columns = ["model", "parameters", "series", "value", "low", "high"]
+    columns = ["model", "parameters", "both", "series", "value", "low", "high"]
     return pd.concat([
         fv.assign(series="fv")[columns],
         induction.assign(series="induction")[columns],
@@ -150,45 +175,15 @@ def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
-    """What ablating each kind costs beyond random heads of the same layers, by size (figures 4 and 9).
+    """What ablating each kind costs, against every control, by size (figures 4 and 9).
 
-    Of the table `effects` the rows of the mean at all positions, per model at the ablated share nearest to `fraction`;
-    `excluded` says whether the top heads of the other kind were kept, `ranking` is a kind or their difference.
+    Of the table `effects` the rows of the mean at all positions, per model at the share nearest to `fraction` of those
+    with accuracies (the historical protocols measure the loss alone at others); `excluded` says whether the top heads
+    of the other kind were kept, `ranking` is a kind or their difference. With the columns of `sizes`.
     """
     rows = effects[(effects["replacement"] == "mean") & (effects["positions"] == "all")]
-    distance = (rows["fraction"] - fraction).abs()
-    rows = rows[distance == distance.groupby(rows["model"]).transform("min")]
+    of_accuracy = rows[rows["metric"] == "first_token_accuracy"]
+    nearest = of_accuracy.groupby("model")["fraction"].agg(lambda at: at.iloc[(at - fraction).abs().argmin()])
+    rows = rows[rows["fraction"] == rows["model"].map(nearest)]
     rows = rows.assign(excluded=rows["excluded"] != "").merge(sizes, on="model")
-    return rows.sort_values(["parameters", "model", "metric", "excluded", "ranking"], ignore_index=True)
-
-
-def gap_table(effects: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Loss with FV heads minus loss with induction heads, both beyond layer-matched random, per model by size."""
-    rows = effects[(effects["metric"] == metric) & (effects["ranking"] == DIFFERENCE) & ~effects["excluded"]]
-    return rows[["model", "parameters", "value", "low", "high"]].reset_index(drop=True)
-
-
-def statistics_table(comparison: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
-    """Both as rows of the table `statistics`."""
-    rows = []
-    for _, row in comparison.iterrows():
-        values = {
-            "overlap": (row["overlap"], np.nan, np.nan, row["p (overlap)"]),
-            "induction percentile of FV heads":
-                (row["induction percentile of FV heads"], row["lowest of these"], row["highest of these"], np.nan),
-            "FV percentile of induction heads":
-                (row["FV percentile of induction heads"], row["lowest of those"], row["highest of those"], np.nan),
-            "rank correlation":
-                (row["rank correlation"], row["rank correlation, low"], row["rank correlation, high"], np.nan),
-            "depth difference": (row["depth difference (layers)"], np.nan, np.nan, row["p (depth)"]),
-        }
-        for name, (value, low, high, p_value) in values.items():
-            rows.append({"model": row["model"], "name": name, "value": value, "low": low, "high": high,
-                         "p_value": p_value, "n": row["heads"]})
-    lost = {"first_token_accuracy": "accuracy", "token_loss_difference": "token-loss difference"}
-    for _, row in effects.iterrows():
-        name = f"{lost[row['metric']]} lost beyond layer-matched random, {row['ranking']}"
-        rows.append({"model": row["model"], "name": name + (", with exclusion" if row["excluded"] else ""),
-                     "value": row["value"], "low": row["low"], "high": row["high"], "p_value": row["p_value"],
-                     "n": row["n_prompts"]})
-    return pd.DataFrame(rows).assign(notebook="model_scaling")
+    return rows.sort_values(["parameters", "model", "metric", "excluded", "ranking", "control"], ignore_index=True)

@@ -8,6 +8,9 @@ import seaborn as sns
 from icl_lib.figures import COLOUR, FAMILY_MARKER, LABEL, LINE, MARKER, METRIC_LABEL, SCORE_LABEL
 from icl_lib.paper_models import family
 
+CONTROL_TITLE = {"none": "against no ablation", "random": "beyond random heads",
+                 "random_layer_matched": "beyond random heads\nof the same layers"}
+
 
 def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict[str, str] | None = None):
     """A statistic against non-embedding parameters, log axis; `table`: columns model, parameters, `series`, `y`, low,
@@ -43,27 +46,26 @@ def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame):
     return axes
 
 
-def effects_by_size(effects: pd.DataFrame):
-    """Figures 4 and 9 by size: what ablating each kind costs beyond random heads of the same layers.
+def effects_by_size(effects: pd.DataFrame, excluded: bool = False):
+    """Figures 4 and 9 by size: what ablating each kind costs, against each control side by side.
 
-    Columns are the two metrics, rows plain rankings and rankings with exclusion; grey: layer-matched random. `effects`:
-    columns model, parameters, metric, ranking, excluded (whether), value, low, high.
+    Rows are the two metrics, columns the controls; plain rankings, or those with exclusion. `effects`: columns model,
+    parameters, metric, ranking, control, excluded (whether), value, low, high.
     """
-    metrics = ("first_token_accuracy", "token_loss_difference")
-    figure, axes = plt.subplots(2, 2, figsize=(10.4, 6.4), sharex=True, sharey="col")
-    for row, excluded in zip(axes, (False, True), strict=True):
-        for ax, metric in zip(row, metrics, strict=True):
-            own = effects[(effects["metric"] == metric) & (effects["excluded"] == excluded)]
+    figure, axes = plt.subplots(2, 3, figsize=(11.4, 6.4), sharex=True, sharey="row", squeeze=False)
+    for row, metric in zip(axes, ("first_token_accuracy", "token_loss_difference"), strict=True):
+        for ax, (control, words) in zip(row, CONTROL_TITLE.items(), strict=True):
+            own = effects[(effects["metric"] == metric) & (effects["excluded"] == excluded)
+                          & (effects["control"] == control)]
             for kind in ("induction", "fv"):
                 _points(ax, own[own["ranking"] == kind], "value", COLOUR[kind], MARKER[kind], LABEL[kind])
-            ax.axhline(0, color=COLOUR["random_layer_matched"], linestyle=LINE["random_layer_matched"], linewidth=1)
-            words = "with exclusion of the other kind" if excluded else "plain ranking"
-            ax.set_title(words, fontsize=11)
-            ax.set_ylabel(METRIC_LABEL[metric].split("\n")[0] + " lost\nbeyond random heads")
+            if own.empty:
+                ax.text(0.5, 0.5, "no such control", transform=ax.transAxes, ha="center", fontsize=10)
+            ax.axhline(0, color=COLOUR[control], linestyle=LINE[control], linewidth=1)
+            ax.set_title(words if metric == "first_token_accuracy" else "", fontsize=11)
+        row[0].set_ylabel(METRIC_LABEL[metric].split("\n")[0] + "\nlost to ablation")
     for ax in axes[1]:
         size_axis(ax, effects["parameters"])
-    for ax in axes[0]:
-        ax.set_xlabel("")
     _legend(axes[0, 0], effects["model"])
     return axes
 
@@ -119,14 +121,18 @@ def size_axis(ax, parameters: pd.Series) -> None:
 
 
 def _points(ax, rows: pd.DataFrame, y: str, colour, marker: str, label: str) -> None:
-    """A point with its interval per model, and a line through the means of each size."""
+    """A point with its interval per model, and a line through the means of each size.
+
+    Hollow where a column `both` says that the model lacks a kind of heads; the line leaves these out.
+    """
     rows = rows.sort_values("parameters")
-    families = rows["model"].map(family)
-    for member, part in rows.groupby(families):
+    rows = rows.assign(family=rows["model"].map(family), both=rows["both"] if "both" in rows else True)
+    for (member, both), part in rows.groupby(["family", "both"]):
         error = [part[y] - part["low"], part["high"] - part[y]]
         ax.errorbar(part["parameters"], part[y], yerr=error, color=colour, capsize=3, linestyle="none", alpha=0.8,
-                    marker=FAMILY_MARKER[member] if families.nunique() > 1 else marker)
-    means = rows.groupby("parameters")[y].mean()
+                    markerfacecolor=colour if both else "white",
+                    marker=FAMILY_MARKER[member] if rows["family"].nunique() > 1 else marker)
+    means = rows[rows["both"]].groupby("parameters")[y].mean()
     ax.plot(means.index, means.to_numpy(), color=colour, label=label)
 
 

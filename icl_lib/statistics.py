@@ -1,9 +1,11 @@
 """Estimates with intervals, tests and nulls: plain arrays in, named tuples out, every seed an argument."""
 
+import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from scipy import stats
 
@@ -21,12 +23,21 @@ class Interval(NamedTuple):
 
 
 class Test(NamedTuple):
-    """A test statistic and its two-sided p-value, never 0 for a permutation test."""
+    """A test statistic, its two-sided p-value, never 0 for a permutation test, and its power.
+
+    `smallest_p`: the smallest p-value that any arrangement of these data could have had; from 0.05 on nothing could
+    have come out of the test.
+    """
 
     __test__ = False  # pytest would collect the name
 
     value: float
     p_value: float
+    smallest_p: float = np.nan
+
+
+# So many values are put into all orders, 8! = 40320; more into random ones.
+ALL_ORDERS = 8
 
 
 def bootstrap_mean(
@@ -52,7 +63,7 @@ def bootstrap_mean(
     if over not in ("prompts", "tasks", "both"):
         raise ValueError(f"over {over!r} is unknown, expected one of prompts, tasks, both")
     _check_level(level)
-    values = _finite(values, "values")
+    values = finite(values, "values")
     names, task_of_row = np.unique(tasks, return_inverse=True)
     groups = [values[task_of_row == task] for task in range(len(names))]
     if len(groups) == 1 and over == "tasks":
@@ -93,7 +104,7 @@ def bootstrap_difference(
     Use it for one set of heads ablated against another on the same prompts; average random draws per prompt
     first. Positive means that `values` are the larger ones.
     """
-    difference = _finite(values, "values") - _finite(others, "others")
+    difference = finite(values, "values") - finite(others, "others")
     return bootstrap_mean(difference, tasks, seed=seed, over=over, n_resamples=n_resamples, level=level)
 
 
@@ -104,7 +115,7 @@ def difference_to_draws(value: float, draws: Float[ndarray, "draw"], *, level: f
     lies outside the central `level` of what random heads of the same number do.
     """
     _check_level(level)
-    draws = _finite(draws, "draws")
+    draws = finite(draws, "draws")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value - draws.mean()), float(value - high), float(value - low))
 
@@ -132,11 +143,16 @@ def effect_against_draws(
     Bootstrap over tasks, prompts within tasks and draws together, so that the interval also holds what few random
     draws leave open. Percentile interval, its ends moved out for few tasks as in `bootstrap_mean`; with one task
     (documents) over its rows and the draws. The p-value is Student's t of the value over its bootstrap standard
-    error, with tasks (or rows) minus one degrees of freedom: it can be small enough for `holm`. Raises ValueError
-    for empty or non-finite values.
+    error, with tasks (or rows) minus one degrees of freedom: it can be small enough for `holm`. NaN among the draws
+    stands for a row that was not measured with that draw; every row needs one. Raises ValueError for empty or
+    infinite values and for a row without draws.
     """
     _check_level(level)
-    lost = _finite(draws, "draws") - _finite(values, "values")
+    lost = np.asarray(draws, dtype=np.float64) - finite(values, "values")
+    present = ~np.isnan(lost)
+    lost = finite(np.where(present, lost, 0), "draws")
+    if not present.any(0).all():
+        raise ValueError("draws are missing for some rows, expected at least one draw for every row")
     names, task_of_row = np.unique(tasks, return_inverse=True)
     rng = np.random.default_rng(seed)
     n_tasks, sizes = len(names), np.bincount(task_of_row)
@@ -147,14 +163,17 @@ def effect_against_draws(
         drawn = rng.multinomial(times[:, task] * size, np.full(size, 1 / size))
         weights[:, task_of_row == task] = drawn / (size * n_tasks)
     of_draws = rng.multinomial(len(lost), np.full(len(lost), 1 / len(lost)), size=n_resamples) / len(lost)
-    resamples = ((of_draws @ lost) * weights).sum(1)
-    estimate = float(np.mean([lost[:, task_of_row == task].mean() for task in range(n_tasks)]))
+    # where every row has every draw the divisor is 1
+    resamples = ((of_draws @ lost) * weights).sum(1) / ((of_draws @ present) * weights).sum(1)
+    resamples = resamples[np.isfinite(resamples)]
+    of_row = lost.sum(0) / present.sum(0)
+    estimate = float(np.mean([of_row[task_of_row == task].mean() for task in range(n_tasks)]))
     degrees = (n_tasks if n_tasks > 1 else len(task_of_row)) - 1
     tail = (1 - level) / 2
     if n_tasks > 1:
         tail = stats.norm.cdf(stats.t.ppf(tail, degrees) * np.sqrt(n_tasks / degrees))
     error = resamples.std()
-    p_value = float(2 * stats.t.sf(abs(estimate) / error, degrees)) if error > 0 and degrees else float(estimate == 0)
+    p_value = float(2 * stats.t.sf(abs(estimate) / error, degrees)) if error > 0 and degrees else 1.0
     return Effect(*_percentile_interval(estimate, resamples, tail), p_value)
 
 
@@ -163,7 +182,7 @@ def rank_p_value(value: float, null: Float[ndarray, "draw"], *, alternative: str
 
     `alternative` is "greater", "less" or "two-sided" (twice the smaller, at most 1).
     """
-    null = _finite(null, "null")
+    null = finite(null, "null")
     greater = (np.sum(null >= value) + 1) / (len(null) + 1)
     less = (np.sum(null <= value) + 1) / (len(null) + 1)
     sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}
@@ -188,7 +207,7 @@ def percentile_rank(scores: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"
     all heads is exactly 0.5. The released code ranks the mean score of a set instead, which reads high for
     skewed scores (`paper.md` 3.6, P2); average these ranks over a set to avoid that.
     """
-    ranks = stats.rankdata(_finite(scores, "scores"), axis=None)
+    ranks = stats.rankdata(finite(scores, "scores"), axis=None)
     return ((ranks - 0.5) / scores.size).reshape(scores.shape)
 
 
@@ -232,7 +251,7 @@ def spearman(
     induction heads (`paper.md` 3.6, P6). Raises ValueError below 4 heads or for constant scores.
     """
     _check_level(level)
-    x, y = _finite(first, "first").ravel(), _finite(second, "second").ravel()
+    x, y = finite(first, "first").ravel(), finite(second, "second").ravel()
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError(f"a rank correlation needs at least 4 heads with differing scores, got {len(x)}")
     rho = float(_rank_correlations(x[None], y[None])[0])
@@ -251,8 +270,9 @@ def trend_test(
 ) -> Test:
     """Rank correlation of a value with model size and its permutation p-value, two-sided.
 
-    For the few models of a suite, where Fisher's interval is no use. NaN stands for a missing model and is
-    left out. Raises ValueError below 3 models: no permutation of 2 could say anything.
+    For the few models of a suite, where Fisher's interval is no use. Up to 8 models in all orders, more in random ones;
+    ties have mean ranks. NaN stands for a missing model and is left out, infinity for one that never came. Raises
+    ValueError below 3 models: no permutation of 2 could say anything.
     """
     present = ~(np.isnan(sizes) | np.isnan(values))
     x, y = stats.rankdata(sizes[present]), stats.rankdata(values[present])
@@ -261,10 +281,9 @@ def trend_test(
     x, y = x - x.mean(), y - y.mean()
     scale = np.sqrt((x**2).sum() * (y**2).sum())
     if scale == 0:
-        return Test(0.0, 1.0)
-    null = np.random.default_rng(seed).permuted(np.tile(y, (n_permutations, 1)), axis=1) @ x / scale
-    rho = float(x @ y / scale)
-    return Test(rho, rank_p_value(abs(rho) - 1e-12, np.abs(null), alternative="greater"))
+        return Test(0.0, 1.0, 1.0)
+    null = y[orders(len(y), seed, n_permutations)] @ x / scale
+    return extreme(float(x @ y / scale), null, exact=len(y) <= ALL_ORDERS)
 
 
 def depth_difference(
@@ -276,8 +295,9 @@ def depth_difference(
 ) -> Test:
     """Mean layer of `heads` minus mean layer of `others` (figure 2), in layers, with a permutation p-value.
 
-    Heads in both sets stay where they are; the labels of all others are shuffled, sizes kept. Give the FV
-    heads first to read positive as "FV heads sit deeper". Raises ValueError for an empty set.
+    Heads in both sets stay where they are; the labels of all others are shuffled, sizes kept: in every way where there
+    are no more than 20,000 ways, else at random. Give the FV heads first to read positive as "FV heads sit deeper".
+    Raises ValueError for an empty set.
     """
     heads, others = np.asarray(heads), np.asarray(others)
     if not heads.any() or not others.any():
@@ -286,19 +306,43 @@ def depth_difference(
     pool = np.concatenate([layer[heads & ~others], layer[others & ~heads]])
     shared, n_own = layer[heads & others].sum(), int((heads & ~others).sum())
 
-    def difference(labelled):
-        own, rest = labelled[..., :n_own].sum(-1), labelled[..., n_own:].sum(-1)
-        return (own + shared) / heads.sum() - (rest + shared) / others.sum()
+    def difference(own_sum):
+        return (own_sum + shared) / heads.sum() - (pool.sum() - own_sum + shared) / others.sum()
 
-    observed = float(difference(pool))
-    if len(pool) == 0:
-        return Test(observed, 1.0)
-    null = difference(np.random.default_rng(seed).permuted(np.tile(pool, (n_permutations, 1)), axis=1))
+    observed = float(difference(pool[:n_own].sum()))
+    if not 0 < n_own < len(pool):
+        return Test(observed, 1.0, 1.0)
+    labelled, exact = subsets(len(pool), n_own, seed, n_permutations)
     # With unequal sizes and shared heads the null is not centred on 0.
-    centre = float(difference(np.full(len(pool), pool.mean())))
-    return Test(
-        observed, rank_p_value(abs(observed - centre) - 1e-9, np.abs(null - centre), alternative="greater")
-    )
+    centre = float(difference(pool.mean() * n_own))
+    test = extreme(observed - centre, difference(pool[labelled].sum(1)) - centre, exact=exact)
+    return test._replace(value=observed)
+
+
+def orders(n: int, seed: int, n_permutations: int) -> Int[ndarray, "draw n"]:
+    """All orders of n things, or random ones where there are more than 8 things."""
+    if n <= ALL_ORDERS:
+        return np.array(list(itertools.permutations(range(n))))
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+
+
+def subsets(n: int, size: int, seed: int, n_permutations: int) -> tuple[Int[ndarray, "draw size"], bool]:
+    """All sets of `size` of n things and True, or random sets and False where there are more than 20,000."""
+    if math.comb(n, size) <= 20_000:
+        return np.array(list(itertools.combinations(range(n), size))), True
+    return np.random.default_rng(seed).random((n_permutations, n)).argsort(1)[:, :size], False
+
+
+def extreme(value: float, null: Float[ndarray, "draw"], *, exact: bool) -> Test:
+    """A statistic around 0 with the share of the null as far out as it, and as far out as the null goes.
+
+    `exact`: the null holds every arrangement, else the value counts as one more.
+    """
+    size = np.abs(null) + 1e-9  # for sums in another order
+    more = 0 if exact else 1
+    limits = abs(value), size.max() - 2e-9
+    p_value, smallest = ((np.sum(size >= limit) + more) / (len(null) + more) for limit in limits)
+    return Test(value, float(p_value), float(min(p_value, smallest)))
 
 
 def _rank_correlations(x: Float[ndarray, "draw n"], y: Float[ndarray, "draw n"]) -> Float[ndarray, "draw"]:
@@ -316,7 +360,7 @@ def _check_level(level: float) -> None:
         raise ValueError(f"level {level!r} is outside 0..1")
 
 
-def _finite(values: Shaped[ndarray, "*shape"], name: str) -> Float[ndarray, "*shape"]:
+def finite(values: Shaped[ndarray, "*shape"], name: str) -> Float[ndarray, "*shape"]:
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
         raise ValueError(f"{name} are empty, expected at least one number")

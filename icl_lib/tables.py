@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import subprocess
 from collections.abc import Iterable
@@ -41,12 +42,18 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "ranking": "str", "excluded": "str", "matched": "str", "fraction": "float", "n_heads": "int", "draw": "int",
         "task": "str", **_MEASURED,
     },
-    # What a set loses beyond layer-matched random heads (positive: they matter more), paired by prompt or document;
-    # `ranking` is "fv", "induction" or, the first minus the second, "fv_minus_induction". `n_prompts`: rows paired.
+    # What is lost when a set is ablated, against `control`: "none" is the clean model, else beyond random heads
+    # (positive: the set matters more), paired by prompt or document. `ranking` is "fv", "induction" or, the first minus
+    # the second, "fv_minus_induction". `n_prompts`: rows paired.
     "effects": {
         "model": "str", "step": "int", "metric": "str", "replacement": "str", "positions": "str", "ranking": "str",
-        "excluded": "str", "fraction": "float", "n_heads": "int", "n_draws": "int", "value": "float", "low": "float",
-        "high": "float", "p_value": "float", "n_prompts": "int",
+        "excluded": "str", "control": "str", "fraction": "float", "n_heads": "int", "n_draws": "int",
+        "value": "float", "low": "float", "high": "float", "p_value": "float", "n_prompts": "int",
+    },
+    # Mean loss in nats by position in the document (a bin's geometric mean), heads replaced at all positions.
+    "curves": {
+        "model": "str", "step": "int", "ranking": "str", "matched": "str", "fraction": "float", "position": "float",
+        "value": "float", "standard_error": "float", "n_prompts": "int",
     },
     # First-token accuracy with a function vector added: `prompts` is zero_shot, shuffled or clean; `heads` the kind
     # whose vector is added at the output of `layer` ("none" and -1: nothing is added); `items` all or those that
@@ -55,10 +62,11 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "model": "str", "step": "int", "preset": "str", "prompts": "str", "heads": "str", "layer": "int",
         "draw": "int", "items": "str", "task": "str", **_MEASURED,
     },
-    # `value` in nats, `position` counted from 0 with BOS at 0.
-    "token_loss": {
-        "model": "str", "step": "int", "position": "int", "value": "float", "standard_error": "float",
-        "n_documents": "int",
+    # The tasks as they were when a model was measured: `floor` is the accuracy of always giving the commonest label,
+    # 0..1; `faults` what is odd in their files, "" for nothing.
+    "tasks": {
+        "model": "str", "step": "int", "task": "str", "task_type": "str", "split": "str", "group": "str",
+        "floor": "float", "n_pairs": "int", "faults": "str",
     },
     # Statistics over tables: `model` is "" for one over all models of a suite. The only table whose values
     # may be NaN (no such number) or infinite (a step that never comes).
@@ -69,11 +77,12 @@ SCHEMAS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 KEYS = {
-    name: [c for c in columns if c not in ("value", "standard_error", "n_prompts", "n_documents")]
+    name: [c for c in columns if c not in ("value", "standard_error", "n_prompts")]
     for name, columns in SCHEMAS.items()
 } | {
     "statistics": ["notebook", "model", "name"],
-    "effects": ["model", "step", "metric", "replacement", "positions", "ranking", "excluded", "fraction"],
+    "tasks": ["model", "step", "task"],
+    "effects": ["model", "step", "metric", "replacement", "positions", "ranking", "excluded", "control", "fraction"],
 }
 
 # Columns with a closed set of values.
@@ -83,9 +92,12 @@ VALUES = {
         "fv", "fv_null",
     ),
     "labels": ("clean", "shuffled"),
-    "ranking": ("none", "induction", "fv", "random", "random_layer_matched", "fv_minus_induction"),
+    "ranking": (
+        "none", "induction", "fv", "random", "random_layer_matched", "fv_minus_induction", "fv_lowest",
+    ),
     "replacement": ("none", "mean", "task_mean", "zero", "resample", "bos_value"),
     "positions": ("none", "last", "all"),
+    "control": ("none", "random", "random_layer_matched"),
 }  # fmt: skip
 
 _MAY_BE_NAN = {"standard_error", "low", "high", "p_value"}
@@ -96,20 +108,23 @@ PROVENANCE_KEYS = (
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 _METADATA_KEY = b"icl_lib"
+# What suite files may name: parts of letters, digits and _ . - that do not begin with a dot.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 _MARKUP = re.compile(r"[<>`\x00-\x1f\x7f]")  # names are put into pages
 
 
 def provenance(
     *, suite: str, seed: int, dtype: str, device: str, bos: str, parameters: dict[str, Any], revision: str = "",
-    checked: str = "",
+    sums: dict[str, str] | None = None, seconds: float | None = None, checked: str = "",
 ) -> dict[str, Any]:
     """What made a table: the arguments, library versions, git commit and time (UTC, ISO 8601).
 
     `bos` names the BOS policy in words, `parameters` are the notebook's, `revision` is that of a hub model with its
-    commit ("step1000 (commit 0123...)"), `checked` how the model proved itself on loading. `git_commit` is "unknown"
-    and `git_dirty` null outside a git work tree; dirty means that tracked files were changed since. For tables made
-    from tables give "" for dtype, device and bos. `made_from` holds the fingerprints of all input files where the
-    workflow ran the notebook, else nothing.
+    commit ("step1000 (commit 0123...)"), `sums` names the SHA-256 sums of texts and task files, `seconds` the
+    processor time of the process that measured, `checked` how the model proved itself on loading. `git_commit` is
+    "unknown" and `git_dirty` null outside a git work tree; dirty means that tracked files were changed since. For
+    tables made from tables give "" for dtype, device and bos.
+    `made_from` holds the fingerprints of all input files where the workflow ran the notebook, else nothing.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
@@ -120,6 +135,9 @@ def provenance(
         "device": str(device),
         "bos": str(bos),
         "revision": str(revision),
+        "sums": dict(sums or {}),
+        "processor": platform.machine() + (f", {_processor()}" if device else ""),
+        "seconds": None if seconds is None else round(float(seconds)),
         "checked": str(checked),
         "versions": {
             name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")
@@ -198,6 +216,28 @@ def results_path(results: str | Path) -> Path:
     return Path(__file__).resolve().parent.parent / results
 
 
+def model_folder(model: str) -> str:
+    """The folder of a model's results below each kind of table; no name leads out of the results folder.
+
+    Lab names, packaged names, hub ids and plain relative paths stay as they are. Any other path (absolute, from the
+    home folder, or with `..` in it) becomes its last part with eight digits of the sum of the place it stands for, so
+    that two folders never share one.
+    """
+    if _PLAIN_NAME.fullmatch(model):
+        return model
+    place = Path(model).expanduser().resolve()
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", place.name).strip(".-") or "model"
+    return f"{plain}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
+def run_path(results: str | Path, kind: str, model: str, step: int, *, notebook: str = "") -> Path:
+    """The file of one kind of table of a model at a step: `<results>/<kind>[/<notebook>]/<model>/step<N>.parquet`.
+
+    `notebook` where several notebooks write the kind (`statistics`).
+    """
+    return Path(results, kind, notebook, model_folder(model), f"step{step}.parquet")
+
+
 def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFrame:
     """Several tables of one schema, one below the other. Errors as in `read_table`, and for no paths."""
     frames = [read_table(path, schema_name=schema_name) for path in paths]
@@ -209,8 +249,8 @@ def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFram
 def tables_equal(first: str | Path, second: str | Path) -> bool:
     """Whether two tables hold the same data, bit for bit, and were made alike.
 
-    Of the provenance everything counts but time, git state, rounding found on loading and the results folder,
-    which differ by nature.
+    Of the provenance everything counts but time, git state, processor, rounding found on loading and the results
+    folder, which differ by nature.
     """
     return table_fingerprint(first) == table_fingerprint(second)
 
@@ -218,8 +258,8 @@ def tables_equal(first: str | Path, second: str | Path) -> bool:
 def table_fingerprint(path: str | Path) -> str:
     """SHA-256 over a table's rows, bit for bit, and what `tables_equal` counts of its provenance, as 64 hex digits."""
     frame = read_table(path)
-    made_by = frame.attrs["provenance"] | {"time": "", "git_commit": "", "git_dirty": None}
-    made_by.pop("checked", None)  # rounding, which differs between machines
+    made_by = frame.attrs["provenance"] | {
+        "time": "", "git_commit": "", "git_dirty": None, "processor": "", "seconds": None, "checked": ""}
     made_by["parameters"] = {k: v for k, v in made_by["parameters"].items() if k != "results"}
     digest = hashlib.sha256(json.dumps([frame.attrs["schema"], made_by], sort_keys=True).encode())
     for name, kind in SCHEMAS[frame.attrs["schema"]].items():
@@ -312,6 +352,13 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _processor() -> str:
+    """The processor's name and what it can multiply with, where Linux says so."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _git(*arguments: str) -> str | None:

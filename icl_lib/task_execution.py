@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.function_vectors import clean_means
-from icl_lib.heads import layer_matched_random_heads, random_heads, top_heads
+from icl_lib.heads import different_heads, layer_matched_random_heads, random_heads
+from icl_lib.kinds import heads_of_kind, top_sets
 from icl_lib.models import bos_text
 from icl_lib.passes import device_of, encode_prompts, output_projections, token_batches
 from icl_lib.shared_prefix import read_added_rows
@@ -91,24 +92,32 @@ def without_demonstrations(prompt: Prompt, bos: str) -> Prompt:
     return Prompt(bos + prompt.text.removeprefix(bos).rsplit("\n\n", 1)[-1], prompt.answer)
 
 
-def head_sets(
-    scores: Mapping[str, Float[Tensor, "layer head"]], *, fraction: float, n_draws: int, seed: int
-) -> list[tuple[str, int, HeadMask]]:
-    """Kind, draw and heads: the top FV and induction heads (rounded up), random ones, and those of FV's layers."""
-    tops = {kind: top_heads(scores[kind], fraction=fraction, rounding="ceil") for kind in ("fv", "induction")}
-    sets = [(kind, 0, heads) for kind, heads in tops.items()]
-    for draw in range(n_draws):
-        shape, n_heads = tuple(tops["fv"].shape), int(tops["fv"].sum())
-        sets.append(("random", draw, random_heads(shape, n_heads, seed=seed, draw=draw)))
-        matched = layer_matched_random_heads(tops["fv"], seed=seed, draw=draw)
-        sets.append(("random_layer_matched", draw, matched))
+def head_sets(scores: pd.DataFrame, *, fraction: float, n_draws: int, seed: int) -> list[tuple[str, int, HeadMask]]:
+    """Kind, draw and heads: the top FV and induction heads, and random ones of neither kind, by layer and at large.
+
+    `scores`: a model's table. Draws that repeat an earlier one are left out, and all draws where too few heads are of
+    neither kind (`kinds.heads_of_kind`) and in neither set.
+    """
+    tops = top_sets(scores, fraction=fraction)
+    taken = torch.stack([*tops.values(), *heads_of_kind(scores).values()]).any(0)
+    n_heads = int(tops["fv"].sum())
+    sets = [(kind, 0, tops[kind]) for kind in ("fv", "induction")]
+    if n_heads > int((~taken).sum()):
+        return sets
+    options = dict(seed=seed, exclude=taken)
+    for kind, draw_one in (
+        ("random", lambda draw: random_heads(tuple(taken.shape), n_heads, draw=draw, **options)),
+        ("random_layer_matched", lambda draw: layer_matched_random_heads(tops["fv"], draw=draw, **options)),
+    ):
+        different, _ = different_heads([draw_one(draw) for draw in range(n_draws)])
+        sets += [(kind, draw, heads) for draw, heads in enumerate(different)]
     return sets
 
 
 def execution_table(
     model: nn.Module,
     tasks: Mapping[str, Task],
-    scores: Mapping[str, Float[Tensor, "layer head"]],
+    scores: pd.DataFrame,
     *,
     preset_name: str = "task",
     fraction: float,
@@ -122,10 +131,11 @@ def execution_table(
 ) -> pd.DataFrame:
     """Table `executions`: first-token accuracy with a vector added at the output of a layer, at the last token.
 
-    Prompts: the query alone (`zero_shot`) and after demonstrations with shuffled labels (`shuffled`), both also
-    unedited, and clean. Queries are pairs that the means were not made from (`split_pairs`). `items`: all of them, or
-    those that the model answers after clean demonstrations, as the released code keeps (a task without any is left
-    out). Raises ValueError for an unknown preset, a layer that the model lacks, and as `split_pairs`.
+    `scores`: the model's table of that name. Prompts: the query alone (`zero_shot`) and after demonstrations with
+    shuffled labels (`shuffled`), both also unedited, and clean. Queries are pairs that the means were not made from
+    (`split_pairs`). `items`: all of them, or those that the model answers after clean demonstrations, as the released
+    code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
+    and as `split_pairs`.
     """
     how = preset(preset_name)
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:

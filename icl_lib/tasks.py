@@ -1,11 +1,13 @@
 """Tasks and prompts: reading task files, splitting their pairs, writing few-shot prompts in the paper's template."""
 
 import difflib
+import hashlib
 import json
 import math
 import operator
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,7 +144,10 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
 
     "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits (see
     `icl_lib.upstream.upstream_tasks`); else a folder `<type>/<task>.json` with the cards of `cards.json` beside it.
+    Names in brackets choose some of a source: "lab[antonym,country-capital]".
     """
+    if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
+        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
     if str(source).startswith("upstream"):
         from icl_lib.upstream import upstream_tasks
 
@@ -160,6 +165,12 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
         tasks[name] = Task(name, card["type"], card["split"], pairs, card["held_out"], card["inputs"],
                            card["labels"], card["relation"], shared)
     return tasks
+
+
+def tasks_sum(tasks: Mapping[str, Task]) -> str:
+    """The SHA-256 sum over the tasks' names, types, splits and pairs: what prompts are drawn from."""
+    content = [(task.name, task.type, task.split, task.held_out, task.pairs) for task in tasks.values()]
+    return hashlib.sha256(json.dumps(sorted(content), ensure_ascii=False).encode()).hexdigest()
 
 
 def _check_cards(cards, path: Path) -> None:

@@ -26,7 +26,7 @@ def loss_curves(curves: pd.DataFrame):
 
 
 def reached_by_size(reached: pd.DataFrame):
-    """Accuracies, top prefix-matching score and top FV score with its null against size, a point per seed."""
+    """Accuracies, top prefix-matching score and top FV score with its threshold against size, a point per seed."""
     figure, axes = plt.subplots(1, 3, figsize=(12.4, 3.8))
     columns = ["0 shots", "1 shot", "10 shots", "10, shuffled"]
     for colour, column in zip(sns.color_palette("viridis", len(columns)), columns, strict=True):
@@ -36,8 +36,8 @@ def reached_by_size(reached: pd.DataFrame):
     _seeds(axes[1], reached, "prefix matching", COLOUR["induction"], MARKER["induction"], "-")
     axes[1].set(ylabel=SCORE_LABEL["induction_prefix_matching"], ylim=(0, 1.02))
     _seeds(axes[2], reached, "FV score", COLOUR["fv"], MARKER["fv"], "-")
-    axes[2].scatter(reached["parameters"], reached["its null, 99 %"], marker="_", color=COLOUR["random"], s=120,
-                    label="99th percentile of its null")
+    axes[2].scatter(reached["parameters"], reached["FV threshold"], marker="_", color=COLOUR["random"], s=120,
+                    label="from here an FV head")
     axes[2].set(ylabel=SCORE_LABEL["fv"], ylim=(0, None))
     axes[2].legend(fontsize=9)
     for ax in axes:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor, nn
 
-from icl_lib.heads import layer_matched_random_heads, random_heads
+from icl_lib.heads import random_heads
 from icl_lib.induction import induction_targets
 from lab.text import Generator, Rows
 
@@ -137,9 +137,21 @@ def heads_to_clamp(
     chosen = chosen.view(scores.shape)
     if not sham:
         return chosen
-    others = layer_matched_random_heads(chosen, seed=seed, draw=0) & ~chosen
+    others = _others_of_layers(chosen, seed=seed)
     missing = int(chosen.sum() - others.sum())
     return others | random_heads(tuple(chosen.shape), missing, seed=seed, draw=0, exclude=chosen | others)
+
+
+def _others_of_layers(chosen: Bool[Tensor, "layer head"], *, seed: int) -> Bool[Tensor, "layer head"]:
+    """Heads that are not chosen, in each layer as many as are, or all that it has: the draw of the committed runs."""
+    rng = np.random.default_rng([seed, 0, 1])
+    others = torch.zeros_like(chosen)
+    for layer, own in enumerate(chosen):
+        free = np.flatnonzero((~own).numpy())
+        drawn = rng.choice(free, size=min(int(own.sum()), len(free)), replace=False)
+        rng.choice(np.flatnonzero(own.numpy()), size=int(own.sum()) - len(drawn), replace=False)  # as they were drawn
+        others[layer, drawn.astype(np.int64)] = True
+    return others
 
 
 def clamp(model: nn.Module, heads: Iterable[tuple[int, int]]) -> None:

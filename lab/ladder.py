@@ -6,16 +6,16 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from icl_lib.kinds import fv_threshold, null_draws
 from icl_lib.measurements import mean_scores, task_group
 from icl_lib.models import count_parameters
-from icl_lib.report import null_quantile
 from icl_lib.tables import read_table
 from icl_lib.tasks import Task
 from lab.files import ARMS, MODELS, RUNGS, TRIALS, read_rung
 
 GROUPS = ("shared labels", "look-up", "extractive")
 REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled", "all trained", "unseen",
-           "prefix matching", "FV score", "its null, 99 %")
+           "prefix matching", "FV score", "FV threshold")
 
 
 def world_table(tasks: dict[str, Task]) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, T
             model, count_parameters(model), mean(sharing & known, 0), mean(sharing & known, 1),
             mean(sharing & known, 10), mean(sharing & known, 10, "shuffled"), mean(known, 10), mean(~known, 10),
             float(mean_scores(scores, "induction_prefix_matching").max()), float(mean_scores(scores, "fv").max()),
-            null_quantile(scores, 0.99)))
+            fv_threshold(null_draws(scores))))
     table = pd.DataFrame(rows, columns=REACHED)
     return table.sort_values(["parameters", "model"]).set_index("model")
 

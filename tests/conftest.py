@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.project import ROOT
+
 GOLDEN = Path(__file__).parent / "golden"
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama")
 
@@ -72,3 +74,12 @@ def projections_of(hf_model) -> list[torch.nn.Module]:
     """The attention output projections of a plain transformers model, found by their own names."""
     names = ("attention.dense", "attn.c_proj", "self_attn.o_proj")
     return [module for name, module in hf_model.named_modules() if name.endswith(names)]
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder with the repository's own files beside it, so that nothing is written into the repository."""
+    for name in ("notebooks", "icl_lib", "lab", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

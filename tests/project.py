@@ -36,6 +36,10 @@ write("scores", f"{{model}}/step{{step}}", model=model, step=step, score="fv", l
       value=value + step, {MEASURED})
 write("accuracy", f"{{model}}/step{{step}}", model=model, step=step, n_shots=10, labels="clean", task="t",
       task_type="abstractive", split="test", metric="exact_match", value=value, {MEASURED})
+write("tasks", f"{{model}}/step{{step}}", model=model, step=step, task="t", task_type="abstractive", split="test",
+      group="look-up", floor=0.5, n_pairs=4, faults="")
+write("statistics", f"scoring/{{model}}/step{{step}}", notebook="scoring", model=model, name="highest fv", value=value,
+      low=0.0, high=1.0, p_value=0.5, n=1)
 """,
     "ablation": f"""
 scores = read_table(f"{{results}}/scores/{{model}}/step{{step}}.parquet")
@@ -43,8 +47,12 @@ write("ablations", f"{{model}}/step{{step}}", model=model, step=step, metric="m"
       positions="last", ranking="fv", excluded="", matched="", fraction=0.1, n_heads=1, draw=0, task="t",
       value=scores.value[0], {MEASURED})
 write("effects", f"{{model}}/step{{step}}", model=model, step=step, metric="m", replacement="mean",
-      positions="last", ranking="fv", excluded="", fraction=0.1, n_heads=1, n_draws=1, value=0.1, low=0.0,
-      high=0.2, p_value=0.5, n_prompts=4)
+      positions="last", ranking="fv", excluded="", control="none", fraction=0.1, n_heads=1, n_draws=1, value=0.1,
+      low=0.0, high=0.2, p_value=0.5, n_prompts=4)
+write("curves", f"{{model}}/step{{step}}", model=model, step=step, ranking="fv", matched="", fraction=0.1,
+      position=8.0, value=2.5, {MEASURED})
+write("statistics", f"ablation/{{model}}/step{{step}}", notebook="ablation", model=model, name="lost", value=0.1,
+      low=0.0, high=0.2, p_value=0.5, n=1)
 """,
     "protocols": """
 write("statistics", f"protocols/{model}/step{step}", notebook="protocols", model=model, name="departure",

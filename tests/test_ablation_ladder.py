@@ -17,8 +17,9 @@ from workflow.suite import read_suite
 def cell(model="m", metric="first_token_accuracy", replacement="mean", fraction=0.1, n_heads=1, **by_ranking):
     """Rows of one cell: ranking to (value, low, high)."""
     return [{"model": model, "metric": metric, "replacement": replacement, "positions": "all", "fraction": fraction,
-             "ranking": ranking, "excluded": "", "n_heads": n_heads, "n_draws": 20, "n_prompts": 60, "value": value,
-             "low": low, "high": high, "p_value": 0.001 if low > 0 or high < 0 else 0.5}
+             "ranking": ranking, "excluded": "", "control": "random_layer_matched", "n_heads": n_heads,
+             "n_draws": 20, "n_prompts": 60, "value": value, "low": low, "high": high,
+             "p_value": 0.001 if low > 0 or high < 0 else 0.5}
             for ranking, (value, low, high) in by_ranking.items()]
 
 

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.drawn import figures_in, points_drawn
+
 pytestmark = pytest.mark.browser
 BOOK = Path(os.environ.get("BOOK", "results/lab/book/_build/html")).resolve()
 WIDTHS = (390, 1280)
@@ -76,6 +78,20 @@ def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
 
 
 @pytest.mark.parametrize("name", pages())
+def test_every_figure_shows_something(page, name):
+    open_page(page, name)
+    figures = figures_in((BOOK / name).read_text("utf-8"))
+    assert len(figures) == page.evaluate("document.querySelectorAll('img.figure').length")
+    assert figures or name.removesuffix(".html") not in SHOWN or name == "performance.html"
+    blank = [svg for svg in figures if not any(points_drawn(svg)) and "no checkpoint of this model is" not in svg]
+    assert not blank, f"{len(blank)} of {len(figures)} figures"
+
+
+def test_the_pages_looked_at_are_there():
+    assert {f"{name}.html" for name in SHOWN} <= set(pages())
+
+
+@pytest.mark.parametrize("name", pages())
 def test_links_lead_to_places_that_exist(page, name):
     open_page(page, name)
     broken = []
@@ -116,14 +132,15 @@ def test_pointing_at_the_head_map_tells_a_heads_scores(page):
     plot.hover()
     page.wait_for_selector(".hoverlayer text")
     told = page.locator(".hoverlayer").first.text_content()
-    assert re.search(r"L\d+H\d+prefix matching \d\.\d{3} \(rank \d+\)FV score -?\d\.\d{4} \(rank \d+\)", told), told
+    assert re.search(r"L\d+H\d+attention mass \d\.\d{3} \(rank \d+\)prefix matching \d\.\d{3}"
+                     r"FV score -?\d\.\d{4} \(rank \d+\)", told), told
 
 
 def test_the_table_of_heads_sorts_by_keyboard(page):
     open_page(page, "scoring.html")
     table = page.locator(".head-map + details table.sortable")
     page.locator(".head-map + details summary").press("Enter")
-    button = table.locator("th button", has_text="prefix matching").first
+    button = table.locator("th button", has_text="attention mass").first
     button.press("Enter")
     column = [float(text) for text in table.locator("tbody tr td:nth-child(3)").all_text_contents()]
     assert len(column) > 1 and column == sorted(column, reverse=True)

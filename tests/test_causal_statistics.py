@@ -31,7 +31,7 @@ def runs_of(**arms):
     for arm, given in ({"none": WITH, "sham_a": WITH, "sham_b": WITH} | arms).items():
         for seed in range(5):
             measures = given[seed] if isinstance(given, list) else given
-            jitter = 0.003 * seed * (-1) ** seed
+            jitter = 0.003 * seed * (-1) ** seed if arm.startswith("sham") else 0.002 * seed
             end = measures | {"accuracy": measures["accuracy"] + jitter, "fv_score": measures["fv_score"] + jitter / 10}
             start = {"prefix_matching": 0.01, "repeat_gain": 0.0, "order_gain": 0.0, "fv_score": 0.0, "accuracy": 0.3}
             for step, found in ((500, start), (1000, end)):
@@ -101,16 +101,37 @@ def test_a_gain_that_does_not_go_with_the_order_is_not_induction():
 def test_effects_are_differences_to_the_sham_paired_by_seed():
     runs = runs_of(a=[WITHOUT | {"accuracy": 0.8 - 0.01 * seed} for seed in range(5)], b=WITH)
     row, = judge.effects(runs, PLAN).query("arm == 'a' and outcome == 'accuracy'").itertuples()
-    differences = np.array([-0.1 - 0.01 * seed for seed in range(5)])
+    differences = np.array([-0.1 - 0.01 * seed + 0.002 * seed - 0.003 * seed * (-1) ** seed for seed in range(5)])
     assert row.value == pytest.approx(differences.mean())
     reach = 2.776445 * differences.std(ddof=1) / np.sqrt(5)  # Student's t of four degrees of freedom, 97.5 %
     assert (row.low, row.high) == pytest.approx((row.value - reach, row.value + reach), abs=1e-6)
     assert row.margin == 0.1 and row.n == 5
 
 
-def test_heads_that_never_emerge_count_as_one_interval_after_the_end():
-    last = judge.last_rows(runs_of(a=FAILED, b=WITH), PLAN).groupby("arm")["emergence"].unique()
-    assert list(last["a"]) == [1500] and list(last["b"]) == [1000]
+def emergence_of(runs, arm="a"):
+    return judge.effects(runs, PLAN).query("arm == @arm and outcome == 'emergence'").iloc[0]
+
+
+def test_heads_that_never_emerge_are_later_and_not_at_a_step():
+    runs = runs_of(a=FAILED, b=[WITHOUT] * 4 + [FAILED])
+    last = judge.last_rows(runs, PLAN)
+    words = {arm: causal_report.emergence_words(rows) for arm, rows in last.groupby("arm")}
+    assert words["a"] == "not within 1000 steps" and words["sham_a"] == "1000"
+    assert words["b"] == "1000; not within 1000 steps in 1 of 5"
+    never = emergence_of(runs)
+    assert never["value"] == 1 and never["p_value"] == pytest.approx(2 / 252)  # of all ways to choose five of ten
+    assert np.isnan(never["low"]) and np.isnan(never["high"])
+    # one run of ten is the latest: it is in the arm in half of the ways, so that nothing can come of it
+    one = emergence_of(runs, "b")
+    assert one["value"] == pytest.approx(5 / 25) and one["p_value"] == one["smallest_p"] == 1
+    table = causal_report.effect_table(runs, PLAN)
+    assert not table["p"].isin(["0", "0.0"]).any() and "+500" not in table.to_string()
+
+
+def test_a_difference_without_spread_has_no_interval_and_a_p_value_above_zero():
+    assert judge.paired_t(np.full(5, -0.2), level=0.95)[3] == pytest.approx(2 / 32)
+    assert np.isnan(judge.paired_t(np.full(5, -0.2), level=0.95)[1:3]).all()
+    assert judge.paired_t(np.zeros(5), level=0.95)[3] == 1
 
 
 def test_heads_before_induction_are_told_from_heads_after_it():
@@ -153,8 +174,22 @@ def test_a_folder_without_tables_or_with_a_row_twice_is_refused(tmp_path):
 def test_the_front_page_says_what_each_plan_decided():
     told = causal_report.conjecture_sentence({
         "one": judge.Verdict("helpful", ["a"], "why"), "two": judge.Verdict("undecided", [], "why")})
-    first, second = told.split(";")
+    first, second = told.split(";")[:2]
     assert "rule of one" in first and "helpful" in first and "rule of two" in second and "not decided" in second
+
+
+def test_not_necessary_is_told_with_what_speaks_against_it():
+    runs = runs_of(a=[WITHOUT] * 4 + [FAILED], b=WITH).assign(prompt_retrieval=np.nan)
+    end = (runs["arm"] == "a") & (runs["step"] == 1000)
+    runs.loc[end & (runs["seed"] >= 3), "prompt_retrieval"] = [0.75, 0.125]
+    found = judge.verdict(runs, PLAN)
+    assert found.word == "not_necessary"
+    told = causal_report.conjecture_sentence({"one": found})
+    assert "copying inside prompts was left trainable (seeds 0, 1, 2, 3, 4" in told
+    assert "0.75 in seed 3 (FV heads); 0.12 in seed 4 (no FV heads); not measured in seed 0, 1, 2)" in told
+    assert "The rule was changed after runs" in told
+    undecided = causal_report.conjecture_sentence({"one": judge.Verdict("undecided", [], "why")})
+    assert "Against it" not in undecided and "changed after runs" not in undecided
 
 
 def test_copying_within_prompts_is_told_by_seed_where_it_was_measured():

@@ -98,7 +98,8 @@ def test_the_trend_of_the_gap_needs_three_sizes():
 
 
 def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention():
-    shared = {"step": 1, "metric": "first_token_accuracy", "ranking": "fv", "n_heads": 1, "low": 0.0, "high": 1.0}
+    shared = {"step": 1, "metric": "first_token_accuracy", "ranking": "fv", "control": "random_layer_matched",
+              "n_heads": 1, "low": 0.0, "high": 1.0}
     effects = pd.DataFrame([
         shared | {"model": model, "replacement": replacement, "positions": positions, "fraction": fraction,
                   "excluded": excluded, "value": value}
@@ -106,6 +107,7 @@ def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention(
             ("a", "mean", "all", 0.1, "", 1.0), ("a", "mean", "all", 0.3, "", 2.0), ("a", "zero", "all", 0.1, "", 3.0),
             ("a", "mean", "last", 0.1, "", 4.0), ("a", "mean", "all", 0.1, "top 0.1 induction", 5.0),
             ("b", "mean", "all", 0.2, "", 6.0)]])
+    effects = pd.concat([effects, *(effects.assign(control=control, value=9.0) for control in ("none", "random"))])
     sizes = pd.DataFrame({"model": ["b", "a"], "parameters": [5, 10]})
     found = scaling.effects_by_size(effects, sizes, fraction=0.12)
     assert found["value"].tolist() == [6.0, 1.0, 5.0] and found["excluded"].tolist() == [False, False, True]

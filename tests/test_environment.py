@@ -7,7 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -83,13 +82,6 @@ def make(*arguments, **environment):
     return subprocess.run(
         ["make", "-C", str(ROOT), *arguments], capture_output=True, text=True, env=os.environ | environment
     )
-
-
-@pytest.mark.parametrize("target", ["book", "test", "check", "lab", "sweep", "bench", "clean", "help"])
-def test_make_knows_its_targets(target):
-    done = make("-n", target)
-    assert done.returncode == 0, done.stderr
-    assert f"make {target}" in make("help").stdout
 
 
 def test_an_old_python_is_named(tmp_path):

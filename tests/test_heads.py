@@ -1,4 +1,6 @@
+import itertools
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from icl_lib.heads import (
     head_count,
     head_names,
     heads_from_names,
+    layer_distance,
     layer_matched_random_heads,
     overlap,
     random_heads,
@@ -16,7 +19,7 @@ from icl_lib.heads import (
 
 FRACTIONS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.15, 0.20)
 
-# heads -> (ablated at the seven fractions, excluded, top-2 % set in plots, top-5 % set), from paper.md 2.4
+# heads -> (ablated by the released code at the fractions, excluded by it, top 2 % and top 5 % in plots): paper.md 2.4
 PAPER_COUNTS = {
     48: ((1, 1, 2, 3, 4, 7, 9), 0, 1, 3),
     144: ((1, 4, 7, 10, 12, 21, 28), 2, 3, 8),
@@ -31,17 +34,19 @@ PAPER_COUNTS = {
 @pytest.mark.parametrize("n_total", PAPER_COUNTS)
 def test_head_counts_are_those_of_the_paper(n_total):
     ablated, excluded, top2, top5 = PAPER_COUNTS[n_total]
-    assert tuple(head_count(fraction, n_total) for fraction in FRACTIONS) == ablated
-    assert head_count(0.02, n_total, minimum=0) == excluded
-    assert head_count(0.02, n_total, rounding="ceil") == top2
-    assert head_count(0.05, n_total, rounding="ceil") == top5
+    assert tuple(head_count(fraction, n_total, rounding="floor") for fraction in FRACTIONS) == ablated
+    assert head_count(0.02, n_total, rounding="floor", minimum=0) == excluded
+    assert head_count(0.02, n_total) == top2
+    assert head_count(0.05, n_total) == top5
+    exact = [Decimal(str(fraction)) * n_total for fraction in FRACTIONS]
+    assert [head_count(fraction, n_total) for fraction in FRACTIONS] == [math.ceil(share) for share in exact]
 
 
 def test_count_is_free_of_binary_noise():
     assert math.ceil(0.07 * 100) == 8 and int(0.29 * 100) == 28  # the trap
-    assert head_count(0.07, 100, rounding="ceil") == 7
-    assert head_count(0.29, 100) == 29
-    assert head_count(0.0, 100, rounding="ceil") == head_count(0.0, 100) == 0
+    assert head_count(0.07, 100) == 7
+    assert head_count(0.29, 100, rounding="floor") == 29
+    assert head_count(0.0, 100) == head_count(0.0, 100, rounding="floor") == 0
     assert head_count(1.0, 7) == 7
 
 
@@ -100,7 +105,10 @@ def test_infinite_and_half_precision_scores_rank():
         (lambda s: random_heads((4, 2), 1, seed=0, draw=0, exclude=s < 1), r"exclude has shape \(2, 4\)"),
         (lambda s: random_heads((2, 4), 9, seed=0, draw=0), "n_heads 9 is outside 0..8"),
         (lambda s: random_heads((2, 4), 1, seed=0, draw=-1), "must not be negative"),
-        (lambda s: layer_matched_random_heads(s < 2, seed=0, draw=0, exclude=s < 1), "L0H0 is both in heads"),
+        (lambda s: layer_matched_random_heads(s < 3, seed=0, draw=0, exclude=s < 6),
+         "n_heads 3 is outside 0..2.* after excluding 6 of 8"),
+        (lambda s: layer_matched_random_heads(s < 5, seed=0, draw=0), "n_heads 5 is outside 0..3"),
+        (lambda s: layer_distance(s < 2, s < 3), "sets of 2 and 3 heads cannot be matched one to one"),
         (lambda s: heads_from_names(["L0H9"], (2, 4)), "head 'L0H9' is unknown, expected L0H0 to L1H3"),
         (lambda s: heads_from_names(["2.3"], (2, 4)), "head '2.3' is unknown"),
         (lambda s: overlap(s < 0, s < 3), "empty head set"),
@@ -140,14 +148,50 @@ def test_layer_matched_heads_match_counts_and_avoid_the_heads():
     assert ((layer0 - 1 / 5).abs() < 4.5 * math.sqrt(0.16 / 600)).all()
 
 
-def test_layer_matched_heads_fill_up_from_the_heads_when_a_layer_is_short():
-    heads = heads_from_names(["L0H0", "L0H1", "L0H2", "L1H0", "L1H1", "L1H2", "L1H3"], (2, 4))
-    exclude = torch.zeros(2, 4, dtype=torch.bool)
-    for draw in range(30):
+def nearest_match(heads, allowed):
+    """The smallest mean distance in layers over all sets of allowed heads, by trying all of them."""
+    layers, free = heads.nonzero()[:, 0].tolist(), allowed.nonzero()[:, 0].tolist()
+    return min(np.abs(np.subtract(layers, chosen)).mean() for chosen in itertools.combinations(free, len(layers)))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_layer_matched_heads_are_the_nearest_there_are(seed):
+    generator = torch.Generator().manual_seed(seed)
+    heads = torch.zeros(4, 4, dtype=torch.bool)
+    heads[int(torch.randint(0, 4, (1,), generator=generator)), : 1 + seed % 3] = True
+    exclude = torch.rand(4, 4, generator=generator) < 0.6
+    allowed = ~heads & ~exclude
+    n = int(heads.sum())
+    if int(allowed.sum()) < n:
+        with pytest.raises(ValueError, match=f"n_heads {n} is outside"):
+            layer_matched_random_heads(heads, seed=0, draw=0, exclude=exclude)
+        return
+    for draw in range(20):
         matched = layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude)
-        assert matched.sum(1).tolist() == [3, 4]
-        assert matched[0, 3]  # the only other head of layer 0 is always used
-    assert overlap(heads, matched) == pytest.approx(6 / 7)
+        assert int(matched.sum()) == n and not (matched & ~allowed).any()
+        assert layer_distance(heads, matched) == pytest.approx(nearest_match(heads, allowed))
+        assert torch.equal(matched, layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude))
+
+
+def test_a_whole_layer_is_matched_by_both_its_neighbours_alike():
+    heads = torch.zeros(4, 8, dtype=torch.bool)
+    heads[2] = True
+    exclude = heads_from_names(["L1H0", "L2H3"], (4, 8))  # one of them in the set itself
+    draws = torch.stack([layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude) for draw in range(900)])
+    assert (draws[:, [0, 2]] == 0).all() and (draws.sum((1, 2)) == 8).all() and not draws[:, 1, 0].any()
+    share = draws.float().mean(0)[(torch.arange(4) % 2 == 1)[:, None] & ~exclude]
+    expected = 8 / 15
+    assert ((share - expected).abs() < 4.5 * math.sqrt(expected * (1 - expected) / 900)).all()
+    assert layer_distance(heads, draws[0]) == 1.0
+
+
+def test_other_layers_heads_are_left_to_those_layers():
+    heads = heads_from_names(["L0H0", "L0H1", "L0H2", "L1H0", "L1H1"], (3, 4))
+    for draw in range(30):
+        matched = layer_matched_random_heads(heads, seed=0, draw=draw)
+        # layer 0 has one other head; its two neighbours in layer 1 are taken by layer 1 itself
+        assert matched.sum(1).tolist() == [1, 2, 2]
+        assert layer_distance(heads, matched) == pytest.approx(4 / 5)
 
 
 def test_the_two_random_kinds_are_different_streams():

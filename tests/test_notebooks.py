@@ -3,13 +3,17 @@
 import re
 from html import escape
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 
+from icl_lib import figures
 from icl_lib.claims import read_claims
 from icl_lib.dynamics import score_array
 from icl_lib.tables import read_table
+from tests.drawn import figures_in, points_drawn
+from workflow.book import FIGURE, _smaller
 from workflow.run import run_notebook
 from workflow.suite import GIVEN, TEMPLATES
 
@@ -37,7 +41,7 @@ def results(tmp_path_factory):
     for notebook in ("ablation", "task_execution"):
         run(notebook, notebook, model=MODEL, step=STEPS[-1], **SMALL[notebook])
     run("protocols", "protocols", model=MODEL, step=STEPS[-1], **SMALL["protocols"])
-    run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS)
+    run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS, ablated_steps=STEPS[-1:])
     models = {"models": {MODEL: STEPS}, "ablated_models": {MODEL: STEPS[-1:]}}
     run("model_scaling", "model_scaling", **models)
     run("claims", "claims", **models, executed_models={MODEL: STEPS[-1:]})
@@ -104,15 +108,40 @@ def test_executions_compare_vectors_of_heads_at_every_layer(results):
     assert "against random heads of the same layers" in page_text(results, "task_execution")
 
 
+PAGES = ("protocols", "scoring0", "scoring8192", "ablation", "task_execution", "training_dynamics", "model_scaling",
+         "ablation_ladder", "causal_test", "claims", "lab", "index")
+
+
+def test_every_template_is_among_the_pages():
+    assert {re.sub(r"\d+$", "", page) for page in PAGES} == {path.stem for path in TEMPLATES.glob("*.ipynb")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", ["protocols", "scoring0", "scoring8192", "ablation", "task_execution", "training_dynamics",
-             "model_scaling", "ablation_ladder", "causal_test", "lab", "index"])
-def test_every_page_has_figures_with_captions_and_alternative_texts(results, page):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_has_figures_of_something_with_captions_and_alternative_texts(results, page):
     html = page_text(results, page)
     n_figures = html.count('<img class="figure"')
-    assert n_figures >= 1
-    assert html.count("<figcaption>") == n_figures and html.count('alt=""') == 0
+    assert len(re.findall(r'<img class="figure" alt="[^"]{20,}"', html)) == n_figures
+    assert len(re.findall(r"<figcaption>[^<]{20,}</figcaption>", html)) == n_figures
+    drawn = [points_drawn(svg) for svg in figures_in(html)]
+    assert len(drawn) == n_figures >= 1
+    assert all(panels and min(panels) > 0 for panels in drawn), drawn
+
+
+@pytest.mark.parametrize(("draw", "points"), [
+    (lambda ax: None, 0),
+    (lambda ax: (ax.axhline(1), ax.axvline(0.5), ax.set_title("title"), ax.text(0, 0, "no data")), 0),
+    (lambda ax: (ax.plot([], [], label="label"), ax.plot([1, 2], [np.nan, np.nan]), ax.legend()), 0),
+    (lambda ax: (ax.plot([1, 2, 3], [1, 1, 1]), ax.axhline(0)), 3),
+    (lambda ax: ax.scatter([1, 2, 3], [1, 4, 2]), 3),
+    (lambda ax: ax.add_patch(plt.Rectangle((0.2, 0.2), 0.5, 0.5)), 4),
+], ids=["nothing", "lines across", "no numbers", "line", "points", "rectangle"])  # fmt: skip
+def test_a_figure_without_data_is_told_from_one_with(draw, points):
+    ax = plt.subplots()[1]
+    draw(ax)
+    page = figures.as_html(ax, "a caption", "an alternative text")
+    assert [points_drawn(svg) for svg in figures_in(page)] == [[points]]
+    assert [points_drawn(svg) for svg in figures_in(FIGURE.sub(_smaller, page))] == [[points]], "as the book has it"
 
 
 @pytest.mark.slow

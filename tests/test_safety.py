@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -24,8 +25,18 @@ RUNS_CODE = ("eval", "exec", "compile", "__import__", "torch.load", "np.load", "
              "yaml.load", "yaml.unsafe_load", "os.system", "os.popen")
 
 
+@cache
+def snakefile():
+    """The Snakefile as the Python that Snakemake makes of it."""
+    done = subprocess.run([sys.executable, "-m", "snakemake", "--print-compilation"], cwd=ROOT, capture_output=True,
+                          text=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def sources():
     """All code of the repository but the tests: modules, the Snakefile and the cells of templates."""
+    yield "Snakefile", snakefile()
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             yield path.relative_to(ROOT).as_posix(), path.read_text()
@@ -58,6 +69,7 @@ def unsafe(source):
 
 def test_the_source_runs_no_code_from_files():
     found = {name: unsafe(source) for name, source in sources()}
+    assert {"Snakefile", "notebooks/scoring.ipynb", *(f"{package}/__init__.py" for package in PACKAGES)} <= set(found)
     assert len(found) > 40
     assert not {name: what for name, what in found.items() if what}
 
@@ -69,6 +81,21 @@ def test_the_source_runs_no_code_from_files():
 ])  # fmt: skip
 def test_the_search_finds_each_of_them(line):
     assert unsafe(line)
+
+
+def unquoted(source):
+    """What a rule puts into a shell command without quotes: names of files and parameters."""
+    texts = [node.value for node in ast.walk(ast.parse(source))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    field = re.compile(r"\{((?:input|output|params|log|wildcards)\b[^{}]*)\}")
+    fields = [found for text in texts for found in field.findall(text)]
+    assert fields, "there are no shell commands to look at"
+    return [found for found in fields if not found.endswith(":q")]
+
+
+def test_the_snakefile_quotes_what_it_hands_to_a_shell():
+    assert not unquoted(snakefile())
+    assert unquoted("shell('cp {input.a:q} {output}')") == ["output"]
 
 
 HOSTILE = ["../up", "..", "a/../../b", "/etc", "a//b", "a/", "-rf", ".hidden", "a b", "a;ls", "a$(ls)", "a`ls`", "a|ls",

@@ -11,9 +11,9 @@ from icl_lib.emergence import (
     emergence_interval,
     emergence_step,
     first_crossing,
-    null_threshold,
     transition_counts,
 )
+from icl_lib.kinds import FV_MINIMUM, fv_threshold
 from icl_lib.statistics import (
     bootstrap_difference,
     bootstrap_mean,
@@ -173,7 +173,8 @@ def test_trend_against_all_permutations():
     exact = np.mean(np.abs(rhos) >= abs(rho) - 1e-9)
     found = trend_test(sizes, values, seed=0)
     assert found.value == pytest.approx(rho)
-    assert found.p_value == pytest.approx(exact, abs=0.015)
+    assert found.p_value == pytest.approx(exact)
+    assert found.smallest_p == pytest.approx(2 / 120)
     missing = trend_test(np.append(sizes, 6.0), np.append(values, np.nan), seed=0)
     assert missing == found
 
@@ -196,14 +197,17 @@ def test_depth_difference_against_all_relabellings():
     exact = np.mean(np.abs(differences) >= observed - 1e-9)
     found = depth_difference(mask_of(first), mask_of(second, start=5), seed=0)
     assert found.value == pytest.approx(observed)
-    assert found.p_value == pytest.approx(exact, abs=0.015)
+    assert found.p_value == pytest.approx(exact)
+    most = np.max(np.abs(np.array(differences) - np.mean(differences)))
+    best = np.mean(np.abs(np.array(differences) - np.mean(differences)) >= most - 1e-9)
+    assert found.smallest_p == pytest.approx(best)
 
 
 def test_depth_of_shared_heads_cancels():
     shared = mask_of([1, 9, 9, 9], start=6)
     found = depth_difference(mask_of([4, 5]) | shared, mask_of([4, 5], start=3) | shared, seed=0)
     assert found.value == 0 and found.p_value == 1.0
-    assert depth_difference(shared, shared, seed=0) == (0.0, 1.0)
+    assert depth_difference(shared, shared, seed=0) == (0.0, 1.0, 1.0)
 
 
 def test_depth_p_values_are_uniform_under_the_null():
@@ -219,11 +223,12 @@ def test_depth_p_values_are_uniform_under_the_null():
     assert np.mean(np.array(p_values) <= 0.05) < 0.09
 
 
-def test_null_threshold_is_for_the_best_head():
+def test_the_threshold_of_fv_heads_is_for_the_best_head_and_never_low():
     rng = np.random.default_rng(10)
-    threshold = null_threshold(rng.normal(size=(400, 4, 8)), quantile=0.95)
+    threshold = fv_threshold(rng.normal(size=(400, 4, 8)), quantile=0.95)
     assert np.mean(rng.normal(size=(2000, 32)).max(axis=1) > threshold) == pytest.approx(0.05, abs=0.025)
-    assert null_threshold(np.array([[0.0, 2.0], [1.0, 0.0]]), quantile=1.0) == 2.0
+    assert fv_threshold(np.array([[0.0, 2.0], [1.0, 0.0]]), quantile=1.0) == 2.0
+    assert fv_threshold(np.full((3, 4), -0.5)) == fv_threshold(np.full((3, 4), 0.001)) == FV_MINIMUM
 
 
 @pytest.mark.parametrize(
@@ -272,8 +277,14 @@ def test_transition_null_against_all_pairings():
         a, b = first_crossing(induction, 0.6), first_crossing(fv, 0.6)[list(order)]
         counts.append(np.sum((a < b) & (b < 3)))
     assert found.expected["induction_first"] == pytest.approx(np.mean(counts), abs=0.06)
-    exact = np.mean(np.array(counts) >= found.observed["induction_first"])
-    assert found.p_greater["induction_first"] == pytest.approx(exact, abs=0.03)
+    counts = np.array(counts)
+
+    def both_tails(count):
+        return min(1.0, 2 * min(np.mean(counts >= count), np.mean(counts <= count)))
+
+    assert found.p_value["induction_first"] == pytest.approx(both_tails(found.observed["induction_first"]), abs=0.05)
+    smallest = min(both_tails(counts.min()), both_tails(counts.max()))
+    assert found.smallest_p["induction_first"] == pytest.approx(smallest, abs=0.05)
 
 
 def test_transition_null_within_layers_keeps_heads_in_their_layer():
@@ -286,6 +297,8 @@ def test_transition_null_within_layers_keeps_heads_in_their_layer():
     within = transition_counts(induction[:, order], fv[:, order], layers=layers, **arguments)
     across = transition_counts(induction[:, order], fv[:, order], **arguments)
     assert within.expected["induction_first"] == 0
+    assert within.smallest_p["induction_first"] == 1  # every pairing gives the same count: no power
+    assert across.smallest_p["induction_first"] < 0.05
     assert across.expected["induction_first"] == pytest.approx(2, abs=0.15)
 
 
@@ -297,7 +310,7 @@ def test_transition_p_values_are_valid_under_the_null():
             rng.random((4, 30)), rng.random((4, 30)), induction_threshold=0.8, fv_threshold=0.8, seed=trial,
             n_permutations=99,
         )  # fmt: skip
-        p_values.append(found.p_greater["induction_first"])
+        p_values.append(found.p_value["induction_first"])
     assert np.mean(np.array(p_values) <= 0.05) < 0.1
     assert np.mean(np.array(p_values) <= 0.5) < 0.62
 
@@ -325,7 +338,7 @@ def test_transition_p_values_are_valid_under_the_null():
         (lambda: spearman(np.ones(9), np.arange(9.0)), "differing scores"),
         (lambda: trend_test(np.ones(2), np.ones(2), seed=0), "at least 3 models, got 2"),
         (lambda: depth_difference(mask_of([]), mask_of([1]), seed=0), "empty head set"),
-        (lambda: null_threshold(np.ones((2, 2)), quantile=95.0), "quantile 95.0 is outside"),
+        (lambda: fv_threshold(np.ones((2, 2)), quantile=95.0), "quantile 95.0 is outside"),
         (lambda: emergence_step([0, 0], np.ones(2), 0.0), "do not increase"),
         (lambda: emergence_step([0, 1], np.full(2, np.nan), 0.0), "all 2 checkpoints are missing"),
     ],

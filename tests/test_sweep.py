@@ -67,8 +67,9 @@ def test_runs_over_a_grid_land_in_one_table_and_are_not_repeated(project):
     assert set(zip(table["swept_value"], table["value"], strict=True)) == {(0.5, 8.5), (2.0, 10.0)}  # value + step
     assert set(pd.read_parquet("results/fake/sweeps/ablation/ablations.parquet")["swept_seed"]) == {5}
     rest = [line for line in problems(read_suite("config/lab.yaml")) if "sweeps" in line]
-    assert [line.split(":")[0] for line in rest] == ["results/fake/sweeps/scoring/accuracy.parquet",
-                                                     "results/fake/sweeps/ablation/effects.parquet"][::-1]
+    assert [line.split(":")[0] for line in rest] == [  # the tables that were not asked for
+        f"results/fake/sweeps/{name}.parquet"
+        for name in ("ablation/effects", "ablation/statistics", "scoring/accuracy", "scoring/statistics")]
     write_suite(project, sweep={"scoring": {"value": [0.5, 3.0]}, "ablation": {"seed": [5]}})
     text = "\n".join(problems(read_suite("config/lab.yaml")))
     assert "sweeps/scoring/value=2.0/scores/models/tiny/step8.parquet: foreign" in text

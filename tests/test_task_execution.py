@@ -1,11 +1,13 @@
 """Function vectors: what they are made of, that adding one acts as a plain hook does, items held out, bad input."""
 
-import numpy as np
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from icl_lib.ablation_report import execution_sentence
-from icl_lib.execution_figures import execution_points
+from icl_lib.execution_figures import execution_by_layer, execution_points
+from icl_lib.execution_report import execution_sentence
+from icl_lib.heads import head_names
+from icl_lib.kinds import heads_of_kind
 from icl_lib.passes import TokenBatch
 from icl_lib.shared_prefix import read_added_rows
 from icl_lib.task_execution import (
@@ -19,6 +21,7 @@ from icl_lib.task_execution import (
 )
 from icl_lib.tasks import Prompt, draw_prompts, read_tasks
 from tests.conftest import ARCHITECTURES, projections_of, tiny_model
+from tests.test_ablation_protocols import scores as scores_of
 
 
 def layers_of(hf_model):
@@ -99,7 +102,7 @@ def test_test_pairs_are_in_no_mean_and_no_demonstration():
 def table(neox, tasks, **changes):
     model = neox.model
     shape = model.cfg.n_layers, model.cfg.n_heads
-    scores = {"fv": torch.rand(shape, generator=torch.Generator().manual_seed(0)), "induction": torch.rand(shape)}
+    scores = scores_of(*shape)
     options = {"fraction": 0.1, "layers": [0, 2], "n_prompts": 4, "n_shots": 3, "n_draws": 2, "name": "m", "step": 1,
                "seed": 0}
     return execution_table(model, tasks, scores, **(options | changes))
@@ -139,13 +142,28 @@ def _empty():
     return pd.DataFrame({"task": []})
 
 
-def test_head_sets_match_fv_heads_layer_by_layer():
-    scores = {"fv": torch.rand(4, 8), "induction": torch.rand(4, 8)}
+def test_head_sets_have_random_heads_of_neither_kind_or_none():
+    scores = scores_of(4, 8, n_of_kind=3)
     sets = head_sets(scores, fraction=0.1, n_draws=3, seed=0)
-    fv = next(heads for kind, _, heads in sets if kind == "fv")
-    assert int(fv.sum()) == 4 and len(sets) == 2 + 6
-    assert all(torch.equal(heads.sum(1), fv.sum(1)) for kind, _, heads in sets if kind == "random_layer_matched")
-    assert all(np.equal(int(heads.sum()), 4) for _, _, heads in sets)
+    tops = {kind: heads for kind, _, heads in sets if kind in ("fv", "induction")}
+    assert len(tops) == 2 and len(sets) == 2 + 6 and all(int(heads.sum()) == 4 for _, _, heads in sets)
+    taken = torch.stack([*tops.values(), *heads_of_kind(scores).values()]).any(0)
+    assert not any((heads & taken).any() for kind, _, heads in sets if kind.startswith("random"))
+    assert {kind for kind, *_ in head_sets(scores, fraction=0.5, n_draws=3, seed=0)} == {"fv", "induction"}
+    few = head_sets(scores_of(1, 4, n_of_kind=1), fraction=0.25, n_draws=30, seed=0)
+    names = [(kind, *head_names(heads)) for kind, _, heads in few]
+    assert 2 < len(names) <= 2 + 2 * 3 and len(set(names)) == len(names)
+
+
+def test_without_random_heads_the_sentence_and_figure_say_so(neox):
+    tasks = {name: task for name, task in list(read_tasks().items())[:2]}
+    rows = table(neox, tasks, fraction=0.5)
+    assert set(rows["heads"]) == {"none", "fv", "induction"}
+    words = execution_sentence(rows, 2, preset="task", items="all", seed=0)
+    assert "no random heads of neither kind are left to compare with" in words and "against nothing added" in words
+    assert "nan" not in words and "random heads of the same layers" not in words
+    plt.close(execution_points(rows, 2, {"task": ("all", "own")}, seed=0)[0, 0].figure)
+    plt.close(execution_by_layer(rows, 1, seed=0)[0].figure)
 
 
 def test_bad_input_is_refused_in_one_line(neox):

@@ -355,7 +355,8 @@ def test_the_whole_workflow(project):
         "scores/models/tiny/step0.parquet", "scores/models/tiny/step8.parquet",
         "accuracy/models/tiny/step0.parquet", "accuracy/models/tiny/step8.parquet",
         "ablations/models/tiny/step8.parquet", "effects/models/tiny/step8.parquet",
-        "statistics/training_dynamics/models/tiny.parquet",
+        "statistics/scoring/models/tiny/step0.parquet", "statistics/scoring/models/tiny/step8.parquet",
+        "statistics/ablation/models/tiny/step8.parquet", "statistics/training_dynamics/models/tiny.parquet",
         "statistics/model_scaling.parquet", "statistics/claims.parquet", "statistics/causal_test.parquet",
         "statistics/ablation_ladder.parquet",
     }  # fmt: skip
@@ -368,7 +369,7 @@ def test_the_whole_workflow(project):
     original = (library / "statistics.py").read_text()
     touch(library / "figures.py", "\n# edited\n")  # nobody uses it
     touch(library / "statistics.py", "\n# edited\n")
-    assert planned(project) == {"model_scaling": 1, "book": 1}
+    assert planned(project) == {"model_scaling": 1, "index": 1, "book": 1}
     (library / "statistics.py").write_text(original)
     touch(project / "book" / "method.md", "\nMore.\n")
     assert planned(project) == {"book": 1}

@@ -6,22 +6,33 @@ The suite takes hours, so its table is committed, and every book has a page of i
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
+from icl_lib.ablation_effects import DIFFERENCE
 from icl_lib.ablation_ladder import COLUMNS
+from icl_lib.kinds import heads_of_kind
 from icl_lib.scaling import model_sizes
-from icl_lib.tables import read_table
+from icl_lib.tables import read_table, run_path
 from lab.files import GRID
 from workflow.suite import Suite, read_suite
 
+CONTROLS = ("none", "random_layer_matched")  # what is written, of the controls that the tables have
+
 
 def collected(suite: Suite) -> pd.DataFrame:
-    """The tables `effects` of all ablated models, smallest first. Errors as in `read_table`."""
-    sizes = model_sizes(suite.ablated)
-    frames = [read_table(Path(suite.results, "effects", model, f"step{suite.ablated[model][-1]}.parquet"),
-                         schema_name="effects") for model in sizes["model"]]
+    """The tables `effects` of all ablated models, smallest first, with the number of heads of each kind.
+
+    Errors as in `read_table`.
+    """
+    frames = []
+    for model in model_sizes(suite.ablated)["model"]:
+        effects, scores, accuracy = (
+            read_table(run_path(suite.results, kind, model, suite.ablated[model][-1]), schema_name=kind)
+            for kind in ("effects", "scores", "accuracy"))
+        of_kind = {kind: int(heads.sum()) for kind, heads in heads_of_kind(scores, accuracy).items()}
+        of_kind[DIFFERENCE] = min(of_kind.values())
+        frames.append(effects[effects["control"].isin(CONTROLS)].assign(of_kind=effects["ranking"].map(of_kind)))
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 

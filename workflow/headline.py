@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from icl_lib import figures, report
+from icl_lib import ablation_report, figures
 from icl_lib.tables import read_table
 
 FIGURE = Path("book/_static/headline.svg")
@@ -13,7 +13,7 @@ def main(results: str, model: str) -> None:
     last = max((Path(results) / "ablations" / model).glob("step*.parquet"), key=lambda path: int(path.stem[4:]))
     ablations = read_table(last, schema_name="ablations").query("positions != 'last'")
     figures.style()
-    axes = figures.ablation_curves(ablations, report.curve_metrics(ablations, "all"), seed=0)
+    axes = figures.ablation_curves(ablations, ablation_report.curve_metrics(ablations, "all"), seed=0)
     axes[0, 0].figure.savefig(FIGURE, metadata={"Date": None})
     print(FIGURE)
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workflow.templates import MEASURE, library_files, measuring_parameters, measuring_source
+
 MADE_FROM = "ICL_LIB_MADE_FROM"  # the environment variable that icl_lib.tables reads
 _DIGITS = 16
 
@@ -34,8 +36,26 @@ def without_results(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def fingerprint(path: Path) -> str:
     """Sixteen hex digits for a file's bytes, for a table's data. Errors as in `read_table`, and OSError."""
+    if path.name.endswith(f"#{MEASURE}"):
+        source = measuring_source(path.with_name(path.name.removesuffix(f"#{MEASURE}")))
+        return hashlib.sha256(source.encode()).hexdigest()[:_DIGITS]
     state = path.stat()
     return _fingerprint(path.resolve(), (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+def measured_from(
+    template: Path, inputs: Sequence[Path], parameters: dict[str, Any], results: Path
+) -> dict[str, Any]:
+    """What the measured tables of a run are made from: of `made_from` what its cells tagged `measure` can see.
+
+    Other code and other parameters change what is shown, not what was measured. The cells themselves count as the
+    file `<template>#measure`.
+    """
+    shown = set(library_files(template)) - set(library_files(template, measuring=True))
+    kept = [path for path in inputs if path != template and path.as_posix() not in shown]
+    used = measuring_parameters(template)
+    return made_from([*kept, template.with_name(f"{template.name}#{MEASURE}")],
+                     {name: value for name, value in parameters.items() if name in used}, results)
 
 
 @functools.cache  # the runs of a suite share most of their input files

@@ -10,6 +10,7 @@ import contextlib
 import glob
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -18,20 +19,25 @@ from typing import Any
 
 import yaml
 
-from workflow.inputs import MADE_FROM, fingerprint, made_from, write_record
+from icl_lib.tables import read_table
+from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, write_record
 from workflow.lock import lock_run
-from workflow.templates import ParameterError, check_parameters
+from workflow.templates import ParameterError, check_parameters, measuring_source
+
+KEPT = "measured"  # folder under a suite's results with copies of its measured tables
 
 
 def run_notebook(
     template: Path, executed: Path, parameters: dict[str, Any], *, log: Path, tables: Sequence[Path] = (),
-    inputs: Sequence[Path] = (),
+    inputs: Sequence[Path] = (), committed: Sequence[Path] = (),
 ) -> None:
     """Execute a template with these parameters in the present working folder.
 
-    With `inputs`, all files that the run depends on, their fingerprints go into its tables and beside the log. Raises
-    ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel fails or a table was
-    not written.
+    With `inputs`, all files that the run depends on, their fingerprints go beside the log, and those that a measurement
+    depends on into its tables. Tables of an earlier run that were measured from the same are put back first, so that
+    the notebook measures nothing and shows them; so are those of the folders `committed`, whatever they were made from.
+    Raises ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel fails or a table
+    was not written.
     """
     check_parameters(template, parameters)
     import papermill  # late: it takes longer to import than a bad parameter takes to find
@@ -39,7 +45,8 @@ def run_notebook(
     log.parent.mkdir(parents=True, exist_ok=True)
     attempt, record = log.with_suffix(".ipynb"), log.with_suffix(".inputs.json")
     _remove([executed, attempt, *tables])
-    for path in (record, *tables):  # what a killed run of this notebook was writing
+    of_measured = log.with_suffix(".measured.json")
+    for path in (record, of_measured, *tables):  # what a killed run of this notebook was writing
         _remove(list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")))
     handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -49,8 +56,13 @@ def run_notebook(
     try:
         if inputs:
             _set_aside_damaged(inputs)
-            write_record(made_from(inputs, parameters, Path(parameters["results"])), record)
-            os.environ[MADE_FROM] = str(record.resolve())
+            results = Path(parameters["results"])
+            write_record(made_from(inputs, parameters, results), record)
+            if measuring_source(template):
+                measured = measured_from(template, inputs, parameters, results)
+                put_back(tables, results, measured, committed)
+                write_record(measured, of_measured)
+            os.environ[MADE_FROM] = str((of_measured if measuring_source(template) else record).resolve())
         papermill.execute_notebook(
             template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
             log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
@@ -59,6 +71,8 @@ def run_notebook(
         absent = [str(table) for table in tables if not table.is_file()]
         if absent:
             raise FileNotFoundError(f"it ended without writing {', '.join(absent)}")
+        if inputs and measuring_source(template):
+            keep(tables, results)
     except BaseException as error:
         root.exception("%s failed", template.name)
         _remove(tables)
@@ -70,6 +84,38 @@ def run_notebook(
         handler.close()
     executed.parent.mkdir(parents=True, exist_ok=True)
     os.replace(attempt, executed)
+
+
+def put_back(
+    tables: Sequence[Path], results: Path, measured: dict[str, Any], committed: Sequence[Path]
+) -> None:
+    """Copy tables to where a run writes them: committed ones, and kept ones that were measured from the same."""
+    for path in tables:
+        name = path.relative_to(results)
+        if there := [folder / name for folder in committed if (folder / name).is_file()]:
+            _copy(there[0], path)
+        elif (kept := results / KEPT / name).is_file():
+            with contextlib.suppress(ValueError):  # a damaged one is measured anew
+                if read_table(kept).attrs["provenance"]["made_from"] == measured:
+                    _copy(kept, path)
+
+
+def keep(tables: Sequence[Path], results: Path) -> None:
+    """Copy what a run measured to where no rule removes it."""
+    for path in tables:
+        if path.relative_to(results).parts[0] != "statistics":
+            _copy(path, results / KEPT / path.relative_to(results))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Under its final name only once complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -118,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--tables", type=Path, nargs="*", default=[], help="tables the notebook has to write")
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="all files that the run depends on")
+    parser.add_argument("--committed", type=Path, action="append", default=[],
+                        help="folder of measured tables that are taken as they are")
     parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
     given = parser.parse_args(arguments)
     began = time.monotonic()
@@ -130,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 log=given.log,
                 tables=given.tables,
                 inputs=given.inputs,
+                committed=given.committed,
             )
     except (ParameterError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from icl_lib.tables import read_table
-from workflow.suite import TABLES
+from workflow.suite import TABLES, place
 
 _PLAIN = 15_000  # bytes of a parquet file up to which its CSV is not compressed
 
@@ -56,8 +56,7 @@ def _yaml(parameters: dict[str, Any]) -> str:
 def tables_of_run(results: Path, name: str) -> list[Path]:
     """The tables that a run wrote, those that are there."""
     kind, _, of = name.partition("/")
-    own = {"statistics": f"{kind}/{of}" if of else kind}
-    paths = [results / table / f"{own.get(table, of)}.parquet" for table in TABLES[kind]]
+    paths = [results / f"{place(kind, table)}{'/' if of else ''}{of}.parquet" for table in TABLES[kind]]
     return [path for path in paths if path.is_file()]
 
 

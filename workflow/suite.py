@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import jsonschema
 import yaml
 
 from icl_lib.models import locate, steps_of
+from icl_lib.tables import run_path
 from workflow.sweep import points
 from workflow.templates import check_parameters, library_files, template_parameters
 
@@ -19,10 +20,11 @@ SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 TEMPLATES = Path("notebooks")
 RESULTS = Path("results")
 
-# What each notebook writes. One table per run, under results/<suite>/<table>/.
+# What each notebook writes: one table per run and kind, under results/<suite>/ at `place`. `statistics` hold the
+# numbers that the notebook's page prints.
 TABLES = {
-    "scoring": ("scores", "accuracy"),
-    "ablation": ("ablations", "effects"),
+    "scoring": ("scores", "accuracy", "tasks", "statistics"),
+    "ablation": ("ablations", "effects", "curves", "statistics"),
     "protocols": ("statistics",),
     "task_execution": ("executions",),
     "training_dynamics": ("statistics",),
@@ -54,16 +56,28 @@ CHOSEN_BY = {
 # ... and is given these if it declares them: which of the steps were ablated, the steps of all seeds of the model.
 GIVEN_IF_DECLARED = {
     "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",),
-    "claims": ("ablated_models", "executed_models"), "index": ("ablated_models",),
+    "claims": ("ablated_models", "executed_models"), "index": ("ablated_models", "real_models"),
 }  # fmt: skip
+
+# Notebooks over all models that run once more over those of each included suite.
+GROUPED = ("model_scaling", "claims")
 
 # Files that library modules read, as (module, file or folder).
 DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl_lib/claims.yaml")),
         ("icl_lib/upstream.py", Path("icl_lib/upstream_tasks.sha256")),
-        ("icl_lib/paper_models.py", Path("icl_lib/paper_models.yaml")))
+        ("icl_lib/paper_models.py", Path("icl_lib/paper_models.yaml")),
+        ("icl_lib/packaged.py", Path("icl_lib/packaged_models.yaml")))
 
 # Stands for a model's published weights where it has no checkpoints.
 NO_STEP = -1
+
+
+def place(notebook: str, table: str) -> str:
+    """The folder of a notebook's table; or, where it runs once, the file's name without its ending.
+
+    Several notebooks write statistics, each its own: results/<suite>/statistics/claims.parquet.
+    """
+    return f"{table}/{notebook}" if table == "statistics" else table
 
 
 class SuiteError(ValueError):
@@ -95,6 +109,8 @@ class Suite:
     chosen: dict[str, dict[str, list[int]]]
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweep: dict[str, dict[str, list]] = field(default_factory=dict)
+    tables: str = ""  # folder of committed tables that are shown without measuring
+    included: tuple["Suite", ...] = ()  # suites whose committed models are shown beside this one's
 
     @property
     def results(self) -> str:
@@ -114,24 +130,35 @@ class Suite:
     @property
     def notebooks(self) -> list[Path]:
         """The executed notebooks of all runs, in the order of the book's chapters and sections."""
-        runs = [f"scoring/{model}/step{step}" for model, steps in self.steps.items() for step in steps]
-        runs += [f"{kind}/{model}/step{step}" for kind, chosen in self.chosen.items()
-                 for model, steps in chosen.items() for step in steps]
+        suites = [self, *self.included]
+        runs = [f"scoring/{model}/step{step}" for suite in suites for model, steps in suite.steps.items()
+                for step in steps]
+        runs += [f"{kind}/{model}/step{step}" for kind in self.chosen for suite in suites
+                 for model, steps in suite.chosen[kind].items() for step in steps]
         runs += [f"training_dynamics/{model}" for model in self.followed]
-        runs += [kind for kind in TABLES if "model" not in GIVEN[kind]]
+        for kind in TABLES:
+            if "model" not in GIVEN[kind]:
+                runs += [f"{kind}/{suite.name}" for suite in self.included if kind in GROUPED] + [kind]
         return [Path(self.results, "notebooks", f"{run}.ipynb") for run in runs]
 
     def seeds_of(self, model: str) -> dict[str, list[int]]:
         """Followed models that differ from this one by nothing but the seed in their names, itself included."""
         return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
 
-    def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP) -> dict[str, Any]:
-        """All parameters of one run of a notebook, as papermill gets them."""
+    def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP, group: str = "") -> dict[str, Any]:
+        """All parameters of one run of a notebook, as papermill gets them.
+
+        A run of an included suite's model, or over all its models (`group`), has the parameters of that suite.
+        """
+        for suite in self.included:
+            if model in suite.steps or group == suite.name:
+                return suite.parameters(notebook, model=model, step=step) | {"results": self.results}
         known = {
             "suite": self.name, "seed": self.seed, "results": self.results, "model": model, "step": step,
             "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
             "models": self.steps, "ablated_models": self.ablated, "seeds": self.seeds_of(model),
             "executed_models": {name: at for name, at in self.chosen["task_execution"].items() if at},
+            "real_models": {suite.name: suite.ablated for suite in self.included},
         }  # fmt: skip
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
         names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
@@ -208,7 +235,27 @@ def check_suite(config: Any) -> Suite:
             points(grid)
         except ValueError as error:
             raise SuiteError(f"sweep.{notebook}: {error}") from None
-    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep)
+    included = tuple(suite for name in config.get("include", []) if (suite := _measured(name)).steps)
+    for suite in included:
+        if both := sorted(set(steps) & set(suite.steps)):
+            raise SuiteError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
+    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep,
+                 config.get("tables", ""), included)
+
+
+def _measured(name: str) -> Suite:
+    """A suite of config/ with those of its runs whose committed tables are there."""
+    suite = read_suite(SCHEMA.with_name(f"{name}.yaml"))
+
+    def there(notebook: str, chosen: dict[str, list[int]]) -> dict[str, list[int]]:
+        kept = {model: [step for step in steps if committed(suite, notebook, model, step)]
+                for model, steps in chosen.items()}
+        return {model: steps for model, steps in kept.items() if steps}
+
+    steps = there("scoring", suite.steps)
+    chosen = {notebook: there(notebook, {model: at for model, at in chosen.items() if model in steps})
+              for notebook, chosen in suite.chosen.items()}
+    return replace(suite, steps=steps, chosen=chosen)
 
 
 def unseeded(model: str) -> str:
@@ -223,6 +270,13 @@ def dependencies(notebook: str) -> list[str]:
     return files + sorted(
         f.as_posix() for data in read for f in (data.rglob("*") if data.is_dir() else [data])
         if f.suffix in (".json", ".yaml", ".sha256"))
+
+
+def committed(suite: Suite, notebook: str, model: str, step: int) -> list[str]:
+    """The committed tables of a run that are there; it needs no weights then."""
+    suite = next((other for other in suite.included if model in other.steps), suite)
+    paths = [run_path(suite.tables, kind, model, step) for kind in TABLES[notebook] if kind != "statistics"]
+    return [path.as_posix() for path in paths if suite.tables and path.is_file()]
 
 
 def weights(model: str, step: int) -> list[str]:

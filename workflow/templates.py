@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import nbformat
 
 PACKAGES = ("icl_lib", "lab")
+MEASURE = "measure"  # the tag of cells whose tables are read again where they are
 _SCALARS = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
@@ -78,15 +79,27 @@ def check_parameters(path: str | Path, given: dict[str, Any]) -> None:
             )
 
 
-def library_files(path: str | Path, root: str | Path = ".") -> list[str]:
+def measuring_source(path: str | Path) -> str:
+    """The source of a template's cells tagged `measure`: what its measured tables are made by; "" where it has none."""
+    return "\n".join(cell.source for cell in _code_cells(Path(path)) if MEASURE in cell.metadata.get("tags", []))
+
+
+def measuring_parameters(path: str | Path) -> set[str]:
+    """The parameters that the cells tagged `measure` use."""
+    names = {node.id for node in ast.walk(ast.parse(measuring_source(path))) if isinstance(node, ast.Name)}
+    return names & set(template_parameters(path))
+
+
+def library_files(path: str | Path, root: str | Path = ".", *, measuring: bool = False) -> list[str]:
     """Files of this project that a template imports, directly or indirectly, relative to `root`.
 
-    Found by parsing, nothing is run. A name imported from a package is followed to the module that its
-    `__init__` takes it from, so that editing a module concerns only the templates that use it; importing a
-    package as a whole counts as using all of it.
+    `measuring`: only what its cells tagged `measure` import. Found by parsing, nothing is run. A name imported from a
+    package is followed to the module that its `__init__` takes it from, so that editing a module concerns only the
+    templates that use it; importing a package as a whole counts as using all of it.
     """
     root = Path(root)
-    source = "\n".join(_without_magics(cell.source) for cell in _code_cells(Path(path)))
+    cells = [measuring_source(path)] if measuring else [cell.source for cell in _code_cells(Path(path))]
+    source = "\n".join(map(_without_magics, cells))
     found: set[Path] = set()
     todo = list(_imported(ast.parse(source), root, package=None))
     while todo:

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icl_lib.tables import read_table
+from icl_lib.tables import read_table, table_fingerprint
 from workflow.inputs import differences, is_record, read_record
-from workflow.suite import CHOSEN_BY, TABLES, Suite, read_suite
+from workflow.run import KEPT
+from workflow.suite import CHOSEN_BY, GROUPED, TABLES, TEMPLATES, Suite, place, read_suite
 from workflow.sweep import changed_parts
+from workflow.templates import measuring_parameters, measuring_source
 
 _SHOWN = 3  # differences named for one file
 # Folders that hold no results of the runs below: what was printed, finished parts of runs, rendered pages, a copy under
 # torture, what the stand-in hub serves.
-_OTHER = ("logs", "partial", "book", "copy", "hub")
+_OTHER = ("logs", "partial", "book", "copy", "hub", KEPT)
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,8 @@ class Run:
     @property
     def tables(self) -> dict[str, str]:
         """The run's tables: path to schema."""
-        # statistics come from several notebooks, each has a folder or, where it runs once, a file of its name
-        place = {kind: f"{kind}/{self.notebook}" if kind == "statistics" else kind for kind in TABLES[self.notebook]}
-        return {f"{self._swept}{folder}{self._below}.parquet": kind for kind, folder in place.items()}
+        return {f"{self._swept}{place(self.notebook, kind)}{self._below}.parquet": kind
+                for kind in TABLES[self.notebook]}
 
     @property
     def _swept(self) -> str:
@@ -58,8 +59,9 @@ class Run:
 
 def runs(suite: Suite) -> Iterator[Run]:
     """All runs of a suite, as the Snakefile has them."""
-    for notebook, chosen in {"scoring": suite.steps, **suite.chosen}.items():
-        for model, steps in chosen.items():
+    for notebook in ("scoring", *CHOSEN_BY):
+        of_all = [of.steps if notebook == "scoring" else of.chosen[notebook] for of in (suite, *suite.included)]
+        for model, steps in (item for chosen in of_all for item in chosen.items()):
             for step in steps:
                 yield Run(notebook, f"{model}/step{step}", suite.parameters(notebook, model=model, step=step))
     for notebook in TABLES:
@@ -67,6 +69,8 @@ def runs(suite: Suite) -> Iterator[Run]:
             for model in suite.followed:
                 yield Run(notebook, model, suite.parameters(notebook, model=model))
         elif notebook != "scoring" and notebook not in CHOSEN_BY:
+            for of in suite.included if notebook in GROUPED else ():
+                yield Run(notebook, of.name, suite.parameters(notebook, group=of.name))
             yield Run(notebook, "", suite.parameters(notebook))
     for notebook in suite.sweep:
         for name, values, model, step in suite.swept(notebook):
@@ -92,7 +96,8 @@ def problems(suite: Suite) -> list[str]:
     found = [line for run in expected for line in _of_run(suite, run, results, stale)]
     known = {path for run in expected for path in (run.executed, *run.tables)}
     # a swept run finds the model's scores in its own folder
-    known |= {f"sweeps/{run.notebook}/{run.point}/scores/{run.stem}.parquet" for run in expected if run.point}
+    known |= {f"sweeps/{run.notebook}/{run.point}/{kind}/{run.stem}.parquet"
+              for run in expected if run.point for kind in ("scores", "tasks")}
     for name, parts in joined(suite).items():
         known.add(name)
         if not (results / name).is_file():
@@ -135,13 +140,13 @@ def _of_run(suite: Suite, run: Run, results: Path, stale: set[str]) -> Iterator[
 
 def _recorded(path: Path, run: Run, results: Path, stale: set[str]) -> list[str]:
     try:
-        return _differences(read_record(path), run, results, stale)
+        return _differences(read_record(path), run.parameters, results, stale)
     except ValueError as error:
         return [str(error)]
 
 
-def _differences(record: dict[str, Any], run: Run, results: Path, stale: set[str]) -> list[str]:
-    found = differences(record, run.parameters, results)
+def _differences(record: dict[str, Any], given: dict[str, Any], results: Path, stale: set[str]) -> list[str]:
+    found = differences(record, given, results)
     return found + [f"{name} is stale" for name in record["tables"] if name in stale and (results / name).is_file()
                     and not any(line.startswith(f"{name} ") for line in found)]
 
@@ -153,13 +158,22 @@ def _of_table(suite: Suite, run: Run, path: Path, kind: str, stale: set[str]) ->
         reason = str(error).removeprefix(str(path)).lstrip(": ")
         yield f"{path}: unreadable, it {reason}; run the suite again"
         return
-    if made_by["suite"] != suite.name:
+    for of in (suite, *suite.included):
+        committed = Path(of.tables, path.relative_to(suite.results))
+        if of.tables and committed.is_file():  # of whatever code: spot checks vouch for it
+            if table_fingerprint(committed) != table_fingerprint(path):
+                yield _stale(path, [f"{committed} has changed"])
+            return
+    if made_by["suite"] not in [of.name for of in (suite, *suite.included)]:
         yield f"{path}: foreign, made by suite {made_by['suite']!r}; remove it or move it away"
         return
     if not is_record(made_by["made_from"]):
         yield _stale(path, ["it does not say what it was made from, so the workflow did not make it"])
         return
-    changed = _differences(made_by["made_from"], run, Path(suite.results), stale)
+    template, given = TEMPLATES / f"{run.notebook}.ipynb", run.parameters
+    if measuring_source(template):  # then the tables are of what measures alone
+        given = {name: given[name] for name in measuring_parameters(template) if name in given}
+    changed = _differences(made_by["made_from"], given, Path(suite.results), stale)
     changed += [f"{package} was {was}, is {now}" for package, was in made_by["versions"].items()
                 if (now := _version(package)) != was]
     seed = run.parameters["seed"]

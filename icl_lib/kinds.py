@@ -1,0 +1,100 @@
+"""When a head is an induction head or an FV head: the one definition, used by every page, test and rule.
+
+The two scores that the paper ranks by are here too: its induction score is the attention mass, and FV heads are
+ranked by the mean FV score over scoring tasks.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from scipy import stats
+from torch import Tensor
+
+from icl_lib.heads import top_heads
+from icl_lib.measurements import mean_scores
+
+KINDS = ("induction", "fv")
+# The score that ranks heads of a kind (section 2 of the paper); prefix matching is shown beside it.
+RANKED_BY = {"induction": "induction_attention_mass", "fv": "fv"}
+# The score that says whether a head is an induction head: prefix matching, which has a ceiling of 1 in every model.
+DEFINED_BY = {"induction": "induction_prefix_matching", "fv": "fv"}
+# Attention from a repeated token to the token after its earlier copy: three tenths of all the head has to give.
+INDUCTION_THRESHOLD = 0.3
+# The smallest FV score that counts: half a percentage point of the answer's probability.
+FV_MINIMUM = 0.005
+# An FV head beats the best of all heads in all but this share of the draws of the null.
+NULL_QUANTILE = 0.99
+# Accuracy with demonstrations minus accuracy with their labels shuffled from which a model reads labels.
+LABELS_READ = 0.05
+# The ranking of heads with the lowest, most negative FV scores first: those that lower the answer's probability.
+LOWEST = "fv_lowest"
+# What the column `excluded` of random heads says: they are of neither kind.
+OF_EITHER_KIND = "heads of either kind"
+
+
+def heads_of_kind(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> dict[str, Bool[Tensor, "layer head"]]:
+    """Which heads of one model at one step are of a kind, from its table `scores`: {"induction": mask, "fv": mask}.
+
+    An induction head has a prefix-matching score above 0.3. An FV head has an FV score (mean over scoring tasks)
+    above `fv_threshold`, in a model that reads labels: with the table `accuracy` a model that `reads_labels` does not
+    vouch for has no FV heads. A head may be of both kinds. Raises ValueError for a table without these scores.
+    """
+    masks = {"induction": mean_scores(scores, DEFINED_BY["induction"]) > INDUCTION_THRESHOLD,
+             "fv": mean_scores(scores, "fv") > fv_threshold(null_draws(scores))}
+    if accuracy is not None and not reads_labels(accuracy):
+        masks["fv"] = torch.zeros_like(masks["fv"])
+    return masks
+
+
+def top_sets(scores: pd.DataFrame, *, fraction: float, minimum: int = 1) -> dict[str, Bool[Tensor, "layer head"]]:
+    """The top share of heads of each kind by the score that ranks it: {"induction": mask, "fv": mask}."""
+    return {kind: top_heads(mean_scores(scores, score), fraction=fraction, minimum=minimum)
+            for kind, score in RANKED_BY.items()}
+
+
+def fv_threshold(null: Float[ndarray, "draw *head"], *, quantile: float = NULL_QUANTILE) -> float:
+    """The FV score from which a head is an FV head: above the null, and at least 0.005 in any case.
+
+    `null`: FV scores of all heads under another task's means, one draw per row. In each draw the best head counts,
+    which guards against choosing heads by their score. A null below the smallest effect that counts, or below zero,
+    does not lower the bar. Raises ValueError for NaN or no draws and for a quantile outside 0..1.
+    """
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile {quantile!r} is outside 0..1")
+    if null.size == 0 or np.isnan(null).any():
+        raise ValueError("the null has NaN or no draws, expected a number for every draw and head")
+    return max(FV_MINIMUM, float(np.quantile(null.reshape(len(null), -1).max(axis=1), quantile)))
+
+
+def null_draws(scores: pd.DataFrame) -> Float[ndarray, "draw head"]:
+    """The draws of the FV null in one model's table `scores`, heads flattened. ValueError where it has none."""
+    rows = scores[scores["score"] == "fv_null"]
+    if rows.empty:
+        raise ValueError("the table has no score 'fv_null'; score the heads with n_null_draws of at least 1")
+    return rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+
+
+def reads_labels(accuracy: pd.DataFrame) -> bool:
+    """Whether a model learns from which label stands beside which input, from its table `accuracy` at one step.
+
+    First-token accuracy on the scoring tasks at the most demonstrations, labels clean minus labels shuffled: at least
+    0.05 on the mean over tasks, and above 0 at p < 0.05 (one-sided t test over tasks, where there are two or more).
+    """
+    gaps = label_gaps(accuracy)
+    if gaps.empty or gaps.mean() < LABELS_READ:
+        return False
+    same = len(gaps) < 2 or np.ptp(gaps) == 0
+    return bool(same or stats.ttest_1samp(gaps, 0, alternative="greater").pvalue < 0.05)
+
+
+def label_gaps(accuracy: pd.DataFrame) -> pd.Series:
+    """Per scoring task first-token accuracy at the most demonstrations, labels clean minus labels shuffled.
+
+    Of the table `accuracy` at one step; empty where shuffled labels were not measured at so many demonstrations.
+    """
+    rows = accuracy.query("metric == 'first_token_accuracy' and split == 'scoring'")
+    rows = rows[rows["n_shots"] == rows["n_shots"].max()]
+    by_labels = rows.pivot_table(index="task", columns="labels", values="value").reindex(columns=["clean", "shuffled"])
+    return (by_labels["clean"] - by_labels["shuffled"]).dropna()

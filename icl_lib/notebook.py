@@ -1,0 +1,47 @@
+"""What a notebook asks before it works: was it given what it knows, and is its result there already."""
+
+import ast
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_origin
+
+from icl_lib.tables import read_table
+
+
+def check_given(namespace: Mapping[str, Any]) -> None:
+    """Raise ValueError for a parameter given by papermill that the notebook lacks, or that is of another type.
+
+    `namespace` is the notebook's `globals()`: papermill's cell stands in its history of inputs, and the annotations of
+    the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on.
+    """
+    given = [source for source in namespace.get("In", []) if source.lstrip().startswith("# Parameters")]
+    known = namespace.get("__annotations__", {})
+    for node in ast.parse(given[-1]).body if given else []:
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            if target.id not in known:
+                near = difflib.get_close_matches(target.id, known, n=1)
+                raise ValueError(f"unknown parameter {target.id!r}" + (f"; nearest: {near[0]}" if near else "")
+                                 + f"; this notebook has {', '.join(known)}")
+            value, kind = namespace[target.id], get_origin(known[target.id]) or known[target.id]
+            fits = isinstance(value, int | float if kind is float else kind)
+            if not fits or isinstance(value, bool) is not (kind is bool):
+                raise ValueError(f"parameter {target.id} is {value!r}, expected {kind.__name__}; papermill takes lists "
+                                 f"as -y '{target.id}: [...]'")
+
+
+def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> bool:
+    """Whether the tables of a run are there, by schema, and were measured with these parameters.
+
+    A table of other parameters is neither shown nor replaced: ValueError names the file and what differs. Errors for
+    a table that cannot be read as in `read_table`.
+    """
+    present = {schema: path for schema, path in paths.items() if path.is_file()}
+    for schema, path in present.items():
+        was = read_table(path, schema_name=schema).attrs["provenance"]["parameters"]
+        for name in sorted(set(was) | set(parameters)):
+            if was.get(name) != parameters.get(name):
+                raise ValueError(
+                    f"{path} was measured with {name} = {was.get(name, 'not given')!r}, this run asks for "
+                    f"{parameters.get(name, 'not given')!r}; give another results folder, the same value, or remove it")
+    return len(present) == len(paths)

@@ -1,0 +1,318 @@
+"""The ledger's statistics once more, in plain pandas, numpy and scipy: a function per claim of claims.yaml.
+
+Each gives {model or "": value}, or (value, low, high, p) where these can be recomputed too; NaN is not recomputed, and
+(end, tolerance) is an end of a bootstrap interval. `NOT_AUDITED` says which claims have none, and why.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tests import audit_plain as plain
+from tests.audit_plain import ACCURACY, FV, LOSS, MASS, PREFIX
+
+NOT_AUDITED = {
+    "H3, C1": "has no statistic",
+    "H5": "needs models of two families, the made-up suite has one",
+    "3e, 5g": "is about one model of the hub", "4h": "is about two models of the hub",
+}
+LAST = "random_layer_matched"
+
+
+class Suite:
+    """The tables of a suite, read with pandas."""
+
+    def __init__(self, results, models, sizes, shares):
+        self.models, self.sizes, self.shares = models, sizes, shares
+        self.scores, self.accuracy, self.ablations, self.effects, self.executions = (
+            {model: rows for model, rows in plain.read(results, kind, models).groupby("model")}
+            for kind in ("scores", "accuracy", "ablations", "effects", "executions"))
+        self.all_scores, self.all_accuracy = (
+            plain.read(results, kind, models, last=False) for kind in ("scores", "accuracy"))
+        self.followed = [model for model, steps in models.items() if len(steps) > 1]
+        self.losses = {model: plain.losses(rows, shares["ablated_fraction"]) for model, rows in self.ablations.items()}
+
+    def kinds(self, model):
+        count = plain.kinds(self.scores[model], self.accuracy[model])
+        return {kind for kind, n in count.items() if n}
+
+    def by_step(self, model):
+        """Per step its scores and accuracies."""
+        return [(step, *(table[(table["model"] == model) & (table["step"] == step)] for table in
+                         (self.all_scores, self.all_accuracy))) for step in self.models[model]]
+
+    def curve(self, model, score):
+        """Mean of the top heads by step."""
+        values = [plain.heads(scores, score) for _, scores, _ in self.by_step(model)]
+        return np.array([at.ravel()[plain.top(at, self.shares["top_fraction"])].mean() for at in values])
+
+    def crossings(self, model):
+        """Per kind and head the place of the first step with the score, and by step whether the model has a head."""
+        steps = self.by_step(model)
+        prefix = np.array([plain.heads(scores, PREFIX).ravel() for _, scores, _ in steps])
+        fv = np.array([plain.heads(scores, FV).ravel() for _, scores, _ in steps])
+        reads = np.array([_reads(accuracy) for *_, accuracy in steps])
+        bars = np.array([plain.threshold(scores) for _, scores, _ in steps])
+        first = {"induction": _first(prefix > 0.3), "fv": _first((fv > bars.max()) & reads[:, None])}
+        has = {"induction": (prefix > 0.3).any(1), "fv": (fv > bars[:, None]).any(1) & reads}
+        return first, has
+
+
+def _reads(accuracy):
+    gap = plain.label_gap(accuracy)
+    return bool(gap.mean() >= 0.05 and stats.ttest_1samp(gap, 0, alternative="greater").pvalue < 0.05)
+
+
+def _first(above):
+    return np.where(above.any(0), above.argmax(0), len(above)).astype(float)
+
+
+def effect(metric, ranking, excluded):
+    def of(suite):
+        found = {}
+        for model, lost in suite.losses.items():
+            key = (metric, excluded, LAST, ranking)
+            if key in lost:
+                rows = suite.effects[model]
+                row, = rows[(rows["metric"] == metric) & (rows["excluded"].ne("") == excluded)
+                            & (rows["control"] == LAST) & (rows["ranking"] == ranking)].itertuples()
+                found[model] = (lost[key], row.low, row.high, row.p_value)
+            else:
+                found[model] = np.nan
+        return found
+    return of
+
+
+def trend(suite, values):
+    by_size = pd.Series(values).groupby([suite.sizes[model] for model in values]).mean()
+    rho, p, _ = plain.trend(by_size.index, by_size.to_numpy())
+    return {"": (rho, np.nan, np.nan, p)}
+
+
+def effect_trend(metric, excluded):
+    return lambda suite: trend(suite, {model: lost[metric, excluded, LAST, "fv_minus_induction"]
+                                       for model, lost in suite.losses.items()
+                                       if (metric, excluded, LAST, "fv_minus_induction") in lost})
+
+
+def shared(suite):
+    found = {}
+    for model, scores in suite.scores.items():
+        wide = scores[scores["score"] == FV].pivot_table(index="task", columns=["layer", "head"], values="value")
+        by_task, mass = wide.to_numpy(), plain.heads(scores, MASS)
+        own = set(plain.top(mass, suite.shares["overlap_fraction"]))
+        drawn = np.random.default_rng(1).integers(len(by_task), size=(500, len(by_task)))
+        share = [len(own & set(plain.top(by_task[rows].mean(0), suite.shares["overlap_fraction"]))) / len(own)
+                 for rows in drawn]
+        value = len(own & set(plain.top(by_task.mean(0), suite.shares["overlap_fraction"]))) / len(own)
+        # ends of few values: they may differ by one head
+        found[model] = (value, *((end, 1.01 / len(own)) for end in np.quantile(share, [0.025, 0.975])), np.nan)
+    return found
+
+
+def percentile(of):
+    def ranked(suite):
+        found = {}
+        for model, scores in suite.scores.items():
+            ranks = plain.percentiles(plain.heads(scores, MASS if of == "fv" else FV))
+            own = sorted(plain.tops(scores, suite.shares["top_fraction"])[of])
+            rng = np.random.default_rng(1)
+            far = np.abs([rng.choice(ranks, len(own), replace=False).mean() - 0.5 for _ in range(4000)])
+            p = (far >= abs(ranks[own].mean() - 0.5) - 1e-9).mean()
+            found[model] = (ranks[own].mean(), np.nan, np.nan, (p, 0.04))
+        return found
+    return ranked
+
+
+def depths(suite):
+    found = {}
+    for model, scores in suite.scores.items():
+        value, p, _ = plain.depth(plain.tops(scores, suite.shares["top_fraction"]), scores["head"].max() + 1)
+        found[model] = (value, np.nan, np.nan, p)
+    return found
+
+
+def strengths(suite):
+    return trend(suite, {model: plain.heads(scores, FV).ravel()[
+        plain.top(plain.heads(scores, FV), suite.shares["top_fraction"])].mean()
+        for model, scores in suite.scores.items()})
+
+
+def dissociation(suite):
+    found = {}
+    for model, lost in suite.losses.items():
+        rows = suite.ablations[model]
+        clean = rows[rows["ranking"] == "none"].groupby("metric")["value"].mean()
+        ends = {metric: of[model] for metric in (ACCURACY, LOSS)
+                for of in [effect(metric, "fv_minus_induction", False)(suite)]}
+        if (ACCURACY, False, LAST, "fv_minus_induction") not in lost:
+            found[model] = np.nan
+            continue
+        (a, a_low, a_high), (b, b_low, b_high) = (np.array(ends[metric][:3]) / clean[metric] for metric in ends)
+        found[model] = (a - b, a - b - ((a - a_low) ** 2 + (b_high - b) ** 2) ** 0.5,
+                        a - b + ((a_high - a) ** 2 + (b - b_low) ** 2) ** 0.5, np.nan)
+    return found
+
+
+def correlations(suite):
+    return {model: (*plain.rank_correlation(plain.heads(scores, MASS), plain.heads(scores, FV)), np.nan)
+            for model, scores in suite.scores.items()}
+
+
+def _ablated(suite, model):
+    rows = suite.ablations[model]
+    edited = rows[(rows["replacement"] == "mean") & (rows["positions"] == "all") & (rows["excluded"] == "")]
+    return edited[edited["fraction"] == suite.shares["ablated_fraction"]]
+
+
+def tasks_with_more(suite):
+    found = {}
+    for model in suite.ablations:
+        rows = _ablated(suite, model)
+        rows = rows[rows["metric"] == ACCURACY]
+        fv, induction = (rows[rows["ranking"] == kind].set_index("task")["value"] for kind in ("fv", "induction"))
+        more, fewer = int((induction > fv).sum()), int((induction < fv).sum())
+        p = min(1, 2 * stats.binom.cdf(min(more, fewer), more + fewer, 0.5))
+        found[model] = ((more + (len(fv) - more - fewer) / 2) / len(fv), np.nan, np.nan, p)
+    return found
+
+
+def _over_tasks(values):
+    """Mean over tasks; of its interval, moved out for few tasks, only that it holds the mean and a quarter's width."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return values.mean(), (values.mean() - half, half / 2), (values.mean() + half, half / 2), np.nan
+
+
+def beyond_zero_shot(suite):
+    found = {}
+    for model in suite.ablations:
+        rows = _ablated(suite, model)
+        lost = []
+        for metric in (ACCURACY, "zero_shot_accuracy"):
+            own = rows[rows["metric"] == metric]
+            control = own[(own["ranking"] == LAST) & (own["matched"] == "fv")].groupby("task")["value"].mean()
+            lost.append(control - own[own["ranking"] == "fv"].set_index("task")["value"])
+        found[model] = _over_tasks(lost[0] - lost[1]) if lost[0].notna().any() else np.nan
+    return found
+
+
+def executed(suite):
+    found = {}
+    for model, rows in suite.executions.items():
+        at = rows[(rows["layer"] == (rows["layer"].max() + 1) // 3) & (rows["prompts"] == "shuffled")]
+        wide = at.pivot_table(index="task", columns="heads", values="value")
+        found[model] = _over_tasks(wide["fv"] - wide[LAST])
+    return found
+
+
+def _came(suite, model, kind):
+    """The first step from which the model keeps a head of a kind, and the last without; infinite: never."""
+    _, has = suite.crossings(model)
+    without = [step for step, there in zip(suite.models[model], has[kind], strict=True) if not there]
+    after = [step for step in suite.models[model] if not without or step > without[-1]]
+    return (after[0] if after else np.inf), (without[-1] if without else 0)
+
+
+def early(suite):
+    found = {}
+    for model in suite.followed:
+        (first, before), last = _came(suite, model, "induction"), suite.models[model][-1]
+        found[model] = (first / last, before / last, first / last, np.nan)
+        if suite.models[model][0] / last >= 0.1:  # the first checkpoint is too late
+            found[model] = first / last
+    return found
+
+
+def later(suite):
+    found = {}
+    for model in suite.followed:
+        (fv, before_fv), (induction, before) = (_came(suite, model, kind) for kind in ("fv", "induction"))
+        found[model] = (fv - induction, before_fv - induction, fv - before, np.nan)
+    return found
+
+
+def gradual(suite):
+    found = {}
+    for model in suite.followed:
+        doublings = np.log2(np.array(suite.models[model]) + 1)
+        width = [doublings[np.argmax(c >= 0.9 * c[-1])] - doublings[np.argmax(c >= 0.1 * c[-1])]
+                 for c in (suite.curve(model, FV), suite.curve(model, MASS))]
+        found[model] = width[0] - width[1]
+    return found
+
+
+def plateau(suite):
+    curves = {model: suite.curve(model, MASS) for model in suite.followed}
+    return {model: curve[-1] / curve.max() for model, curve in curves.items()}
+
+
+def accuracies(suite):
+    found = {}
+    for model in suite.followed:
+        by_step = [accuracy[(accuracy["metric"] == ACCURACY) & (accuracy["labels"] == "clean")
+                            & (accuracy["split"] != "unseen") & (accuracy["n_shots"] == accuracy["n_shots"].max())]
+                   ["value"].mean() for *_, accuracy in suite.by_step(model)]
+        rho, p, _ = plain.trend(suite.curve(model, FV), np.array(by_step))
+        found[model] = (rho, np.nan, np.nan, p)
+    return found
+
+
+def transitions(share):
+    """`share`: what of the heads' first places with either score is told."""
+    def of(suite):
+        found = {}
+        for model in suite.followed:
+            first, _ = suite.crossings(model)
+            induction, fv = first["induction"], first["fv"]
+            found[model] = share(induction, fv, len(suite.models[model]))
+        return found
+    return of
+
+
+def _induction_first(induction, fv, end):
+    return ((fv < end) & (induction < fv)).sum() / (fv < end).sum()
+
+
+def _reverse(induction, fv, end):
+    both = (fv < end) & (induction < end)
+    return (both & (fv < induction)).sum() / both.sum()
+
+
+def _beyond_chance(induction, fv, end):
+    def count(a, b):
+        return (b < end) & (a < b)
+    expected = count(induction[:, None], fv[None, :]).mean(0).sum()
+    rng = np.random.default_rng(1)
+    null = np.array([count(induction, rng.permutation(fv)).sum() for _ in range(2000)])
+    observed = count(induction, fv).sum()
+    p = min(1, 2 * min((null >= observed).mean(), (null <= observed).mean()))
+    return (observed - expected, 0.08), np.nan, np.nan, (p, 0.08)  # theirs is the mean of 2000 pairings
+
+
+def when(kind):
+    """Rank correlation with size of when a kind came, by hand: how many models are surely earlier less later."""
+    def of(suite):
+        came = {model: _came(suite, model, kind)[0] for model in suite.followed}
+        end = {model: suite.models[model][-1] for model in came}
+        net = dict.fromkeys(came, 0)
+        for a, b in itertools.permutations(came, 2):
+            if came[a] < came[b] and came[a] <= end[b]:
+                net[b] += 1
+                net[a] -= 1
+        return trend(suite, net) if len(came) > 2 else {"": np.nan}
+    return of
+
+
+AUDIT = {
+    "H1, 4a": effect(ACCURACY, "fv_minus_induction", False), "H1, 4a (size)": effect_trend(ACCURACY, False),
+    "H2 (distinct), 3b": shared, "H2 (connected), 5e": transitions(_induction_first),
+    "5e (chance)": transitions(_beyond_chance), "3a": depths, "3c (FV)": percentile("fv"),
+    "3c (induction)": percentile("induction"), "3d": strengths, "4b": effect(ACCURACY, "induction", True),
+    "4c": effect(ACCURACY, "fv", True), "C2": effect(ACCURACY, "fv", True),
+    "4d": effect(LOSS, "fv_minus_induction", True), "4d (size)": effect_trend(LOSS, True),
+    "4e (metrics)": dissociation, "4e (correlation)": correlations, "4f": tasks_with_more, "4g": beyond_zero_shot,
+    "5a": early, "5b": later, "5b (gradual)": gradual, "5c": plateau, "5d (induction)": when("induction"),
+    "5d (FV)": when("fv"), "5f": transitions(_reverse), "5h": accuracies, "A1": executed,
+}

@@ -1,0 +1,216 @@
+"""The numbers that each page has to print, recomputed from tables, and its sentences held against them."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tests import audit_plain as plain
+from tests.audit import Figure, check, rows_of
+
+METRICS = {plain.ACCURACY: "few-shot accuracy", plain.LOSS: "token-loss difference"}
+CONTROLS = ("none", "random", "random_layer_matched")
+# Of captions: the level of intervals, standard errors in them, the ends of scales, boxes.
+CONSTANTS = (0.5, 1.5, 0, 1, 95, 1.96, 50, 500)
+
+
+def captions(shown, *parameters):
+    """Every number of a caption is a constant of the method or one of the notebook's parameters."""
+    for figure in shown:
+        if isinstance(figure, Figure):
+            check_any(figure.caption, (*CONSTANTS, *parameters))
+
+
+def check_any(text, values):
+    from tests.audit import covered
+
+    covered(text, values)
+
+
+def scaling(tables, sizes, shares):
+    """{(model, name): (value, low, high, p, n)} of the scaling page; `tables`: scores, accuracy, ablations, effects."""
+    found, chosen = {}, {}
+    scores, accuracy, ablations, effects = tables
+
+    def put(model, name, value, low=np.nan, high=np.nan, p=np.nan, *, n):
+        found[model, name] = (value, low, high, p, n)
+
+    lost = {}
+    for model, rows in scores.groupby("model"):
+        mass, fv = plain.heads(rows, plain.MASS), plain.heads(rows, plain.FV)
+        n = fv.size
+        kinds = plain.kinds(rows, accuracy[accuracy["model"] == model])
+        top, wide = plain.tops(rows, shares["top_fraction"]), plain.tops(rows, shares["overlap_fraction"])
+        k, shared = len(wide["fv"]), len(wide["fv"] & wide["induction"])
+        of_fv = plain.percentiles(mass)[sorted(top["fv"])]
+        of_induction = plain.percentiles(fv)[sorted(top["induction"])]
+        depth = plain.depth(top, fv.shape[1])
+        layers = [np.bincount([i // fv.shape[1] for i in own], minlength=len(fv)) / k for own in wide.values()]
+        put(model, "parameters", sizes[model], n=n)
+        put(model, "induction heads", kinds["induction"], n=n)
+        put(model, "FV heads", kinds["fv"], n=n)
+        put(model, "top heads", len(top["fv"]), n=n)
+        put(model, "overlap", shared / k, p=plain.hypergeometric(shared, n, k), n=n)
+        put(model, "overlap by chance", k / n, n=n)
+        put(model, "overlap of layers", np.minimum(*layers).sum(), n=n)
+        put(model, "induction percentile of FV heads", of_fv.mean(), of_fv.min(), of_fv.max(), n=n)
+        put(model, "FV percentile of induction heads", of_induction.mean(), of_induction.min(), of_induction.max(), n=n)
+        put(model, "rank correlation", *plain.rank_correlation(mass, fv), n=n)
+        put(model, "depth difference (layers)", depth[0], p=depth[1], n=n)
+        put(model, "smallest possible p (depth)", depth[2], n=n)
+        at = {}
+        for fraction in shares["overlap_fractions"]:
+            own = plain.tops(rows, fraction)
+            m, both = len(own["fv"]), len(own["fv"] & own["induction"])
+            p = plain.hypergeometric(both, n, m)
+            put(model, f"overlap, top {fraction:g}", both / m, p=p, n=m)
+            put(model, f"overlap by chance, top {fraction:g}", m / n, n=m)
+            at[fraction] = (both / m, m / n, m, p, plain.smallest_overlap_p(n, m))
+        chosen[model] = {"kinds": kinds, "of_fv": of_fv.mean(), "of_induction": of_induction.mean(), "depth": depth,
+                         "overlap": (shared / k, k / n), "at": at}
+        lost[model] = plain.losses(ablations[ablations["model"] == model], shares["ablated_fraction"])
+        measured = effects[effects["model"] == model]
+        for (metric, excluded, control, ranking), value in lost[model].items():
+            # intervals come with the table: prompts are not in any
+            row, = measured[(measured["metric"] == metric) & (measured["excluded"].ne("") == excluded)
+                            & (measured["control"] == control) & (measured["ranking"] == ranking)].itertuples()
+            assert row.low <= row.value <= row.high and 0 <= row.p_value <= 1
+            put(model, name_of(metric, ranking, control, excluded), value, row.low, row.high, row.p_value,
+                n=row.n_prompts)
+    _over_models(put, found, chosen, lost, sizes, shares)
+    return found
+
+
+def name_of(metric, ranking, control, excluded=False):
+    return f"{METRICS[metric]} lost, {ranking}, against {control}" + (", with exclusion" if excluded else "")
+
+
+def _over_models(put, found, chosen, lost, sizes, shares):
+    both = {model: of for model, of in chosen.items() if min(of["kinds"].values()) > 0}
+    n = len(both)
+    put("", "models with heads of both kinds", n, n=len(chosen))
+    put("", "models with deeper FV heads", sum(of["depth"][0] > 0 for of in both.values()), n=n)
+    put("", "models with significantly deeper FV heads",
+        sum(of["depth"][0] > 0 and of["depth"][1] < 0.05 for of in both.values()), n=n)
+    put("", "models with power for depth", sum(of["depth"][2] < 0.05 for of in both.values()), n=n)
+    put("", "models with more overlap than by chance", sum(of["overlap"][0] > of["overlap"][1] for of in both.values()),
+        n=n)
+    put("", "induction percentile of FV heads", np.mean([of["of_fv"] for of in both.values()]), n=n)
+    put("", "FV percentile of induction heads", np.mean([of["of_induction"] for of in both.values()]), n=n)
+    for fraction in shares["overlap_fractions"]:
+        value, chance, count, p, smallest = np.array([of["at"][fraction] for of in both.values()]).T
+        for name, number in (("overlap", value.mean()), ("overlap by chance", chance.mean()),
+                             ("fewest heads", count.min()), ("most heads", count.max()),
+                             ("models with more overlap", ((p < 0.05) & (value > chance)).sum()),
+                             ("models with less overlap", ((p < 0.05) & (value < chance)).sum()),
+                             ("models with power for overlap", (smallest < 0.05).sum())):
+            put("", f"{name}, top {fraction:g}", number, n=n)
+    for metric in METRICS:
+        for excluded in (False, True):
+            for control in CONTROLS:
+                gap = name_of(metric, "fv_minus_induction", control, excluded)
+                models = [model for model in both if (model, gap) in found]
+                if not models:
+                    continue
+                for ranking in ("fv", "induction", "fv_minus_induction"):
+                    mean = np.mean([lost[model][metric, excluded, control, ranking] for model in models])
+                    put("", name_of(metric, ranking, control, excluded), mean, n=len(models))
+                value, low, high = (np.array([found[model, gap][i] for model in models]) for i in range(3))
+                put("", f"{gap}, above zero", (value > 0).sum(), n=len(models))
+                put("", f"{gap}, interval above zero", (low > 0).sum(), n=len(models))
+                put("", f"{gap}, interval below zero", (high < 0).sum(), n=len(models))
+                if control == "random_layer_matched":
+                    by_size = pd.Series(value).groupby([sizes[model] for model in models]).mean()
+                    k = len(by_size)
+                    put("", f"{gap}, trend with size, sizes", k, n=k)
+                    rho, p, smallest = plain.trend(by_size.index, by_size.to_numpy())
+                    put("", f"{gap}, trend with size", rho, p=p, n=k)
+                    put("", f"{gap}, trend with size, smallest p", smallest, n=k)
+
+
+def scaling_sentences(found, shares):
+    """The numbers of each sentence of the scaling page, in order."""
+    def of(name, i=0):
+        return found["", name][i]
+
+    sizes = [value[0] for (_, name), value in found.items() if name == "parameters"]
+    models = [len(sizes), min(sizes), max(sizes), of("models with heads of both kinds")]
+    n = of("models with heads of both kinds")
+    comparison = [of("models with deeper FV heads"), n, 0.05, of("models with significantly deeper FV heads"),
+                  of("models with power for depth"), of("models with more overlap than by chance"), n,
+                  of("induction percentile of FV heads"), of("FV percentile of induction heads")]
+    overlaps = []
+    for fraction in shares["overlap_fractions"]:
+        at = f", top {fraction:g}"
+        overlaps += [fraction, of(f"fewest heads{at}"), of(f"most heads{at}"), of(f"overlap{at}"),
+                     of(f"overlap by chance{at}"), of(f"models with more overlap{at}"), n,
+                     of(f"models with less overlap{at}"), 0.05, of(f"models with power for overlap{at}")]
+    effects = []
+    for metric in METRICS:
+        for control in CONTROLS:
+            gap = name_of(metric, "fv_minus_induction", control)
+            effects += [of(name_of(metric, "fv", control)), of(name_of(metric, "induction", control)), of(gap, 4),
+                        of(f"{gap}, above zero"), of(f"{gap}, interval above zero"), of(f"{gap}, interval below zero")]
+        rho, _, _, p, k = found["", f"{gap}, trend with size"]
+        smallest = of(f"{gap}, trend with size, smallest p")
+        effects += [rho, k, p, *([smallest] if smallest >= 0.05 else [])]
+    return models, comparison, overlaps, effects
+
+
+def scoring_sentences(scores, accuracy, groups, types, parameters):
+    """The numbers of the scoring page's sentences, in order: accuracy by group, loss, scores, overlap, types."""
+    rows = accuracy[(accuracy["metric"] == plain.ACCURACY) & (accuracy["split"] != "unseen")]
+    by_group = {}
+    for group, own in rows.groupby(rows["task"].map(groups)):
+        means = own.groupby(["labels", "n_shots"])["value"].mean()
+        by_group[group] = [x for labels in ("clean", "shuffled") for shots, mean in means[labels].items()
+                           for x in (mean, shots)]
+    loss = accuracy[accuracy["metric"] == plain.LOSS].iloc[0]
+    half = 1.96 * loss["standard_error"]
+    losses = [50, 500, loss["value"], loss["value"] - half, loss["value"] + half, loss["n_prompts"],
+              2 * parameters["loss_window"] + 1]
+
+    def best(values):
+        return [values.max(), *np.unravel_index(values.argmax(), values.shape)]
+
+    mass, prefix, fv = (plain.heads(scores, score) for score in (plain.MASS, plain.PREFIX, plain.FV))
+    count, gap = plain.kinds(scores, accuracy), plain.label_gap(accuracy)
+    found = [*best(mass), *best(prefix), *best(fv), fv.size, count["induction"], 0.3, count["fv"],
+             plain.threshold(scores), 99, parameters["n_null_draws"], 0.005, gap.mean(), 0.05]
+    top = plain.tops(scores, parameters["top_fraction"])
+    n, shared = len(top["fv"]), len(top["fv"] & top["induction"])
+    overlap = [x for kind in ("induction", "fv") for x in (
+        n, *(at for head in sorted(top[kind]) for at in divmod(head, fv.shape[1])))]
+    rho, low, high = plain.rank_correlation(mass, fv)
+    overlap += [shared / n, n / fv.size, plain.hypergeometric(shared, fv.size, n), fv.size, rho, 95, low, high]
+    by_type = {kind: scores[(scores["score"] == "fv") & (scores["task"].map(types) == kind)].pivot_table(
+        index="layer", columns="head", values="value").to_numpy() for kind in ("abstractive", "extractive")}
+    rho, low, high = plain.rank_correlation(*by_type.values())
+    kinds = [x for values in by_type.values() for x in best(values)] + [rho, 95, low, high]
+    return by_group, losses, found, overlap, kinds
+
+
+def check_heads(html, scores):
+    """The table of all heads: scores to four digits, ranks by attention mass and FV score."""
+    values = [plain.heads(scores, score).ravel() for score in (plain.MASS, plain.PREFIX, "previous_token", plain.FV)]
+    ranks = [stats.rankdata(-values[i], method="ordinal") for i in (0, 3)]
+    n_heads = scores["head"].max() + 1
+    head, *rows = rows_of(html)
+    assert head[2:4] == ["attention mass", "prefix matching"] and head[-2:] == [
+        "rank by attention mass", "rank by FV score"]
+    for i, row in enumerate(rows):
+        wanted = [*divmod(i, n_heads), *(of[i] for of in values), *(of[i] for of in ranks)]
+        check(" ".join(row), wanted)
+    assert len(rows) == len(values[0])
+
+
+def check_accuracy(html, accuracy):
+    """The folded table of accuracies: two digits of what the table has."""
+    head, *rows = rows_of(html)
+    values = accuracy[accuracy["metric"] == plain.ACCURACY].set_index(["task", "labels", "n_shots"])["value"]
+    columns = {i: (("shuffled" if "shuffled" in name else "clean"), int(re.match(r"\d+", name)[0]))
+               for i, name in enumerate(head) if re.match(r"\d+ shots", name)}
+    shown = {(row[0], *key): float(row[i]) for row in rows if row[0] != "task" for i, key in columns.items()}
+    assert shown.keys() == set(values.index)
+    assert all(abs(shown[key] - value) <= 0.00501 for key, value in values.items())

@@ -1,0 +1,140 @@
+"""What the pages' numbers have to be: recomputed from the tables in pandas, numpy and scipy, without icl_lib."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+MASS, PREFIX, FV = "induction_attention_mass", "induction_prefix_matching", "fv"
+ACCURACY, LOSS = "first_token_accuracy", "token_loss_difference"
+# An end of a bootstrap interval over 2000 resamples may lie this far from that of another bootstrap, in standard
+# deviations of the resampled values: about four times what the two differ by on average.
+TOLERANCE = 0.3
+
+
+def read(results, kind, models, last=True):
+    """One kind of table of all models at their last or at all steps, as one; missing files are left out."""
+    paths = [results / kind / model / f"step{step}.parquet" for model, steps in models.items()
+             for step in (steps[-1:] if last else steps)]
+    return pd.concat([pd.read_parquet(path, partitioning=None) for path in paths if path.is_file()], ignore_index=True)
+
+
+def heads(scores, score):
+    """Mean over tasks of a score as an array of layers by heads."""
+    return scores[scores["score"] == score].pivot_table(index="layer", columns="head", values="value").to_numpy()
+
+
+def top(values, fraction):
+    """Flat indices of the top share of heads, as many as the share rounded up."""
+    n = math.ceil(fraction * values.size - 1e-9)
+    return sorted(range(values.size), key=lambda i: (-values.ravel()[i], i))[:n]
+
+
+def tops(scores, fraction):
+    return {"induction": set(top(heads(scores, MASS), fraction)), "fv": set(top(heads(scores, FV), fraction))}
+
+
+def threshold(scores):
+    """The FV score from which a head is one: the percentile 99 of the best of each null draw, and at least 0.005."""
+    best = scores[scores["score"] == "fv_null"].groupby("task")["value"].max()
+    return max(0.005, np.quantile(best, 0.99))
+
+
+def label_gap(accuracy):
+    """Accuracy lost to shuffled labels on the scoring tasks at the most demonstrations, by task."""
+    rows = accuracy[(accuracy["metric"] == ACCURACY) & (accuracy["split"] == "scoring")]
+    rows = rows[rows["n_shots"] == rows["n_shots"].max()].set_index("task")
+    return (rows[rows["labels"] == "clean"]["value"] - rows[rows["labels"] == "shuffled"]["value"]).dropna()
+
+
+def kinds(scores, accuracy):
+    """How many heads of each kind a model has."""
+    gap = label_gap(accuracy)
+    reads = len(gap) > 0 and gap.mean() >= 0.05 and (
+        len(gap) < 2 or np.ptp(gap) == 0 or stats.ttest_1samp(gap, 0, alternative="greater").pvalue < 0.05)
+    return {"induction": int((heads(scores, PREFIX) > 0.3).sum()),
+            "fv": int((heads(scores, FV) > threshold(scores)).sum()) if reads else 0}
+
+
+def percentiles(values):
+    """Share of heads below each plus half the share of its equals, itself included."""
+    flat = values.ravel()
+    return np.array([(flat < v).mean() + (flat == v).mean() / 2 for v in flat])
+
+
+def rank_correlation(first, second, rng_seed=1):
+    """Spearman's rho and the ends of a bootstrap interval over heads, each with its tolerance."""
+    first, second = first.ravel(), second.ravel()
+    rng = np.random.default_rng(rng_seed)
+    drawn = []
+    for rows in rng.integers(len(first), size=(1500, len(first))):
+        if np.ptp(first[rows]) and np.ptp(second[rows]):
+            drawn.append(np.corrcoef(stats.rankdata(first[rows]), stats.rankdata(second[rows]))[0, 1])
+    return stats.spearmanr(first, second).statistic, *ends(drawn)
+
+
+def ends(resamples, level=0.95):
+    """The ends of the percentile interval of resampled values, each with its tolerance."""
+    spread = TOLERANCE * np.std(resamples)
+    return tuple((float(np.quantile(resamples, q)), spread) for q in ((1 - level) / 2, (1 + level) / 2))
+
+
+def hypergeometric(shared, n_total, n):
+    """Two-sided p-value of an overlap of two sets of n heads: twice the smaller tail."""
+    chance = stats.hypergeom(n_total, n, n).pmf(np.arange(n + 1))
+    return min(1.0, 2 * min(chance[shared:].sum(), chance[: shared + 1].sum()))
+
+
+def smallest_overlap_p(n_total, n):
+    return min(hypergeometric(k, n_total, n) for k in range(max(0, 2 * n - n_total), n + 1))
+
+
+def depth(chosen, n_heads):
+    """Mean layer of FV minus induction heads; exact permutation p-value and the smallest one possible."""
+    fv, induction = chosen["fv"], chosen["induction"]
+    observed = np.mean([i // n_heads for i in fv]) - np.mean([i // n_heads for i in induction])
+    shared, pool = sorted(fv & induction), sorted(fv ^ induction)
+    null = []
+    for own in itertools.combinations(pool, len(fv - induction)):
+        other = [i for i in pool if i not in own]
+        null.append(np.mean([i // n_heads for i in [*shared, *own]])
+                    - np.mean([i // n_heads for i in [*shared, *other]]))
+    far, null = abs(observed - np.mean(null)), np.abs(np.array(null) - np.mean(null))
+    return observed, (null >= far - 1e-9).mean(), (null >= null.max() - 1e-9).mean()
+
+
+def trend(sizes, values):
+    """Rank correlation with size, its exact two-sided permutation p-value and the smallest one possible."""
+    rho = stats.spearmanr(sizes, values).statistic
+    null = np.abs([stats.spearmanr(sizes, order).statistic for order in itertools.permutations(values)])
+    return rho, (null >= abs(rho) - 1e-9).mean(), (null >= null.max() - 1e-9).mean()
+
+
+def losses(ablations, fraction=0.1):
+    """What is lost, mean over tasks, by (metric, excluded, control, ranking): from the table `ablations` alone."""
+    rows = ablations[(ablations["replacement"] == "mean") & (ablations["positions"] == "all")]
+    rows = rows[rows["fraction"] == fraction]
+    found = {}
+    for metric in (ACCURACY, LOSS):
+        clean = ablations[(ablations["ranking"] == "none") & (ablations["metric"] == metric)].set_index("task")["value"]
+        own = rows[rows["metric"] == metric]
+        for excluded in (False, True):
+            for control in ("none", "random", "random_layer_matched"):
+                draws = {}
+                for ranking in ("induction", "fv"):
+                    treated = own[(own["ranking"] == ranking) & (own["excluded"].ne("") == excluded)]
+                    against = own[own["ranking"] == control]
+                    if control == "random_layer_matched":
+                        against = against[(against["matched"] == ranking) & (against["excluded"].ne("") == excluded)]
+                    by_draw = clean.to_frame().T if control == "none" else against.pivot_table(
+                        index="draw", columns="task", values="value")
+                    if len(treated) and len(by_draw):
+                        draws[ranking] = by_draw - treated.set_index("task")["value"]
+                        found[metric, excluded, control, ranking] = float(draws[ranking].mean().mean())
+                if len(draws) == 2:  # as many draws of either kind's control
+                    n = min(map(len, draws.values()))
+                    gap = draws["fv"].head(n).to_numpy() - draws["induction"].head(n).to_numpy()
+                    found[metric, excluded, control, "fv_minus_induction"] = float(gap.mean())
+    return found

@@ -1,0 +1,101 @@
+"""Tables of a made-up suite whose models have both kinds of heads, one, none, or no heads left for a control."""
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.ablation_effects import effects_table
+from icl_lib.ablation_tables import Measurement, ablation_conditions, ablation_table, zero_shot
+from icl_lib.tables import provenance, write_table
+
+LAYERS, HEADS, TASKS, PROMPTS, DOCUMENTS = 4, 8, 6, 5, 10
+# Model to its steps; the lab's names, as sizes are read from their configurations. The last step is ablated.
+MODELS = {
+    "lab-7k": [8192], "lab-20k": [8192], "lab-40k": [1024, 2048, 4096, 8192], "lab-40k-seed1": [8192],
+    "lab-110k": [1024, 2048, 8192], "lab-450k": [4096], "lab-1m": [4096],
+}
+BARE = "lab-450k"  # all but two of its heads are induction heads
+COUNTS = {"lab-7k": (0, 0), "lab-20k": (3, 0), BARE: (30, 3)}  # induction and FV heads, of others (4, 3)
+MADE_BY = provenance(suite="made up", seed=0, dtype="", device="", bos="", parameters={})
+SHARES = {"top_fraction": 0.1, "overlap_fraction": 0.1, "ablated_fraction": 0.1}
+
+
+def made_up_suite(folder):
+    """Write the tables scores, accuracy, ablations, effects and executions of all models under a folder."""
+    for place, (model, steps) in enumerate(MODELS.items()):
+        rng = np.random.default_rng(place)
+        heads = _planted(rng, *COUNTS.get(model, (4, 3)))
+        for step in steps:
+            came = [step >= at for at in (steps[:2][-1], steps[-1])]
+            scores = _scores(rng, [mask & there for mask, there in zip(heads, came, strict=True)])
+            _write(folder, "scores", model, step, scores)
+            _write(folder, "accuracy", model, step, _accuracy(rng, reads=came[1] and heads[1].any()))
+        conditions = ablation_conditions(
+            scores.assign(model=model), fractions=[0.1], n_draws=3, exclude_fraction=0.1, seed=0)
+        measured = _measured(rng, conditions, heads)
+        _write(folder, "ablations", model, steps[-1], ablation_table(measured, name=model, step=0))
+        few = [m for m in measured if m.metric != "zero_shot_accuracy"]
+        _write(folder, "effects", model, steps[-1], effects_table(few, name=model, step=0, seed=0))
+        _write(folder, "executions", model, steps[-1], _executions(rng))
+
+
+def _write(folder, kind, model, step, rows):
+    write_table(rows.assign(model=model, step=step), folder / kind / model / f"step{step}.parquet", schema_name=kind,
+                provenance=MADE_BY)
+
+
+def _planted(rng, n_induction, n_fv):
+    """Masks of induction and FV heads; they share one head where there are both."""
+    order = rng.permutation(LAYERS * HEADS)
+    masks = np.zeros((2, LAYERS * HEADS), dtype=bool)
+    masks[0, order[:n_induction]] = True
+    masks[1, order[max(0, n_induction - 1):][:n_fv]] = True
+    return masks.reshape(2, LAYERS, HEADS)
+
+
+def _scores(rng, heads):
+    grid = pd.MultiIndex.from_product([range(LAYERS), range(HEADS)], names=["layer", "head"]).to_frame(index=False)
+    frames = []
+
+    def add(score, task, values):
+        frames.append(grid.assign(score=score, task=task, value=values.ravel()))
+
+    mass = rng.uniform(0, 0.05, (LAYERS, HEADS)) + 0.4 * heads[0]
+    add("induction_attention_mass", "", mass)
+    add("induction_prefix_matching", "", 2 * mass + rng.uniform(0, 0.02, mass.shape))
+    for score in ("previous_token", "duplicate_token"):
+        add(score, "", rng.uniform(0, 1, mass.shape))
+    for task in range(TASKS):
+        add("fv", f"task {task}", rng.normal(0, 0.003, mass.shape) + 0.05 * heads[1] * rng.uniform(0.5, 1.5))
+    for draw in range(5):
+        add("fv_null", f"draw {draw}", rng.normal(0, 0.003, mass.shape))
+    return pd.concat(frames, ignore_index=True).assign(standard_error=0.001, n_prompts=PROMPTS)
+
+
+def _accuracy(rng, reads):
+    rows = [{"n_shots": shots, "labels": labels, "task": f"task {task}", "task_type": "abstractive", "split": "scoring",
+             "metric": "first_token_accuracy",
+             "value": rng.uniform(0.6, 0.9) - 0.4 * (labels == "shuffled" and reads) - 0.3 * (shots == 0)}
+            for shots, labels in ((0, "clean"), (10, "clean"), (10, "shuffled")) for task in range(TASKS)]
+    return pd.DataFrame(rows).assign(standard_error=0.1, n_prompts=PROMPTS)
+
+
+def _measured(rng, conditions, heads):
+    """Accuracy falls with the FV heads in a set, token loss with its induction heads, both a little with any head."""
+    share = [np.array([(c.heads.numpy() & mask).sum() / max(1, mask.sum()) for c in conditions]) for mask in heads]
+    size = np.array([int(c.heads.sum()) for c in conditions]) / (LAYERS * HEADS)
+    tasks = np.repeat([f"unseen {task}" for task in range(TASKS)], PROMPTS)
+    right = 0.9 - 0.5 * share[1] - 0.2 * share[0] - 0.5 * size
+    answered = (rng.uniform(size=len(tasks)) < right[:, None]).astype(float)
+    without = (rng.uniform(size=len(tasks)) < (0.4 - 0.2 * size)[:, None]).astype(float)
+    nats = (1.2 - 0.2 * share[1] - 0.6 * share[0] - size)[:, None] + rng.normal(0, 0.2, (len(conditions), DOCUMENTS))
+    both = {"first_token_accuracy": (tasks, answered),
+            "token_loss_difference": (np.full(DOCUMENTS, "documents"), nats)}
+    found = [Measurement(metric, "mean", "all", conditions, *values) for metric, values in both.items()]
+    return found + zero_shot([Measurement("first_token_accuracy", "mean", "all", conditions, tasks, without)])
+
+
+def _executions(rng):
+    rows = [{"preset": "task", "prompts": "shuffled", "heads": heads, "layer": layer, "draw": 0, "items": "all",
+             "task": f"unseen {task}", "value": rng.uniform(0, 0.3) + 0.5 * (heads == "fv" and layer == 1)}
+            for heads in ("fv", "random_layer_matched") for layer in range(LAYERS) for task in range(TASKS)]
+    return pd.DataFrame(rows).assign(standard_error=0.1, n_prompts=PROMPTS)

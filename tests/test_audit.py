@@ -1,0 +1,285 @@
+"""Every number that the index, ledger, scaling and scoring pages print, recomputed from the tables alone."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.display import HTML, Markdown
+
+from icl_lib.claim_report import rule_words
+from icl_lib.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, size_of
+from icl_lib.tasks import read_tasks
+from tests import audit_pages, audit_plain
+from tests.audit import Figure, check, covered, numbers_in, rows_of, run_page
+from tests.audit_ledger import AUDIT, NOT_AUDITED, Suite
+from tests.audit_suite import MODELS, made_up_suite
+from tests.project import ROOT
+
+SHARES = {"top_fraction": 0.15, "overlap_fraction": 0.1, "ablated_fraction": 0.1}
+FRACTIONS = [0.05, 0.1]
+LAST = {model: steps[-1:] for model, steps in MODELS.items()}
+SCORED = {"n_prompts": 2, "n_sequences": 4, "n_null_draws": 3, "shots": [0, 4], "n_documents": 3, "loss_window": 5,
+          "top_fraction": 0.1, "sequence_length": 20}
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory):
+    """A made-up suite and what its pages show: {page: [Markdown, HTML, DataFrame or Figure]}."""
+    results = tmp_path_factory.mktemp("made_up")
+    made_up_suite(results)
+    common = {"suite": "made up", "seed": 0, "results": str(results), "models": MODELS, "ablated_models": LAST}
+    pages = {"model_scaling": run_page("model_scaling", **common, **SHARES, overlap_fractions=FRACTIONS)[0],
+             "claims": run_page("claims", **common, **SHARES, executed_models=LAST)[0],
+             "index": run_page("index", **common)[0]}
+    return results, pages
+
+
+@pytest.fixture(scope="session")
+def sizes():
+    """Parameters without embeddings, counted from the weights' shapes as the files have them."""
+    from safetensors import safe_open
+
+    found = {}
+    for model, steps in MODELS.items():
+        name, _, seed = model.partition("-seed")
+        with safe_open(ROOT / f"lab/models/{name}/seed{seed or 0}/step{steps[-1]}/model.safetensors", "pt") as file:
+            found[model] = sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys()
+                               if "embed" not in key)
+    return found
+
+
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory):
+    """The scoring page of a model without either kind of heads and of one with both."""
+    results = tmp_path_factory.mktemp("scored")
+    common = {"suite": "scored", "seed": 0, "results": str(results), "step": 8192, **SCORED}
+    return results, {model: run_page("scoring", model=model, **common)[0] for model in ("lab-7k", "lab-40k")}
+
+
+def texts(shown, kind=Markdown):
+    return [thing.data for thing in shown if isinstance(thing, kind)]
+
+
+def frames(shown):
+    return [thing for thing in shown if isinstance(thing, pd.DataFrame)]
+
+
+def tables(results):
+    return [audit_plain.read(results, kind, MODELS) for kind in ("scores", "accuracy", "ablations", "effects")]
+
+
+@pytest.fixture(scope="session")
+def recomputed(suite, sizes):
+    return audit_pages.scaling(tables(suite[0]), sizes, SHARES | {"overlap_fractions": FRACTIONS})
+
+
+def near(found, wanted):
+    """Whether numbers are the recomputed ones; an (end, tolerance) is one of a bootstrap, NaN equals NaN."""
+    wanted, tolerance = wanted if isinstance(wanted, tuple) else (wanted, 1e-9)
+    return (np.isnan(found) and np.isnan(wanted)) or abs(found - wanted) <= tolerance + 1e-9 * abs(wanted)
+
+
+def test_the_scaling_page_writes_the_recomputed_numbers_and_no_others(suite, recomputed):
+    table = pd.read_parquet(suite[0] / "statistics" / "model_scaling.parquet")
+    found = {(row.model, row.name): (row.value, row.low, row.high, row.p_value, row.n)
+             for row in table.drop(columns="notebook").itertuples(index=False)}
+    assert found.keys() == recomputed.keys()
+    for key, numbers in found.items():
+        assert all(map(near, numbers, recomputed[key])), (key, numbers, recomputed[key])
+
+
+def test_the_sentences_of_the_scaling_page_print_these_numbers(suite, recomputed):
+    said = texts(suite[1]["model_scaling"])
+    wanted = audit_pages.scaling_sentences(recomputed, {"overlap_fractions": FRACTIONS})
+    assert len(said) == len(wanted)
+    for text, numbers in zip(said, wanted, strict=True):
+        check(text, numbers, names=MODELS)
+    assert "Left out: lab-7k (no induction heads and no FV heads); lab-20k (no FV heads); lab-450k (" in said[-1]
+    audit_pages.captions(suite[1]["model_scaling"], *SHARES.values())
+
+
+def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
+    of_sizes, comparison, effects = frames(suite[1]["model_scaling"])
+    for column in ("parameters", "induction heads", "FV heads"):
+        assert of_sizes[column].to_dict() == {model: recomputed[model, column][0] for model in MODELS}
+    places = {"p (overlap)": ("overlap", 3), "p (depth)": ("depth difference (layers)", 3), "heads": ("top heads", 4)}
+    for end, low in (("these", "induction percentile of FV heads"), ("those", "FV percentile of induction heads")):
+        places |= {f"lowest of {end}": (low, 1), f"highest of {end}": (low, 2)}
+    places |= {f"rank correlation, {end}": ("rank correlation", i) for i, end in ((1, "low"), (2, "high"))}
+    for row, by_model in comparison.iterrows():
+        name, i = places.get(row, (row, 0))
+        for model, text in by_model.items():
+            check(text, [recomputed[model, name][i]])
+    words = {"Against the model without ablation": "none", "Beyond random heads of neither kind": "random",
+             "Beyond such heads of the same layers": "random_layer_matched"}
+    metric = {words: name for name, words in audit_pages.METRICS.items()}
+    assert len(effects) == 12
+    for row in effects.to_dict("records"):
+        control = words[row["lost"].capitalize()]
+        excluded = row["ranking"] != "plain"
+        fv, induction, gap = (audit_pages.name_of(metric[row["metric"]], ranking, control, excluded)
+                              for ranking in ("fv", "induction", "fv_minus_induction"))
+        wanted = [recomputed["", gap][4], *(recomputed["", name][0] for name in (
+            fv, induction, f"{gap}, above zero", f"{gap}, interval above zero", f"{gap}, interval below zero"))]
+        check(" ".join(str(row[name]) for name in list(row)[3:]), wanted)
+
+
+def test_the_scoring_page_prints_what_its_tables_say(scored):
+    results, pages = scored
+    tasks = read_tasks("lab")
+    groups = {name: "extractive" if task.type == "extractive" else
+              "shared labels" if len(task.siblings) > 1 else "look-up" for name, task in tasks.items()}
+    for model, shown in pages.items():
+        scores, accuracy = (audit_plain.read(results, kind, {model: [8192]}) for kind in ("scores", "accuracy"))
+        by_group, *wanted = audit_pages.scoring_sentences(
+            scores, accuracy, groups, {name: task.type for name, task in tasks.items()}, SCORED)
+        first, *rest = texts(shown)
+        parts = {part.split("**")[1]: part.split("** ")[1] for part in first.split(": ", 1)[1].split(". ")}
+        assert parts.keys() == by_group.keys()
+        for group, numbers in by_group.items():
+            check(parts[group], numbers)
+        assert len(rest) == len(wanted)
+        for text, numbers in zip(rest, wanted, strict=True):
+            check(text, numbers)
+        by_task, all_heads = texts(shown, HTML)
+        audit_pages.check_accuracy(by_task, accuracy)
+        audit_pages.check_heads(all_heads, scores)
+        best, = frames(shown)
+        values = {label: audit_plain.heads(scores, score) for label, score in (
+            ("attention mass", audit_plain.MASS), ("prefix matching", audit_plain.PREFIX),
+            ("previous token", "previous_token"), ("FV score", audit_plain.FV))}
+        for head, row in best.iterrows():
+            at = tuple(int(value) for value, _ in numbers_in(head))
+            assert all(abs(row[label] - of[at]) <= 0.000501 for label, of in values.items())
+        audit_pages.captions(shown, SCORED["top_fraction"])
+        table = pd.read_parquet(results / "statistics" / "scoring" / model / "step8192.parquet")
+        assert {"induction heads", "fv heads", "FV threshold", "token-loss difference"} <= set(table["name"])
+
+
+def test_every_claim_with_a_statistic_is_audited_or_says_why_not():
+    ids = {claim.id for claim in read_claims()}
+    assert AUDIT.keys() | NOT_AUDITED.keys() == ids and not AUDIT.keys() & NOT_AUDITED.keys()
+
+
+@pytest.fixture(scope="session")
+def ledger(suite):
+    table = pd.read_parquet(suite[0] / "statistics" / "claims.parquet")
+    return table[~table["name"].str.endswith(POWER)]
+
+
+@pytest.mark.parametrize("claim", read_claims(), ids=lambda claim: claim.id)
+def test_the_ledger_has_the_recomputed_numbers(suite, sizes, ledger, claim):
+    rows = ledger[ledger["name"] == claim.id]
+    if claim.id in NOT_AUDITED:
+        assert rows["value"].isna().all()
+        return
+    plainly = Suite(suite[0], MODELS, sizes, SHARES)
+    wanted = {model: numbers if isinstance(numbers, tuple) and len(numbers) == 4 else (numbers, *[np.nan] * 3)
+              for model, numbers in AUDIT[claim.id](plainly).items()
+              if model == "" or set(claim.needs) <= plainly.kinds(model)}
+    assert set(rows["model"]) == (set(wanted) or {""})
+    for row in rows.drop(columns=["notebook", "name"]).itertuples(index=False):
+        numbers = (row.value, row.low, row.high, row.p_value)
+        told = wanted.get(row.model, (np.nan,) * 4)
+        assert near(numbers[0], told[0]), (row.model, numbers, told)
+        for number, expected in zip(numbers[1:], told[1:], strict=True):
+            unknown = np.isnan(expected[0] if isinstance(expected, tuple) else expected)
+            assert unknown or np.isnan(number) or near(number, expected), (row.model, numbers, told)
+
+
+def verdicts(html):
+    """Of each row of the ledger its id, verdict, and every model's verdict and words, read from the page."""
+    found = {}
+    for row in html.split("<tr>")[2:]:
+        name = re.match(r"<td>(.*?)</td>", row)[1]
+        chips = re.findall(r'<span class="verdict [\w-]+">([^<]*)</span>', row)
+        models = re.findall(r"<li><span[^>]*>([^<]*)</span> ([^:<]+): ([^<]*)</li>", row)
+        tally = re.search(r"<summary>(.*?)</summary>", row)
+        found[name] = (chips[0], models, tally[1] if tally else "")
+    return found
+
+
+def test_the_ledger_prints_its_numbers_and_tallies(suite, ledger):
+    html, = texts(suite[1]["claims"], HTML)
+    said = verdicts(html)
+    power = pd.read_parquet(suite[0] / "statistics" / "claims.parquet").query("name.str.endswith(@POWER)")
+    for claim in read_claims():
+        overall, models, tally = said[claim.id]
+        rows = ledger[ledger["name"] == claim.id].set_index("model")
+        for verdict, model, text in models:
+            row = rows.loc["" if model == "all models" else model]
+            smallest = power[(power["name"] == claim.id + POWER) & (power["model"] == row.name)]["value"]
+            # counts in reasons: heads, tasks, checkpoints, sizes; a share of the training
+            counts = [row["n"], *range(2, 9), 0.05, *smallest]
+            covered(text, [*row[["value", "low", "high", "p_value"]], *counts, *_shares()], names=MODELS)
+            assert verdict in (HOLDS, FAILS, OPEN, POWERLESS)
+        votes = Counter()
+        for size in {size_of(model) for _, model, _ in models if model != "all models"}:
+            own = [verdict for verdict, model, _ in models if size_of(model) == size and verdict != POWERLESS]
+            best = [v for v in (HOLDS, FAILS) if own.count(v) > len(own) / 2]
+            votes[(best or [OPEN])[0] if own else POWERLESS] += 1
+        if votes:
+            check(tally, [votes[word] for word in (HOLDS, FAILS, OPEN, POWERLESS)])
+            powered = sum(votes.values()) - votes[POWERLESS]
+            wanted = next((v for v in (HOLDS, FAILS) if votes[v] > powered / 2), OPEN) if powered else POWERLESS
+            assert overall == wanted, claim.id
+    counts = Counter(overall for overall, *_ in said.values())
+    sentence = texts(suite[1]["claims"])
+    assert len(sentence) == 1
+    order = [counts[v] for v in (HOLDS, FAILS, OPEN, POWERLESS, "not measured here") if counts[v]]
+    check(sentence[0], [len(said), *order])
+    assert all(row[3].count(rule_words(c.holds)) for c, row in zip(read_claims(), rows_of(html)[1:], strict=True)
+               if c.holds)
+
+
+def _shares():
+    """Where the first checkpoint after step 0 lies, as a share of the training."""
+    return [steps[0] / steps[-1] for steps in MODELS.values() if len(steps) > 1]
+
+
+def test_verdicts_follow_from_the_printed_numbers(ledger, suite):
+    html, = texts(suite[1]["claims"], HTML)
+    for claim in read_claims():
+        for verdict, model, _ in verdicts(html)[claim.id][1]:
+            row = ledger[(ledger["name"] == claim.id) & (ledger["model"] == model.replace("all models", ""))].iloc[0]
+            (rule, limit), = claim.holds.items()
+            low, high = row[["low", "high"]] if row[["low", "high"]].notna().all() else [row["value"]] * 2
+            sure = row["low"] == row["low"] or row["p_value"] < 0.05
+            inside = {"above": low > limit, "after": low >= limit, "below": high < limit}.get(rule)
+            outside = {"above": high <= limit, "after": high <= limit, "below": low >= limit}.get(rule)
+            if inside is not None and verdict != POWERLESS:
+                assert verdict == (HOLDS if inside and sure else FAILS if outside and sure else OPEN), (claim.id, model)
+
+
+def test_the_index_prints_numbers_of_the_ledger_and_the_scaling_page(suite, recomputed, ledger):
+    answer, conjecture, counts, effects = texts(suite[1]["index"])
+    assert counts == texts(suite[1]["claims"])[0]
+    check(effects, audit_pages.scaling_sentences(recomputed, {"overlap_fractions": FRACTIONS})[3], names=MODELS)
+    html, = texts(suite[1]["claims"], HTML)
+    printed = verdicts(html)
+    largest = "lab-1m"
+    lines = answer.split("\n")
+    for line, claim in zip(lines, ("H1, 4a", "4d"), strict=False):
+        numbers = ledger[ledger["name"].isin([claim, f"{claim} (size)"]) & ledger["model"].isin(["", largest])]
+        tally = [value for value, _ in numbers_in(printed[claim][2])]
+        covered(line, [1, *tally, *numbers[["value", "low", "high", "p_value"]].to_numpy().ravel()], names=MODELS)
+    rows = {name: ledger[(ledger["name"] == name) & (ledger["model"] != "")] for name in ("H2 (distinct), 3b", "5f")}
+    shared, reverse = rows.values()
+    check(lines[2], [1, shared["value"].mean(), len(shared),
+                     *(value for claim in ("5b", "5e (chance)") for value, _ in numbers_in(printed[claim][2])),
+                     reverse["value"].mean()])
+    # words only: what they say follows from tables that the causal page's tests recompute
+    check(conjecture, [])
+    assert {type(thing) for thing in suite[1]["index"]} == {Markdown, Figure}
+
+
+def test_provenance_names_everything_the_tables_depend_on(scored):
+    from icl_lib.tables import read_table
+
+    made_by = read_table(scored[0] / "scores" / "lab-40k" / "step8192.parquet").attrs["provenance"]["parameters"]
+    cells = json.loads((ROOT / "notebooks/scoring.ipynb").read_text(encoding="utf-8"))["cells"]
+    parameters = {line.split(":")[0] for line in cells[1]["source"]} - {"suite", "results", "seed"}
+    assert parameters <= set(made_by)

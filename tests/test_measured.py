@@ -1,0 +1,214 @@
+"""Measuring and showing apart: tables are read where they are, put back where they were kept, never replaced."""
+
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lib.notebook import check_given, is_measured
+from icl_lib.progress import progress
+from icl_lib.tables import KEYS, model_folder, provenance, read_table, run_path, write_table
+from icl_lib.tasks import read_tasks
+from tests.project import make_project
+from workflow.inputs import measured_from
+from workflow.measure import largest_difference
+from workflow.run import KEPT, put_back, run_notebook
+from workflow.templates import library_files, measuring_parameters, measuring_source
+
+ROW = {"model": "m", "step": 1, "score": "fv", "layer": 0, "head": 0, "task": "t", "value": 0.25,
+       "standard_error": 0.1, "n_prompts": 4}
+
+
+def made_by(**parameters):
+    return provenance(suite="s", seed=0, dtype="", device="", bos="", parameters=parameters)
+
+
+# Parameters
+
+
+def cells(injected, **declared):
+    """The globals of a notebook whose parameters cell declares names, and that papermill gave a cell."""
+    namespace = {"__annotations__": {name: type(value) for name, value in declared.items()}, **declared, "In": [""]}
+    if injected:
+        namespace["In"].append("# Parameters\n" + injected)
+        exec(injected, namespace)
+    return namespace
+
+
+def test_a_misspelled_parameter_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="unknown parameter 'n_promts'; nearest: n_prompts; this notebook has"):
+        check_given(cells("n_promts = 2\n", n_prompts=60))
+
+
+def test_a_parameter_of_another_type_is_refused():
+    with pytest.raises(ValueError, match="parameter shots is '\\[0, 10\\]', expected list; papermill takes lists"):
+        check_given(cells("shots = '[0, 10]'\n", shots=[1]))
+    with pytest.raises(ValueError, match="parameter n is True, expected int"):
+        check_given(cells("n = True\n", n=1))
+
+
+@pytest.mark.parametrize("injected", ["", "n_prompts = 2\nshare = 1\nwords = ['a']\nyes = False\n"])
+def test_good_parameters_pass_also_after_other_cells_have_run(injected):
+    namespace = cells(injected, n_prompts=60, share=0.5, words=[], yes=True)
+    namespace |= {"found": 3}
+    namespace["In"].append("found = 3")
+    check_given(namespace)
+
+
+# Tables that are there
+
+
+def test_a_table_of_the_same_measurement_is_read_and_one_of_another_refused(tmp_path):
+    paths = {"scores": tmp_path / "a.parquet", "accuracy": tmp_path / "b.parquet"}
+    assert not is_measured(paths, {"n_prompts": 4})
+    write_table(pd.DataFrame([ROW]), paths["scores"], schema_name="scores", provenance=made_by(n_prompts=4))
+    assert not is_measured(paths, {"n_prompts": 4})  # half of it: measured again
+    with pytest.raises(ValueError, match="a.parquet was measured with n_prompts = 4, this run asks for 60; give"):
+        is_measured(paths, {"n_prompts": 60})
+    assert is_measured({"scores": paths["scores"]}, {"n_prompts": 4})
+    with pytest.raises(ValueError, match="n_shots = 'not given'"):
+        is_measured({"scores": paths["scores"]}, {"n_prompts": 4, "n_shots": 10})
+
+
+@pytest.mark.parametrize("name", ["../../../mymodel", "/data/my model", "~/x", "a/../b", ".", "x/..", "a//b", "a/.b"])
+def test_no_name_leads_out_of_the_results_folder(tmp_path, name):
+    folder = model_folder(name)
+    path = run_path(tmp_path, "partial", name, 8192)
+    assert "/" not in folder and folder not in (".", "..") and path.resolve().is_relative_to(tmp_path / "partial")
+    assert model_folder(name) == folder != model_folder(name + "z")
+
+
+def test_kinds_of_tables_of_a_folder_outside_do_not_share_a_file(tmp_path):
+    assert len({run_path(tmp_path, kind, "../mymodel", -1) for kind in ("scores", "accuracy")}) == 2
+    assert model_folder("lab-7k") == "lab-7k" and model_folder("org/some.model_1") == "org/some.model_1"
+
+
+# The workflow
+
+
+MEASURING = '''
+rows = pd.DataFrame([dict(model=model, step=step, score="fv", layer=0, head=0, task="", value=value, standard_error=0.1,
+                          n_prompts=4)])
+from icl_lib.heads import head_count
+path = Path(results, "scores", model, f"step{step}.parquet")
+if not path.is_file():
+    Path(results, "measured.txt").open("a").write("x")
+    write_table(rows, path, schema_name="scores", provenance=made_by)
+'''
+
+
+@pytest.fixture
+def template(tmp_path, monkeypatch):
+    """A project with one notebook that measures a value and shows a caption, and how to run it."""
+    monkeypatch.chdir(make_project(tmp_path))
+    project = tmp_path
+    from pathlib import Path
+
+    path = Path("notebooks/scoring.ipynb")
+
+    def write(caption="one", measuring=MEASURING):
+        import nbformat
+
+        made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+        of = nbformat.v4.new_code_cell
+        made.cells = [
+            of('model: str = "m"\nstep: int = 0\nvalue: float = 0.5\ntitle: str = "t"\nresults: str = "r"\n'
+               'suite: str = "s"\nseed: int = 0', metadata={"tags": ["parameters"]}),
+            of("from pathlib import Path\nimport pandas as pd\nfrom icl_lib import figures\n"
+               "from icl_lib.tables import provenance, read_table, write_table\n"
+               'made_by = provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters={})'),
+            of(measuring, metadata={"tags": ["measure"]}),
+            of(f"print({caption!r}, title, read_table(path).value[0])")]
+        nbformat.write(made, path)
+        return path
+
+    def run(**changes):
+        results = Path("results/s")
+        parameters = {"results": results.as_posix(), "model": "m", "step": 1, "value": 0.5, "title": "t"} | changes
+        tables = [results / "scores/m/step1.parquet"]
+        inputs = [path, *map(Path, library_files(path))]
+        run_notebook(path, results / "notebooks/scoring/m/step1.ipynb", parameters, log=results / "logs/scoring.log",
+                     tables=tables, inputs=inputs)
+        return len(Path(results, "measured.txt").read_text()), float(read_table(tables[0])["value"].iloc[0])
+
+    return write, run, project
+
+
+@pytest.mark.slow
+def test_an_edited_caption_measures_nothing_and_an_edited_measurement_does(template):
+    write, run, _ = template
+    write()
+    assert run() == (1, 0.5)
+    assert run() == (1, 0.5)  # the rule removed the table, and it was put back
+    write(caption="two")
+    assert run(title="new") == (1, 0.5)
+    assert run(value=0.7) == (2, 0.7)  # a parameter of the measurement
+    write(measuring=MEASURING.replace("value=value", "value=value + 1"))
+    assert run(value=0.7) == (3, 1.7)
+
+
+def test_what_a_measurement_depends_on(template):
+    from pathlib import Path
+
+    write, _, _ = template
+    path = write()
+    assert measuring_parameters(path) == {"model", "step", "value", "results"}
+    assert "icl_lib/heads.py" in library_files(path, measuring=True)
+    assert "icl_lib/figures.py" in set(library_files(path)) - set(library_files(path, measuring=True))
+    inputs = [path, *map(Path, library_files(path))]
+    record = measured_from(path, inputs, {"value": 0.5, "title": "t", "results": "r"}, Path("results/s"))
+    assert record["parameters"] == {"value": 0.5} and "icl_lib/figures.py" not in record["files"]
+    before = record["files"]["notebooks/scoring.ipynb#measure"]
+    assert "notebooks/scoring.ipynb" not in record["files"] and measuring_source(write(caption="other")) in MEASURING
+    after = measured_from(path, inputs, {"value": 0.5}, Path("results/s"))["files"]["notebooks/scoring.ipynb#measure"]
+    assert before == after
+
+
+def test_committed_tables_are_taken_and_damaged_ones_are_not(tmp_path):
+    results, committed = tmp_path / "results", tmp_path / "pretrained"
+    path = results / "scores/m/step1.parquet"
+    kept = results / KEPT / "scores/m/step1.parquet"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"torn")
+    put_back([path], results, {"files": {}}, [])
+    assert not path.exists()
+    write_table(pd.DataFrame([ROW]), committed / "scores/m/step1.parquet", schema_name="scores", provenance=made_by())
+    put_back([path], results, {"files": {}}, [committed])
+    assert read_table(path)["value"].tolist() == [0.25]
+
+
+def test_the_largest_difference_of_two_tables(tmp_path):
+    tables = []
+    for i, value in enumerate((0.25, 0.25 + 3e-5)):
+        write_table(pd.DataFrame([ROW | {"value": value}, ROW | {"head": 1}]), tmp_path / f"{i}.parquet",
+                    schema_name="scores", provenance=made_by())
+        tables.append(read_table(tmp_path / f"{i}.parquet"))
+    assert np.isclose(largest_difference(*tables), 3e-5)
+    other = tables[1].iloc[:1]
+    other.attrs = tables[1].attrs
+    assert largest_difference(tables[0], other) == np.inf and set(KEYS["scores"]) >= {"layer", "head"}
+
+
+# Tasks and progress
+
+
+def test_tasks_of_a_source_by_name():
+    assert list(read_tasks("lab[antonym, country-capital]")) == ["antonym", "country-capital"]
+    with pytest.raises(ValueError, match="unknown task 'antonim'; nearest known tasks: antonym"):
+        read_tasks("lab[antonim]")
+
+
+def test_progress_says_what_is_done_and_how_long_is_left_and_cleans_up(monkeypatch, capsys):
+    import icl_lib.progress as module
+
+    clock, cleared = iter(range(0, 10_000, 60)), []
+    monkeypatch.setattr(module, "_in_kernel", lambda: True)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("IPython.display.clear_output", lambda wait=False: cleared.append(wait))
+    assert list(progress(["a", "b", "c"], "FV scores")) == ["a", "b", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "FV scores: 1 of 3 tasks, about 4 min left" and len(lines) == 2 and cleared[-1] is False
+
+
+def test_progress_is_silent_without_a_terminal(capsys):
+    assert list(progress(range(3), "x")) == [0, 1, 2] and capsys.readouterr() == ("", "")

@@ -1,0 +1,107 @@
+"""Tests by other orders of the values, against all orders counted one by one and against SciPy."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from icl_lib.permutation import gehan_scores, group_test, later_test, mean_rank_test, sign_test
+from icl_lib.statistics import percentile_rank, trend_test
+
+
+@pytest.mark.parametrize(("n", "smallest"), [(3, 2 / 6), (4, 2 / 24), (5, 2 / 120)])
+def test_a_trend_over_few_models_cannot_have_a_small_p(n, smallest):
+    perfect = trend_test(np.arange(n, dtype=float), np.arange(n, dtype=float), seed=0)
+    assert perfect.p_value == perfect.smallest_p == pytest.approx(smallest)
+
+
+def test_ties_take_power_from_a_trend():
+    tied = trend_test(np.arange(5.0), np.array([1.0, 1, 1, 1, 2]), seed=0)
+    assert tied.p_value == tied.smallest_p == pytest.approx(2 / 5)  # the one that differs is at either end
+    assert trend_test(np.arange(5.0), np.ones(5), seed=0).smallest_p == 1
+
+
+def test_many_models_are_put_in_random_orders():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 12))
+    found, scipys = trend_test(x, y, seed=0), stats.spearmanr(x, y)
+    assert found.value == pytest.approx(scipys.statistic)
+    assert found.p_value == pytest.approx(scipys.pvalue, abs=0.05) and 0 < found.smallest_p < 0.001
+
+
+def test_gehan_scores_by_hand():
+    #                       came, came, never by 20, came later than that, never by 40
+    times, came = np.array([10.0, 20, 20, 30, 40]), np.array([True, True, False, True, False])
+    # of the third and the fourth, and of the third and the fifth, nothing is known
+    assert gehan_scores(times, came).tolist() == [-4, 1 - 3, 2, 2 - 1, 3]
+    ranks = gehan_scores(np.array([3.0, 1, 2]), np.ones(3, dtype=bool))
+    assert ranks.tolist() == [2, -2, 0]
+
+
+def test_later_counts_pairs_and_all_ways_to_label_them():
+    times = np.array([30.0, 40, 40, 10, 20, 40])
+    came = np.array([True, True, False, True, True, True])
+    first = np.array([True, True, True, False, False, False])
+    found = later_test(times, came, first)
+
+    def known(i, j):  # is i known to be later than j
+        return came[j] and (times[j] < times[i] or (times[j] == times[i] and not came[i]))
+
+    def share(chosen):
+        others = [j for j in range(6) if j not in chosen]
+        return np.mean([int(known(i, j)) - int(known(j, i)) for i in chosen for j in others])
+
+    every = np.abs([share(chosen) for chosen in itertools.combinations(range(6), 3)])
+    assert found.value == pytest.approx(share((0, 1, 2)))
+    assert found.p_value == pytest.approx(np.mean(every >= abs(share((0, 1, 2))) - 1e-9))
+    assert found.smallest_p == pytest.approx(np.mean(every >= every.max() - 1e-9))
+
+
+@pytest.mark.parametrize(("sizes", "smallest"), [((3, 3), 2 / 20), ((4, 4), 2 / 70), ((2, 2, 2), 6 / 90)])
+def test_groups_against_all_ways_to_form_them(sizes, smallest):
+    parted = [np.arange(size) + 10.0 * i for i, size in enumerate(sizes)]
+    found = group_test(parted, seed=0)
+    assert found.p_value == found.smallest_p == pytest.approx(smallest)
+    assert found.value == pytest.approx(max(g.mean() for g in parted) - min(g.mean() for g in parted))
+
+
+def test_groups_agree_with_scipy_where_there_are_many_values():
+    rng = np.random.default_rng(1)
+    groups = [rng.normal(loc=0.5 * i, size=12) for i in range(3)]
+    assert group_test(groups, seed=0).p_value == pytest.approx(stats.kruskal(*groups).pvalue, abs=0.02)
+
+
+def test_the_mean_percentile_against_all_sets_of_as_many_heads():
+    rng = np.random.default_rng(2)
+    scores, chosen = rng.normal(size=(2, 6)), np.zeros((2, 6), dtype=bool)
+    chosen.flat[np.argsort(scores, axis=None)[[11, 10, 7]]] = True
+    found = mean_rank_test(chosen, scores, seed=0)
+    ranks = percentile_rank(scores).ravel()
+    every = np.array([ranks[list(own)].mean() for own in itertools.combinations(range(12), 3)])
+    assert found.value == pytest.approx(percentile_rank(scores)[chosen].mean())
+    assert found.p_value == pytest.approx(np.mean(np.abs(every - 0.5) >= found.value - 0.5 - 1e-9))
+    assert found.smallest_p == pytest.approx(2 / len(every))
+    wide = np.zeros((10, 10), dtype=bool)
+    wide[0, :5] = True
+    high = mean_rank_test(wide, np.where(wide, 1.0, 0.0) + rng.random((10, 10)), seed=0)
+    assert high.value == pytest.approx(0.97, abs=0.01) and 0 < high.p_value < 0.002
+
+
+def test_signs_are_counted_without_ties():
+    found = sign_test(np.array([0.2, 0.1, 0.3, -0.1, 0.0, 0.2]))
+    assert found.value == pytest.approx(4.5 / 6)
+    assert found.p_value == pytest.approx(stats.binomtest(4, 5).pvalue)
+    assert found.smallest_p == pytest.approx(2 / 64)
+    assert sign_test(np.zeros(4)) == (0.5, 1.0, 2 / 16)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: group_test([np.ones(2)], seed=0), "expected at least two groups"),
+    (lambda: mean_rank_test(np.zeros((2, 2), dtype=bool), np.ones((2, 2)), seed=0), "empty head set"),
+    (lambda: later_test(np.ones(2), np.ones(2, dtype=bool), np.ones(2, dtype=bool)), "2 of 2 runs are the first"),
+])
+def test_bad_input_is_refused_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)

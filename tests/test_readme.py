@@ -1,0 +1,140 @@
+"""What the README says is run: its commands, with less to measure where they measure, and its snippet as it stands."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lib.tables import provenance, read_table, write_table
+from tests.drawn import figures_in, points_drawn
+from tests.front_door import FrontDoor
+from tests.project import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+PROGRAM = re.compile(r"(?:make|python|\S*/papermill)\b(?! and)")
+LESS = shlex.split("-p n_prompts 1 -p n_sequences 4 -p n_null_draws 1 -p n_documents 2 -y 'shots: [10]'")
+
+
+def commands():
+    """Every command in a block without a language or in a line of text, once, without comments."""
+    lines = [line.split(" #")[0].strip() for language, text in BLOCKS if not language for line in text.splitlines()]
+    text = re.sub(r"```.*?```", "", README, flags=re.S)
+    lines += [" ".join(inline.split()) for inline in re.findall(r"`([^`]+)`", text)]
+    return list(dict.fromkeys(line for line in lines if PROGRAM.match(line)))
+
+
+def test_the_readme_has_the_commands_that_are_looked_for():
+    assert {"make book", "make test", "make help", "make book SUITE=my_suite", "make grid"} <= set(commands())
+    assert len(commands()) >= 15 and len(BLOCKS) == 4
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
+def test_make_knows_what_the_readme_asks_of_it(tmp_path, command):
+    """Programs are noted, not run, but for the suite that a target reads."""
+    door = FrontDoor(tmp_path)
+    if "Copy `config/lab.yaml` to `config/my_suite.yaml`" in README:
+        shutil.copy(tmp_path / "config/lab.yaml", tmp_path / "config/my_suite.yaml")
+    target, *variables = shlex.split(command)[1:]
+    assert f"\nmake {target} " in door.make("help").stdout, "a target of the README has a line of help"
+    for variable in variables:
+        name, value = variable.split("=")
+        assert re.search(rf"^(export )?{name} \?=|\$\({name}\)", (ROOT / "Makefile").read_text(), re.M), name
+        assert name != "SUITE" or (tmp_path / "config" / f"{value}.yaml").is_file()
+    done = door.make(target, *variables)
+    assert done.returncode == 0, done.stderr
+    assert door.calls or target == "help"
+    suites = [variable.split("=")[1] for variable in variables if variable.startswith("SUITE=")]
+    assert all(any(f"config/{suite}.yaml" in call for call in door.calls) for suite in suites)
+
+
+def run(*command, folder=ROOT, **environment):
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=300,
+                          env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def notebook(command, tmp_path):
+    """The papermill command from the repository's root, with its output and its tables elsewhere."""
+    template, executed, *given = shlex.split(command)[1:]
+    run("-m", "papermill", template, str(tmp_path / executed), *given, "-p", "results", str(tmp_path / "results"),
+        *LESS, HOME=str(tmp_path))
+    named = dict(zip(given[1::3], given[2::3], strict=True))
+    table = tmp_path / "results" / "scores" / named["model"] / f"step{named['step']}.parquet"
+    scores = read_table(table, schema_name="scores")
+    parameters = scores.attrs["provenance"]["parameters"]
+    assert (parameters["model"], parameters["step"]) == (named["model"], int(named["step"]))
+    heads = scores[scores["score"] == "induction_prefix_matching"]
+    assert heads.groupby("layer")["head"].nunique().tolist() == [8, 8, 8, 8]
+    assert heads["value"].between(0, 0.1).all(), "step 1024 has no induction heads yet, other than the default step"
+    outputs = [output for cell in nbformat.read(tmp_path / executed, as_version=4).cells
+               for output in cell.get("outputs", [])]
+    figures = figures_in("".join(output.get("data", {}).get("text/html", "") for output in outputs))
+    assert figures and all(sum(points_drawn(svg)) > 0 for svg in figures)
+
+
+def headline(command, tmp_path):
+    """The figure from a table of the suite that it names."""
+    module, results, model = shlex.split(command)[2:]
+    rows = [(metric, ranking, "fv" if "matched" in ranking else "", excluded, fraction, task)
+            for metric in ("first_token_accuracy", "token_loss_difference")
+            for ranking in ("none", "fv", "induction", "random", "random_layer_matched")
+            for excluded in (("", "top 0.1") if ranking in ("fv", "induction") else ("",))
+            for fraction in ((0.0,) if ranking == "none" else (0.1, 0.2)) for task in "ab"]
+    table = pd.DataFrame(rows, columns=["metric", "ranking", "matched", "excluded", "fraction", "task"])
+    edited = table["ranking"] != "none"
+    table = table.assign(
+        model=model, step=4096, replacement=np.where(edited, "mean", "none"), positions=np.where(edited, "all", "none"),
+        n_heads=1, draw=0, value=1 - table["fraction"], standard_error=0.1, n_prompts=4)
+    write_table(table, tmp_path / results / "ablations" / model / "step4096.parquet", schema_name="ablations",
+                provenance=provenance(suite="s", seed=0, dtype="", device="", bos="", parameters={}))
+    (tmp_path / "book/_static").mkdir(parents=True)
+    printed = run("-m", module, results, model, folder=tmp_path, PYTHONPATH=str(ROOT), HOME=str(tmp_path)).strip()
+    assert f"]({printed})" in README, "it draws the figure that the README shows"
+    assert min(points_drawn((tmp_path / printed).read_text())) > 0
+
+
+RUN = {".venv/bin/papermill notebooks/scoring.ipynb": notebook, "python -m workflow.headline": headline}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in commands() if not c.startswith("make ")])
+def test_other_commands_run(tmp_path, command):
+    runner = next((runner for start, runner in RUN.items() if command.startswith(start)), None)
+    assert runner, f"no test runs {command!r}"
+    runner(command, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_snippet_scores_every_head(tmp_path):
+    """As it stands, from the repository's root; its comment says which axes come out."""
+    (snippet,) = [text for language, text in BLOCKS if language == "python"]
+    assert len(snippet.splitlines()) == 5 and "## Library in five lines" in README
+    assert snippet.count("# [layer, head]") == 2
+    out = tmp_path / "scores.npz"
+    run("-c", f"{snippet}\nimport numpy as np\n"
+        f"np.savez({str(out)!r}, induction=induction, fv=fv, shape=[model.cfg.n_layers, model.cfg.n_heads])",
+        HOME=str(tmp_path))
+    scores = np.load(out)
+    assert scores["induction"].shape == scores["fv"].shape == tuple(scores["shape"]) == (4, 8)
+    assert 0 <= scores["induction"].min() and 0.5 < scores["induction"].max() <= 1, "the last step has induction heads"
+    assert np.abs(scores["fv"]).max() <= 1 and np.ptp(scores["fv"]) > 0
+
+
+def test_the_folders_and_files_that_it_names_are_there():
+    table = dict(re.findall(r"^\| `([a-z_]+)/`[^|]*\| (.*) \|$", README, re.M))
+    assert set(table) == {"icl_lib", "notebooks", "lab", "config", "workflow", "book"}
+    assert all((ROOT / name).is_dir() for name in table)
+    templates = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert set(re.findall(r"`(\w+)`", table["notebooks"])) == templates
+    named = set(re.findall(r"`(\w+\.yaml)`", table["config"]))
+    assert named and all((ROOT / "config" / name).is_file() for name in named)
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert all((ROOT / link).exists() for link in links if not link.startswith("http"))

@@ -1,0 +1,87 @@
+"""Measure a packaged model, or measure a sample of it anew: `python -m workflow.measure config/pretrained.yaml MODEL`.
+
+Runs the suite's notebooks on one model in a folder of their own, results/measure/, where a run that was killed goes on.
+Tables that the suite's folder of committed tables lacks are put there; those that it has are compared with the new
+ones, number by number. The exit status is 1 where they differ by more than 1e-4.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.models import nearest
+from icl_lib.tables import KEYS, read_table
+from workflow.run import run_notebook
+from workflow.suite import TABLES, TEMPLATES, Suite, place, read_suite
+
+TOLERANCE = 1e-4
+MEASURED = Path("results/measure")
+
+
+def measure(suite: Suite, model: str) -> Iterator[tuple[Path, Path]]:
+    """Run the measuring notebooks on one model; yields each new table with the committed one's path."""
+    results = MEASURED / suite.name
+    for notebook in ("scoring", "ablation", "task_execution"):
+        steps = suite.steps if notebook == "scoring" else suite.chosen[notebook]
+        for step in steps[model]:
+            run = Path(model, f"step{step}")
+            names = {kind: Path(place(notebook, kind), run).with_suffix(".parquet") for kind in TABLES[notebook]}
+            parameters = suite.parameters(notebook, model=model, step=step) | {"results": results.as_posix()}
+            if not all((results / name).is_file() for name in names.values()):
+                print(f"measuring: {notebook} of {model}, log {results / 'logs' / notebook / run}.log", flush=True)
+                run_notebook(
+                    TEMPLATES / f"{notebook}.ipynb", results / "notebooks" / notebook / run.with_suffix(".ipynb"),
+                    parameters, log=results / "logs" / notebook / run.with_suffix(".log"))
+            yield from ((results / name, Path(suite.tables, name)) for kind, name in names.items()
+                        if kind != "statistics")
+
+
+def largest_difference(first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """The largest difference of a value of two tables of one schema; infinite where their rows are not the same."""
+    key = [column for column in KEYS[first.attrs["schema"]] if column in first]
+    if not first[key].equals(second[key]):
+        return np.inf
+    numbers = [column for column in ("value", "floor") if column in first]
+    return max((float(np.nanmax(np.abs(first[c] - second[c]), initial=0)) for c in numbers), default=0.0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure a packaged model, or compare it with its committed tables.")
+    parser.add_argument("suite", help="config/pretrained.yaml, or config/spot.yaml for a sample of minutes")
+    parser.add_argument("model")
+    given = parser.parse_args()
+    try:
+        suite = read_suite(given.suite)
+        if not suite.tables:
+            raise ValueError(f"{given.suite} names no folder of committed tables (the key tables)")
+        if given.model not in suite.steps:
+            raise ValueError(f"{given.suite} has no model {given.model!r}; {nearest(given.model, list(suite.steps))}")
+        return _measure(suite, given.model)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _measure(suite: Suite, model: str) -> int:
+    worst = 0.0
+    for new, committed in measure(suite, model):
+        if not committed.is_file():
+            committed.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(new, committed)
+            print(f"{committed}: new")
+            continue
+        difference = largest_difference(read_table(new), read_table(committed))
+        worst = max(worst, difference)
+        print(f"{committed}: largest difference {difference:.2g}")
+    if worst > TOLERANCE:
+        print(f"error: the tables of {model} differ by {worst:.2g}, expected at most {TOLERANCE:g}", file=sys.stderr)
+    return int(worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
