@@ -11,10 +11,11 @@ from tokenizers import Tokenizer, models, normalizers
 import icl_lib.shared_layers
 import icl_lib.shared_prefix
 from icl_lib import ablated_answer_probabilities, fv_scores, load_model, token_losses, wrap_model
+from icl_lib.dynamics_report import steps_sentence
 from icl_lib.function_vectors import clean_means
+from icl_lib.measurements import made_by
 from icl_lib.models import bos_text, locate, steps_of
 from icl_lib.passes import encode_prompts
-from icl_lib.report import made_by, steps_sentence
 from icl_lib.task_execution import function_vector
 from icl_lib.tasks import Prompt, Task, TaskPrompts, draw_prompts, read_pairs
 from tests.architectures import TOKENIZER
