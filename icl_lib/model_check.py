@@ -79,8 +79,9 @@ def eager_log_probabilities(hf_model: nn.Module) -> list[Tensor]:
     found: dict[str, list[Tensor]] = {}
     try:
         with narrow_windows(config), widened(hf_model):
-            for config._attn_implementation in ("eager", before):
-                found[config._attn_implementation] = [
+            for name in dict.fromkeys(("eager", before)):
+                config._attn_implementation = name
+                found[name] = [
                     log_softmax(hf_model(input_ids=tokens.to(hf_model.device), use_cache=False).logits)[0]
                     for tokens in probe_sequences(config)]
     except Exception as error:  # an architecture's modules raise errors of every kind
