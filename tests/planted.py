@@ -34,7 +34,8 @@ IDS = {token: i for i, token in enumerate(TOKENS)}
 
 N_LAYERS, N_HEADS, D_HEAD, ROTARY, WIDTH = 3, 4, 48, 8, 32
 D_MODEL = N_HEADS * D_HEAD
-HEADS = {"previous": (0, 1), "induction": (1, 3), "fv": (2, 2)}
+# One at least must be head n of layer n: what a model shows on loading is that replacing those does something.
+HEADS = {"previous": (0, 3), "induction": (1, 1), "fv": (2, 2)}
 CONSTANT, SHARP, CERTAIN = 1000.0, 120.0, 20.0  # for the norms; of attention, twice that to BOS; logit of a prediction
 UNSURE = 0.01  # logit of BOS, which is no answer
 
@@ -128,6 +129,7 @@ def _set_head(attention, head, kind):
     elif kind == "fv":
         key[SINK, PAIR] = 2
         value[:N, PAIR], write[TASK, :N] = torch.eye(N), torch.eye(N)
+        value[N : N + WIDTH, TOKEN] = identity  # carried and not written: not zero on text without pairs either
 
 
 def _set_pairs(mlp):

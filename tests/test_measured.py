@@ -109,7 +109,8 @@ def template(tmp_path, monkeypatch):
     def write(caption="one", measuring=MEASURING):
         import nbformat
 
-        made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        made = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
         of = nbformat.v4.new_code_cell
         made.cells = [
             of('model: str = "m"\nstep: int = 0\nvalue: float = 0.5\ntitle: str = "t"\nresults: str = "r"\n'

@@ -28,7 +28,7 @@ from icl_lib.task_execution import execution_table
 from tests import planted
 
 WORKING = {"both": ("previous", "induction", "fv"), "fv": ("previous", "fv"), "induction": ("previous", "induction")}
-ELSEWHERE = {"previous": (0, 3), "induction": (2, 0), "fv": (1, 1)}
+ELSEWHERE = {"previous": (0, 1), "induction": (2, 2), "fv": (1, 3)}
 PLACES = [("both", planted.HEADS), ("both", ELSEWHERE), ("fv", planted.HEADS), ("induction", planted.HEADS)]
 N_SHOTS, N_PROMPTS, N_DRAWS, STEP = 6, 4, 2, -1
 # By how many nats the 500th token is cheaper than the 50th.

@@ -191,7 +191,7 @@ def test_provenance_is_complete_and_plain():
     made = provenance(
         suite="lab", seed=1, dtype="float32", device="cpu", bos="prepended", parameters={"models": {"a": [1]}}
     )
-    assert set(made) == {*tables.PROVENANCE_KEYS, "revision", "checked"}
+    assert set(made) == {*tables.PROVENANCE_KEYS, "revision", "checked", "sums", "seconds", "processor"}
     assert json.loads(json.dumps(made)) == made
     assert set(made["versions"]) == {"icl_lib", "torch", "transformers", "transformer_lens"}
     assert made["versions"]["torch"][0].isdigit()
