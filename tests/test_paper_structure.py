@@ -156,8 +156,8 @@ def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
     text = text_of(pages / "model_scaling.ipynb")
     assert "11 models of" in text and f"Not run: {ABSENT}." in text
     for more, above, below in ((10, 10, 0), (0, 0, 10)):  # accuracy and token loss, against each control
-        assert text.count(f"(11 models; more with FV heads in {more}, interval of the difference above zero in {above}, "
-                          f"below in {below})") == 3
+        assert text.count(f"(11 models; more with FV heads in {more}, interval of the difference above zero in "
+                          f"{above}, below in {below})") == 3
 
 
 @pytest.mark.slow
