@@ -66,7 +66,8 @@ def effects_by_size(effects: pd.DataFrame, excluded: bool = False):
         row[0].set_ylabel(METRIC_LABEL[metric].split("\n")[0] + "\nlost to ablation")
     for ax in axes[1]:
         size_axis(ax, effects["parameters"])
-    _legend(axes[0, 0], effects["model"])
+    _families(axes[0, 0], effects["model"])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9)
     return axes
 
 
@@ -137,7 +138,11 @@ def _points(ax, rows: pd.DataFrame, y: str, colour, marker: str, label: str) -> 
 
 
 def _legend(ax, models: pd.Series) -> None:
+    _families(ax, models)
+    ax.legend(fontsize=9)
+
+
+def _families(ax, models: pd.Series) -> None:
     families = sorted(set(models.map(family)))
     for member in families if len(families) > 1 else ():
         ax.plot([], [], color=COLOUR["none"], marker=FAMILY_MARKER[member], linestyle="none", label=member)
-    ax.legend(fontsize=9)

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from tests import audit_plain as plain
-from tests.audit import Figure, check, rows_of
+from tests.audit import Figure, check, covered, rows_of
 
 METRICS = {plain.ACCURACY: "few-shot accuracy", plain.LOSS: "token-loss difference"}
 CONTROLS = ("none", "random", "random_layer_matched")
@@ -19,13 +19,7 @@ def captions(shown, *parameters):
     """Every number of a caption is a constant of the method or one of the notebook's parameters."""
     for figure in shown:
         if isinstance(figure, Figure):
-            check_any(figure.caption, (*CONSTANTS, *parameters))
-
-
-def check_any(text, values):
-    from tests.audit import covered
-
-    covered(text, values)
+            covered(figure.caption, (*CONSTANTS, *parameters))
 
 
 def scaling(tables, sizes, shares):
@@ -205,12 +199,18 @@ def check_heads(html, scores):
     assert len(rows) == len(values[0])
 
 
-def check_accuracy(html, accuracy):
-    """The folded table of accuracies: two digits of what the table has."""
+def check_accuracy(html, accuracy, floors):
+    """The folded table of accuracies: two digits of what the table has; the floor of each task, the prompts of all."""
     head, *rows = rows_of(html)
-    values = accuracy[accuracy["metric"] == plain.ACCURACY].set_index(["task", "labels", "n_shots"])["value"]
-    columns = {i: (("shuffled" if "shuffled" in name else "clean"), int(re.match(r"\d+", name)[0]))
-               for i, name in enumerate(head) if re.match(r"\d+ shots", name)}
-    shown = {(row[0], *key): float(row[i]) for row in rows if row[0] != "task" for i, key in columns.items()}
+    rows = [dict(zip(head, row, strict=True)) for row in rows if row[0] != "task"]
+    own = accuracy[accuracy["metric"] == plain.ACCURACY]
+    values = own.set_index(["task", "labels", "n_shots"])["value"]
+    columns = {name: ("shuffled" if "shuffled" in name else "clean", int(re.match(r"\d+", name)[0]))
+               for name in head if re.match(r"\d+ shots", name)}
+    shown = {(row[head[0]], *key): row[name] for row in rows for name, key in columns.items()}
     assert shown.keys() == set(values.index)
-    assert all(abs(shown[key] - value) <= 0.00501 for key, value in values.items())
+    assert set(head) - {*columns, head[0]} == {"split", "group", "floor", "prompts"}
+    for key, value in values.items():
+        check(shown[key], [(value, 1e-9)])
+    for row in rows:
+        check(f"{row['floor']} {row['prompts']}", [floors[row[head[0]]], own["n_prompts"].iloc[0]])

@@ -133,6 +133,8 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
     tasks = read_tasks("lab")
     groups = {name: "extractive" if task.type == "extractive" else
               "shared labels" if len(task.siblings) > 1 else "look-up" for name, task in tasks.items()}
+    labels = {name: [label for _, label in task.query_pairs] for name, task in tasks.items()}
+    floors = {name: max(map(own.count, own)) / len(own) for name, own in labels.items()}
     for model, shown in pages.items():
         scores, accuracy = (audit_plain.read(results, kind, {model: [8192]}) for kind in ("scores", "accuracy"))
         by_group, *wanted = audit_pages.scoring_sentences(
@@ -146,7 +148,7 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
         for text, numbers in zip(rest, wanted, strict=True):
             check(text, numbers)
         by_task, all_heads = texts(shown, HTML)
-        audit_pages.check_accuracy(by_task, accuracy)
+        audit_pages.check_accuracy(by_task, accuracy, floors)
         audit_pages.check_heads(all_heads, scores)
         best, = frames(shown)
         values = {label: audit_plain.heads(scores, score) for label, score in (

@@ -76,7 +76,7 @@ def test_scores_tell_a_trained_model_from_a_random_one(results):
     best = [score_array(table, "induction_prefix_matching")[1].max() for table in tables]
     assert best[0] < 0.1 and best[1] > 0.6
     text = page_text(results, f"scoring{STEPS[-1]}")
-    assert f"Highest prefix-matching score: {best[1]:.3f}" in text
+    assert f"which says whether a head is an induction head: {best[1]:.3f}" in text
     for table in tables:
         assert table.attrs["provenance"]["parameters"]["model"] == MODEL
         assert set(table["score"]) >= {"induction_attention_mass", "previous_token", "duplicate_token", "fv", "fv_null"}
@@ -191,4 +191,4 @@ def test_the_ledger_has_every_claim_and_the_numbers_of_the_other_tables(results)
     said = with_verdicts(table.reset_index())["verdict"].value_counts()
     assert html.count('class="verdict not-measured-here"') == said["not measured here"] > 0
     assert html.count('class="verdict cannot-be-decided-here"') >= said["cannot be decided here"] > 0
-    assert "FV heads cost more than induction heads in" in page_text(results, "index")
+    assert "What is lost when the top heads of a kind are replaced by their mean" in page_text(results, "index")

@@ -4,6 +4,8 @@ The tables are made up with planted facts (which heads change kind, how deep the
 real notebooks have to find these again.
 """
 
+from math import ceil
+
 import nbformat
 import numpy as np
 import pandas as pd
@@ -142,16 +144,21 @@ def text_of(page):
 @pytest.mark.slow
 def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
     table = read_table(pages / "results" / "statistics" / "model_scaling.parquet")
-    depth = table[table["name"] == "depth difference"].set_index("model")
+    depth = table[table["name"] == "depth difference (layers)"].set_index("model")
     assert set(depth.index) == set(MODELS) - {ABSENT}
     assert (depth["value"] > 0).all() and (depth.loc["pythia-6.9b", "p_value"] < 0.001)
-    assert table[table["name"] == "overlap"]["value"].median() < 0.1
-    lost = table[table["name"] == "accuracy lost beyond layer-matched random, fv"].set_index("model")["value"]
+    of_models = table[table["model"] != ""].set_index(["name", "model"])["value"]
+    assert of_models["overlap"].median() < 0.1
+    for model, (_, layers, heads, *_) in MODELS.items():  # of two random sets
+        n = layers * heads
+        assert model == ABSENT or of_models["overlap by chance", model] == ceil(0.05 * n) / n
+    lost = of_models["few-shot accuracy lost, fv, against random_layer_matched"]
     assert lost["llama-2-7b"] == pytest.approx(0.1 + 0.02 * 11) and lost["pythia-70m"] == pytest.approx(0.1)
     text = text_of(pages / "model_scaling.ipynb")
     assert "11 models of" in text and f"Not run: {ABSENT}." in text
-    assert "**few-shot accuracy**: FV heads cost more than induction heads in 10 of 11 models" in text
-    assert "**token-loss difference**: FV heads cost more than induction heads in 0 of 11 models" in text
+    for more, above, below in ((10, 10, 0), (0, 0, 10)):  # accuracy and token loss, against each control
+        assert text.count(f"(11 models; more with FV heads in {more}, interval of the difference above zero in "
+                          f"{above}, below in {below})") == 3
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from icl_lib import figures, scaling, scaling_figures, scaling_report, scoring_numbers, scoring_report
+from icl_lib.measurements import task_table
 from icl_lib.scaling_numbers import scaling_numbers
 from icl_lib.tasks import read_tasks
 
@@ -84,8 +85,8 @@ def test_the_page_says_which_score_ranks_and_how_many_heads_are_of_each_kind():
 
 @pytest.mark.parametrize("shots", [(0, 1), (4,), (0, 1, 4)])
 def test_other_numbers_of_demonstrations_are_told_and_nothing_is_nan(shots):
-    tasks = read_tasks("lab")
-    names = sorted(tasks)[:4]
+    tasks = task_table(read_tasks("lab"), name="m", step=1)
+    names = sorted(tasks["task"])[:4]
     accuracy = accuracy_rows(shots=shots)
     accuracy["task"] = accuracy["task"].map({f"task {i}": name for i, name in enumerate(names)})
     numbers = scoring_numbers.accuracy_numbers(accuracy.assign(group="look-up"))
@@ -105,7 +106,7 @@ def test_labels_of_figures_name_no_number_that_a_notebook_may_change():
 def test_intervals_of_strength_follow_the_seed():
     scores = score_rows([0, 1], [1, 2])
     scores.loc[(scores["score"] == "fv") & (scores["task"] == "b"), "value"] *= 3
-    more = [scores] + [scores[scores["score"] == "fv"].assign(task=f"t{i}", value=lambda t, i=i: t["value"] * i)
+    more = [scores] + [scores[scores["task"] == "a"].assign(task=f"t{i}", value=lambda t, i=i: t["value"] * i)
                        for i in range(2, 9)]
     sizes = pd.DataFrame({"model": ["m"], "parameters": [1]})
     tables = [scaling.strength_table(pd.concat(more), sizes, fraction=0.1, seed=seed) for seed in (0, 0, 1)]
