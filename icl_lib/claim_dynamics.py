@@ -5,7 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from icl_lib import dynamics
-from icl_lib.claim_estimates import Estimate, tested, undecidable
+from icl_lib.claim_estimates import Estimate, size_of, tested, undecidable
 from icl_lib.emergence import Emergence
 from icl_lib.permutation import gehan_scores
 from icl_lib.statistics import trend_test
@@ -162,12 +162,12 @@ def transitions_beyond_chance(suite: SuiteTables) -> list[Estimate]:
 
 
 def size_trend(suite: SuiteTables, values: pd.Series) -> list[Estimate]:
-    """Rank correlation of a model's value (index: models) with its parameters; models of one size are averaged."""
-    sizes = suite.sizes.set_index("model")["parameters"]
-    by_size = values.groupby(sizes.reindex(values.index)).mean()
+    """Rank correlation of a model's value (index: models) with its parameters; seeds of a size are averaged."""
+    sizes = suite.sizes.set_index("model")["parameters"].reindex(values.index)
+    by_size = pd.DataFrame({"size": sizes, "value": values}, dtype=float).groupby(size_of).mean()
     if len(by_size) < 3:
-        return [undecidable("", f"{len(by_size)} sizes of model", n=len(by_size))] if len(by_size) else []
-    test = trend_test(by_size.index.to_numpy(float), by_size.to_numpy(float), seed=suite.seed)
+        return [undecidable("", f"sizes of model: {len(by_size)}", n=len(by_size))] if len(by_size) else []
+    test = trend_test(by_size["size"].to_numpy(), by_size["value"].to_numpy(), seed=suite.seed)
     return [tested("", test, n=len(by_size), of="sizes of model")]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from icl_lib import claim_dynamics
 from icl_lib.ablation_effects import DIFFERENCE, corrected
 from icl_lib.claim_dynamics import size_trend
-from icl_lib.claim_estimates import Estimate, spanned, tested, undecidable
+from icl_lib.claim_estimates import Estimate, size_of, spanned, tested, undecidable
 from icl_lib.heads import head_count
 from icl_lib.kinds import RANKED_BY, top_sets
 from icl_lib.measurements import mean_scores
@@ -121,8 +121,7 @@ def strength_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
 
 def family_difference(suite: SuiteTables) -> list[Estimate]:
     """Largest difference between families' mean FV score of the top heads; seeds of a size are averaged."""
-    sizes = suite.sizes.set_index("model")["parameters"]
-    means = pd.DataFrame([(family(model), sizes[model], _top_mean(scores, "fv", suite.top_fraction))
+    means = pd.DataFrame([(family(model), size_of(model), _top_mean(scores, "fv", suite.top_fraction))
                           for model, scores in suite.scores.items()], columns=["family", "size", "value"])
     groups = [rows["value"].groupby(rows["size"]).mean().to_numpy() for _, rows in means.groupby("family")]
     if len(groups) < 2:

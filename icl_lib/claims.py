@@ -1,6 +1,5 @@
 """The claims ledger: the paper's claims, their tests in claims.yaml, and the verdicts of their rules on a suite."""
 
-import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from icl_lib.claim_estimates import Estimate
+from icl_lib.claim_estimates import Estimate, size_of
 from icl_lib.claim_statistics import STATISTICS
 from icl_lib.suite_tables import SuiteTables
 
@@ -100,11 +99,6 @@ def ledger(suite: SuiteTables, claims: tuple[Claim, ...] | None = None) -> pd.Da
         for estimate in measured or [Estimate("", np.nan, n=0)]:
             rows.append({"claim": claim.id, **estimate._asdict(), "verdict": verdict(estimate, claim.holds)})
     return pd.DataFrame(rows)
-
-
-def size_of(model: str) -> str:
-    """What a model and its further seeds have in common: its name without the seed, "lab-40k" for "lab-40k-seed2"."""
-    return re.sub(r"(-data|-weight)?-seed\d+$", "", model)
 
 
 def votes(rows: pd.DataFrame) -> dict[str, str]:
