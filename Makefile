@@ -2,6 +2,7 @@
 SUITE ?= lab
 CORES ?= 2
 RUNG ?=
+MODEL ?= smollm2-135m
 PROFILE ?=
 SEED ?= 0
 KILLS ?= 100
@@ -26,7 +27,7 @@ STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin resu
 SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
+.PHONY: help env book sweep plan suite measure spot-check verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +43,12 @@ sweep: suite ## run the notebooks of the suite as far as needed, without the boo
 plan: suite ## what `make book` would run, how many forward passes and hours that is (GPU: TFLOPS=50)
 	@$(SNAKEMAKE) -n
 	@TFLOPS=$(TFLOPS) $(BIN)/python -m workflow.cost $(CONFIG)
+
+measure: env ## measure a packaged model (MODEL=smollm2-135m: hours), or again and compare with its tables in pretrained/
+	@$(BIN)/python -m workflow.measure config/pretrained.yaml $(MODEL)
+
+spot-check: env ## measure a sample of a packaged model (MODEL=smollm2-135m: minutes) and compare with pretrained/spot
+	@$(BIN)/python -m workflow.measure config/spot.yaml $(MODEL)
 
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
@@ -82,7 +89,7 @@ lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
 lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
 	$(BIN)/python -m lab.recipe
 
-grid: env ## the ablation grid of the whole ladder with 20 draws, about 40 minutes, and its table lab/grid.csv
+grid: env ## the ablation grid of the ladder's models with both kinds, about 20 minutes, and its table lab/grid.csv
 	@$(MAKE) --no-print-directory sweep SUITE=grid
 	@$(BIN)/python -m workflow.grid
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(workflow.basedir))
 
 from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
-from workflow.suite import RESULTS, TABLES, check_suite, committed, dependencies, place, read_suite, weights
+from workflow.suite import GROUPED, RESULTS, TABLES, check_suite, committed, dependencies, place, read_suite, weights
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
@@ -73,6 +73,7 @@ def parameters(notebook):
             notebook,
             model=getattr(wildcards, "model", ""),
             step=int(getattr(wildcards, "step", 0)),
+            group=getattr(wildcards, "group", ""),
         ),
         sort_keys=True,
     )
@@ -91,7 +92,7 @@ RUN = (
     "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
     "-m workflow.run {input.template:q} {output.notebook:q} "
     "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
-    + (f" --committed {SUITE.tables}" if SUITE.tables else "")
+    + "".join(f" --committed {suite.tables}" for suite in (SUITE, *SUITE.included) if suite.tables)
 )
 RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
 
@@ -113,6 +114,8 @@ wildcard_constraints:
     notebook="|".join(TABLES),
     point=r"[^/]+",
     table="[a-z]+",
+    grouped="|".join(GROUPED),
+    group="|".join(suite.name for suite in SUITE.included) or "none",
 
 
 # On a cluster the book is made where the sweep was started.
@@ -367,6 +370,33 @@ rule claims:
         RUN_WITH_TABLES
 
 
+def of_group(wildcards):
+    suite, = [suite for suite in SUITE.included if suite.name == wildcards.group]
+    runs = {notebook: [(model, step) for model, steps in chosen.items() for step in steps]
+            for notebook, chosen in {"scoring": suite.steps, **suite.chosen}.items()}
+    return measured("scoring", runs["scoring"]) + measured("ablation", runs["ablation"]) + (
+        tables("executions", runs["task_execution"]))
+
+
+# The notebooks over all models once more, over those of an included suite.
+rule grouped:
+    input:
+        template="notebooks/{grouped}.ipynb",
+        code=lambda wildcards: CODE[wildcards.grouped],
+        tables=of_group,
+    output:
+        tables=[f"{OUT}/statistics/{{grouped}}/{{group}}.parquet"],
+        notebook=f"{OUT}/notebooks/{{grouped}}/{{group}}.ipynb",
+    params:
+        parameters=lambda wildcards: parameters(wildcards.grouped)(wildcards),
+    log:
+        text=f"{OUT}/logs/{{grouped}}/{{group}}.log",
+        parameters=f"{OUT}/logs/{{grouped}}/{{group}}.yaml",
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule lab:
     input:
         template="notebooks/lab.ipynb",
@@ -390,7 +420,10 @@ rule index:
     input:
         template="notebooks/index.ipynb",
         code=CODE["index"],
-        printed=[*written("claims"), *written("model_scaling")],
+        printed=[table for kind in GROUPED for table in (
+            *written(kind), *(path for suite in SUITE.included for path in written(kind, f"/{suite.name}")))],
+        real=[table for suite in SUITE.included for model, steps in suite.ablated.items()
+              for table in tables("ablations", [(model, step) for step in steps])],
         ablated=tables("ablations", ABLATED),
         trained=CAUSAL,
     output:

@@ -60,7 +60,7 @@ def _effects(ax, rows: pd.DataFrame, cells: list, offset: float, kind: str) -> N
 
 
 def figure_four(
-    columns: dict[str, dict[str, pd.DataFrame]], levels: dict[str, dict[str, float]], carried: dict[str, bool],
+    columns: dict[str, dict[str, pd.DataFrame]], levels: dict[str, dict[str, float]], carried: dict[str, bool | None],
     seed: int,
 ):
     """Figure 4, a column per protocol: few-shot metric, the same with exclusion, token-loss difference with exclusion.
@@ -103,7 +103,7 @@ def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int) -> None:
         line_over_tasks(ax, own, "percent", COLOUR[kind], MARKER[kind], LINE[kind], LABEL[kind], seed)
 
 
-def task_grid(ablations: pd.DataFrame, tasks: list[str], floors: dict[str, float]):
+def task_grid(ablations: pd.DataFrame, tasks: list[str], floors: pd.Series):
     """Appendix A.2: first-token accuracy of single tasks against the share of heads ablated; dotted: floor."""
     n_columns = 5
     figure, axes = plt.subplots(-(-len(tasks) // n_columns), n_columns, sharex=True, sharey=True, squeeze=False,

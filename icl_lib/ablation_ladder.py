@@ -95,7 +95,9 @@ def order_sentence(counts: pd.DataFrame) -> str:
     """Does the order of the two kinds survive every replacement, position and share of heads?"""
     parts = []
     for metric, words in METRIC_WORDS.items():
-        own = counts[counts["metric"] == metric]
+        own = counts[(counts["metric"] == metric) & (counts["cells"] > 0)]
+        if own.empty:
+            continue
         only_fv = own[(own["fv_more"] > 0) & (own["induction_more"] == 0)]["model"]
         only_induction = own[(own["induction_more"] > 0) & (own["fv_more"] == 0)]["model"]
         both = own[(own["fv_more"] > 0) & (own["induction_more"] > 0)]["model"]

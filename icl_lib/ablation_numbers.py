@@ -100,7 +100,7 @@ def _accuracies(ablations: pd.DataFrame, share: float) -> Iterable[dict]:
 
 def _effects(shown: pd.DataFrame) -> Iterable[dict]:
     """Effects as measured, and Holm's p over those beyond layer-matched heads."""
-    for row in shown.itertuples():
+    for row in shown[shown["ranking"].isin((*KINDS, DIFFERENCE))].itertuples():
         yield {"name": _name(row), "value": row.value, "low": row.low, "high": row.high, "p_value": row.p_value,
                "n": row.n_prompts}
     adjusted = with_holm(corrected(shown))

@@ -18,9 +18,10 @@ MEANING = {
 }
 
 # The history of the plans, which is in their files.
-RULE_CHANGED = ("The rule was changed after runs: the plan's twice; its confirmation is a rule for new seeds, made "
-                "after the plan's runs; that it says \"not necessary\" where neither \"helpful\" nor \"neither\" applies "
-                "was settled when its runs were there, and the steps of emergence are compared otherwise than planned.")
+RULE_CHANGED = (
+    "The rule was changed after runs: the plan's twice; its confirmation is a rule for new seeds, made after the runs "
+    'of the plan; that it says "not necessary" where neither "helpful" nor "neither" applies was settled when its runs '
+    "were there, and the steps of emergence are compared otherwise than planned.")
 
 
 def verdict_sentence(found: judge.Verdict, plan_name: str = "the plan") -> str:

@@ -154,6 +154,8 @@ def dissociation(suite: SuiteTables) -> list[Estimate]:
             found.append(undecidable(model, nothing[0]))
             continue
         clean = suite.ablations(model).query("ranking == 'none'").groupby("metric")["value"].mean()
+        if not set(both) <= set(clean.index):
+            continue
         (a, a_low, a_high), (b, b_low, b_high) = (
             both[metric][model][["value", "low", "high"]].to_numpy()[0] / clean[metric] for metric in both)
         interval = (a - b, a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low))

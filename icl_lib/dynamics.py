@@ -118,14 +118,15 @@ def seed_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
 
 
 def emergence_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row per model: first step with each kind (missing where it never came) and which came first."""
+    """One row per model: first step with each kind, or "not within N steps", and which came first."""
     rows = []
     for model, group in scores.groupby("model"):
         step = emergence_table(group, _of(accuracy, model)).set_index("kind")["first step with it"]
         induction, fv = (np.inf if pd.isna(step[kind]) else int(step[kind]) for kind in KINDS)
         first = "neither came" if np.isinf([induction, fv]).all() else "same checkpoint" if induction == fv else \
             "induction" if induction < fv else "FV"
-        rows.append((model, step["induction"], step["fv"], first))
+        never = f"not within {group['step'].max()} steps"
+        rows.append((model, *(never if pd.isna(step[kind]) else str(step[kind]) for kind in KINDS), first))
     return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first"])
 
 

@@ -24,7 +24,7 @@ def emergence_sentence(emergence: pd.DataFrame) -> str:
     for kind, label in (("induction", "Induction heads"), ("fv", "FV heads")):
         row = emergence.set_index("kind").loc[kind]
         if pd.isna(row["first step with it"]):
-            parts.append(f"{label} did not come")
+            parts.append(f"{label} did not come within {row['last step without']} steps")
         else:
             after = f", after {row['last step without']}" if pd.notna(row["last step without"]) else ""
             parts.append(f"{label} came by step {row['first step with it']}{after}")
@@ -34,6 +34,13 @@ def emergence_sentence(emergence: pd.DataFrame) -> str:
     if came["induction"] == came["fv"]:
         return text + " At this spacing of checkpoints they came together."
     return text + f" {'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first."
+
+
+def emergence_shown(emergence: pd.DataFrame) -> pd.DataFrame:
+    """The table of emergence as it is shown: "not within N steps" where a kind did not come."""
+    never = "not within " + emergence["last step without"].astype(str) + " steps"
+    first = emergence["first step with it"].astype(str).where(emergence["first step with it"].notna(), never)
+    return emergence.assign(**{"first step with it": first}).set_index("kind").round(3)
 
 
 def seeds_sentence(by_seed: pd.DataFrame) -> str:
@@ -87,4 +94,4 @@ def transitions_by_seed_sentence(by_seed: pd.DataFrame) -> str:
 
 
 def _step(step: float) -> str:
-    return f"step {step:g}" if np.isfinite(step) else "none"
+    return f"step {step:g}" if np.isfinite(step) else "not within these steps"

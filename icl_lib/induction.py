@@ -171,17 +171,17 @@ def _mean_attention(
             on_target = torch.einsum("bhqk,bqk->bh", pattern, hit.to(pattern.dtype))
             return (on_target.double() / asked.sum(1)[:, None]).sum(0)
 
-        total += torch.stack(_reduced_patterns(model, tokens[rows], reduce)).cpu()
+        total += torch.stack(reduced_patterns(model, tokens[rows], reduce)).cpu()
     return total / len(tokens)
 
 
 @torch.inference_mode()
-def _reduced_patterns(
+def reduced_patterns(
     model: nn.Module, tokens: Int[Tensor, "batch pos"], reduce: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
     """`reduce` of every layer's attention pattern, one layer at a time."""
     if own_attention(model):
-        return _reduced_own_patterns(model, tokens, reduce)
+        return _own_patterns(model, tokens, reduce)
     reduced: list[Tensor] = []
 
     def attend(
@@ -219,7 +219,7 @@ def _reduced_patterns(
     return reduced
 
 
-def _reduced_own_patterns(
+def _own_patterns(
     model: nn.Module, tokens: Int[Tensor, "batch pos"], reduce: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
     """The same from what the architecture's attention modules give beside their output (`output_attentions`)."""

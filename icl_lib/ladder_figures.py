@@ -39,7 +39,7 @@ def differences(grid: pd.DataFrame, metric: str, label: str):
         y, x = np.nonzero(clear == 1)
         ax.scatter(x + 0.5, y + 0.5, s=9, color="black", linewidths=0)
         ax.set_title(model, fontsize=10)
-        n_heads = own.groupby("fraction")["n_heads"].first()
+        n_heads = grid[grid["model"] == model].groupby("fraction")["n_heads"].first()
         ax.set_xticks(np.arange(len(fractions)) + 0.5, [f"{100 * f:g}\n{n_heads[f]}" for f in fractions], fontsize=8)
         ax.tick_params(length=0)
     axes[0, 0].set_yticks(np.arange(len(cells)) + 0.5, [f"{replacement}, {where}" for replacement, where in cells],

@@ -8,38 +8,40 @@ shared; where these are wrong, with the architecture's own attention, prompt by 
 model is refused.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from icl_lib.ablation import Edit
+from icl_lib.eager_reference import (
+    LENGTHS,
+    WINDOW,
+    WINDOWS,
+    Reference,
+    Refused,
+    log_softmax,
+    narrow_windows,
+    probe_sequences,
+    widened,
+)
 from icl_lib.evaluate import edited_token_losses
-from icl_lib.induction import _reduced_patterns
+from icl_lib.induction import reduced_patterns
 from icl_lib.passes import (
     TokenBatch,
-    attentions,
     device_of,
     last_head_outputs,
     last_positions,
-    output_projections,
     own_attention,
-    plain_transformers,
-    split_heads,
 )
 from icl_lib.readout import read_targets
 from icl_lib.shared_layers import edited_residuals
 from icl_lib.shared_prefix import RowEdits, read_edited_rows
 
-_LENGTHS = (10, 7)  # of the two sequences
-_WINDOW = 4  # what a window is narrowed to meanwhile, so that these are longer
-_WINDOWS = ("sliding_window", "attention_chunk_size")
 # Nats, for log-probabilities no lower than -10; proportions of their size for heads' outputs, and patterns.
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.5}
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.25, torch.bfloat16: 1.0}
 _SIZES = ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size")
 _EDIT_SIZE = 4  # of the values put in, in standard deviations of heads' outputs
 
@@ -57,16 +59,6 @@ class Checked:
         return f"{text}; not tried: {self.uncovered}" if self.uncovered else text
 
 
-class Refused(ValueError):
-    """What a model's passes differ in from transformers' own."""
-
-
-def probe_sequences(config: Any) -> list[Tensor]:
-    """Two random sequences of the vocabulary."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randint(config.vocab_size, (1, n), generator=generator) for n in _LENGTHS]
-
-
 def refuse_without_heads(config: Any) -> None:
     """Raise ValueError for a configuration that is not that of a language model with attention heads."""
     missing = [name for name in _SIZES if not isinstance(getattr(config, name, None), int)]
@@ -78,17 +70,31 @@ def refuse_without_heads(config: Any) -> None:
 
 @torch.inference_mode()
 def eager_log_probabilities(hf_model: nn.Module) -> list[Tensor]:
-    """What a transformers model says about the probe sequences, before anything is put around it."""
+    """What a transformers model says about the probe sequences, before anything is put around it: `[pos, vocab]` each.
+
+    Raises ValueError in one line where it fails, and where transformers' own attentions give different numbers.
+    """
     config = hf_model.config
-    before, config._attn_implementation = config._attn_implementation, "eager"
+    before = config._attn_implementation
+    found: dict[str, list[Tensor]] = {}
     try:
-        with _narrow_windows(config):
-            return [_log_softmax(hf_model(input_ids=tokens.to(hf_model.device), use_cache=False).logits)[0]
+        with narrow_windows(config), widened(hf_model):
+            for name in dict.fromkeys(("eager", before)):
+                config._attn_implementation = name
+                found[name] = [
+                    log_softmax(hf_model(input_ids=tokens.to(hf_model.device), use_cache=False).logits)[0]
                     for tokens in probe_sequences(config)]
     except Exception as error:  # an architecture's modules raise errors of every kind
         raise refusal(hf_model, f"transformers' own forward pass fails ({line_of(error)})") from None
     finally:
         config._attn_implementation = before
+    differences = _Differences(found["eager"])
+    try:
+        for eager, other in zip(found["eager"], found[before], strict=True):
+            differences.add(f"transformers' {before} attention", other, eager)
+    except Refused as error:
+        raise refusal(hf_model, line_of(error)) from None
+    return found["eager"]
 
 
 def prove(model: nn.Module, expected: list[Tensor]) -> None:
@@ -100,7 +106,8 @@ def prove(model: nn.Module, expected: list[Tensor]) -> None:
     for own in () if reasons[0] else (False, True):
         model.own_attention = own
         try:
-            with _narrow_windows(model.original_model.config), torch.inference_mode():
+            hf_model = model.original_model
+            with narrow_windows(hf_model.config), widened(hf_model), torch.inference_mode():
                 model.checked = _compared(model, expected)
             return
         except Exception as error:  # an architecture's modules raise errors of every kind when called otherwise
@@ -125,23 +132,24 @@ def refusal(hf_model: nn.Module, reason: str) -> ValueError:
 
 def line_of(error: Exception) -> str:
     """An error's text in one line, the beginning of it."""
+    if "Could not determine supported architecture" in str(error):
+        return "it has no adapter for this architecture"  # the rest is a list of all that it has
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     config, device = model.original_model.config, device_of(model)
     sequences = [tokens.to(device) for tokens in probe_sequences(config)]
-    lengths = torch.tensor(_LENGTHS, device=device)
-    padded = torch.zeros(2, max(_LENGTHS), dtype=torch.long, device=device)
+    lengths = torch.tensor(LENGTHS, device=device)
+    padded = torch.zeros(2, max(LENGTHS), dtype=torch.long, device=device)
     for row, tokens in enumerate(sequences):
         padded[row, : tokens.shape[1]] = tokens[0]
     batch = TokenBatch(padded, lengths, [0, 1])
     values = _values(model, sequences[0])
     masks = _masks(model).to(device)
     edits = RowEdits(masks, values[None])
-    reference = [_Reference(model, tokens, masks, values) for tokens in sequences]
-    tolerance = _TOLERANCE[values.dtype]
-    found = _Differences(tolerance * max(1.0, max(-float(e.min()) for e in expected) / 10))
+    reference = [Reference(model, tokens, masks, values) for tokens in sequences]
+    found = _Differences(expected)
 
     for own, wanted in zip(reference, expected, strict=True):
         found.add("the forward pass in the bridge", own.unedited, wanted)
@@ -160,13 +168,15 @@ def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     z = last_head_outputs(model, [tokens[0].tolist() for tokens in sequences])
     wanted = torch.stack([own.z[:, -1] for own in reference])
     found.add("heads' outputs", z / wanted.std(), wanted / wanted.std())
-    patterns = _reduced_patterns(model, sequences[0], lambda pattern: pattern[0])
+    patterns = reduced_patterns(model, sequences[0], lambda pattern: pattern[0])
     uncovered = _compare_patterns(torch.stack(patterns), reference[0].patterns, config, found)
+    if values.dtype in (torch.float16, torch.bfloat16):
+        uncovered = "; ".join([*filter(None, [uncovered]), "float32, for which there is no room"])
     return Checked(found.worst, "own" if own_attention(model) else "shared", uncovered)
 
 
 def _compare_losses(
-    model: nn.Module, tokens: Tensor, heads: Tensor, values: Tensor, reference: "_Reference", found: "_Differences"
+    model: nn.Module, tokens: Tensor, heads: Tensor, values: Tensor, reference: "Reference", found: "_Differences"
 ) -> None:
     edits = [None, Edit(heads, values)]
     places = [len(tokens[0]) - 4, len(tokens[0]) - 2]
@@ -190,25 +200,26 @@ def _compare_patterns(
         return "attention patterns, which the architecture does not give"
     found.add("attention patterns", patterns, wanted)
     n_pos = patterns.shape[-1]
-    beyond = torch.ones(n_pos, n_pos, dtype=torch.bool, device=wanted.device).tril(-_WINDOW)
+    beyond = torch.ones(n_pos, n_pos, dtype=torch.bool, device=wanted.device).tril(-WINDOW)
     seen = wanted[..., beyond].flatten(1).amax(1) > 0
-    names = [name for name in _WINDOWS if isinstance(getattr(config, name, None), int)]
+    names = [name for name in WINDOWS if isinstance(getattr(config, name, None), int)]
     return "" if not names or not bool(seen.all()) else f"{names[0]}, which hides nothing in a prompt as it is set"
 
 
 class _Differences:
-    """The largest difference so far; one beyond the limit is refused."""
+    """The largest difference so far; one beyond the rounding of log-probabilities like those expected is refused."""
 
-    def __init__(self, limit: float):
-        self.limit, self.worst = limit, 0.0
+    def __init__(self, expected: list[Tensor]):
+        lowest = max(-float(log_probabilities.min()) for log_probabilities in expected)
+        self.limit, self.worst = _TOLERANCE[expected[0].dtype] * max(1.0, lowest / 10), 0.0
 
     def add(self, what: str, actual: Tensor, expected: Tensor) -> None:
         if actual.shape != expected.shape:
             raise Refused(f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
         difference = float((actual.double() - expected.double()).abs().max())
         if not difference <= self.limit:  # NaN too
-            raise Refused(f"{what} differs by {difference:.2g} from transformers' own forward pass, where "
-                          f"{self.limit:.0e} is rounding")
+            raise Refused(f"{what} differs by {difference:.2g} from transformers' eager forward pass, where "
+                          f"rounding is {self.limit:.0e}")
         self.worst = max(self.worst, difference)
 
 
@@ -225,82 +236,3 @@ def _values(model: nn.Module, tokens: Tensor) -> Float[Tensor, "1 layer head d_h
     z = last_head_outputs(model, [tokens[0].tolist()])
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     return noise.to(z) * z.std(dim=(2, 3), keepdim=True) * _EDIT_SIZE
-
-
-class _Reference:
-    """One sequence through the eager causal model under every edit, a row each."""
-
-    def __init__(self, model: nn.Module, tokens: Tensor, masks: Tensor, values: Tensor):
-        self.model, self.tokens, self.masks, self.values = model, tokens, masks, values
-        n_pos = tokens.shape[1]
-        pos = torch.arange(n_pos, device=tokens.device)
-        everywhere, last = pos >= 0, pos >= n_pos - 2
-        rows = [(mask, everywhere) for mask in masks] + [(mask, last) for mask in masks[1:3]]
-        self.z, self.patterns = None, None
-        found = self._run(rows)
-        self.unedited, self.everywhere, self.at_last = found[0], found[: len(masks)], found[[0, len(masks), -1]]
-
-    def apart(self, places: list[int]) -> Float[Tensor, "1 pos vocab"]:
-        """One head in each layer edited at one place alone, log-probabilities read there."""
-        pos = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        found = self._run([(self.masks[1], pos == place) for place in places])
-        return torch.stack([found[places.index(p)][p] if p in places else found[0][p] for p in pos.tolist()])[None]
-
-    def targets(self, n: int) -> Int[Tensor, "n"]:
-        """Targets of the last `n` positions: what the unedited model holds likeliest there."""
-        return self.unedited[-n:].argmax(-1)
-
-    def read(self, rows: Float[Tensor, "row pos vocab"], targets: Int[Tensor, "n"]) -> Float[Tensor, "row n"]:
-        return rows[:, -len(targets) :].gather(-1, targets.expand(len(rows), -1)[..., None])[..., 0]
-
-    def _run(self, rows: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "row pos vocab"]:
-        masks, places = (torch.stack(part) for part in zip(*rows, strict=True))
-        seen: list[Tensor] = []
-        patterns: list[Tensor] = []
-
-        def replacing(layer: int):
-            def replace(_projection: nn.Module, args: tuple) -> tuple:
-                z = split_heads(self.model, args[0])
-                seen.append(z[0])
-                where = masks[:, None, layer, :, None] & places[:, :, None, None]
-                return (torch.where(where, self.values[:, layer, None], z).reshape(args[0].shape), *args[1:])
-
-            return replace
-
-        def note(_attention: nn.Module, _args: tuple, output: Any) -> None:
-            shape = (len(rows), self.model.cfg.n_heads, self.tokens.shape[1], self.tokens.shape[1])
-            patterns.extend(part[0] for part in output if isinstance(part, Tensor) and part.shape == shape)
-
-        n_layers = self.model.cfg.n_layers
-        handles = [p.register_forward_pre_hook(replacing(i)) for i, p in enumerate(output_projections(self.model))]
-        handles += [attention.register_forward_hook(note) for attention in attentions(self.model)]
-        try:
-            with plain_transformers(self.model) as hf_model:
-                hf_model.config._attn_implementation = "eager"  # put back on leaving
-                logits = hf_model(input_ids=self.tokens.repeat(len(rows), 1), use_cache=False).logits
-        finally:
-            for handle in handles:
-                handle.remove()
-        if len(seen) != n_layers:
-            raise Refused(f"{len(seen)} calls of output projections in a pass, expected {n_layers}, one per layer")
-        if self.z is None:
-            self.z = torch.stack(seen)
-            self.patterns = torch.stack(patterns) if len(patterns) == n_layers else None
-        return _log_softmax(logits)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
-@contextmanager
-def _narrow_windows(config: Any) -> Iterator[None]:
-    before = {name: getattr(config, name, None) for name in _WINDOWS}
-    wide = {name: width for name, width in before.items() if isinstance(width, int) and width > _WINDOW}
-    for name in wide:
-        setattr(config, name, _WINDOW)
-    try:
-        yield
-    finally:
-        for name, width in wide.items():
-            setattr(config, name, width)

@@ -35,10 +35,11 @@ def load_model(
     a hub id the revision of the table of the paper's models or main. `dtype` "auto": float32, on a GPU the type
     of that table, for other models bfloat16 above 0.8 billion parameters; weights stored in half precision are
     widened on loading. `pickled_weights`: see `hub.download`. No remote code. The bridge's `revision` says which
-    revision and commit of the hub it is.
+    revision and commit of the hub it is, its `checked` how it proved itself (`icl_lib.model_check`).
 
     Raises FileNotFoundError for a folder without weights and ValueError for an unknown model, step,
-    device or dtype, for what the hub refuses and for a model larger than the memory, in one line.
+    device or dtype, for what the hub refuses, for a model larger than the memory and for one whose numbers
+    here would not be those of transformers, in one line.
     """
     source, revision = locate(name_or_path, step)
     device, made_of, pickled = choose_device(device), "", False
@@ -79,7 +80,8 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
 
     For models that are in memory already (random weights of a public shape, say). Its parameters are
     shared, not copied; the bridge puts its wrappers into the model given. For fused projections the
-    bridge holds queries, keys and values a second time.
+    bridge holds queries, keys and values a second time. Raises ValueError in one line for a model that
+    `icl_lib.model_check` refuses.
     """
     hf_model.eval().requires_grad_(False)
     from icl_lib.model_check import eager_log_probabilities, line_of, prove, refusal

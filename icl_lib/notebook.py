@@ -4,7 +4,7 @@ import ast
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from icl_lib.tables import read_table
 
@@ -23,7 +23,7 @@ def check_given(namespace: Mapping[str, Any]) -> None:
                 near = difflib.get_close_matches(target.id, known, n=1)
                 raise ValueError(f"unknown parameter {target.id!r}" + (f"; nearest: {near[0]}" if near else "")
                                  + f"; this notebook has {', '.join(known)}")
-            value, kind = namespace[target.id], known[target.id]
+            value, kind = namespace[target.id], get_origin(known[target.id]) or known[target.id]
             fits = isinstance(value, int | float if kind is float else kind)
             if not fits or isinstance(value, bool) is not (kind is bool):
                 raise ValueError(f"parameter {target.id} is {value!r}, expected {kind.__name__}; papermill takes lists "

@@ -144,8 +144,10 @@ def plain_transformers(
 
     `attention`, if given, is called instead of scaled-dot-product attention with the signature of
     transformers' attention functions; it is given a mask only where causality alone is not enough. A model
-    of `own_attention` computes as transformers' eager pass does, and takes no other function.
+    of `own_attention` computes as transformers' eager pass does, and takes no other function: ValueError.
     """
+    if attention is not None and own_attention(model):
+        raise ValueError(f"{type(model.original_model).__name__} computes attention by modules of its own only")
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

@@ -275,7 +275,8 @@ def trend_test(
     ValueError below 3 models: no permutation of 2 could say anything.
     """
     present = ~(np.isnan(sizes) | np.isnan(values))
-    x, y = stats.rankdata(sizes[present]), stats.rankdata(values[present])
+    # rounded, so that what is equal but for the order of its sums is a tie
+    x, y = stats.rankdata(sizes[present]), stats.rankdata(np.round(values[present], 12))
     if len(x) < 3:
         raise ValueError(f"a trend needs at least 3 models, got {len(x)}")
     x, y = x - x.mean(), y - y.mean()

@@ -1,25 +1,40 @@
 """The full grid over the ladder: its committed table, what the page counts in it, and how it is collected."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from icl_lib.ablation_ladder import COLUMNS, cell_counts, order_sentence, read_grid, statistics_rows
+from icl_lib.ablation import REPLACEMENTS
+from icl_lib.ablation_ladder import (
+    COLUMNS,
+    cell_counts,
+    counts_table,
+    draws_words,
+    left_out_sentence,
+    order_sentence,
+    read_grid,
+    statistics_rows,
+)
 from icl_lib.ladder_figures import differences
 from icl_lib.tables import provenance, write_table
 from lab.files import GRID
+from tests.test_ablation_protocols import scores
 from workflow import grid as command
 from workflow.suite import read_suite
 
 
-def cell(model="m", metric="first_token_accuracy", replacement="mean", fraction=0.1, n_heads=1, **by_ranking):
-    """Rows of one cell: ranking to (value, low, high)."""
-    return [{"model": model, "metric": metric, "replacement": replacement, "positions": "all", "fraction": fraction,
-             "ranking": ranking, "excluded": "", "control": "random_layer_matched", "n_heads": n_heads,
-             "n_draws": 20, "n_prompts": 60, "value": value, "low": low, "high": high,
-             "p_value": 0.001 if low > 0 or high < 0 else 0.5}
+def cell(model="m", metric="first_token_accuracy", replacement="mean", positions="all", fraction=0.1, n_heads=1,
+         of_kind=3, controls=("random_layer_matched", "none"), **by_ranking):
+    """Rows of one cell: ranking to (value, low, high) beyond layer-matched heads; twice that against no ablation."""
+    return [{"model": model, "metric": metric, "replacement": replacement, "positions": positions, "fraction": fraction,
+             "ranking": ranking, "excluded": "", "control": control, "of_kind": of_kind, "n_heads": n_heads,
+             "n_draws": 9 * times % 18, "n_prompts": 60, "value": times * value, "low": times * low,
+             "high": times * high, "p_value": 0.001 if low > 0 or high < 0 else 0.5}
+            for times, control in ((1, "random_layer_matched"), (2, "none")) if control in controls
             for ranking, (value, low, high) in by_ranking.items()]
 
 
@@ -50,40 +65,68 @@ def test_the_sentence_says_in_which_models_the_order_holds():
              for row in cell(model, metric="token_loss_difference", **INDUCTION_MORE)]
     text = order_sentence(cell_counts(pd.DataFrame(rows)[COLUMNS]))
     accuracy, loss = text.split("**token-loss difference**")
-    assert "of 4 cells of all models FV heads cost more in 2, induction heads in 1" in accuracy
-    assert "nowhere do in middle;" in accuracy and "either kind costs more somewhere in large" in accuracy
-    assert "induction heads cost more and FV heads nowhere do in small, middle, large" in loss
+    assert "in 2 of 4 cells of 3 models that have both, less in 1 " in accuracy
+    assert "more for FV heads somewhere and for induction heads nowhere in middle;" in accuracy
+    assert "more for either kind somewhere in large" in accuracy
+    assert "more for induction heads somewhere and for FV heads nowhere in small, middle, large" in loss
+
+
+def test_models_without_a_kind_or_a_control_are_left_out_and_named():
+    rows = cell("both", **FV_MORE) + cell("neither", of_kind=0, **FV_MORE)
+    rows += cell("bare", controls=("none",), **FV_MORE)
+    one_kind = cell("induction only", **INDUCTION_MORE)
+    rows += [row | {"of_kind": 3 * (row["ranking"] == "induction")} for row in one_kind]
+    grid = pd.DataFrame(rows)[COLUMNS]
+    counts = cell_counts(grid).set_index("model")
+    assert counts.index.tolist() == ["both", "induction only"]
+    assert counts.loc["both", ["cells", "fv", "induction", "fv_more"]].tolist() == [1, 1, 0, 1]
+    assert counts.loc["induction only", ["cells", "fv", "induction", "induction_more"]].tolist() == [0, 0, 1, 0]
+    text = order_sentence(cell_counts(grid))
+    assert "in 1 of 1 cells of 1 models that have both" in text and "neither" not in text
+    assert left_out_sentence(grid) == ("Left out: no FV heads in neither, induction only; no induction heads in "
+                                       "neither; no valid control in bare.")
+    assert left_out_sentence(pd.DataFrame(cell(**FV_MORE))[COLUMNS]) == ""
+    assert draws_words(grid) == "9 to 9 different draws"
+    assert counts_table(cell_counts(grid))["drops more for FV heads"].sum() == 1
 
 
 def test_the_committed_table_is_the_whole_grid():
     suite = read_suite("config/grid.yaml")
     grid, given = read_grid(GRID), suite.parameters("ablation", model="lab-1m", step=0)
     assert list(dict.fromkeys(grid["model"])) == list(suite.ablated)
-    assert sorted(grid["fraction"].unique()) == given["fractions"] and given["n_draws"] == 20
-    for (_, _, ranking), rows in grid[grid["excluded"] == ""].groupby(["model", "metric", "ranking"]):
-        assert len(rows) == 5 * 2 * 7 and not rows.duplicated(["replacement", "positions", "fraction"]).any()
-        assert (rows["n_draws"] == 20).all(), ranking
+    assert sorted(grid["fraction"].unique()) == given["fractions"] and (grid["of_kind"] > 0).all()
+    for (_, control, _, _), rows in grid[grid["excluded"] == ""].groupby(["model", "control", "metric", "ranking"]):
+        assert not rows.duplicated(["replacement", "positions", "fraction"]).any()
+        assert len(rows) == 5 * 2 * 7 or control != "none"
+        assert rows["n_draws"].between(control != "none", given["n_draws"] * (control != "none")).all()
+    assert set(grid["control"]) == {"none", "random_layer_matched"} and left_out_sentence(grid) == ""
     assert (grid["low"] <= grid["value"]).all() and (grid["value"] <= grid["high"]).all()
     assert len(statistics_rows(grid).drop_duplicates(["model", "name"])) == len(grid)
 
 
 def test_the_figure_marks_the_cells_whose_interval_is_clear_of_zero():
-    grid = read_grid(GRID)
-    rows = grid[(grid["metric"] == "first_token_accuracy") & (grid["excluded"] == "")
-                & (grid["ranking"] == "fv_minus_induction")]
+    kinds = itertools.cycle([FV_MORE, ALIKE, INDUCTION_MORE, ALIKE, ALIKE])
+    places = list(itertools.product(("a", "b"), REPLACEMENTS, ("all", "last"), (0.1, 0.2)))
+    rows = [row for model, replacement, positions, fraction in places for row in cell(
+        model, replacement=replacement, positions=positions, fraction=fraction, **next(kinds),
+        controls=("none",) if (model, fraction) == ("b", 0.2) else ("none", "random_layer_matched"))]
+    grid = pd.DataFrame(rows + cell("c", of_kind=0, **FV_MORE))[COLUMNS]
     axes = differences(grid, "first_token_accuracy", "accuracy lost")
-    for ax, (model, own) in zip(axes, rows.groupby("model", sort=False), strict=True):
-        assert ax.get_title() == model
+    assert [ax.get_title() for ax in axes] == ["a", "b"]  # c has neither kind
+    for ax, model in zip(axes, "ab", strict=True):
+        own = grid[(grid["model"] == model) & (grid["ranking"] == "fv_minus_induction")
+                   & (grid["control"] == "random_layer_matched")]
         clear = own[(own["low"] > 0) | (own["high"] < 0)]
         assert len(ax.collections[1].get_offsets()) == len(clear)
-        shown = np.ma.filled(ax.collections[0].get_array(), np.nan).ravel()
-        np.testing.assert_allclose(sorted(shown), sorted(own["value"]))
+        values = np.ma.filled(ax.collections[0].get_array(), np.nan).ravel()
+        np.testing.assert_allclose(sorted(values[~np.isnan(values)]), sorted(own["value"]))
     plt.close("all")
 
 
 @pytest.mark.parametrize(("text", "message"), [
     (None, "cannot be read (FileNotFoundError)"), ("", "cannot be read (EmptyDataError)"),
     ("model,value\nm,1\n", "has the columns model, value, expected model, metric"),
+    (",".join(name for name in COLUMNS if name not in ("control", "of_kind")) + "\n", "expected model, metric"),
 ])  # fmt: skip
 def test_a_table_that_is_not_the_grids_is_refused_in_one_line(tmp_path, text, message):
     if text is not None:
@@ -102,17 +145,33 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made_by = provenance(suite="few", seed=0, dtype="", device="", bos="", parameters={})
     for model, (step,) in read_suite("grid.yaml").ablated.items():
-        rows = pd.DataFrame(cell(model, **FV_MORE)).assign(step=step)
-        write_table(rows, f"results/few/effects/{model}/step{step}.parquet", schema_name="effects", provenance=made_by)
+        reads = model == "lab-20k"  # the other has FV scores, but does not read labels
+        rows = pd.DataFrame(cell(model, **FV_MORE)).drop(columns="of_kind")
+        random = rows[rows["control"] == "none"].assign(control="random")  # not written, nor other rankings
+        rows = pd.concat([rows, random, rows.iloc[:1].assign(ranking="fv_lowest")])
+        accuracy = [("clean", 0.9), ("shuffled", 0.4 if reads else 0.9)]
+        accuracy = pd.DataFrame(
+            [(task, *row) for task in "ab" for row in accuracy], columns=["task", "labels", "value"])
+        tables = {"effects": rows, "scores": scores(4, 8, n_of_kind=2), "accuracy": accuracy.assign(
+            metric="first_token_accuracy", split="scoring", task_type="abstractive", n_shots=10)}
+        for kind, table in tables.items():
+            table = table.assign(model=model, step=step)
+            if kind != "effects":
+                table = table.assign(standard_error=0.1, n_prompts=5)
+            write_table(table, f"results/few/{kind}/{model}/step{step}.parquet", schema_name=kind, provenance=made_by)
     return tmp_path
 
 
 def test_the_command_collects_all_models_by_size(finished, capsys):
     assert command.main(["grid.yaml"]) == 0
-    assert capsys.readouterr().out == "6 rows of 2 models -> grid.csv\n"
+    assert capsys.readouterr().out == "12 rows of 2 models -> grid.csv\n"
     grid = read_grid(finished / "grid.csv")
     assert grid["model"].unique().tolist() == ["lab-7k", "lab-20k"]
-    assert grid[grid["ranking"] == "fv"]["value"].tolist() == [0.5, 0.5]
+    assert grid[(grid["ranking"] == "fv") & (grid["control"] == "none")]["value"].tolist() == [1.0, 1.0]
+    assert set(grid["control"]) == {"none", "random_layer_matched"}
+    of_kind = grid.drop_duplicates(["model", "ranking"]).set_index(["model", "ranking"])["of_kind"]
+    assert of_kind["lab-20k"].to_dict() == {"fv": 2, "induction": 2, "fv_minus_induction": 2}
+    assert of_kind["lab-7k"].to_dict() == {"fv": 0, "induction": 2, "fv_minus_induction": 0}
 
 
 def test_an_unfinished_grid_leaves_the_old_table_alone(finished, capsys):

@@ -11,6 +11,7 @@ from IPython.display import HTML, Markdown
 
 from icl_lib.claim_report import rule_words
 from icl_lib.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, size_of
+from icl_lib.tables import read_table
 from icl_lib.tasks import read_tasks
 from tests import audit_pages, audit_plain
 from tests.audit import Figure, check, covered, numbers_in, rows_of, run_page
@@ -170,13 +171,17 @@ def ledger(suite):
     return table[~table["name"].str.endswith(POWER)]
 
 
+@pytest.fixture(scope="session")
+def plainly(suite, sizes):
+    return Suite(suite[0], MODELS, sizes, SHARES)
+
+
 @pytest.mark.parametrize("claim", read_claims(), ids=lambda claim: claim.id)
-def test_the_ledger_has_the_recomputed_numbers(suite, sizes, ledger, claim):
+def test_the_ledger_has_the_recomputed_numbers(plainly, ledger, claim):
     rows = ledger[ledger["name"] == claim.id]
     if claim.id in NOT_AUDITED:
         assert rows["value"].isna().all()
         return
-    plainly = Suite(suite[0], MODELS, sizes, SHARES)
     wanted = {model: numbers if isinstance(numbers, tuple) and len(numbers) == 4 else (numbers, *[np.nan] * 3)
               for model, numbers in AUDIT[claim.id](plainly).items()
               if model == "" or set(claim.needs) <= plainly.kinds(model)}
@@ -271,15 +276,17 @@ def test_the_index_prints_numbers_of_the_ledger_and_the_scaling_page(suite, reco
     check(lines[2], [1, shared["value"].mean(), len(shared),
                      *(value for claim in ("5b", "5e (chance)") for value, _ in numbers_in(printed[claim][2])),
                      reverse["value"].mean()])
-    # words only: what they say follows from tables that the causal page's tests recompute
-    check(conjecture, [])
+    # of the arm that the confirmation's verdict rests on: the last row of each seed, seeds without the measure named
+    last = pd.read_csv(ROOT / "lab/causal/confirmation/mask_outside.csv").sort_values("step").groupby("seed").last()
+    copied = last["prompt_retrieval"].dropna()
+    check(conjecture, [*last.index, *(x for seed, rate in copied.items() for x in (rate, seed)),
+                       *last.index.difference(copied.index)])
     assert {type(thing) for thing in suite[1]["index"]} == {Markdown, Figure}
 
 
 def test_provenance_names_everything_the_tables_depend_on(scored):
-    from icl_lib.tables import read_table
-
-    made_by = read_table(scored[0] / "scores" / "lab-40k" / "step8192.parquet").attrs["provenance"]["parameters"]
+    given = [read_table(scored[0] / kind / "lab-40k" / "step8192.parquet").attrs["provenance"]["parameters"]
+             for kind in ("scores", "statistics/scoring")]
     cells = json.loads((ROOT / "notebooks/scoring.ipynb").read_text(encoding="utf-8"))["cells"]
     parameters = {line.split(":")[0] for line in cells[1]["source"]} - {"suite", "results", "seed"}
-    assert parameters <= set(made_by)
+    assert parameters - {"top_fraction"} <= set(given[0]) and parameters <= set(given[1])

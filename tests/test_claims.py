@@ -6,10 +6,26 @@ import pytest
 import yaml
 
 from icl_lib import claim_statistics
-from icl_lib.claim_statistics import Estimate
-from icl_lib.claims import ABSENT, FAILS, HOLDS, OPEN, counts_sentence, overall, read_claims, verdict
+from icl_lib.claim_estimates import Estimate
+from icl_lib.claim_report import ledger_table
+from icl_lib.claims import (
+    ABSENT,
+    FAILS,
+    HOLDS,
+    OPEN,
+    POWERLESS,
+    answer,
+    counts_sentence,
+    ledger,
+    overall,
+    read_claims,
+    tally_words,
+    verdict,
+    votes,
+)
 from icl_lib.suite_tables import SuiteTables
-from icl_lib.tables import provenance, write_table
+from icl_lib.tables import provenance, read_table, write_table
+from tests.planted_tables import MADE_BY, PlantedTables, layer, with_heads
 from tests.project import ROOT
 
 NAN = float("nan")
@@ -22,7 +38,10 @@ NAN = float("nan")
         ({"above": 0}, 1, -0.5, 2, NAN, OPEN),
         ({"above": 0}, -1, -2, -0.5, NAN, FAILS),
         ({"above": 0}, 0, 0, 0, NAN, FAILS),
-        ({"at_least": 0}, 1, 0, 2, NAN, HOLDS),
+        ({"after": 0}, 1, 0, 2, NAN, HOLDS),
+        ({"after": 0}, -1, -2, 0, NAN, FAILS),
+        ({"after": 0}, 0, -1, 1, NAN, OPEN),
+        ({"below": 0.05}, -0.3, -0.4, -0.2, NAN, HOLDS),  # less than random heads is no worse
         ({"below": 0.1}, 0.05, 0, 0.2, NAN, OPEN),
         ({"below": 0.1}, 0.2, 0.1, 0.3, NAN, FAILS),
         ({"between": [-0.05, 0.05]}, 0, -0.05, 0.05, NAN, HOLDS),
@@ -37,24 +56,40 @@ NAN = float("nan")
 )
 def test_rules(rule, value, low, high, p_value, expected):
     assert verdict(Estimate("m", value, low, high, p_value), rule) == expected
+    if rule:  # whatever came out, without power nothing is decided
+        assert verdict(Estimate("m", value, low, high, p_value, smallest_p=0.05), rule) == POWERLESS
+        assert verdict(Estimate("m", value, low, high, p_value, smallest_p=0.049), rule) == expected
 
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [([HOLDS, HOLDS, FAILS], HOLDS), ([HOLDS, FAILS], OPEN), ([FAILS, ABSENT], FAILS), ([ABSENT], ABSENT),
-     ([OPEN, OPEN, HOLDS], OPEN)],
+     ([OPEN, OPEN, HOLDS], OPEN), ([HOLDS, POWERLESS, POWERLESS], HOLDS), ([POWERLESS, ABSENT], POWERLESS),
+     ([HOLDS, HOLDS, FAILS, OPEN], OPEN)],
 )
-def test_over_models_more_than_half_of_the_measured_ones_decide(verdicts, expected):
-    rows = pd.DataFrame({"claim": "x", "verdict": verdicts})
+def test_over_sizes_more_than_half_of_those_with_power_decide(verdicts, expected):
+    rows = pd.DataFrame({"claim": "x", "model": [f"m{i}" for i in range(len(verdicts))], "verdict": verdicts})
     assert overall(rows) == expected
     assert counts_sentence(rows).startswith("Of 1 claims 1 ")
+
+
+def rows_of(**verdicts):
+    names = {model.replace("_", "-"): said for model, said in verdicts.items()}
+    return pd.DataFrame({"claim": "x", "model": list(names), "verdict": list(names.values())})
+
+
+def test_seeds_of_one_size_vote_as_one():
+    rows = rows_of(a=HOLDS, b=FAILS, b_seed1=FAILS, b_seed2=FAILS, c=HOLDS, c_seed1=POWERLESS, d=HOLDS, d_seed1=FAILS)
+    assert votes(rows) == {"a": HOLDS, "b": FAILS, "c": HOLDS, "d": OPEN}
+    assert overall(rows) == OPEN
+    assert tally_words(rows) == "2 for, 1 against, 1 open, 0 no power (sizes of model)"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"statistic": "efect"}, "claim 3a of claims.yaml: unknown statistic 'efect', expected none or one of effect"),
-        ({"holds": {"abov": 0}}, "holds is {'abov': 0}, expected one rule of above, at_least, below, between"),
+        ({"holds": {"abov": 0}}, "holds is {'abov': 0}, expected one rule of above, after, below, between"),
         ({"holds": {"above": 0, "below": 1}}, "expected one rule"),
         ({"statistic": "none"}, "expected one rule"),
         ({"colour": "red"}, "claim 3a of claims.yaml: got an unexpected keyword argument 'colour'"),
@@ -116,6 +151,107 @@ def test_statistics_over_tasks_are_those_of_their_words(tmp_path):
     suite = SuiteTables(tmp_path, {"m": [1]}, {"m": [1]}, {}, ablated_fraction=0.09)
     more, = claim_statistics.tasks_with_larger_fv_loss(suite)
     assert more.value == pytest.approx((1 + 0.5 + 0 + 1) / 4) and more.n == 4
+    assert more.smallest_p == pytest.approx(2 / 16) and not more.decidable
     beyond, = claim_statistics.few_shot_loss_beyond_zero_shot(suite)
     assert beyond.value == pytest.approx(np.mean([0.7 - 0.0, 0.5, 0.1 - 0.3, 0.6]))
     assert beyond.low < beyond.value < beyond.high
+
+
+def effects_of(tables, **options):
+    rows = [("first_token_accuracy", "fv_minus_induction", False, 0.3)]
+    tables.scores("m", induction=with_heads(layer(1), 0.4), fv=with_heads(layer(2), 0.1))
+    tables.effects("m", rows, **options)
+
+
+def of_4a(tables):
+    found, = claim_statistics.effect(tables.suite(), metric="first_token_accuracy", ranking="fv_minus_induction",
+                                     excluded=False)
+    return found
+
+
+def test_effects_are_those_beyond_layer_matched_random_heads(tmp_path):
+    tables = PlantedTables(tmp_path)
+    effects_of(tables)
+    found = of_4a(tables)
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.2, 0.4))  # not the 0.35 against other controls
+    assert found.decidable
+
+
+def test_nothing_can_be_said_of_a_model_without_control_without_answers_or_without_spread(tmp_path):
+    plain, floor, same = (PlantedTables(tmp_path / name) for name in ("plain", "floor", "same"))
+    plain.effects("m", [("first_token_accuracy", "fv_minus_induction", False, 0.3, ("none", "random"))])
+    assert of_4a(plain).why == claim_statistics.NO_CONTROL and not of_4a(plain).decidable
+    effects_of(floor)
+    floor.ablations("m", {"first_token_accuracy": 0.04})
+    assert "no more than one prompt in twenty" in of_4a(floor).why and not of_4a(floor).decidable
+    effects_of(same, half=0.0)
+    assert "do not differ" in of_4a(same).why and not of_4a(same).decidable
+
+
+def test_the_share_of_heads_is_not_moved_by_a_missing_control(tmp_path):
+    tables = PlantedTables(tmp_path)
+    tables.effects("m", [("first_token_accuracy", "fv", False, 0.3, ("none",))], fraction=0.1)
+    at_fifth = PlantedTables(tmp_path / "more")
+    at_fifth.effects("m", [("first_token_accuracy", "fv", False, 0.9)], fraction=0.2)
+    path = "effects/m/step100.parquet"
+    both = pd.concat([read_table(tmp_path / path), read_table(tmp_path / "more" / path)])
+    write_table(both, tmp_path / path, schema_name="effects", provenance=MADE_BY)
+    found, = claim_statistics.effect(tables.suite(), metric="first_token_accuracy", ranking="fv", excluded=False)
+    assert found.why == claim_statistics.NO_CONTROL  # and not the 0.9 at a fifth
+
+
+def test_a_model_without_the_kinds_is_left_out(tmp_path):
+    for name, options in {"none": {}, "weak": {"fv": 0.003}, "unread": {"fv": 0.1, "shuffled": 0.79}}.items():
+        tables = PlantedTables(tmp_path / name)
+        tables.scores("m", induction=with_heads(layer(1), 0.4), fv=with_heads(layer(2), options.get("fv", 0.001)),
+                      null=-0.5)
+        tables.accuracy("m", shuffled=options.get("shuffled", 0.3))
+        assert tables.suite().kinds == {"m": {"induction"}}, name
+        claim, = (claim for claim in read_claims() if claim.id == "3a")
+        assert ledger(tables.suite(), (claim,))["verdict"].tolist() == [ABSENT]
+
+
+def test_seeds_are_averaged_before_a_trend(tmp_path):
+    tables = PlantedTables(tmp_path)
+    sizes = {}
+    for size in range(5):
+        for seed, shift in ((0, 0.0), (1, 0.02), (2, -0.02)):
+            name = f"m{size}" + (f"-seed{seed}" if seed else "")
+            sizes[name] = 1000 * 2**size
+            tables.scores(name, fv=with_heads(layer(2), 0.1 + 0.01 * size + shift))
+    found, = claim_statistics.strength_trend(tables.suite(sizes), kind="fv")
+    assert found.n == 5 and found.value == pytest.approx(1) and found.p_value == pytest.approx(2 / 120)
+
+
+def test_a_kind_that_never_came_is_later_than_what_came(tmp_path):
+    tables = PlantedTables(tmp_path)
+    steps = [0, 10, 20, 40, 100]
+    for size in range(5):  # the larger the later; in the largest it has not come by the end
+        for step in steps:
+            there = size < 4 and step >= steps[size + 1]
+            tables.scores(f"m{size}", step, induction=with_heads(layer(1) if there else [], 0.4))
+    found, = claim_statistics.STATISTICS["emergence_trend"](
+        tables.suite({f"m{size}": 2**size for size in range(5)}), kind="induction")
+    assert found.n == 5 and found.value == pytest.approx(1)
+
+
+def test_the_page_says_what_is_missing_and_no_p_value_is_zero(tmp_path):
+    claim, = (claim for claim in read_claims() if claim.id == "H1, 4a")
+    tables = PlantedTables(tmp_path)
+    tables.scores("m", induction=with_heads(layer(1), 0.4), fv=with_heads(layer(2), 0.1))
+    tables.effects("m", [("first_token_accuracy", "fv_minus_induction", False, 0.3, ("none",))])
+    html = ledger_table(ledger(tables.suite(), (claim,)), (claim,)).data
+    assert "no heads of neither kind left for a control" in html and "0 for, 0 against, 0 open, 1 no power" in html
+    assert 'class="verdict cannot-be-decided-here"' in html and "p = 0)" not in html
+
+
+def test_the_answer_gives_tallies():
+    numbers = {"value": 0.2, "low": 0.1, "high": 0.3, "p_value": NAN, "n": 9, "smallest_p": NAN, "why": ""}
+    rows = [("H1, 4a", model, said) for model, said in
+            (("a", HOLDS), ("b", HOLDS), ("c", FAILS), ("d", OPEN), ("e", POWERLESS))]
+    rows += [("4d", "a", POWERLESS), ("H1, 4a (size)", "", POWERLESS), ("5b", "a", HOLDS), ("5e (chance)", "a", OPEN)]
+    found = pd.DataFrame([{"claim": claim, "model": model, "verdict": said, **numbers} for claim, model, said in rows])
+    text = answer(found, pd.DataFrame({"model": list("abcde"), "parameters": range(5)}))
+    assert "than induction heads: 2 for, 1 against, 1 open, 1 no power (sizes of model); e, the largest" in text
+    assert "whether the difference changes with size cannot be decided here" in text
+    assert "came first along training: 1 for, 0 against" in text

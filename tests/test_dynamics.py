@@ -4,52 +4,56 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib import dynamics, dynamics_figures, report, scaling
+from icl_lib import dynamics, dynamics_figures, dynamics_report, report, scaling
 from icl_lib.tables import provenance, write_table
+from tests import planted_tables
 
 STEPS = [0, 10, 20, 40]
 MADE_BY = provenance(suite="s", seed=0, dtype="", device="", bos="", parameters={})
 
 
-def score_tables(model="m", fv_from=20, tasks=(1.0, 1.0, 1.0), induction_from=10):
+def score_tables(model="m", fv_from=20, tasks=(1.0, 1.0, 1.0), induction_from=10, null=0.1):
     """Two layers of two heads: head (0, 0) turns into an induction head, (1, 1) into an FV head on the given tasks."""
     rows = []
     for step in STEPS:
         for layer, head in np.ndindex(2, 2):
             prefix = 0.9 if (layer, head) == (0, 0) and step >= induction_from else 0.0
             rows.append(("induction_prefix_matching", "", layer, head, step, prefix))
+            rows.append(("induction_attention_mass", "", layer, head, step, prefix / 2))
             for i, size in enumerate(tasks):
                 fv = size * ((layer, head) == (1, 1) and step >= fv_from)
                 rows.append(("fv", f"task {i}", layer, head, step, fv))
-            rows += [("fv_null", f"draw {i}", layer, head, step, 0.1) for i in range(3)]
+            rows += [("fv_null", f"draw {i}", layer, head, step, null) for i in range(3)]
     table = pd.DataFrame(rows, columns=["score", "task", "layer", "head", "step", "value"])
     return table.assign(model=model)
 
 
 def test_the_interval_of_emergence_spans_what_tasks_say():
-    even = dynamics.fv_emergence_interval(score_tables(), null_quantile=0.99, seed=0)
+    even = dynamics.fv_emergence_interval(score_tables(), seed=0)
     assert even == (20.0, 20.0)
     # Only one task of six shows the head: resamples without it never see one.
-    odd = dynamics.fv_emergence_interval(score_tables(tasks=(1.0, 0, 0, 0, 0, 0)), null_quantile=0.99, seed=0)
+    odd = dynamics.fv_emergence_interval(score_tables(tasks=(1.0, 0, 0, 0, 0, 0)), seed=0)
     assert odd == (20.0, np.inf)
-    assert report.interval_sentence(*odd).endswith("step 20 to none.")
+    assert dynamics_report.interval_sentence(*odd).endswith("step 20 to not within these steps.")
 
 
 def test_each_seed_says_which_kind_came_first():
     scores = pd.concat([score_tables("a"), score_tables("b", fv_from=10),
                         score_tables("c", fv_from=10, induction_from=20),
                         score_tables("d", fv_from=99, induction_from=99)])
-    found = dynamics.emergence_by_seed(scores, induction_threshold=0.3, null_quantile=0.99).set_index("model")
+    found = dynamics.emergence_by_seed(scores).set_index("model")
     assert found["first"].to_dict() == {"a": "induction", "b": "same checkpoint", "c": "FV", "d": "neither came"}
-    assert found.loc["a", "FV heads by step"] == 20 and pd.isna(found.loc["d", "FV heads by step"])
-    text = report.seeds_sentence(found)
+    assert found["FV heads by step"].tolist() == ["20", "10", "10", "not within 40 steps"]
+    never = dynamics.emergence_table(score_tables(fv_from=99))
+    assert "FV heads did not come within 40 steps." in dynamics_report.emergence_sentence(never)
+    assert dynamics_report.emergence_shown(never)["first step with it"].tolist() == ["10", "not within 40 steps"]
+    text = dynamics_report.seeds_sentence(found)
     assert text == ("Of 4 models that differ by their seed, induction heads came first in 1, FV heads came first in 1, "
                     "both came at the same checkpoint in 1, neither came in 1.")
 
 
 def test_the_sweep_repeats_the_count_at_every_threshold():
-    sweep = dynamics.transition_sweep(
-        score_tables(), induction_thresholds=[0.5, 0.95], null_quantile=0.99, seed=0)
+    sweep = dynamics.transition_sweep(score_tables(), induction_thresholds=[0.5, 0.95], seed=0)
     assert sweep["threshold"].unique().tolist() == [0.5, 0.95]
     only = sweep[sweep["order"] == "induction_only"].set_index("threshold")["heads"]
     assert only.to_dict() == {0.5: 1, 0.95: 0}
@@ -62,11 +66,75 @@ def test_transitions_are_counted_for_every_seed():
     other = (same_head["score"] == "fv") & (same_head["layer"] == 0) & (same_head["head"] == 0)
     same_head.loc[other, ["layer", "head"]] = 1
     same_head.loc[same_head["layer"] == -1, ["layer", "head"]] = 0
-    found = dynamics.transitions_by_seed(
-        pd.concat([score_tables("a"), same_head]), induction_threshold=0.3, null_quantile=0.99, seed=0)
-    assert found.set_index("model")["induction first"].to_dict() == {"a": 0, "b": 1}
+    found = dynamics.transitions_by_seed(pd.concat([score_tables("a"), same_head]), seed=0).set_index("model")
+    assert found["induction first"].to_dict() == {"a": 0, "b": 1, "all": 1}
     assert found["FV first"].sum() == 0
-    assert report.transitions_by_seed_sentence(found).startswith("Over 2 seeds: 1 head induction first")
+    # one of four heads in each seed: chance has it there in a quarter, so that neither seed nor both can tell
+    assert found.loc["all", "induction first, by chance"] == pytest.approx(0.5, abs=0.05)
+    assert (found["smallest p (induction first)"] > 0.05).all() and (found["smallest p (FV first)"] == 1).all()
+    text = dynamics_report.transitions_by_seed_sentence(found.reset_index())
+    assert text.startswith("Over 2 seeds: 1 head induction first (0.5 by chance; no number of heads would differ")
+    assert text.endswith("more than by chance in 0, fewer in 0, open in 0, no power in 2.")
+
+
+def test_seeds_together_have_the_power_that_one_lacks():
+    def grid(model, step, induction, fv):
+        parts = {"induction_prefix_matching": induction, "induction_attention_mass": induction / 2, "fv": fv,
+                 "fv_null": np.zeros_like(fv)}
+        return pd.concat([pd.DataFrame({
+            "score": score, "task": "", "layer": np.repeat(range(4), 10), "head": np.tile(range(10), 4), "step": step,
+            "value": values.ravel(), "model": model}) for score, values in parts.items()])
+
+    nothing = planted_tables.with_heads([], 0.1) / 100
+    three, first = (planted_tables.with_heads(planted_tables.layer(1, n), score) for n, score in ((3, 0.8), (1, 0.1)))
+    scores = pd.concat([grid(model, step, three if step >= 10 else nothing, first if step >= 20 else nothing)
+                        for model in "abc" for step in (0, 10, 20)])
+    found = dynamics.transitions_by_seed(scores, seed=0).set_index("model")
+    assert (found.loc[list("abc"), "smallest p (induction first)"] > 0.05).all()  # three of forty heads: 2 x 0.075
+    assert found.loc["all", "p (induction first)"] == pytest.approx(2 * 0.075**3, abs=0.002)
+    text = dynamics_report.transitions_by_seed_sentence(found.reset_index())
+    assert "Over 3 seeds: 3 heads induction first (0.2 by chance, p = 0.0" in text and "no power in 3" in text
+
+
+def accuracies(gaps):
+    """Ten-shot accuracy on four scoring tasks by step: clean at 0.8, shuffled less by the gap."""
+    rows = [("m", step, 10, labels, f"task {i}", "scoring", "first_token_accuracy", value + 0.01 * i * (value == 0.8))
+            for step, gap in gaps.items() for labels, value in (("clean", 0.8), ("shuffled", 0.8 - gap))
+            for i in range(4)]
+    columns = ["model", "step", "n_shots", "labels", "task", "split", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_there_are_no_fv_heads_while_a_model_does_not_read_labels():
+    scores = score_tables(fv_from=10)
+    came = dynamics.emergence_table(scores).set_index("kind")["first step with it"]
+    assert came["fv"] == 10
+    late = accuracies({0: 0.0, 10: 0.0, 20: 0.02, 40: 0.5})
+    told = dynamics.emergence_table(scores, late).set_index("kind")
+    assert told.loc["fv", "first step with it"] == 40 and told.loc["fv", "its score"] == 1
+    assert told.loc["induction", "first step with it"] == 10
+    assert dynamics.fv_emergence_interval(scores, late, seed=0) == (40.0, 40.0)
+    moved = scores.replace({"layer": {0: 1, 1: 0}}).query("score == 'fv'").assign(head=lambda t: 1 - t["head"])
+    one_head = pd.concat([scores.query("score != 'fv'"), moved])
+    orders = dynamics.transition_table(one_head, late, seed=0).set_index("order")["heads"]
+    assert orders["induction_first"] == 1 and orders["both_at_once"] == 0
+    assert dynamics.transition_table(one_head, seed=0).set_index("order").at["both_at_once", "heads"] == 1
+
+
+def test_a_null_below_zero_does_not_make_fv_heads():
+    assert dynamics.fv_thresholds(score_tables(null=-0.5)).tolist() == [0.005] * 4
+    weak = score_tables(tasks=(0.004,), null=-0.5)
+    assert pd.isna(dynamics.emergence_table(weak).set_index("kind").loc["fv", "first step with it"])
+
+
+def test_top_heads_are_ranked_by_the_papers_score_and_defined_by_the_other():
+    scores = score_tables()
+    mass = (scores["score"] == "induction_attention_mass") & (scores["layer"] == 1) & (scores["head"] == 0)
+    scores.loc[mass, "value"] = 0.49  # above that of the head with the prefix matching
+    assert dynamics.final_heads(scores, n=1)["induction"] == [(1, 0)]
+    curve = dynamics.top_score_curves(scores, fraction=0.25).query("kind == 'induction' and step == 40")
+    assert curve["value"].tolist() == [0.49, 0.49]
+    assert dynamics.emergence_table(scores).set_index("kind").loc["induction", "best head at the end"] == "L0H0"
 
 
 def test_the_teaser_is_the_fv_head_that_was_most_an_induction_head():
@@ -132,7 +200,7 @@ def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(t
         write_table(rows[rows["step"] == step], path, schema_name="scores", provenance=MADE_BY)
     found = dynamics.tables_of(tmp_path, "scores", {"m": [10, 20, 40]})
     assert sorted(found["step"].unique()) == [10, 40]
-    assert report.steps_sentence(found, [10, 20, 40]).endswith("Missing: 20; figures have a gap there.")
+    assert dynamics_report.steps_sentence(found, [10, 20, 40]).endswith("Missing: 20; figures have a gap there.")
     with pytest.raises(ValueError, match="no table 'scores' of other in .*run the suite first"):
         dynamics.tables_of(tmp_path, "scores", {"other": [1]})
 

@@ -25,7 +25,7 @@ def pattern(neox, monkeypatch):
             fake[:, :, query, attended.get(query, 0)] = 1
         monkeypatch.setattr(
             module,
-            "_reduced_patterns",
+            "reduced_patterns",
             lambda model, tokens, reduce: [reduce(fake.expand(len(tokens), -1, -1, -1))] * 4,
         )
         return neox.model

@@ -109,7 +109,8 @@ def template(tmp_path, monkeypatch):
     def write(caption="one", measuring=MEASURING):
         import nbformat
 
-        made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        made = nbformat.v4.new_notebook(metadata={"kernelspec": kernel})
         of = nbformat.v4.new_code_cell
         made.cells = [
             of('model: str = "m"\nstep: int = 0\nvalue: float = 0.5\ntitle: str = "t"\nresults: str = "r"\n'
@@ -128,7 +129,7 @@ def template(tmp_path, monkeypatch):
         tables = [results / "scores/m/step1.parquet"]
         inputs = [path, *map(Path, library_files(path))]
         run_notebook(path, results / "notebooks/scoring/m/step1.ipynb", parameters, log=results / "logs/scoring.log",
-                     tables=tables, inputs=inputs, committed=None)
+                     tables=tables, inputs=inputs)
         return len(Path(results, "measured.txt").read_text()), float(read_table(tables[0])["value"].iloc[0])
 
     return write, run, project
@@ -170,10 +171,10 @@ def test_committed_tables_are_taken_and_damaged_ones_are_not(tmp_path):
     kept = results / KEPT / "scores/m/step1.parquet"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"torn")
-    put_back([path], results, {"files": {}}, None)
+    put_back([path], results, {"files": {}}, [])
     assert not path.exists()
     write_table(pd.DataFrame([ROW]), committed / "scores/m/step1.parquet", schema_name="scores", provenance=made_by())
-    put_back([path], results, {"files": {}}, committed)
+    put_back([path], results, {"files": {}}, [committed])
     assert read_table(path)["value"].tolist() == [0.25]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import transformers
+from scipy.stats import hypergeom
 
 from icl_lib.claims import overall, with_verdicts
 from icl_lib.tables import provenance, read_table, write_table
@@ -91,9 +92,10 @@ def effects_at(model, step, gap):
         lost[metric, "fv_minus_induction"] = lost[metric, "fv"] - lost[metric, "induction"]
     rows = [{"metric": metric, "ranking": ranking, "value": value, "low": value - 0.01, "high": value + 0.01}
             for (metric, ranking), value in lost.items()]
-    return pd.DataFrame(rows).assign(
+    table = pd.DataFrame(rows).assign(
         model=model, step=step, replacement="mean", positions="all", excluded="", fraction=0.02, n_heads=1, n_draws=4,
         p_value=0.01, n_prompts=100)
+    return pd.concat([table.assign(control=control) for control in ("none", "random", "random_layer_matched")])
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +159,9 @@ def test_dynamics_find_the_planted_transitions(pages):
     table = read_table(pages / "results" / "statistics" / "training_dynamics" / f"{FOLLOWED}.parquet").set_index("name")
     assert table.loc["heads, induction_first", "value"] == N_CHANGING
     _, layers, heads, _ = MODELS[FOLLOWED]
-    n_fv = len(planted(layers, heads)[1])  # all in one layer, so by chance two of its heads are both FV heads with
-    expected = n_fv / heads * (n_fv - 1) / (heads - 1)
+    n_fv, n_induction = (len(own) for own in planted(layers, heads))
+    # by chance at least two of all heads were induction heads first, and twice that for both sides
+    expected = 2 * hypergeom(layers * heads, n_induction + N_CHANGING, n_fv).sf(N_CHANGING - 1)
     assert table.loc["heads, induction_first", "p_value"] == pytest.approx(expected, abs=0.03)
     assert table.loc["heads, fv_first", "value"] == 0
     assert table.loc["emergence step, induction", "value"] == 1000
@@ -182,5 +185,7 @@ def test_the_ledger_finds_the_planted_facts(pages):
     assert changed["value"] == pytest.approx(N_CHANGING / n_fv) and changed["n"] == n_fv
     gap = found[found["claim"] == "5b"].set_index("model").loc[FOLLOWED]
     assert tuple(gap[["low", "value", "high"]]) == (4000 - 1000, 16000 - 1000, 16000 - 256)
+    # Two heads of 21 changed kind: against a quarter, neither interval nor test is out of reach.
+    assert said["H2 (connected), 5e"] == "does not hold"
     # Nothing was measured with exclusion, without demonstrations, or on vectors.
     assert {said[claim] for claim in ("4b", "4c", "4d", "4g", "A1", "H3, C1")} == {"not measured here"}

@@ -1,11 +1,15 @@
 """Every claim with a statistic, on tables in which it is true, false, or beyond what they could decide."""
 
+import nbformat
 import numpy as np
 import pytest
 
 from icl_lib import claims
 from icl_lib.claims import FAILS, HOLDS, OPEN, POWERLESS, ledger, overall, read_claims
+from icl_lib.tables import read_table
 from tests.planted_tables import PlantedTables, background, layer, with_heads
+from workflow.run import run_notebook
+from workflow.suite import TEMPLATES
 
 ACCURACY, LOSS, ZERO = "first_token_accuracy", "token_loss_difference", "zero_shot_accuracy"
 WITH_STATISTIC = {claim.id: claim for claim in read_claims() if claim.holds}
@@ -255,3 +259,51 @@ def test_only_what_cannot_be_is_left_out():
     assert all(len(reason) > 20 for reason in IMPOSSIBLE.values())
     for claim in WITH_STATISTIC.values():
         assert callable(globals().get(claim.statistic)), f"no planted tables for {claim.id} ({claim.statistic})"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The ledger's and the dynamics' page, of planted tables under the names of models whose sizes are known."""
+    folder = tmp_path_factory.mktemp("planted")
+    tables = PlantedTables(folder)
+    steps_of = [1024, 2048, 4096, 8192]
+    followed = {"lab-40k": steps_of, "lab-40k-seed1": steps_of, "lab-110k": [8192]}
+    for model, steps in followed.items():
+        along(tables, model, steps, induction={2048: layer(1)}, fv={8192: layer(2)})
+        for step in steps:
+            tables.accuracy(model, step, clean=0.2 + step / 20000, shuffled=0.1)
+        controls = [("none", "random")] if model == "lab-110k" else []
+        tables.effects(model, [(metric, ranking, excluded, 0.3, *controls) for metric in (ACCURACY, LOSS)
+                               for ranking in ("fv", "induction", "fv_minus_induction") for excluded in (False, True)],
+                       steps[-1])
+        tables.ablations(model, {ACCURACY: 0.8, LOSS: -0.1}, step=steps[-1])
+    common = {"suite": "planted", "seed": 0, "results": str(folder)}
+    ablated = {model: steps[-1:] for model, steps in followed.items()}
+    for name, given in {"claims": {"models": followed, "ablated_models": ablated, "executed_models": {}},
+                        "training_dynamics": {"model": "lab-40k", "steps": steps_of, "ablated_steps": steps_of[-1:],
+                                              "seeds": {m: followed[m] for m in ("lab-40k", "lab-40k-seed1")}}}.items():
+        run_notebook(TEMPLATES / f"{name}.ipynb", folder / f"{name}.ipynb", common | given, log=folder / f"{name}.log")
+    return folder
+
+
+def text_of(path):
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type in ("error", "stream")]
+    data = [output.data for output in outputs if "data" in output]
+    return "\n".join(one.get("text/markdown", "") + one.get("text/html", "") for one in data)
+
+
+@pytest.mark.slow
+def test_the_pages_say_what_was_planted(pages):
+    html = text_of(pages / "claims.ipynb")
+    table = claims.with_verdicts(read_table(pages / "statistics" / "claims.parquet"))
+    said = {claim: overall(rows) for claim, rows in table.groupby("claim")}
+    assert (said["H1, 4a"], said["4d"], said["5b"], said["3a"]) == (HOLDS, POWERLESS, HOLDS, HOLDS)
+    assert "no heads of neither kind left for a control" in html and "nothing to lose" in html
+    assert f"{sum(word == POWERLESS for word in said.values())} cannot be decided here" in html
+    assert "1 for, 0 against, 0 open, 1 no power (sizes of model)" in html  # two seeds of a size, one without control
+    text = text_of(pages / "training_dynamics.ipynb")
+    assert "Induction heads came by step 2048, after 1024. FV heads came by step 8192, after 4096." in text
+    assert "0 heads were induction heads before they were FV heads (0.4 by chance, p = 1)" in text
+    assert "Over 2 seeds: 0 heads induction first (0.8 by chance, p = " in text and "no power in 0." in text

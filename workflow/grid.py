@@ -32,7 +32,8 @@ def collected(suite: Suite) -> pd.DataFrame:
             for kind in ("effects", "scores", "accuracy"))
         of_kind = {kind: int(heads.sum()) for kind, heads in heads_of_kind(scores, accuracy).items()}
         of_kind[DIFFERENCE] = min(of_kind.values())
-        frames.append(effects[effects["control"].isin(CONTROLS)].assign(of_kind=effects["ranking"].map(of_kind)))
+        rows = effects[effects["control"].isin(CONTROLS) & effects["ranking"].isin(of_kind)]
+        frames.append(rows.assign(of_kind=rows["ranking"].map(of_kind)))
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 

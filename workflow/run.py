@@ -29,13 +29,13 @@ KEPT = "measured"  # folder under a suite's results with copies of its measured 
 
 def run_notebook(
     template: Path, executed: Path, parameters: dict[str, Any], *, log: Path, tables: Sequence[Path] = (),
-    inputs: Sequence[Path] = (), committed: Path | None = None,
+    inputs: Sequence[Path] = (), committed: Sequence[Path] = (),
 ) -> None:
     """Execute a template with these parameters in the present working folder.
 
     With `inputs`, all files that the run depends on, their fingerprints go beside the log, and those that a measurement
     depends on into its tables. Tables of an earlier run that were measured from the same are put back first, so that
-    the notebook measures nothing and shows them; so are those of the folder `committed`, whatever they were made from.
+    the notebook measures nothing and shows them; so are those of the folders `committed`, whatever they were made from.
     Raises ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel fails or a table
     was not written.
     """
@@ -86,12 +86,14 @@ def run_notebook(
     os.replace(attempt, executed)
 
 
-def put_back(tables: Sequence[Path], results: Path, measured: dict[str, Any], committed: Path | None) -> None:
+def put_back(
+    tables: Sequence[Path], results: Path, measured: dict[str, Any], committed: Sequence[Path]
+) -> None:
     """Copy tables to where a run writes them: committed ones, and kept ones that were measured from the same."""
     for path in tables:
         name = path.relative_to(results)
-        if committed and (committed / name).is_file():
-            _copy(committed / name, path)
+        if there := [folder / name for folder in committed if (folder / name).is_file()]:
+            _copy(there[0], path)
         elif (kept := results / KEPT / name).is_file():
             with contextlib.suppress(ValueError):  # a damaged one is measured anew
                 if read_table(kept).attrs["provenance"]["made_from"] == measured:
@@ -162,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--tables", type=Path, nargs="*", default=[], help="tables the notebook has to write")
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="all files that the run depends on")
-    parser.add_argument("--committed", type=Path, help="folder of measured tables that are taken as they are")
+    parser.add_argument("--committed", type=Path, action="append", default=[],
+                        help="folder of measured tables that are taken as they are")
     parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
     given = parser.parse_args(arguments)
     began = time.monotonic()

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,11 @@ CHOSEN_BY = {
 # ... and is given these if it declares them: which of the steps were ablated, the steps of all seeds of the model.
 GIVEN_IF_DECLARED = {
     "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",),
-    "claims": ("ablated_models", "executed_models"), "index": ("ablated_models",),
+    "claims": ("ablated_models", "executed_models"), "index": ("ablated_models", "real_models"),
 }  # fmt: skip
+
+# Notebooks over all models that run once more over those of each included suite.
+GROUPED = ("model_scaling", "claims")
 
 # Files that library modules read, as (module, file or folder).
 DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl_lib/claims.yaml")),
@@ -107,6 +110,7 @@ class Suite:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweep: dict[str, dict[str, list]] = field(default_factory=dict)
     tables: str = ""  # folder of committed tables that are shown without measuring
+    included: tuple["Suite", ...] = ()  # suites whose committed models are shown beside this one's
 
     @property
     def results(self) -> str:
@@ -126,24 +130,35 @@ class Suite:
     @property
     def notebooks(self) -> list[Path]:
         """The executed notebooks of all runs, in the order of the book's chapters and sections."""
-        runs = [f"scoring/{model}/step{step}" for model, steps in self.steps.items() for step in steps]
-        runs += [f"{kind}/{model}/step{step}" for kind, chosen in self.chosen.items()
-                 for model, steps in chosen.items() for step in steps]
+        suites = [self, *self.included]
+        runs = [f"scoring/{model}/step{step}" for suite in suites for model, steps in suite.steps.items()
+                for step in steps]
+        runs += [f"{kind}/{model}/step{step}" for kind in self.chosen for suite in suites
+                 for model, steps in suite.chosen[kind].items() for step in steps]
         runs += [f"training_dynamics/{model}" for model in self.followed]
-        runs += [kind for kind in TABLES if "model" not in GIVEN[kind]]
+        for kind in TABLES:
+            if "model" not in GIVEN[kind]:
+                runs += [f"{kind}/{suite.name}" for suite in self.included if kind in GROUPED] + [kind]
         return [Path(self.results, "notebooks", f"{run}.ipynb") for run in runs]
 
     def seeds_of(self, model: str) -> dict[str, list[int]]:
         """Followed models that differ from this one by nothing but the seed in their names, itself included."""
         return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
 
-    def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP) -> dict[str, Any]:
-        """All parameters of one run of a notebook, as papermill gets them."""
+    def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP, group: str = "") -> dict[str, Any]:
+        """All parameters of one run of a notebook, as papermill gets them.
+
+        A run of an included suite's model, or over all its models (`group`), has the parameters of that suite.
+        """
+        for suite in self.included:
+            if model in suite.steps or group == suite.name:
+                return suite.parameters(notebook, model=model, step=step) | {"results": self.results}
         known = {
             "suite": self.name, "seed": self.seed, "results": self.results, "model": model, "step": step,
             "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
             "models": self.steps, "ablated_models": self.ablated, "seeds": self.seeds_of(model),
             "executed_models": {name: at for name, at in self.chosen["task_execution"].items() if at},
+            "real_models": {suite.name: suite.ablated for suite in self.included},
         }  # fmt: skip
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
         names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
@@ -220,8 +235,27 @@ def check_suite(config: Any) -> Suite:
             points(grid)
         except ValueError as error:
             raise SuiteError(f"sweep.{notebook}: {error}") from None
+    included = tuple(suite for name in config.get("include", []) if (suite := _measured(name)).steps)
+    for suite in included:
+        if both := sorted(set(steps) & set(suite.steps)):
+            raise SuiteError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
     return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep,
-                 config.get("tables", ""))
+                 config.get("tables", ""), included)
+
+
+def _measured(name: str) -> Suite:
+    """A suite of config/ with those of its runs whose committed tables are there."""
+    suite = read_suite(SCHEMA.with_name(f"{name}.yaml"))
+
+    def there(notebook: str, chosen: dict[str, list[int]]) -> dict[str, list[int]]:
+        kept = {model: [step for step in steps if committed(suite, notebook, model, step)]
+                for model, steps in chosen.items()}
+        return {model: steps for model, steps in kept.items() if steps}
+
+    steps = there("scoring", suite.steps)
+    chosen = {notebook: there(notebook, {model: at for model, at in chosen.items() if model in steps})
+              for notebook, chosen in suite.chosen.items()}
+    return replace(suite, steps=steps, chosen=chosen)
 
 
 def unseeded(model: str) -> str:
@@ -240,6 +274,7 @@ def dependencies(notebook: str) -> list[str]:
 
 def committed(suite: Suite, notebook: str, model: str, step: int) -> list[str]:
     """The committed tables of a run that are there; it needs no weights then."""
+    suite = next((other for other in suite.included if model in other.steps), suite)
     paths = [run_path(suite.tables, kind, model, step) for kind in TABLES[notebook] if kind != "statistics"]
     return [path.as_posix() for path in paths if suite.tables and path.is_file()]
 

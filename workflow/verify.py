@@ -15,7 +15,7 @@ from typing import Any
 from icl_lib.tables import read_table, table_fingerprint
 from workflow.inputs import differences, is_record, read_record
 from workflow.run import KEPT
-from workflow.suite import CHOSEN_BY, TABLES, TEMPLATES, Suite, place, read_suite
+from workflow.suite import CHOSEN_BY, GROUPED, TABLES, TEMPLATES, Suite, place, read_suite
 from workflow.sweep import changed_parts
 from workflow.templates import measuring_parameters, measuring_source
 
@@ -59,8 +59,9 @@ class Run:
 
 def runs(suite: Suite) -> Iterator[Run]:
     """All runs of a suite, as the Snakefile has them."""
-    for notebook, chosen in {"scoring": suite.steps, **suite.chosen}.items():
-        for model, steps in chosen.items():
+    for notebook in ("scoring", *CHOSEN_BY):
+        of_all = [of.steps if notebook == "scoring" else of.chosen[notebook] for of in (suite, *suite.included)]
+        for model, steps in (item for chosen in of_all for item in chosen.items()):
             for step in steps:
                 yield Run(notebook, f"{model}/step{step}", suite.parameters(notebook, model=model, step=step))
     for notebook in TABLES:
@@ -68,6 +69,8 @@ def runs(suite: Suite) -> Iterator[Run]:
             for model in suite.followed:
                 yield Run(notebook, model, suite.parameters(notebook, model=model))
         elif notebook != "scoring" and notebook not in CHOSEN_BY:
+            for of in suite.included if notebook in GROUPED else ():
+                yield Run(notebook, of.name, suite.parameters(notebook, group=of.name))
             yield Run(notebook, "", suite.parameters(notebook))
     for notebook in suite.sweep:
         for name, values, model, step in suite.swept(notebook):
@@ -155,12 +158,13 @@ def _of_table(suite: Suite, run: Run, path: Path, kind: str, stale: set[str]) ->
         reason = str(error).removeprefix(str(path)).lstrip(": ")
         yield f"{path}: unreadable, it {reason}; run the suite again"
         return
-    committed = Path(suite.tables, path.relative_to(suite.results)) if suite.tables else path
-    if committed != path and committed.is_file():  # of whatever code: spot checks vouch for it
-        if table_fingerprint(committed) != table_fingerprint(path):
-            yield _stale(path, [f"{committed} has changed"])
-        return
-    if made_by["suite"] != suite.name:
+    for of in (suite, *suite.included):
+        committed = Path(of.tables, path.relative_to(suite.results))
+        if of.tables and committed.is_file():  # of whatever code: spot checks vouch for it
+            if table_fingerprint(committed) != table_fingerprint(path):
+                yield _stale(path, [f"{committed} has changed"])
+            return
+    if made_by["suite"] not in [of.name for of in (suite, *suite.included)]:
         yield f"{path}: foreign, made by suite {made_by['suite']!r}; remove it or move it away"
         return
     if not is_record(made_by["made_from"]):

@@ -1,0 +1,143 @@
+"""Sentences and figures of the ablation page on planted tables: counts, no control, same sets, losses without power."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lib import ablation_report as report
+from icl_lib.ablation_effects import DIFFERENCE, at_fraction, corrected, with_holm
+from icl_lib.ablation_figures import figure_four, robustness
+from icl_lib.ablation_numbers import ablation_numbers, carries_loss, find
+from icl_lib.ablation_protocols import titles
+from icl_lib.ablation_tables import with_paired_errors
+from icl_lib.figures import ablation_curves
+from tests import ablation_page as page
+
+FEW_SHOT, LOSS = "first_token_accuracy", "token_loss_difference"
+
+
+def numbers_of(made, effects=None):
+    return ablation_numbers(
+        made.ablations, made.effects if effects is None else effects, made.scores, made.conditions, made.historic,
+        fraction=0.1, exclude_fraction=0.1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return page.made_up()
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """A model whose heads are nearly all induction heads: no control. Its token-loss difference is about 0."""
+    return page.made_up(n_induction=30, nats=0.1)
+
+
+def planted(fv, induction):
+    """Effects of ten interventions beyond layer-matched heads: (value, low, high) of the two kinds, and their gap."""
+    gap = (fv[0] - induction[0], -1.0, 1.0)
+    rows = [{"metric": metric, "replacement": replacement, "positions": positions, "ranking": ranking, "excluded": "",
+             "control": control, "fraction": 0.1, "n_heads": 4, "n_draws": 3, "value": value, "low": low, "high": high,
+             "p_value": 0.01, "n_prompts": 20, "model": "m", "step": 1}
+            for metric in (FEW_SHOT, LOSS) for replacement in "abcde" for positions in ("all", "last")
+            for control in ("none", "random", "random_layer_matched")
+            for ranking, (value, low, high) in (("fv", fv), ("induction", induction), (DIFFERENCE, gap))]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("fv", "induction", "of_fv", "of_induction"), [
+    # the other kind's interval lies below 0: the heads themselves are beyond random all the same
+    ((-0.2, -0.3, -0.1), (0.3, 0.2, 0.4), 0, 10), ((0.3, 0.2, 0.4), (-0.2, -0.3, -0.1), 10, 0),
+    # the other kind's interval reaches above 0, their own does so from below: they are not beyond random
+    ((0.2, -0.1, 0.5), (0.1, -0.2, 0.4), 0, 0),
+])  # fmt: skip
+def test_heads_are_beyond_random_by_their_own_interval(plain, fv, induction, of_fv, of_induction):
+    numbers = numbers_of(plain, planted(fv, induction))
+    text = report.robustness_sentence(numbers)
+    assert f"FV heads beyond random in {of_fv}," in text and f"induction heads beyond random in {of_induction}," in text
+    ahead = 10 * (fv[0] > induction[0] > 0)
+    assert f"FV heads above induction heads above random in {ahead} of 10 interventions" in text
+
+
+def test_without_a_control_the_page_says_so_and_gives_no_corrected_effect(bare):
+    assert set(bare.effects["control"]) == {"none"} and corrected(bare.effects).empty
+    numbers = numbers_of(bare)
+    text = report.intervention_sentence(numbers)
+    neither = int(find(numbers, "heads of neither kind")["value"])
+    assert neither < 4 and text.startswith(f"There is no valid control here: {neither} of 32 heads are of neither kind")
+    assert "Without a valid control" in report.robustness_sentence(numbers)
+    for positions in ("all", "last"):
+        words = report.ablation_sentence(numbers, positions)
+        assert "no valid control" in words and "beyond random heads of the same" not in words
+    table = report.controls_table(numbers)
+    assert (table["beyond random heads"] == "no valid control").all() and (table.iloc[:, 3] == 0).all()
+    assert table["against no ablation"].str.match(r"[-+]\d").all()
+    assert (report.changes_table(numbers).iloc[:6, 1:] == "-").all(axis=None)
+    axes = robustness(with_holm(at_fraction(bare.effects, 0.1)), excluded=False)
+    assert [bool(ax.texts) for ax in axes[0]] == [False, True, True]
+    plt.close("all")
+
+
+def test_the_same_set_for_both_kinds_is_said(plain):
+    numbers = numbers_of(plain)
+    assert "are the same heads" not in report.intervention_sentence(numbers)
+    same = numbers.assign(value=numbers["value"].where(numbers["name"] != "shared heads at the shown share", 1.0))
+    assert "The plain sets of the two kinds are the same heads" in report.intervention_sentence(same)
+
+
+@pytest.mark.parametrize(("clean", "low", "least", "carries"), [
+    (2.0, 1.5, 0.3, True),
+    (0.3, -0.2, 0.1, False),  # nothing shown to be lost
+    (0.3, 0.1, 0.4, False),  # losing all of it would not be told from losing nothing
+    (-0.5, -1.0, 0.1, False), (2.0, np.nan, np.nan, False),  # one document has no error
+])  # fmt: skip
+def test_a_token_loss_that_cannot_show_a_loss_does_not_carry_the_third_row(clean, low, least, carries):
+    rows = [{"name": f"{LOSS}_points, no ablation", "value": clean, "low": low, "high": clean + 1, "n": 20},
+            {"name": "least change told, paper", "value": least, "low": np.nan, "high": np.nan, "n": 20}]
+    numbers = pd.DataFrame(rows)
+    assert carries_loss(numbers, "paper") is carries and carries_loss(numbers, "single") is None
+    text = report.loss_power_sentence(numbers)
+    assert ("this can carry the third row" in text) is carries and ("which is not drawn" in text) is not carries
+
+
+def test_a_loss_that_cannot_carry_its_row_is_not_drawn(plain, bare):
+    for made, drawn in ((plain, True), (bare, False)):
+        ablations, numbers = with_paired_errors(made.ablations), numbers_of(made)
+        names = titles(["paper", "released"])
+        floors = pd.Series(0.1, index=[f"task {i}" for i in range(page.TASKS)])
+        columns, levels = report.figure_columns(ablations, floors, names=names, exclude_fraction=0.1)
+        carried = {title: carries_loss(numbers, name) for name, title in names.items()}
+        assert set(carried.values()) == {drawn}
+        axes = figure_four(columns, levels, carried, 0)
+        assert all(bool(ax.lines) is drawn and bool(ax.texts) is not drawn for ax in axes[2])
+        assert all(len(ax.lines) > 3 for ax in axes[:2].ravel())
+        curves = ablation_curves(ablations.query("positions != 'last'"), [FEW_SHOT, LOSS], 0)
+        assert [ax.get_title(loc="right") != "" for ax in curves[:, 0]] == [False, not drawn]
+        assert "10 shots" not in curves[0, 0].get_ylabel()
+        plt.close("all")
+
+
+def test_the_figure_has_each_effect_under_its_control(plain):
+    rows = with_holm(at_fraction(plain.effects, 0.1))
+    for excluded in (False, True):
+        axes = robustness(rows, excluded=excluded)
+        for line, metric in zip(axes, (FEW_SHOT, LOSS), strict=True):
+            for ax, control in zip(line, ("none", "random", "random_layer_matched"), strict=True):
+                own = rows[(rows["metric"] == metric) & (rows["control"] == control)
+                           & ((rows["excluded"] != "") == excluded)]
+                points = [line.get_xdata()[0] for container in ax.containers for line in container.lines[:1]]
+                assert sorted(points) == pytest.approx(sorted(own["value"])) and len(points) == 8
+        plt.close("all")
+
+
+def test_every_effect_has_one_interval_on_the_page(plain):
+    """An effect that two sentences print is the same number in both, and in the table of effects."""
+    numbers = numbers_of(plain)
+    row = corrected(plain.effects).query(
+        "metric == @FEW_SHOT and ranking == 'fv' and excluded == '' and fraction == 0.1 and replacement == 'mean' "
+        "and positions == 'all'").iloc[0]
+    printed = f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    for text in (report.intervention_sentence(numbers), report.ablation_sentence(numbers, "all"),
+                 report.controls_table(numbers).to_string()):
+        assert printed in text

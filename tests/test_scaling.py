@@ -1,0 +1,179 @@
+"""The scaling and scoring pages from made-up tables: chance, controls, power and what is left out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icl_lib import figures, scaling, scaling_figures, scaling_report, scoring_numbers, scoring_report
+from icl_lib.scaling_numbers import scaling_numbers
+from icl_lib.tasks import read_tasks
+
+SHAPE = (2, 10)
+
+
+def score_rows(first, second, model="m", null=0.001):
+    """Scores of 20 heads: the first heads of either kind as given, prefix matching twice the attention mass."""
+    grid = pd.MultiIndex.from_product([range(n) for n in SHAPE], names=["layer", "head"]).to_frame(index=False)
+    rng = np.random.default_rng(0)
+    mass, fv = rng.uniform(0, 0.01, 20), rng.uniform(-0.001, 0.001, 20)
+    mass[first], fv[second] = np.linspace(0.4, 0.3, len(first)), np.linspace(0.1, 0.05, len(second))
+    tables = [("induction_attention_mass", "", mass), ("induction_prefix_matching", "", 2 * mass), ("fv", "a", fv),
+              ("fv", "b", fv * 1.1), ("previous_token", "", mass)]
+    tables += [("fv_null", f"draw {i}", np.full(20, null)) for i in range(3)]
+    rows = [grid.assign(score=score, task=task, value=values) for score, task, values in tables]
+    return pd.concat(rows, ignore_index=True).assign(model=model, step=1)
+
+
+def accuracy_rows(model="m", shots=(0, 10), lost=0.4):
+    rows = [(n, labels, f"task {t}", 0.8 - lost * (labels == "shuffled") + 0.01 * t) for n in shots
+            for labels in (("clean", "shuffled") if n > 1 else ("clean",)) for t in range(4)]
+    table = pd.DataFrame(rows, columns=["n_shots", "labels", "task", "value"])
+    return table.assign(metric="first_token_accuracy", split="scoring", model=model, step=1, n_prompts=5,
+                        standard_error=0.1, task_type="abstractive")
+
+
+def effect_rows(model, gaps, controls=("none", "random", "random_layer_matched"), induction=0.1):
+    """Effects of the mean at all positions on accuracy: FV heads cost `gaps` more than induction heads."""
+    rows = [{"control": control, "ranking": ranking, "value": value, "low": value - 0.05, "high": value + 0.05}
+            for control, gap in zip(controls, gaps, strict=False)
+            for ranking, value in (("fv", induction + gap), ("induction", induction), ("fv_minus_induction", gap))]
+    return pd.DataFrame(rows).assign(
+        model=model, step=1, metric="first_token_accuracy", replacement="mean", positions="all", excluded="",
+        fraction=0.1, n_heads=2, n_draws=3, p_value=0.01, n_prompts=20)
+
+
+def page(models, gaps, *, fv=(1, 2), controls=("none", "random", "random_layer_matched")):
+    """Numbers of the scaling page for models of rising size, all with heads of both kinds unless `fv` is empty."""
+    scores = pd.concat([score_rows([0, 1], list(fv), model) for model in models])
+    accuracy = pd.concat([accuracy_rows(model) for model in models])
+    sizes = pd.DataFrame({"model": models, "parameters": [10 ** (i + 1) for i in range(len(models))]})
+    sizes = scaling.with_kinds(sizes, scores, accuracy)
+    comparison = scaling.comparison_table(scores, sizes, fraction=0.1, overlap_fraction=0.1, seed=0)
+    effects = pd.concat([effect_rows(model, [gap] * 3, controls) for model, gap in zip(models, gaps, strict=True)])
+    overlaps = scaling.overlap_table(scores, sizes, fractions=[0.05, 0.1])
+    effects = scaling.effects_by_size(effects, sizes, fraction=0.1)
+    return scaling_numbers(comparison, overlaps, effects, seed=0), effects
+
+
+def test_chance_is_the_share_of_heads_that_are_top_heads():
+    numbers, _ = page(["m"], [0.1])
+    of = numbers.set_index(["model", "name"])["value"]
+    assert of["m", "overlap by chance"] == of["", "overlap by chance, top 0.1"] == 0.1
+    assert of["m", "overlap"] == 0.5 and of["", "models with more overlap than by chance"] == 1
+    assert "50% shared on average, 10% by chance" in scaling_report.overlaps_sentence(numbers)
+    apart, _ = page(["m"], [0.1], fv=(2, 3))
+    assert apart.set_index(["model", "name"])["value"]["", "models with more overlap than by chance"] == 0
+    found = scoring_numbers.score_numbers(score_rows([0, 1], [1, 2]), accuracy_rows(), fraction=0.1, seed=0)
+    text = scoring_report.overlap_sentence(found)
+    assert "op induction heads (2): L0H0, L0H1; top FV heads (2): L0H1, L0H2. Shared: 50%, by chance 10% " in text
+
+
+def test_the_page_says_which_score_ranks_and_how_many_heads_are_of_each_kind():
+    scores = score_rows([0, 1, 2], [1, 2])
+    found = scoring_numbers.score_numbers(scores, accuracy_rows(), fraction=0.1, seed=0)
+    text = scoring_report.score_sentence(found)
+    assert "attention mass, by which induction heads are ranked here and in the paper: 0.400 (L0H0)" in text
+    assert "Of 20 heads 3 are induction heads" in text and "2 are FV heads (FV score above 0.0050" in text
+    assert "accuracy is 0.40 lower with shuffled labels" in text
+    # a null above the smallest effect raises the bar; without labels read there are no FV heads, whatever the score
+    high = scoring_numbers.score_numbers(score_rows([0], [1], null=0.2), accuracy_rows(), fraction=0.1, seed=0)
+    assert "0 are FV heads (FV score above 0.2000" in scoring_report.score_sentence(high)
+    blind = scoring_numbers.score_numbers(scores, accuracy_rows(lost=0.0), fraction=0.1, seed=0)
+    assert "0 are FV heads" in scoring_report.score_sentence(blind)
+
+
+@pytest.mark.parametrize("shots", [(0, 1), (4,), (0, 1, 4)])
+def test_other_numbers_of_demonstrations_are_told_and_nothing_is_nan(shots):
+    tasks = read_tasks("lab")
+    names = sorted(tasks)[:4]
+    accuracy = accuracy_rows(shots=shots)
+    accuracy["task"] = accuracy["task"].map({f"task {i}": name for i, name in enumerate(names)})
+    numbers = scoring_numbers.accuracy_numbers(accuracy.assign(group="look-up"))
+    text = scoring_report.accuracy_sentence(numbers)
+    assert "nan" not in text and f"0.81 with {shots[-1]} demonstrations" in text.replace("0.82", "0.81")
+    assert ("shuffled" in text) == (4 in shots)
+    table = scoring_report.accuracy_by_task(accuracy, tasks)
+    assert {f"{n} shots" for n in shots} <= set(table) and not table.isna().any().any()
+    found = scoring_numbers.score_numbers(score_rows([0], [1]), accuracy, fraction=0.1, seed=0)
+    assert "nan" not in scoring_report.score_sentence(found)
+
+
+def test_labels_of_figures_name_no_number_that_a_notebook_may_change():
+    assert not any("shots" in label for label in figures.METRIC_LABEL.values())
+
+
+def test_intervals_of_strength_follow_the_seed():
+    scores = score_rows([0, 1], [1, 2])
+    scores.loc[(scores["score"] == "fv") & (scores["task"] == "b"), "value"] *= 3
+    more = [scores] + [scores[scores["score"] == "fv"].assign(task=f"t{i}", value=lambda t, i=i: t["value"] * i)
+                       for i in range(2, 9)]
+    sizes = pd.DataFrame({"model": ["m"], "parameters": [1]})
+    tables = [scaling.strength_table(pd.concat(more), sizes, fraction=0.1, seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (table[table["score"] == "fv"] for table in tables)
+    assert first.equals(again) and not first["low"].equals(other["low"])
+
+
+def test_effects_stand_side_by_side_against_each_control():
+    numbers, effects = page(["small", "large"], [0.2, 0.4])
+    text = scaling_report.effects_sentence(numbers)
+    assert "few-shot accuracy** drops by 0.40 when FV heads are ablated, by 0.10 when induction heads are (2" in text
+    assert text.count("0.40 and 0.10 (2 models; more with FV heads in 2") == 2 and "Left out" not in text
+    assert len(scaling_report.effects_table(numbers)) == 3
+    axes = scaling_figures.effects_by_size(effects)
+    assert all(len(ax.lines) > 2 for ax in axes[0])
+
+
+def test_models_without_a_kind_or_a_control_are_left_out_and_named():
+    numbers, _ = page(["small", "large"], [0.2, 0.4], fv=())
+    text = scaling_report.effects_sentence(numbers)
+    assert "Left out: small, large (no FV heads)." in text and "drops" not in text
+    assert "No model has heads of both kinds" in scaling_report.comparison_sentence(numbers)
+    assert scaling_report.overlaps_sentence(numbers) == ""
+    bare, _ = page(["small", "large"], [0.2, 0.4], controls=("none", "random"))
+    text = scaling_report.effects_sentence(bare)
+    assert "Beyond such heads of the same layers: no model has this control for both kinds." in text
+    assert "Left out: small, large (not enough heads of neither kind for a control of the same layers)." in text
+
+
+def test_a_trend_goes_over_sizes_and_says_when_it_has_no_power():
+    numbers, _ = page(["a", "b"], [0.1, 0.2])
+    assert "2 sizes cannot say whether the difference grows with size." in scaling_report.effects_sentence(numbers)
+    numbers, _ = page(["a", "b", "c", "d"], [0.1, 0.2, 0.3, 0.4])
+    text = scaling_report.effects_sentence(numbers)
+    assert "+1.00 over 4 sizes (permutation p = 0.083, two-sided; so few sizes allow no p below 0.083" in text
+    numbers, _ = page(["a", "b", "c", "d", "e"], [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert "(permutation p = 0.017, two-sided)" in scaling_report.effects_sentence(numbers)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "expected"), [
+    ([[1, 1], [0, 0]], [[1, 0], [0, 0]], 1.0),
+    ([[1, 1], [0, 0]], [[0, 0], [1, 1]], 0.0),
+    ([[1, 1], [0, 0]], [[1, 0], [1, 0]], 0.5),
+])
+def test_overlap_of_layers_compares_shares_of_layers(ours, theirs, expected):
+    assert scaling.layer_overlap(np.array(ours, dtype=bool), np.array(theirs, dtype=bool)) == expected
+
+
+def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention():
+    shared = {"step": 1, "metric": "first_token_accuracy", "ranking": "fv", "control": "none", "low": 0.0, "high": 1.0}
+    effects = pd.DataFrame([
+        shared | {"model": model, "replacement": replacement, "positions": positions, "fraction": fraction,
+                  "excluded": excluded, "value": value}
+        for model, replacement, positions, fraction, excluded, value in [
+            ("a", "mean", "all", 0.1, "", 1.0), ("a", "mean", "all", 0.3, "", 2.0), ("a", "zero", "all", 0.1, "", 3.0),
+            ("a", "mean", "last", 0.1, "", 4.0), ("a", "mean", "all", 0.1, "top 0.1 induction", 5.0),
+            ("b", "mean", "all", 0.2, "", 6.0)]]
+        + [shared | {"model": "a", "metric": "token_loss_difference", "replacement": "mean", "positions": "all",
+                     "fraction": 0.12, "excluded": "", "value": 7.0}])  # of a protocol that measures the loss alone
+    sizes = pd.DataFrame({"model": ["b", "a"], "parameters": [5, 10]})
+    found = scaling.effects_by_size(effects, sizes, fraction=0.12)
+    assert found["value"].tolist() == [6.0, 1.0, 5.0] and found["excluded"].tolist() == [False, False, True]
+
+
+def test_overlap_is_measured_at_every_share_against_two_random_sets():
+    sizes = pd.DataFrame({"model": ["m"], "parameters": [1]})
+    table = scaling.overlap_table(score_rows([0, 1], [1, 2]), sizes, fractions=[0.05, 0.1])
+    assert table["value"].tolist() == [0.0, 0.5] and table["expected"].tolist() == [0.05, 0.1]
+    # two of twenty against two of twenty: at least one shared with probability 1 - C(18,2)/C(20,2)
+    assert table["p_value"].iloc[1] == pytest.approx(2 * (1 - 153 / 190))
+    assert table["smallest_p"].iloc[1] == pytest.approx(2 / 190)
