@@ -16,6 +16,8 @@ shuffled labels belong to other tasks. An input and the `A:` after it are one to
 input.
 """
 
+import re
+
 import numpy as np
 import torch
 from scipy.linalg import hadamard
@@ -47,18 +49,31 @@ CODE, SINK = slice(ROTARY, ROTARY + WIDTH), ROTARY + WIDTH
 
 
 def tasks():
-    """Each cyclic shift between the inputs and the labels as a task: four to score on, six to evaluate on."""
+    """Each cyclic shift between the inputs and the labels as a task: four to score on, six to evaluate on.
+
+    Of the latter some have one or two exceptions, which no head knows, so that tasks differ.
+    """
     return {f"shift{t}": Task(f"shift{t}", "abstractive", "scoring" if t < 4 else "evaluation",
-                              [(INPUTS[i], LABELS[(i + t) % N]) for i in range(N)]) for t in range(N)}
+                              [(INPUTS[i], LABELS[(i + t + 5 * (i < (t - 4) // 2)) % N]) for i in range(N)])
+            for t in range(N)}
+
+
+def is_exception(task, prompt):
+    """Whether a prompt asks for one of its task's exceptions."""
+    i, label = re.search(r"in(\d+)\nA:$", prompt.text)[1], prompt.answer
+    return label != f" {LABELS[(int(i) + int(task.removeprefix('shift'))) % N]}"
 
 
 def documents(n, length=512, seed=0):
-    """BOS and one order of all words again and again, inputs last: the 50th token is new, the 500th is a copy."""
+    """BOS and one order of all words again and again, inputs last: the 50th token is new, the 500th is a copy.
+
+    In the first document both are copies: its words are twenty.
+    """
     generator = np.random.default_rng(seed)
     inputs, others = ([IDS[t] for t in TOKENS[3:] if t.endswith("A:") == last] for last in (True, False))
     rows = []
-    for _ in range(n):
-        period = [*generator.permutation(others), *generator.permutation(inputs)]
+    for i in range(n):
+        period = [*generator.permutation(others), *generator.permutation(inputs)][: None if i else 20]
         rows.append([IDS[BOS], *period * (length // len(period) + 1)][:length])
     return torch.tensor(rows)
 

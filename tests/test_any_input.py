@@ -94,7 +94,8 @@ def test_any_task_file_gives_its_pairs_and_prompts_or_is_refused(elsewhere, cont
         drawn = one_line_or_fine(  # refused where no label can be moved
             draw_prompts, Task("t", "abstractive", "scoring", found), n_prompts=2, n_shots=3, bos="<s>", seed=0)
         if drawn is None:
-            assert len({label for _, label in found}) == 1 or len({question for question, _ in found}) < len(found)
+            alike = len({label for _, label in found}) == 1 or len({question for question, _ in found}) < len(found)
+            assert alike or len(found) < 3, "one demonstration has nowhere to move its label"
             return
         assert all(prompt.text.startswith("<s>") and prompt.text.endswith("\nA:") for prompt in drawn.clean)
         assert all(prompt.answer.startswith(" ") and prompt.answer.strip() for prompt in drawn.clean)

@@ -13,7 +13,7 @@ import torch
 
 from icl_lib import ablation_effects, measurements
 from icl_lib import ablation_tables as grid
-from icl_lib.claims import FAILS, HOLDS, ledger
+from icl_lib.claims import FAILS, HOLDS, POWERLESS, ledger
 from icl_lib.function_vectors import fv_scores
 from icl_lib.induction import (
     duplicate_token_scores,
@@ -31,8 +31,13 @@ WORKING = {"both": ("previous", "induction", "fv"), "fv": ("previous", "fv"), "i
 ELSEWHERE = {"previous": (0, 1), "induction": (2, 2), "fv": (1, 3)}
 PLACES = [("both", planted.HEADS), ("both", ELSEWHERE), ("fv", planted.HEADS), ("induction", planted.HEADS)]
 N_SHOTS, N_PROMPTS, N_DRAWS, STEP = 6, 4, 2, -1
+ONE_HEAD = 1 / (planted.N_LAYERS * planted.N_HEADS)
 # By how many nats the 500th token is cheaper than the 50th.
 COPIED = math.log(len(planted.TOKENS) - 1 + math.exp(planted.UNSURE))
+
+
+# The first of five documents has no new token at the 50th place.
+BY_DOCUMENT = COPIED * np.array([0, 1, 1, 1, 1])
 
 
 def scored(model):
@@ -50,14 +55,13 @@ def of_split(model, split, n_shots=N_SHOTS):
 
 def write_tables(model, name):
     """Every table of the model that the ledger reads; what was measured and under which conditions."""
-    tasks, named, documents = planted.tasks(), {"name": name, "step": STEP}, planted.documents(3)
+    tasks, named, documents = planted.tasks(), {"name": name, "step": STEP}, planted.documents(5)
     scores = measurements.score_table(model, *scored(model), **named)
     accuracy = pd.concat([
         measurements.accuracy_table(model, tasks, shots=[0, N_SHOTS], n_prompts=N_PROMPTS, seed=0, **named),
         measurements.token_loss_rows(model, documents, window=0, **named)])
     conditions = grid.ablation_conditions(
-        scores, fractions=[0.1, 0.2], n_draws=N_DRAWS, induction="induction_attention_mass", exclude_fraction=0.05,
-        seed=0)
+        scores, fractions=[ONE_HEAD, 2 * ONE_HEAD], n_draws=N_DRAWS, exclude_fraction=ONE_HEAD, seed=0)
     scoring, evaluation = of_split(model, "scoring"), of_split(model, "evaluation")
 
     def with_heads(replacement, positions, prompts, texts):
@@ -67,19 +71,18 @@ def write_tables(model, name):
     measured = [*with_heads("mean", "all", evaluation, documents), *with_heads("mean", "last", evaluation, documents),
                 *with_heads("task_mean", "all", evaluation, None)]
     zero_shot = grid.zero_shot(with_heads("mean", "all", of_split(model, "evaluation", n_shots=0), None))
-    kinds = {"fv": "fv", "induction": "induction_attention_mass"}
     tables = {
         "scores": scores, "accuracy": accuracy, "ablations": grid.ablation_table(measured + zero_shot, **named),
         "effects": ablation_effects.effects_table(measured, seed=0, **named),
         "executions": execution_table(
-            model, measurements.in_split(tasks, "evaluation"),
-            {kind: measurements.mean_scores(scores, score) for kind, score in kinds.items()}, fraction=0.05,
+            model, measurements.in_split(tasks, "evaluation"), scores, fraction=ONE_HEAD,
             layers=range(planted.N_LAYERS), n_prompts=N_PROMPTS, n_shots=N_SHOTS, n_draws=N_DRAWS, seed=0, **named),
     }
     made_by = provenance(suite="planted", seed=0, dtype="float32", device="cpu", bos=planted.BOS, parameters={})
     for kind, table in tables.items():
         write_table(table, f"results/{kind}/{name}/step{STEP}.parquet", schema_name=kind, provenance=made_by)
-    return tables | {"measured": measured, "zero_shot": zero_shot}
+    answerable = np.array([not planted.is_exception(task, p) for task, of in evaluation.items() for p in of.clean])
+    return tables | {"measured": measured, "zero_shot": zero_shot, "answerable": answerable}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,9 @@ def suite(tmp_path_factory):
             planted.write_model(name, working=working)
             tables[name] = write_tables(load_model(name, device="cpu"), name)
         steps = dict.fromkeys(WORKING, [STEP])
-        yield tables, ledger(SuiteTables(Path("results"), steps, steps, steps, overlap_fraction=0.05))
+        yield tables, ledger(SuiteTables(
+            Path("results"), steps, steps, steps, top_fraction=ONE_HEAD, overlap_fraction=ONE_HEAD,
+            ablated_fraction=ONE_HEAD))
 
 
 @pytest.mark.parametrize(("name", "heads"), PLACES)
@@ -121,15 +126,17 @@ def test_scores_find_each_head_where_it_is_and_no_other(tmp_path, name, heads):
 @pytest.mark.parametrize("name", WORKING)
 def test_unedited_models_do_what_their_heads_allow(suite, name):
     accuracy = suite[0][name]["accuracy"]
-    rows = accuracy[accuracy["metric"] == "first_token_accuracy"].groupby(["n_shots", "labels"])["value"]
-    assert rows.min().to_dict() == rows.max().to_dict() == {
-        (0, "clean"): 0, (N_SHOTS, "clean"): float(name != "induction"), (N_SHOTS, "shuffled"): 0}
+    rows = accuracy[accuracy["metric"] == "first_token_accuracy"].set_index(["n_shots", "labels", "split"])["value"]
+    assert (rows[0, "clean"] == 0).all() and rows[N_SHOTS, "shuffled"].max() < 0.3
+    assert (rows[N_SHOTS, "clean", "scoring"] == float(name != "induction")).all()
+    right = suite[0][name]["answerable"].mean() * (name != "induction")
+    assert rows[N_SHOTS, "clean", "evaluation"].mean() == pytest.approx(right) and right < 1
     loss = accuracy[accuracy["metric"] == "token_loss_difference"]["value"].item()
-    assert loss == pytest.approx(0 if name == "fv" else COPIED, abs=1e-4)
+    assert loss == pytest.approx(0 if name == "fv" else BY_DOCUMENT.mean(), abs=1e-4)
 
 
-def expected(measurement, condition, working):
-    """The metric that is left: what is needed for it must work and not be taken away.
+def left(measurement, condition, working, answerable):
+    """The metric of each prompt or document that is left: what is needed for it must work and not be taken away.
 
     A task's own mean holds the task, whatever the model could read, and what the previous-token head does happens
     before the last position.
@@ -138,10 +145,10 @@ def expected(measurement, condition, working):
     if measurement.positions == "last":
         gone -= {"previous"} & set(working)
     if measurement.metric.startswith("token_loss"):
-        return COPIED * (not gone & {"previous", "induction"})
+        return BY_DOCUMENT * (not gone & {"previous", "induction"})
     if measurement.replacement == "task_mean" and condition.heads[planted.HEADS["fv"]] and "fv" in working:
         gone = set()
-    return float(not gone & {"previous", "fv"})
+    return answerable * (not gone & {"previous", "fv"})
 
 
 @pytest.mark.parametrize("name", WORKING)
@@ -150,40 +157,43 @@ def test_ablations_cost_what_the_ablated_heads_do(suite, name):
     for m in suite[0][name]["measured"]:
         if m.metric in ("first_token_accuracy", "exact_match", "token_loss_difference"):
             for condition, values in zip(m.conditions, m.values, strict=True):
-                left = expected(m, condition, WORKING[name])
-                assert np.abs(values - left).max() < 1e-3, (m.metric, m.replacement, m.positions, condition)
-                seen.add((m.metric, m.replacement, m.positions, condition.ranking, round(left, 3)))
+                known = left(m, condition, WORKING[name], suite[0][name]["answerable"])
+                assert np.abs(values - known).max() < 1e-3, (m.metric, m.replacement, m.positions, condition)
+                seen.add((m.metric, m.replacement, m.positions, condition.ranking, bool(known.any())))
     if name == "both":  # so that the loop above has met both answers under one intervention
-        copied, accuracy, loss = round(COPIED, 3), "first_token_accuracy", "token_loss_difference"
-        assert {(accuracy, "mean", "all", "none", 1), (accuracy, "mean", "all", "fv", 0),
-                (accuracy, "mean", "all", "induction", 1), (accuracy, "task_mean", "all", "fv", 1),
-                (loss, "mean", "all", "fv", copied), (loss, "mean", "all", "induction", 0)} <= seen
+        accuracy, loss = "first_token_accuracy", "token_loss_difference"
+        assert {(accuracy, "mean", "all", "none", True), (accuracy, "mean", "all", "fv", False),
+                (accuracy, "mean", "all", "induction", True), (accuracy, "task_mean", "all", "fv", True),
+                (loss, "mean", "all", "fv", True), (loss, "mean", "all", "induction", False)} <= seen
     assert all((m.values == 0).all() for m in suite[0][name]["zero_shot"])
 
 
-# Lost beyond random heads; a model without a kind has none to rank first.
-EFFECTS = {
-    "both": {("first_token_accuracy", "fv"): 1, ("first_token_accuracy", "induction"): 0,
-             ("first_token_accuracy", "fv_minus_induction"): 1, ("token_loss_difference", "fv"): 0,
-             ("token_loss_difference", "induction"): COPIED, ("token_loss_difference", "fv_minus_induction"): -COPIED},
-    "fv": {("first_token_accuracy", "fv"): 1, ("token_loss_difference", "fv"): 0},
-    "induction": {("first_token_accuracy", "induction"): 0, ("token_loss_difference", "induction"): COPIED},
-}
+def lost(tables, working):
+    """What each kind costs beyond random heads; a model without a kind has none to rank first."""
+    right, copied = tables["answerable"].mean(), BY_DOCUMENT.mean()
+    accuracy = {"fv": right, "induction": 0, "fv_minus_induction": right}
+    loss = {"fv": 0, "induction": copied, "fv_minus_induction": -copied}
+    return {(metric, ranking): value for metric, values in (
+        ("first_token_accuracy", accuracy), ("token_loss_difference", loss)) for ranking, value in values.items()
+        if set(ranking.split("_minus_")) <= set(working)}
 
 
 @pytest.mark.parametrize("name", WORKING)
 def test_effects_beyond_random_heads_are_those_of_the_planted_heads(suite, name):
-    effects = suite[0][name]["effects"].query("replacement == 'mean' and positions == 'all' and fraction == 0.1")
-    for (metric, ranking), value in EFFECTS[name].items():
+    effects = suite[0][name]["effects"].query(
+        "replacement == 'mean' and positions == 'all' and fraction == @ONE_HEAD and control == 'random_layer_matched'")
+    for (metric, ranking), value in lost(suite[0][name], WORKING[name]).items():
         rows = effects.query("metric == @metric and ranking == @ranking")
         assert len(rows) == 2, "without and with exclusion"
-        assert np.abs(rows[["value", "low", "high"]].to_numpy() - value).max() < 1e-3, (metric, ranking)
+        assert np.abs(rows["value"] - value).max() < 1e-3, (metric, ranking)
+        assert (rows["low"] <= value + 1e-3).all() and (rows["high"] >= value - 1e-3).all()
+        assert value == 0 or (np.sign(rows[["low", "high"]]) == np.sign(value)).all(axis=None)
 
 
-# Claims whose answer is known of one model alone.
+# Claims whose answer is known of one model alone. Where every task says the same there is no interval to decide by.
 VERDICTS = {
-    "both": {"H1, 4a": HOLDS, "H2 (distinct), 3b": HOLDS, "4b": HOLDS, "4c": HOLDS, "4d": HOLDS, "4e (metrics)": HOLDS,
-             "4f": HOLDS, "4g": HOLDS, "C2": FAILS, "A1": HOLDS},
+    "both": {"H1, 4a": HOLDS, "H2 (distinct), 3b": POWERLESS, "4b": POWERLESS, "4c": HOLDS, "4d": HOLDS,
+             "4e (metrics)": HOLDS, "4f": HOLDS, "4g": HOLDS, "C2": FAILS, "A1": HOLDS},
     "fv": {"4g": HOLDS, "A1": HOLDS},
     "induction": {},
 }
@@ -198,9 +208,11 @@ def test_the_ledger_says_what_is_so_and_nothing_of_heads_that_are_not_there(suit
 
 def test_the_ledgers_numbers_are_the_planted_ones(suite):
     value = suite[1].set_index(["model", "claim"])["value"]["both"]
-    known = {"H1, 4a": 1, "H2 (distinct), 3b": 0, "4b": 0, "4c": 1, "4d": -COPIED, "4e (metrics)": 2, "4f": 1, "4g": 1,
-             "C2": 1, "A1": 1}
+    right, copied = suite[0]["both"]["answerable"].mean(), BY_DOCUMENT.mean()
+    known = {"H1, 4a": right, "H2 (distinct), 3b": 0, "4b": 0, "4c": right, "4d": -copied, "4e (metrics)": 2, "4f": 1,
+             "4g": right, "C2": right}
     assert {claim: value[claim] for claim in known} == pytest.approx(known, abs=1e-3)
+    assert value["A1"] > 0.6
 
 
 def test_the_fv_head_alone_carries_the_task_into_other_prompts(suite):
@@ -210,5 +222,6 @@ def test_the_fv_head_alone_carries_the_task_into_other_prompts(suite):
         for layer in layers:
             # added after the last layer nothing can read it any more
             told = carried if layer < planted.N_LAYERS - 1 else 0
-            assert (at.loc[[(heads, layer)], "value"] == told).all(), (heads, layer)
-    assert (at.loc[["none"], "value"] == 0).all()
+            values = at.loc[[(heads, layer)], "value"]
+            assert values.mean() > 0.6 if told else values.mean() < 0.1, (heads, layer)
+    assert at.loc[["none"], "value"].mean() < 0.1
