@@ -115,7 +115,7 @@ wildcard_constraints:
     point=r"[^/]+",
     table="[a-z]+",
     grouped="|".join(GROUPED),
-    group="|".join(suite.name for suite in SUITE.included) or "none",
+    group="|".join(suite.name for suite in SUITE.groups) or "none",
 
 
 # On a cluster the book is made where the sweep was started.
@@ -421,7 +421,7 @@ rule index:
         template="notebooks/index.ipynb",
         code=CODE["index"],
         printed=[table for kind in GROUPED for table in (
-            *written(kind), *(path for suite in SUITE.included for path in written(kind, f"/{suite.name}")))],
+            *written(kind), *(path for suite in SUITE.groups for path in written(kind, f"/{suite.name}")))],
         real=[table for suite in SUITE.included for model, steps in suite.ablated.items()
               for table in tables("ablations", [(model, step) for step in steps])],
         ablated=tables("ablations", ABLATED),

@@ -123,6 +123,11 @@ class Suite:
         return {model: steps for model, steps in self.chosen["ablation"].items() if steps}
 
     @property
+    def groups(self) -> list["Suite"]:
+        """The included suites that can be compared model by model: those with an ablated model."""
+        return [suite for suite in self.included if suite.ablated]
+
+    @property
     def followed(self) -> list[str]:
         """Models with more than one step: those that training_dynamics is about."""
         return [model for model, steps in self.steps.items() if len(steps) > 1]
@@ -138,7 +143,7 @@ class Suite:
         runs += [f"training_dynamics/{model}" for model in self.followed]
         for kind in TABLES:
             if "model" not in GIVEN[kind]:
-                runs += [f"{kind}/{suite.name}" for suite in self.included if kind in GROUPED] + [kind]
+                runs += [f"{kind}/{suite.name}" for suite in self.groups if kind in GROUPED] + [kind]
         return [Path(self.results, "notebooks", f"{run}.ipynb") for run in runs]
 
     def seeds_of(self, model: str) -> dict[str, list[int]]:
@@ -158,7 +163,7 @@ class Suite:
             "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
             "models": self.steps, "ablated_models": self.ablated, "seeds": self.seeds_of(model),
             "executed_models": {name: at for name, at in self.chosen["task_execution"].items() if at},
-            "real_models": {suite.name: suite.ablated for suite in self.included},
+            "real_models": {suite.name: suite.ablated for suite in self.groups},
         }  # fmt: skip
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
         names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]

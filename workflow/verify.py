@@ -69,7 +69,7 @@ def runs(suite: Suite) -> Iterator[Run]:
             for model in suite.followed:
                 yield Run(notebook, model, suite.parameters(notebook, model=model))
         elif notebook != "scoring" and notebook not in CHOSEN_BY:
-            for of in suite.included if notebook in GROUPED else ():
+            for of in suite.groups if notebook in GROUPED else ():
                 yield Run(notebook, of.name, suite.parameters(notebook, group=of.name))
             yield Run(notebook, "", suite.parameters(notebook))
     for notebook in suite.sweep:
