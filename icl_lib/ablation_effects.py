@@ -8,7 +8,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from icl_lib.ablation import Edit
-from icl_lib.ablation_tables import TOKEN_LOSS, Condition, Measurement, refuse_overlap
+from icl_lib.ablation_conditions import Condition, refuse_overlap
+from icl_lib.ablation_tables import TOKEN_LOSS, Measurement
 from icl_lib.evaluate import edited_token_losses
 from icl_lib.heads import overlap
 from icl_lib.kinds import KINDS, LOWEST, RANKED_BY

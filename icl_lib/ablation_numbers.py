@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from icl_lib.ablation_conditions import Condition
 from icl_lib.ablation_effects import CONTROLS, DIFFERENCE, FEW_SHOT, at_fraction, corrected, set_table, with_holm
 from icl_lib.ablation_protocols import protocol_rows
-from icl_lib.ablation_tables import TOKEN_LOSS, TOKEN_LOSS_POINTS, Condition, with_paired_errors
+from icl_lib.ablation_tables import TOKEN_LOSS, TOKEN_LOSS_POINTS, with_paired_errors
 from icl_lib.heads import layer_distance
 from icl_lib.kinds import KINDS, heads_of_kind
 from icl_lib.statistics import bootstrap_difference, bootstrap_mean

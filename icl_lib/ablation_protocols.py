@@ -10,15 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from icl_lib.ablation_tables import (
-    TOKEN_LOSS,
-    TOKEN_LOSS_POINTS,
-    Condition,
-    Measurement,
-    ablation_conditions,
-    exclusion_words,
-    measure,
-)
+from icl_lib.ablation_conditions import Condition, ablation_conditions, exclusion_words
+from icl_lib.ablation_tables import TOKEN_LOSS, TOKEN_LOSS_POINTS, Measurement, measure
 from icl_lib.kinds import OF_EITHER_KIND
 
 PAPER_FRACTIONS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.15, 0.2)

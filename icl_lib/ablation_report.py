@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from icl_lib.ablation_conditions import Condition
 from icl_lib.ablation_effects import DIFFERENCE, FEW_SHOT
 from icl_lib.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
 from icl_lib.ablation_protocols import protocol, protocol_rows
-from icl_lib.ablation_tables import TOKEN_LOSS, Condition
+from icl_lib.ablation_tables import TOKEN_LOSS
 from icl_lib.heads import head_names
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}

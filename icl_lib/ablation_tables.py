@@ -1,29 +1,22 @@
-"""From a model to the table `ablations`: conditions, one intervention measured under all of them, tidy rows."""
+"""From a model to the table `ablations`: one intervention measured under all conditions, tidy rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from icl_lib.ablation import POSITIONS, Edit, document_values, replacement_values
+from icl_lib.ablation_conditions import Condition, at_fractions
 from icl_lib.evaluate import PLACES, answer_metrics, check_window, edited_token_losses
 from icl_lib.generation import f1_ceiling
-from icl_lib.heads import (
-    different_heads,
-    head_count,
-    head_names,
-    layer_matched_random_heads,
-    random_ranking,
-    top_heads,
-)
-from icl_lib.kinds import LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind
-from icl_lib.measurements import METRICS, mean_scores
+from icl_lib.heads import different_heads
+from icl_lib.measurements import METRICS
 from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
 from icl_lib.tasks import Prompt, TaskPrompts
@@ -31,18 +24,6 @@ from icl_lib.tasks import Prompt, TaskPrompts
 FEW_SHOT_METRICS = METRICS | {"generated_f1": "generated_f1"}
 _DOCUMENTS = 20  # measured and saved together
 TOKEN_LOSS, TOKEN_LOSS_POINTS = "token_loss_difference", "token_loss_difference_points"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One ablated set and how it was chosen; the fields are columns of the table `ablations`."""
-
-    ranking: str
-    excluded: str
-    matched: str
-    fraction: float
-    draw: int
-    heads: Bool[Tensor, "layer head"]
 
 
 @dataclass(frozen=True)
@@ -55,106 +36,6 @@ class Measurement:
     conditions: list[Condition]
     tasks: Shaped[np.ndarray, "row"]
     values: Float[np.ndarray, "condition row"]
-
-
-def ablation_conditions(
-    scores: pd.DataFrame,
-    *,
-    fractions: list[float],
-    n_draws: int,
-    exclude_fraction: float,
-    seed: int,
-    rounding: str = "ceil",
-    random_from: str = "neither",
-    lowest: bool = False,
-) -> list[Condition]:
-    """The clean model and, per fraction: both rankings without and with exclusion, and up to `n_draws` random sets.
-
-    Counts are rounded up, at least 1 head. With exclusion the top `exclude_fraction` of the other kind is passed over.
-    `rounding` "floor" is the released int() for both, which excludes nobody in a small model (A14 of the protocols
-    page). Random heads are of neither kind (`kinds.heads_of_kind`) and in neither kind's set at this fraction: a
-    control has nothing of what it controls for. Layer-matched ones are drawn for each of the four sets
-    (`layer_matched_random_heads`). Where too few such heads are left, there is no control at this fraction. A draw
-    that repeats an earlier one is left out. A draw of random heads is one ranking, so that its sets are nested over
-    fractions as far as the sets in question allow (A15). `random_from` "all" draws random heads from all heads and
-    none by layer, as the paper and its code do (A16). `lowest`: also the heads with the lowest FV scores.
-
-    Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
-    """
-    by_kind = {kind: mean_scores(scores, score) for kind, score in RANKED_BY.items()}
-    of_kind = torch.stack(list(heads_of_kind(scores).values())).any(0)
-    shape, n_total = tuple(by_kind["fv"].shape), by_kind["fv"].numel()
-    n_excluded = head_count(exclude_fraction, n_total, rounding=rounding, minimum=int(rounding == "ceil"))
-    conditions = [Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))]
-    for fraction in fractions:
-        n_heads = head_count(fraction, n_total, rounding=rounding)
-        sets = []
-        for kind, other in (("induction", "fv"), ("fv", "induction")):
-            excluded = top_heads(by_kind[other], n_heads=n_excluded)
-            for words, exclude in (("", None), (exclusion_words(exclude_fraction, other, rounding), excluded)):
-                heads = top_heads(by_kind[kind], n_heads=n_heads, exclude=exclude)
-                sets.append(Condition(kind, words, "", fraction, 0, heads))
-        if lowest:
-            sets.append(Condition(LOWEST, "", "", fraction, 0, top_heads(-by_kind["fv"], n_heads=n_heads)))
-        conditions += sets
-        if random_from == "all":
-            conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed)
-            continue
-        taken = torch.stack([of_kind, *(c.heads for c in sets)]).any(0)
-        conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed, taken=taken)
-        for c in sets[:4]:
-            conditions += matched_conditions(c, n_draws, taken=taken, seed=seed)
-    return conditions
-
-
-def random_conditions(
-    shape: tuple[int, int], fraction: float, n_heads: int, n_draws: int, *, seed: int,
-    taken: Bool[Tensor, "layer head"] | None = None,
-) -> list[Condition]:
-    """Different draws of `n_heads` heads, none of them `taken`; none at all where too few are left."""
-    if taken is not None and n_heads > int((~taken).sum()):
-        return []
-    words = "" if taken is None else OF_EITHER_KIND
-    drawn = [top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=taken)
-             for draw in range(n_draws)]
-    return [Condition("random", words, "", fraction, draw, heads) for draw, heads in _first_of_each(drawn)]
-
-
-def matched_conditions(
-    ablated: Condition, n_draws: int, *, taken: Bool[Tensor, "layer head"], seed: int
-) -> list[Condition]:
-    """Different draws of layer-matched heads for an ablated set, none of them `taken`; none where too few are left."""
-    if int(ablated.heads.sum()) > int((~taken).sum()):
-        return []
-    drawn = [layer_matched_random_heads(ablated.heads, seed=seed, draw=draw, exclude=taken) for draw in range(n_draws)]
-    return [Condition("random_layer_matched", ablated.excluded, ablated.ranking, ablated.fraction, draw, heads)
-            for draw, heads in _first_of_each(drawn)]
-
-
-def _first_of_each(drawn: list[Bool[Tensor, "layer head"]]) -> list[tuple[int, Bool[Tensor, "layer head"]]]:
-    """Draws numbered anew, those left out that repeat an earlier one: a set of heads counts once."""
-    heads, _ = different_heads(drawn)
-    return list(enumerate(heads))
-
-
-def refuse_overlap(conditions: list[Condition]) -> None:
-    """Raise ValueError naming a head of a random set that is in a set which it is the control for."""
-    for control in conditions:
-        if not control.ranking.startswith("random"):
-            continue
-        for c in conditions:
-            controlled = control.matched == c.ranking and control.excluded == c.excluded or control.ranking == "random"
-            if c.ranking in (*RANKED_BY, LOWEST) and c.fraction == control.fraction and controlled:
-                shared = c.heads & control.heads
-                if shared.any():
-                    raise ValueError(
-                        f"{head_names(shared)[0]} is both in the {c.ranking} heads at {c.fraction:g} and in their "
-                        f"control {control.ranking}, draw {control.draw}; draw controls with ablation_conditions")
-
-
-def exclusion_words(fraction: float, kind: str, rounding: str) -> str:
-    """What the column `excluded` says."""
-    return f"top {fraction:g} {kind}" + (", rounded down" if rounding == "floor" else "")
 
 
 def measure(
@@ -301,13 +182,6 @@ def measure_grid(
     return found
 
 
-def at_fractions(conditions: list[Condition], fractions: Sequence[float]) -> list[Condition]:
-    """The clean model and the conditions at the fractions nearest to the given ones; all for none given."""
-    at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
-    wanted = {at[np.abs(at - fraction).argmin()] for fraction in (fractions or at)}
-    return [c for c in conditions if c.ranking == "none" or c.fraction in wanted]
-
-
 def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:
     """Rows of the table `ablations`: per task the mean F1 of a model that always answers right (A6)."""
     rows = [(task, float(np.mean([f1_ceiling(model, p.answer) for p in its.clean])), len(its.clean))
@@ -321,11 +195,6 @@ def mean_value(model, scoring: Mapping[str, TaskPrompts]) -> Float[Tensor, "1 la
     """The replacement `mean`, which is the same for prompts and documents."""
     first = dict(list(scoring.items())[:1])
     return next(iter(replacement_values(model, first, "mean", scoring_prompts=scoring).values()))
-
-
-def zero_shot_conditions(conditions: list[Condition]) -> list[Condition]:
-    """Those measured without demonstrations: all but the sixth and further draws of random heads."""
-    return [c for c in conditions if c.draw < 5]
 
 
 def zero_shot(measurements: list[Measurement]) -> list[Measurement]:

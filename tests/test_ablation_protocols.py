@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from icl_lib import heads as head_sets
+from icl_lib.ablation_conditions import Condition, ablation_conditions, refuse_overlap
 from icl_lib.ablation_effects import (
     CONTROLS,
     DIFFERENCE,
@@ -33,13 +34,10 @@ from icl_lib.ablation_report import changes_table
 from icl_lib.ablation_tables import (
     TOKEN_LOSS,
     TOKEN_LOSS_POINTS,
-    Condition,
     Measurement,
-    ablation_conditions,
     ablation_table,
     measure,
     measure_grid,
-    refuse_overlap,
     with_paired_errors,
 )
 from icl_lib.kinds import OF_EITHER_KIND, heads_of_kind

@@ -13,6 +13,7 @@ import torch
 
 from icl_lib import ablation_effects, measurements
 from icl_lib import ablation_tables as grid
+from icl_lib.ablation_conditions import ablation_conditions
 from icl_lib.claims import FAILS, HOLDS, POWERLESS, ledger
 from icl_lib.function_vectors import fv_scores
 from icl_lib.induction import (
@@ -60,7 +61,7 @@ def write_tables(model, name):
     accuracy = pd.concat([
         measurements.accuracy_table(model, tasks, shots=[0, N_SHOTS], n_prompts=N_PROMPTS, seed=0, **named),
         measurements.token_loss_rows(model, documents, window=0, **named)])
-    conditions = grid.ablation_conditions(
+    conditions = ablation_conditions(
         scores, fractions=[ONE_HEAD, 2 * ONE_HEAD], n_draws=N_DRAWS, exclude_fraction=ONE_HEAD, seed=0)
     scoring, evaluation = of_split(model, "scoring"), of_split(model, "evaluation")
 
