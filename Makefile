@@ -47,8 +47,9 @@ plan: suite ## what `make book` would run, how many forward passes and hours tha
 measure: env ## measure a packaged model (MODEL=smollm2-135m: hours), or again and compare with its tables in pretrained/
 	@$(BIN)/python -m workflow.measure config/pretrained.yaml $(MODEL)
 
-spot-check: env ## measure a sample of a packaged model (MODEL=smollm2-135m: minutes) and compare with pretrained/spot
+spot-check: env ## measure a sample of a packaged model (MODEL=smollm2-135m: minutes), compare with pretrained/spot and brute force
 	@$(BIN)/python -m workflow.measure config/spot.yaml $(MODEL)
+	MODEL=$(MODEL) $(BIN)/python -m pytest -m weights tests/test_real_models.py
 
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
