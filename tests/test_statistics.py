@@ -229,6 +229,8 @@ def test_the_threshold_of_fv_heads_is_for_the_best_head_and_never_low():
     assert np.mean(rng.normal(size=(2000, 32)).max(axis=1) > threshold) == pytest.approx(0.05, abs=0.025)
     assert fv_threshold(np.array([[0.0, 2.0], [1.0, 0.0]]), quantile=1.0) == 2.0
     assert fv_threshold(np.full((3, 4), -0.5)) == fv_threshold(np.full((3, 4), 0.001)) == FV_MINIMUM
+    # unless told otherwise the 99th percentile over draws of each draw's best head, here the second of two
+    assert fv_threshold(np.linspace([0.0, 0.0], [0.05, 0.1], 101)) == pytest.approx(0.099)
 
 
 @pytest.mark.parametrize(
