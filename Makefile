@@ -90,7 +90,7 @@ lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
 lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
 	$(BIN)/python -m lab.recipe
 
-grid: env ## the ablation grid of the ladder's models with both kinds, about 10 minutes, and its table lab/grid.csv
+grid: env ## the ablation grid of the ladder's models with both kinds, about 20 minutes, and its table lab/grid.csv
 	@$(MAKE) --no-print-directory sweep SUITE=grid
 	@$(BIN)/python -m workflow.grid
 
