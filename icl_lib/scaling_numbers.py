@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.ablation_effects import CONTROLS, DIFFERENCE
+from icl_lib.kinds import KINDS
 from icl_lib.report import METRIC_WORDS
 from icl_lib.scaling import KIND_COLUMN
 from icl_lib.scoring_numbers import number, table_of
@@ -84,6 +85,7 @@ def _of_overlaps(overlaps: pd.DataFrame) -> list[dict]:
 
 
 def _of_effects(effects: pd.DataFrame, seed: int) -> list[dict]:
+    effects = effects[effects["ranking"].isin((*KINDS, DIFFERENCE))]
     rows = [number(lost(row.metric, row.ranking, row.control, row.excluded), row.value, row.low, row.high, row.p_value,
                    n=row.n_prompts) | {"model": row.model} for row in effects.itertuples()]
     compared = effects[effects["both"].astype(bool)]

@@ -121,7 +121,6 @@ def losses(ablations, fraction=0.1):
         own = rows[rows["metric"] == metric]
         for excluded in (False, True):
             for control in ("none", "random", "random_layer_matched"):
-                draws = {}
                 for ranking in ("induction", "fv"):
                     treated = own[(own["ranking"] == ranking) & (own["excluded"].ne("") == excluded)]
                     against = own[own["ranking"] == control]
@@ -130,10 +129,9 @@ def losses(ablations, fraction=0.1):
                     by_draw = clean.to_frame().T if control == "none" else against.pivot_table(
                         index="draw", columns="task", values="value")
                     if len(treated) and len(by_draw):
-                        draws[ranking] = by_draw - treated.set_index("task")["value"]
-                        found[metric, excluded, control, ranking] = float(draws[ranking].mean().mean())
-                if len(draws) == 2:  # as many draws of either kind's control
-                    n = min(map(len, draws.values()))
-                    gap = draws["fv"].head(n).to_numpy() - draws["induction"].head(n).to_numpy()
-                    found[metric, excluded, control, "fv_minus_induction"] = float(gap.mean())
+                        lost = by_draw - treated.set_index("task")["value"]
+                        found[metric, excluded, control, ranking] = float(lost.mean().mean())
+                both = [found.get((metric, excluded, control, ranking), np.nan) for ranking in ("fv", "induction")]
+                if not np.isnan(both).any():
+                    found[metric, excluded, control, "fv_minus_induction"] = both[0] - both[1]
     return found

@@ -81,13 +81,13 @@ def _accuracy(rng, reads):
 
 
 def _measured(rng, conditions, heads):
-    """Accuracy falls with the FV heads in a set, token loss with its induction heads, both a little with any head."""
+    """Accuracy falls with the FV heads in a set, token loss with its induction heads, all a little with any head."""
     share = [np.array([(c.heads.numpy() & mask).sum() / max(1, mask.sum()) for c in conditions]) for mask in heads]
     size = np.array([int(c.heads.sum()) for c in conditions]) / (LAYERS * HEADS)
     tasks = np.repeat([f"unseen {task}" for task in range(TASKS)], PROMPTS)
     right = 0.9 - 0.5 * share[1] - 0.2 * share[0] - 0.5 * size
     answered = (rng.uniform(size=len(tasks)) < right[:, None]).astype(float)
-    without = (rng.uniform(size=len(tasks)) < (0.4 - 0.2 * size)[:, None]).astype(float)
+    without = (rng.uniform(size=len(tasks)) < (0.4 - 0.2 * size - 0.2 * share[1])[:, None]).astype(float)
     nats = (1.2 - 0.2 * share[1] - 0.6 * share[0] - size)[:, None] + rng.normal(0, 0.2, (len(conditions), DOCUMENTS))
     both = {"first_token_accuracy": (tasks, answered),
             "token_loss_difference": (np.full(DOCUMENTS, "documents"), nats)}
