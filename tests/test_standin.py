@@ -17,7 +17,7 @@ import json, torch
 from icl_lib import induction_scores, load_model, repeated_random_tokens
 from icl_lib.documents import read_documents
 from icl_lib.models import count_parameters
-from icl_lib.report import made_by
+from icl_lib.measurements import made_by
 from icl_lib.tasks import read_tasks
 
 found = {}

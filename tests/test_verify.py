@@ -64,11 +64,12 @@ def test_all_problems_are_listed_and_the_exit_status_says_so(results, capsys):
     lines = capsys.readouterr().out.splitlines()
     # the ablation was made from the table that is no longer readable
     assert [line.split(":")[0] for line in lines] == [
-        "results/fake/ablations/models/tiny/step8.parquet", "results/fake/effects/models/tiny/step8.parquet",
+        "results/fake/ablations/models/tiny/step8.parquet", "results/fake/curves/models/tiny/step8.parquet",
+        "results/fake/effects/models/tiny/step8.parquet",
         "results/fake/notebooks/ablation/models/tiny/step8.ipynb", "results/fake/scores/models/tiny/step8.parquet",
         "results/fake/scores/odd.parquet", "results/fake/statistics/ablation/models/tiny/step8.parquet", "results/fake",
     ]  # fmt: skip
-    assert lines[-1] == "results/fake: 6 problems"
+    assert lines[-1] == "results/fake: 7 problems"
 
 
 def edit_template(results):
