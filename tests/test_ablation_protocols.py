@@ -30,7 +30,6 @@ from icl_lib.ablation_protocols import (
     protocol_conditions,
     protocol_rows,
 )
-from icl_lib.ablation_report import changes_table
 from icl_lib.ablation_tables import (
     TOKEN_LOSS,
     TOKEN_LOSS_POINTS,
@@ -411,19 +410,3 @@ def test_sets_overlap_and_remaining_percentiles():
     plain = sets[~sets["excluded"]].set_index("fraction")
     assert plain.loc[0.5, "fv_after_fv"] == pytest.approx(0.25)  # the lower half remains
     assert (sets[sets["excluded"]]["fv_after_induction"].to_numpy() >= plain["fv_after_induction"].to_numpy()).all()
-
-
-def test_the_table_of_changes_holds_each_departures_own_gap():
-    grid = [made_up(0.5, 0.0), dataclasses.replace(made_up(0.2, 0.1), positions="last")]
-    effects = effects_table(grid, name="m", step=1, seed=0)
-    tasks = ["a", "b", "c"]
-    rows = [("generated_f1", ranking, task, value)
-            for ranking, value in (("fv", 0.2), ("induction", 0.6), ("none", 0.9)) for task in tasks]
-    ablations = pd.DataFrame(rows, columns=["metric", "ranking", "task", "value"]).assign(
-        positions="last", replacement="mean", excluded="", fraction=0.09)
-    table = changes_table(effects, ablations, seed=0)
-    accuracy = table["few-shot accuracy"]
-    gaps = corrected(effects).query("ranking == @DIFFERENCE").set_index("positions")["value"]
-    assert accuracy.iloc[0].startswith(f"{gaps['all']:+.3f} (") and accuracy["A2"].startswith(f"{gaps['last']:+.3f} (")
-    assert accuracy["A4"].startswith("+0.400 (") and accuracy["A1"] == "-"  # not measured here
-    assert (table["token-loss difference (nats)"] == "-").all()

@@ -76,7 +76,7 @@ def test_bad_sources_are_refused_in_one_line(tokenizer, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="package datasets is missing; pip install datasets$"):
         read_documents("owner/name", tokenizer, **WANTED)
     for source in ("missing.txt", str(tmp_path / "none"), "a/b/c", "laboratory"):
-        with pytest.raises(FileNotFoundError, match="no such file; give 'lab', a text file or a hub id"):
+        with pytest.raises(FileNotFoundError, match="no such file; give 'lab', 'python-reference', a text file"):
             read_documents(source, tokenizer, **WANTED)
     with pytest.raises(ValueError, match="0 documents of 20 tokens"):
         read_documents("lab", tokenizer, **WANTED | {"n_documents": 0})

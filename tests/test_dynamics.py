@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib import dynamics, dynamics_figures, dynamics_report, report, scaling
+from icl_lib import dynamics, dynamics_figures, dynamics_report, scaling
+from icl_lib.ablation_effects import corrected
 from icl_lib.tables import provenance, write_table
 from tests import planted_tables
 
@@ -153,18 +154,6 @@ def test_overlap_of_layers_compares_shares_of_layers(ours, theirs, expected):
     assert scaling.layer_overlap(np.array(ours, dtype=bool), np.array(theirs, dtype=bool)) == expected
 
 
-def gap_rows(values):
-    return pd.DataFrame([(f"m{i}", 10 ** (i + 1), value, value - 0.1, value + 0.1) for i, value in enumerate(values)],
-                        columns=["model", "parameters", "value", "low", "high"])
-
-
-def test_the_trend_of_the_gap_needs_three_sizes():
-    gaps = gap_rows([-0.05, 0.05, 0.25])
-    text = report.gap_sentence(gaps, "first_token_accuracy", seed=0)
-    assert "2 of 3 models (interval above zero in 1, below in 0). Rank correlation of the gap with size: +1.00" in text
-    assert report.gap_sentence(gaps.head(2), "token_loss_difference", seed=0).endswith("cannot be said from 2 sizes.")
-
-
 def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention():
     shared = {"step": 1, "metric": "first_token_accuracy", "ranking": "fv", "control": "random_layer_matched",
               "n_heads": 1, "low": 0.0, "high": 1.0}
@@ -177,7 +166,7 @@ def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention(
             ("b", "mean", "all", 0.2, "", 6.0)]])
     effects = pd.concat([effects, *(effects.assign(control=control, value=9.0) for control in ("none", "random"))])
     sizes = pd.DataFrame({"model": ["b", "a"], "parameters": [5, 10]})
-    found = scaling.effects_by_size(effects, sizes, fraction=0.12)
+    found = corrected(scaling.effects_by_size(effects, sizes, fraction=0.12))
     assert found["value"].tolist() == [6.0, 1.0, 5.0] and found["excluded"].tolist() == [False, False, True]
 
 

@@ -130,7 +130,7 @@ def test_the_snippet_scores_every_head(tmp_path):
 
 def test_the_folders_and_files_that_it_names_are_there():
     table = dict(re.findall(r"^\| `([a-z_]+)/`[^|]*\| (.*) \|$", README, re.M))
-    assert set(table) == {"icl_lib", "notebooks", "lab", "config", "workflow", "book"}
+    assert set(table) == {"icl_lib", "notebooks", "lab", "pretrained", "config", "workflow", "book"}
     assert all((ROOT / name).is_dir() for name in table)
     templates = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert set(re.findall(r"`(\w+)`", table["notebooks"])) == templates

@@ -386,8 +386,8 @@ def test_the_whole_workflow(project):
     write_suite(project)
     assert snakemake(project, "-n", "--config", "sed=2") == (
         1,
-        "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, "
-        "models, parameters, sweep; nearest: seed\n",
+        "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, include, "
+        "tables, models, parameters, sweep; nearest: seed\n",
     )
 
 
