@@ -7,6 +7,7 @@ import math
 import operator
 import re
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,8 +212,8 @@ def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: in
     training pairs without the query's input (fewer where the task has fewer pairs). The shuffle is a permutation
     that leaves no label in its place where the labels allow it, so that a shuffled prompt is never a clean one
     (the released code takes any permutation: F8). The same task and seed give the same prompts, whatever else
-    is drawn. Raises ValueError where more than three quarters of the shuffled prompts equal their clean ones,
-    because the task's labels are too few or too alike.
+    is drawn. Raises ValueError where most shuffled prompts would equal their clean ones, because the task's labels are
+    too much alike.
     """
     # crc32, not hash(): Python salts the hash of a string anew in every process.
     rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode())])
@@ -231,10 +232,15 @@ def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: in
 
 
 def refuse_unshuffled(task: Task, clean: list[Prompt], shuffled: list[Prompt], n_shots: int) -> None:
-    """Raise ValueError where most shuffled prompts are their clean ones although there are labels to move."""
-    same = sum(map(operator.eq, clean, shuffled))
-    if n_shots > 1 and same > 0.75 * len(clean):
-        labels = sorted({label for _, label in task.training_pairs})
+    """Raise ValueError where most shuffled prompts are their clean ones, and not by the chance of few prompts.
+
+    What counts is the task: demonstrations drawn from it have one label all in more than three quarters of prompts.
+    """
+    same, pairs = sum(map(operator.eq, clean, shuffled)), task.training_pairs
+    counts = Counter(label for _, label in pairs)
+    alike = sum((n / len(pairs)) ** min(n_shots, len(pairs)) for n in counts.values())
+    if n_shots > 1 and same and alike > 0.75:
+        labels = sorted(counts)
         raise ValueError(f"task {task.name!r}: {same} of {len(clean)} shuffled prompts equal their clean ones; "
                          f"{len(task.training_pairs)} pairs have {len(labels)} different labels, such as {labels[:2]}; "
                          "leave the task out or give it more")

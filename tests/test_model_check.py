@@ -279,3 +279,9 @@ def test_models_that_cannot_be_read_say_so_in_one_line(tmp_path):
 
 def test_hub_ids_that_begin_with_lab_are_hub_ids():
     assert locate("labml/x") == ("labml/x", None) and steps_of("labml/x") == []
+
+
+def test_one_prompt_whose_two_labels_happen_to_be_alike_is_not_refused():
+    task = Task("t", "abstractive", "scoring", [(str(i), f"label {i // 2}") for i in range(4)])
+    drawn = [draw_prompts(task, n_prompts=1, n_shots=2, bos="", seed=seed) for seed in range(20)]
+    assert any(d.clean == d.shuffled for d in drawn) and any(d.clean != d.shuffled for d in drawn)
