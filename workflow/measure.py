@@ -47,7 +47,7 @@ def largest_difference(first: pd.DataFrame, second: pd.DataFrame) -> float:
     if not first[key].equals(second[key]):
         return np.inf
     numbers = [column for column in ("value", "floor") if column in first]
-    return max((float(np.nanmax(np.abs(first[c] - second[c]), initial=0)) for c in numbers), default=0.0)
+    return float(np.nan_to_num([(first[c] - second[c]).abs().max() for c in numbers] + [0.0]).max())
 
 
 def main() -> int:
