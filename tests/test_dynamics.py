@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib import dynamics, dynamics_figures, dynamics_report, scaling
-from icl_lib.ablation_effects import corrected
+from icl_lib import dynamics, dynamics_figures, dynamics_report
 from icl_lib.tables import provenance, write_table
 from tests import planted_tables
 
@@ -143,43 +142,6 @@ def test_the_teaser_is_the_fv_head_that_was_most_an_induction_head():
     was_induction = (scores["score"] == "induction_prefix_matching") & (scores["step"] == 10)
     scores.loc[was_induction & (scores["layer"] == 1) & (scores["head"] == 1), "value"] = 0.5
     assert dynamics.teaser_head(scores, n=1) == (1, 1)
-
-
-@pytest.mark.parametrize(("ours", "theirs", "expected"), [
-    ([[1, 1], [0, 0]], [[1, 0], [0, 0]], 1.0),
-    ([[1, 1], [0, 0]], [[0, 0], [1, 1]], 0.0),
-    ([[1, 1], [0, 0]], [[1, 0], [1, 0]], 0.5),
-])
-def test_overlap_of_layers_compares_shares_of_layers(ours, theirs, expected):
-    assert scaling.layer_overlap(np.array(ours, dtype=bool), np.array(theirs, dtype=bool)) == expected
-
-
-def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention():
-    shared = {"step": 1, "metric": "first_token_accuracy", "ranking": "fv", "control": "random_layer_matched",
-              "n_heads": 1, "low": 0.0, "high": 1.0}
-    effects = pd.DataFrame([
-        shared | {"model": model, "replacement": replacement, "positions": positions, "fraction": fraction,
-                  "excluded": excluded, "value": value}
-        for model, replacement, positions, fraction, excluded, value in [
-            ("a", "mean", "all", 0.1, "", 1.0), ("a", "mean", "all", 0.3, "", 2.0), ("a", "zero", "all", 0.1, "", 3.0),
-            ("a", "mean", "last", 0.1, "", 4.0), ("a", "mean", "all", 0.1, "top 0.1 induction", 5.0),
-            ("b", "mean", "all", 0.2, "", 6.0)]])
-    effects = pd.concat([effects, *(effects.assign(control=control, value=9.0) for control in ("none", "random"))])
-    sizes = pd.DataFrame({"model": ["b", "a"], "parameters": [5, 10]})
-    found = corrected(scaling.effects_by_size(effects, sizes, fraction=0.12))
-    assert found["value"].tolist() == [6.0, 1.0, 5.0] and found["excluded"].tolist() == [False, False, True]
-
-
-def test_overlap_is_measured_at_every_share_against_two_random_sets():
-    prefix, fv = np.zeros((2, 10)), np.zeros((2, 10))
-    prefix[0, :2], fv[0, 1:3] = [0.9, 0.8], [0.9, 0.8]
-    grid = pd.MultiIndex.from_product([range(2), range(10)], names=["layer", "head"]).to_frame(index=False)
-    scores = pd.concat([grid.assign(score=score, task="", value=values.ravel(), model="m") for score, values in
-                        (("induction_attention_mass", prefix), ("fv", fv))])
-    table = scaling.overlap_table(scores, pd.DataFrame({"model": ["m"], "parameters": [1]}), fractions=[0.05, 0.1])
-    assert table["value"].tolist() == [0.0, 0.5] and table["expected"].tolist() == [0.05, 0.1]
-    # two of twenty against two of twenty: at least one shared with probability 1 - C(18,2)/C(20,2)
-    assert table["p_value"].iloc[1] == pytest.approx(2 * (1 - 153 / 190))
 
 
 def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(tmp_path):
