@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML
 
-from icl_lib.claims import ABSENT, Claim, number, overall, read_claims, tally_words
+from icl_lib.claims import ABSENT, Claim, estimate_words, overall, read_claims, tally_words
 
 
 def ledger_table(found: pd.DataFrame, claims: tuple[Claim, ...] | None = None) -> HTML:
@@ -19,12 +19,13 @@ def ledger_table(found: pd.DataFrame, claims: tuple[Claim, ...] | None = None) -
         count = "" if measured.empty or measured["model"].eq("").all() else tally_words(measured)
         figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
         test = escape(claim.test) + (f". Holds if {rule_words(claim.holds)}" if claim.holds else "")
-        models = "".join(f"<li>{_chip(row.verdict)} {escape(row.model or 'all models')}: {escape(number(row))}</li>"
-                         for row in measured.itertuples())
+        models = "".join(
+            f"<li>{chip(row.verdict)} {escape(row.model or 'all models')}: {escape(estimate_words(row))}</li>"
+            for row in measured.itertuples())
         ours = f"<details><summary>{count or 'all models'}</summary><ul>{models}</ul></details>" if models else ""
         lines.append(
             f"<tr><td>{escape(claim.id)}</td><td>{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}"
-            f"</small></td><td>{_chip(said)}{ours}</td><td><small>{test}</small></td>"
+            f"</small></td><td>{chip(said)}{ours}</td><td><small>{test}</small></td>"
             f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
     head = "".join(f"<th>{name}</th>" for name in ("", "claim", "here", "test", "figure"))
     return HTML(f'<div class="wide"><table class="ledger"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
@@ -37,5 +38,6 @@ def rule_words(rule: dict[str, Any]) -> str:
     return f"between {limit[0]:g} and {limit[1]:g}" if name == "between" else f"{name.replace('_', ' ')} {limit:g}"
 
 
-def _chip(said: str) -> str:
+def chip(said: str) -> str:
+    """A verdict as it is coloured on a page."""
     return f'<span class="verdict {said.replace(" ", "-")}">{said}</span>'

@@ -48,8 +48,9 @@ def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, amo
 
 
 def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Estimate]:
-    """Trend with size of the two kinds' difference in effect, of the models that have one."""
-    rows = _effects(suite, metric, DIFFERENCE, excluded)
+    """Trend with size of the two kinds' difference in effect, of the models that have both kinds and a difference."""
+    rows = {model: own for model, own in _effects(suite, metric, DIFFERENCE, excluded).items()
+            if set(RANKED_BY) <= suite.kinds.get(model, set())}
     able = {model: own["value"].item() for model, own in rows.items()
             if len(own) and not _nothing_to_lose(suite, model, metric)}
     if not able:

@@ -38,6 +38,7 @@ class Claim:
     given: dict[str, Any] = field(default_factory=dict)
     holds: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    front: dict[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -145,49 +146,7 @@ def counts_sentence(found: pd.DataFrame) -> str:
         f"{verdicts[v]} {(one if verdicts[v] == 1 else many).get(v, v)}" for v in VERDICTS if v in verdicts) + ".")
 
 
-def answer(found: pd.DataFrame, sizes: pd.DataFrame) -> str:
-    """The paper's three conclusions as these tables have them, one sentence or two each."""
-    order = list(sizes.sort_values("parameters")["model"])
-
-    def rows(claim: str) -> pd.DataFrame:
-        own = found[(found["claim"] == claim) & (found["verdict"] != ABSENT)]
-        return own.sort_values("model", key=lambda names: names.map(lambda m: order.index(m) if m in order else -1))
-
-    def count(claim: str, unit: str) -> str:
-        own = rows(claim)
-        if own.empty:
-            return "not measured here"
-        last = own.iloc[-1]
-        largest = "" if np.isnan(last["value"]) else f"; {last['model']}, the largest: {number(last)}{unit}"
-        return tally_words(own) + largest
-
-    def trend(claim: str) -> str:
-        own = rows(claim)
-        if own.empty:
-            return ""
-        said = f"; whether the difference changes with size {POWERLESS}"
-        return said if own.iloc[0]["verdict"] == POWERLESS else (
-            f"; rank correlation of the difference with size {number(own.iloc[0])}")
-
-    shared, chance = rows("H2 (distinct), 3b"), rows("5e (chance)")
-    first, reverse = rows("5b"), rows("5f")
-    lines = [
-        "**Few-shot accuracy**: beyond random heads of the same layers, FV heads cost more than induction heads: "
-        + count("H1, 4a", "") + trend("H1, 4a (size)") + ".",
-        "**Token-loss difference**: under the same intervention and with exclusion, induction heads cost more nats: "
-        + count("4d", " nats, FV minus induction") + trend("4d (size)") + ".",
-        "**Two kinds**: " + ("not measured here" if shared.empty else
-            f"the top sets share {shared['value'].mean():.0%} of their heads on average over {len(shared)} models")
-        + ("" if first.empty else f"; that induction heads came first along training: {tally_words(first)}")
-        + ("" if chance.empty else "; that more heads than by chance went from induction to FV: " + tally_words(chance))
-        + ("" if reverse.empty else
-           f" (the reverse in {reverse['value'].mean():.0%} of the heads that had both scores)")
-        + ".",
-    ]
-    return "\n".join(f"1. {line}" for line in lines)
-
-
-def number(row) -> str:
+def estimate_words(row) -> str:
     """An estimate with its interval or p-value, and what is missing where it cannot be decided."""
     if not np.isnan(row.low) and row.low < row.high:
         text = f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})"

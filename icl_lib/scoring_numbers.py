@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
+from scipy import stats
 
 from icl_lib.heads import head_names, overlap
 from icl_lib.kinds import DEFINED_BY, RANKED_BY, fv_threshold, heads_of_kind, label_gaps, null_draws, top_sets
@@ -15,6 +16,7 @@ from icl_lib.statistics import expected_overlap, overlap_p_value, spearman
 from icl_lib.tables import SCHEMAS
 
 SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
+TOP = (1, 2, 5)  # heads whose share of the summed score says how concentrated it is
 
 
 def number(
@@ -41,6 +43,46 @@ def accuracy_numbers(accuracy: pd.DataFrame) -> pd.DataFrame:
     rows = [number(f"accuracy, {group}, {labels}, {shots} shots", part["value"].mean(), n=len(part))
             for (group, labels, shots), part in accuracy.groupby(["group", "labels", "n_shots"], sort=False)]
     return table_of(rows, notebook="scoring", model=accuracy["model"].iloc[0])
+
+
+def undone_tasks(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
+    """The tasks that a model does not do: with the most demonstrations no more answers are right than by one answer.
+
+    One-sided exact binomial test at 0.05 of first-token accuracy on clean prompts against `floor`, the accuracy of
+    always giving the commonest label. `accuracy` and `tasks`: these tables of one model at one step.
+    """
+    rows = accuracy.query("labels == 'clean' and metric == 'first_token_accuracy'")
+    rows = rows[rows["n_shots"] == rows["n_shots"].max()].merge(tasks[["task", "floor"]], on="task")
+    right = (rows["value"] * rows["n_prompts"]).round().astype(int)
+    p_values = stats.binom.sf(right - 1, rows["n_prompts"], rows["floor"])
+    return sorted(rows["task"][p_values >= 0.05])
+
+
+def task_numbers(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
+    """How many tasks the model does not do (`undone_tasks`); `n`: of how many."""
+    row = number("tasks not done", len(undone_tasks(accuracy, tasks)),
+                 n=len(set(accuracy["task"]) & set(tasks["task"])))
+    return table_of([row], notebook="scoring", model=accuracy["model"].iloc[0])
+
+
+def concentration_numbers(scores: pd.DataFrame) -> pd.DataFrame:
+    """How few heads carry each score that ranks: the share of its positive sum in the top 1, 2 and 5 heads, 0..1.
+
+    With the lowest FV score, and on how many scoring tasks the top FV head has the highest score of all (`n`: tasks).
+    A score that is positive for no head has no share.
+    """
+    rows = []
+    for kind, score in RANKED_BY.items():
+        values = np.sort(mean_scores(scores, score).numpy().ravel())[::-1]
+        positive = values[values > 0]
+        rows += [number(f"share of top {k}, {kind}", positive[:k].sum() / positive.sum(), n=values.size)
+                 for k in TOP if len(positive)]
+    fv = scores[scores["score"] == "fv"]
+    by_task = fv.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+    best = int((by_task.argmax(axis=1) == by_task.mean(axis=0).argmax()).sum())
+    rows += _highest("lowest fv", mean_scores(scores, "fv").numpy(), np.argmin)
+    rows.append(number("tasks with the top FV head highest", best, n=len(by_task)))
+    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
 
 
 def loss_numbers(losses: pd.DataFrame) -> pd.DataFrame:
@@ -93,9 +135,9 @@ def fv_by_type(scores: pd.DataFrame, types: Mapping[str, str]) -> dict[str, Floa
     return {name: mean_scores(fv[kind == name], "fv").numpy() for name in sorted(kind.unique())}
 
 
-def _highest(name: str, values: Float[ndarray, "layer head"]) -> list[dict]:
-    layer, head = np.unravel_index(values.argmax(), values.shape)
-    return [number(name, values.max(), n=values.size), number(f"{name}, layer", layer, n=values.size),
+def _highest(name: str, values: Float[ndarray, "layer head"], which=np.argmax) -> list[dict]:
+    layer, head = np.unravel_index(which(values), values.shape)
+    return [number(name, values[layer, head], n=values.size), number(f"{name}, layer", layer, n=values.size),
             number(f"{name}, head", head, n=values.size)]
 
 

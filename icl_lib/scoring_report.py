@@ -7,6 +7,7 @@ import pandas as pd
 
 from icl_lib.kinds import DEFINED_BY, FV_MINIMUM, INDUCTION_THRESHOLD, LABELS_READ, NULL_QUANTILE, RANKED_BY
 from icl_lib.measurements import mean_scores
+from icl_lib.scoring_numbers import TOP
 
 FEW_SHOT = "first_token_accuracy"
 KIND = {"induction": "induction heads", "fv": "FV heads"}
@@ -30,6 +31,29 @@ def accuracy_sentence(numbers: pd.DataFrame) -> str:
                 f"{row.value:.2f} with {row.shots:.0f}" for row in shuffled.itertuples())
         parts.append(f"**{group}** tasks {text}")
     return "Accuracy, means over tasks: " + ". ".join(parts) + "."
+
+
+def undone_sentence(numbers: pd.DataFrame, undone: list[str]) -> str:
+    """Which tasks the model does not do, by the rule of `scoring_numbers.undone_tasks`."""
+    row = numbers.set_index("name").loc["tasks not done"]
+    names = f": {', '.join(undone)}" if undone else ""
+    return (f"On {row['value']:.0f} of {row['n']} tasks no more answers are right than by always giving the commonest "
+            f"label (exact binomial test, p < 0.05 asked for){names}. What is ablated shows little on these; they stay "
+            "in all means.")
+
+
+def concentration_sentence(numbers: pd.DataFrame) -> str:
+    """How few heads carry each score, the head that lowers the answer most, and how many tasks share their top head."""
+    of, n = numbers.set_index("name")["value"], numbers.set_index("name")["n"]
+    shares = {kind: ", ".join(f"{of[f'share of top {k}, {kind}']:.0%}" for k in TOP) for kind in KIND
+              if f"share of top 1, {kind}" in of}
+    words = {"fv": "positive FV score", "induction": "attention mass"}
+    ks = ", ".join(str(k) for k in TOP[:-1]) + f" and {TOP[-1]}"
+    text = "; ".join(f"{share} of the summed {words[kind]}" for kind, share in shares.items())
+    name = "tasks with the top FV head highest"
+    return (f"The top {ks} heads have {text}. The head with the highest mean FV score has the highest one on "
+            f"{of[name]:.0f} of {n[name]} scoring tasks taken alone. Lowest FV score: {of['lowest fv']:.4f} "
+            f"({_head(of, 'lowest fv')}): the mean output of such a head lowers the answer's probability.")
 
 
 def accuracy_by_task(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:

@@ -94,7 +94,8 @@ def trend(suite, values):
 def effect_trend(metric, excluded):
     return lambda suite: trend(suite, {model: lost[metric, excluded, LAST, "fv_minus_induction"]
                                        for model, lost in suite.losses.items()
-                                       if (metric, excluded, LAST, "fv_minus_induction") in lost})
+                                       if (metric, excluded, LAST, "fv_minus_induction") in lost
+                                       and len(suite.kinds(model)) == 2})
 
 
 def shared(suite):

@@ -152,14 +152,20 @@ def scaling_sentences(found, shares):
     return models, comparison, overlaps, effects
 
 
-def scoring_sentences(scores, accuracy, groups, types, parameters):
-    """The numbers of the scoring page's sentences, in order: accuracy by group, loss, scores, overlap, types."""
+def scoring_sentences(scores, accuracy, groups, types, floors, parameters):
+    """The numbers of the scoring page's sentences: accuracy by group; then tasks, loss, scores, few heads, overlap,
+    types."""
     rows = accuracy[(accuracy["metric"] == plain.ACCURACY) & (accuracy["split"] != "unseen")]
     by_group = {}
     for group, own in rows.groupby(rows["task"].map(groups)):
         means = own.groupby(["labels", "n_shots"])["value"].mean()
         by_group[group] = [x for labels in ("clean", "shuffled") for shots, mean in means[labels].items()
                            for x in (mean, shots)]
+    most = accuracy[(accuracy["metric"] == plain.ACCURACY) & (accuracy["labels"] == "clean")]
+    most = most[most["n_shots"] == most["n_shots"].max()]
+    p_values = [stats.binomtest(round(row.value * row.n_prompts), row.n_prompts, floors[row.task], "greater").pvalue
+                for row in most.itertuples()]
+    undone = [sum(p >= 0.05 for p in p_values), len(most), 0.05]
     loss = accuracy[accuracy["metric"] == plain.LOSS].iloc[0]
     half = 1.96 * loss["standard_error"]
     losses = [50, 500, loss["value"], loss["value"] - half, loss["value"] + half, loss["n_prompts"],
@@ -172,6 +178,13 @@ def scoring_sentences(scores, accuracy, groups, types, parameters):
     count, gap = plain.kinds(scores, accuracy), plain.label_gap(accuracy)
     found = [*best(mass), *best(prefix), *best(fv), fv.size, count["induction"], 0.3, count["fv"],
              plain.threshold(scores), 99, parameters["n_null_draws"], 0.005, gap.mean(), 0.05]
+    few = [1, 2, 5]
+    for values in (mass, fv):
+        ordered = sorted((value for value in values.ravel() if value > 0), reverse=True)
+        few += [sum(ordered[:k]) / sum(ordered) for k in (1, 2, 5) if ordered]
+    alone = [own.sort_values(["layer", "head"])["value"].to_numpy().argmax()
+             for _, own in scores[scores["score"] == "fv"].groupby("task")]
+    few += [alone.count(fv.argmax()), len(alone), fv.min(), *np.unravel_index(fv.argmin(), fv.shape)]
     top = plain.tops(scores, parameters["top_fraction"])
     n, shared = len(top["fv"]), len(top["fv"] & top["induction"])
     overlap = [x for kind in ("induction", "fv") for x in (
@@ -182,7 +195,7 @@ def scoring_sentences(scores, accuracy, groups, types, parameters):
         index="layer", columns="head", values="value").to_numpy() for kind in ("abstractive", "extractive")}
     rho, low, high = plain.rank_correlation(*by_type.values())
     kinds = [x for values in by_type.values() for x in best(values)] + [rho, 95, low, high]
-    return by_group, losses, found, overlap, kinds
+    return by_group, undone, losses, found, few, overlap, kinds
 
 
 def check_heads(html, scores):

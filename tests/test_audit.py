@@ -14,7 +14,7 @@ from icl_lib.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, si
 from icl_lib.tables import read_table
 from icl_lib.tasks import read_tasks
 from tests import audit_pages, audit_plain
-from tests.audit import Figure, check, covered, numbers_in, rows_of, run_page
+from tests.audit import check, covered, numbers_in, rows_of, run_page
 from tests.audit_ledger import AUDIT, NOT_AUDITED, Suite
 from tests.audit_suite import MODELS, made_up_suite
 from tests.project import ROOT
@@ -22,6 +22,7 @@ from tests.project import ROOT
 SHARES = {"top_fraction": 0.15, "overlap_fraction": 0.1, "ablated_fraction": 0.1}
 FRACTIONS = [0.05, 0.1]
 LAST = {model: steps[-1:] for model, steps in MODELS.items()}
+REAL = {model: LAST[model] for model in ("lab-40k", "lab-110k")}
 SCORED = {"n_prompts": 2, "n_sequences": 4, "n_null_draws": 3, "shots": [0, 4], "n_documents": 3, "loss_window": 5,
           "top_fraction": 0.1, "sequence_length": 20}
 
@@ -34,7 +35,12 @@ def suite(tmp_path_factory):
     common = {"suite": "made up", "seed": 0, "results": str(results), "models": MODELS, "ablated_models": LAST}
     pages = {"model_scaling": run_page("model_scaling", **common, **SHARES, overlap_fractions=FRACTIONS)[0],
              "claims": run_page("claims", **common, **SHARES, executed_models=LAST)[0],
-             "index": run_page("index", **common)[0]}
+             "index": None}
+    for notebook in ("model_scaling", "claims"):  # once more, over the "real" models of an included suite
+        given = common | {"models": REAL, "ablated_models": REAL, "table": f"statistics/{notebook}/real.parquet"} | (
+            {"executed_models": REAL} if notebook == "claims" else {"overlap_fractions": FRACTIONS})
+        pages[f"{notebook}/real"] = run_page(notebook, **given, **SHARES)[0]
+    pages["index"] = run_page("index", **common, real_models={"real": REAL})[0]
     return results, pages
 
 
@@ -138,7 +144,7 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
     for model, shown in pages.items():
         scores, accuracy = (audit_plain.read(results, kind, {model: [8192]}) for kind in ("scores", "accuracy"))
         by_group, *wanted = audit_pages.scoring_sentences(
-            scores, accuracy, groups, {name: task.type for name, task in tasks.items()}, SCORED)
+            scores, accuracy, groups, {name: task.type for name, task in tasks.items()}, floors, SCORED)
         first, *rest = texts(shown)
         parts = {part.split("**")[1]: part.split("** ")[1] for part in first.split(": ", 1)[1].split(". ")}
         assert parts.keys() == by_group.keys()
@@ -261,29 +267,48 @@ def test_verdicts_follow_from_the_printed_numbers(ledger, suite):
                 assert verdict == (HOLDS if inside and sure else FAILS if outside and sure else OPEN), (claim.id, model)
 
 
-def test_the_index_prints_numbers_of_the_ledger_and_the_scaling_page(suite, recomputed, ledger):
-    answer, conjecture, counts, effects = texts(suite[1]["index"])
-    assert counts == texts(suite[1]["claims"])[0]
-    check(effects, audit_pages.scaling_sentences(recomputed, {"overlap_fractions": FRACTIONS})[3], names=MODELS)
-    html, = texts(suite[1]["claims"], HTML)
-    printed = verdicts(html)
-    largest = "lab-1m"
-    lines = answer.split("\n")
-    for line, claim in zip(lines, ("H1, 4a", "4d"), strict=False):
-        numbers = ledger[ledger["name"].isin([claim, f"{claim} (size)"]) & ledger["model"].isin(["", largest])]
-        tally = [value for value, _ in numbers_in(printed[claim][2])]
-        covered(line, [1, *tally, *numbers[["value", "low", "high", "p_value"]].to_numpy().ravel()], names=MODELS)
-    rows = {name: ledger[(ledger["name"] == name) & (ledger["model"] != "")] for name in ("H2 (distinct), 3b", "5f")}
-    shared, reverse = rows.values()
-    check(lines[2], [1, shared["value"].mean(), len(shared),
-                     *(value for claim in ("5b", "5e (chance)") for value, _ in numbers_in(printed[claim][2])),
-                     reverse["value"].mean()])
+def test_the_front_page_prints_numbers_of_the_ledger_and_the_scaling_page(suite, sizes):
+    answer, _, conjecture, counts = texts(suite[1]["index"])
+    assert counts == "In the lab: " + texts(suite[1]["claims"])[0]
+    tested = [pd.read_parquet(suite[0] / f"statistics/claims{group}.parquet") for group in ("/real", "")]
+    printed = [verdicts(texts(suite[1][f"claims{group}"], HTML)[0]) for group in ("/real", "")]
+    largest = ["lab-110k", "lab-1m"]
+    assert all(sizes[model] == max(sizes[m] for m in of) for model, of in zip(largest, (REAL, MODELS), strict=True))
+    covered(answer, [x for rows, model in zip(tested, largest, strict=True) for x in rows.query(
+        "name == 'H1, 4a' and model == @model")[["value", "low", "high"]].to_numpy().ravel()], names=MODELS)
+    html, = texts(suite[1]["index"], HTML)
+    of_front = [claim for claim in read_claims() if claim.front]
+    rows = html.split("<tr>")[2:]
+    assert len(rows) == len(of_front) == 5
+    for claim, row in zip(of_front, rows, strict=True):
+        chips = re.findall(r'<span class="verdict [\w-]+">([^<]*)</span>', row)
+        assert chips == [said[claim.id][0] for said in printed]
+        cells = re.findall(r"<td>(.*?)</td>", row)
+        for cell, table in zip(cells[1:3], tested, strict=True):
+            own, power = (table[table["name"] == name] for name in (claim.id, claim.id + POWER))
+            numbers = own[["value", "low", "high", "p_value"]].to_numpy().ravel()
+            covered(cell, [*numbers, *power["value"], own["n"].max(), *range(2, 9), 0.05], names=MODELS)
+        votes = [value for said in printed for value, _ in numbers_in(said[claim.id][2])]
+        assert [value for value, _ in numbers_in(cells[3])] == votes
+    frame, = frames(suite[1]["index"])
+    scaled = pd.read_parquet(suite[0] / "statistics/model_scaling/real.parquet")
+    for model, row in frame.iterrows():
+        for column, text in row.items():
+            metric, kind = column.split(", ")
+            name = audit_pages.name_of({words: name for name, words in audit_pages.METRICS.items()}[metric],
+                                       "fv" if kind == "FV heads" else "induction", "random_layer_matched")
+            found = scaled[(scaled["model"] == model) & (scaled["name"] == name)]
+            if found.empty:
+                assert text == "no control"
+                continue
+            value, low, high = found[["value", "low", "high"]].to_numpy()[0]
+            check(text.split(": ")[1], [value, low, high])
+            assert text.split(":")[0] == ("yes" if low > 0 else "no" if high < 0 else "not told apart")
     # of the arm that the confirmation's verdict rests on: the last row of each seed, seeds without the measure named
     last = pd.read_csv(ROOT / "lab/causal/confirmation/mask_outside.csv").sort_values("step").groupby("seed").last()
     copied = last["prompt_retrieval"].dropna()
     check(conjecture, [*last.index, *(x for seed, rate in copied.items() for x in (rate, seed)),
                        *last.index.difference(copied.index)])
-    assert {type(thing) for thing in suite[1]["index"]} == {Markdown, Figure}
 
 
 def test_provenance_names_everything_the_tables_depend_on(scored):

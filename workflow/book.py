@@ -9,6 +9,7 @@ notebooks under notebooks/ as they lie under RESULTS, and a page of all runs. Wh
 import argparse
 import base64
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -75,7 +76,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
             pages[name] = kind if name == names[-1] and not is_page else f"notebooks/{name}"
             target = source / f"{pages[name]}.ipynb"
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(results / "notebooks" / f"{name}.ipynb", target)
+            target.write_text(_as_page(results / "notebooks" / f"{name}.ipynb", name), encoding="utf-8")
         if not names and not is_page:
             absent = [name for path in missing if (name := _run_name(results, path)).split("/")[0] == kind]
             (source / f"{kind}.md").write_text(_without_runs(kind, absent), encoding="utf-8")
@@ -89,6 +90,30 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     return source
 
 
+def _as_page(notebook: Path, name: str) -> str:
+    """An executed notebook whose title says of which run it is; the parameters that it got are shown on a click.
+
+    Where the template's own parameters are left out of the page, so are these.
+    """
+    found = json.loads(notebook.read_text(encoding="utf-8"))
+    hidden = "hide-input"
+    for cell in found["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if "parameters" in tags and "remove-cell" in tags:
+            hidden = "remove-cell"
+        if "injected-parameters" in tags:
+            cell["metadata"]["tags"] = [*tags, hidden]
+    _, _, of = name.partition("/")
+    model, _, step = of.rpartition("/step")
+    named = f"{model} at step {step}" if step and int(step) >= 0 else model or of
+    first = next((cell for cell in found["cells"] if cell["cell_type"] == "markdown"), None)
+    if named and first:
+        lines = "".join(first["source"]).split("\n")
+        lines[0] += f": {named}"
+        first["source"] = "\n".join(lines)
+    return json.dumps(found)
+
+
 def _run_name(results: Path, notebook: Path) -> str:
     return notebook.relative_to(results / "notebooks").with_suffix("").as_posix()
 
@@ -99,6 +124,8 @@ def _with_runs(chapter: dict[str, Any], runs: dict[str, list[str]], pages: dict[
         {"file": pages[name], "title": ", ".join(name.split("/", 1)[-1].rsplit("/", 1))}
         for name in runs.get(kind, []) if pages[name] != kind
     ]
+    if runs.get(kind):
+        chapter = chapter | {"title": title(TEMPLATES / f"{kind}.ipynb")}  # the page's own names a model
     return chapter | {"sections": [*chapter.get("sections", []), *sections]} if sections else chapter
 
 

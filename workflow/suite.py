@@ -111,6 +111,7 @@ class Suite:
     sweep: dict[str, dict[str, list]] = field(default_factory=dict)
     tables: str = ""  # folder of committed tables that are shown without measuring
     included: tuple["Suite", ...] = ()  # suites whose committed models are shown beside this one's
+    of_model: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # overrides of one model's runs
 
     @property
     def results(self) -> str:
@@ -157,7 +158,8 @@ class Suite:
         """
         for suite in self.included:
             if model in suite.steps or group == suite.name:
-                return suite.parameters(notebook, model=model, step=step) | {"results": self.results}
+                own_table = {"table": f"statistics/{notebook}/{group}.parquet"} if group else {}
+                return suite.parameters(notebook, model=model, step=step) | {"results": self.results} | own_table
         known = {
             "suite": self.name, "seed": self.seed, "results": self.results, "model": model, "step": step,
             "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
@@ -167,7 +169,8 @@ class Suite:
         }  # fmt: skip
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
         names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
-        return {name: known[name] for name in names} | self.overrides.get(notebook, {})
+        own = self.of_model.get(model, {}).get(notebook, {})
+        return {name: known[name] for name in names} | self.overrides.get(notebook, {}) | own
 
     def swept(self, notebook: str) -> list[tuple[str, dict[str, Any], str, int]]:
         """Runs of a notebook over the suite's grid of its parameters: name of the point, its values, model, step."""
@@ -177,11 +180,10 @@ class Suite:
 
     def check_templates(self) -> None:
         """Refuse templates and overrides that do not fit each other, before anything runs."""
-        model, steps = next(iter(self.steps.items()))
-        for notebook in TABLES:
-            check_parameters(
-                TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=steps[0])
-            )
+        for model in (next(iter(self.steps)), *self.of_model):
+            for notebook in TABLES:
+                check_parameters(
+                    TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=self.steps[model][0]))
         for notebook in self.sweep:
             runs = self.swept(notebook)
             if not runs:
@@ -227,7 +229,8 @@ def check_suite(config: Any) -> Suite:
         except (ValueError, OSError) as error:
             raise SuiteError(str(error)) from None
     overrides = config.get("parameters", {})
-    for notebook, given in overrides.items():
+    of_model = {entry["name"]: entry["parameters"] for entry in config["models"] if "parameters" in entry}
+    for notebook, given in (item for part in (overrides, *of_model.values()) for item in part.items()):
         for name in (*GIVEN[notebook], *GIVEN_IF_DECLARED.get(notebook, ())):
             if name in given:
                 raise SuiteError(f"parameters.{notebook}: {name} is set by the workflow, not here")
@@ -245,7 +248,7 @@ def check_suite(config: Any) -> Suite:
         if both := sorted(set(steps) & set(suite.steps)):
             raise SuiteError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
     return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep,
-                 config.get("tables", ""), included)
+                 config.get("tables", ""), included, of_model)
 
 
 def _measured(name: str) -> Suite:
