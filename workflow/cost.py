@@ -154,7 +154,8 @@ def suite_costs(suite: Suite, *, flops: float) -> pd.DataFrame:
             if Path(suite.results, folder, name, f"step{step}.ipynb").is_file():
                 done += 1
             elif model is not None:
-                cost += run_cost(suite, notebook, model, suite.of_model.get(name, {}).get(notebook, {}) | (values or {}))
+                own = suite.of_model.get(name, {}).get(notebook, {})
+                cost += run_cost(suite, notebook, model, own | (values or {}))
         known = model is not None
         downloads = len(set(steps)) * model.weights_gib(_stored(model)) if known and locate_is_hub(name) else 0.0
         rows.append({
