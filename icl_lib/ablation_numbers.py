@@ -10,7 +10,7 @@ from icl_lib.ablation_effects import CONTROLS, DIFFERENCE, FEW_SHOT, at_fraction
 from icl_lib.ablation_protocols import protocol_rows
 from icl_lib.ablation_tables import TOKEN_LOSS, TOKEN_LOSS_POINTS, with_paired_errors
 from icl_lib.heads import layer_distance
-from icl_lib.kinds import KINDS, heads_of_kind
+from icl_lib.kinds import KINDS, LOWEST, heads_of_kind
 from icl_lib.statistics import bootstrap_difference, bootstrap_mean
 
 # The token-loss difference of a protocol: the column of Figure 4 that its third row is drawn in.
@@ -45,7 +45,8 @@ def ablation_numbers(
         {"name": "share of heads ablated", "value": share, "n": 1},
         {"name": "heads ablated", "value": int(shown["n_heads"].iloc[0]), "n": 1},
         *_clean(ablations, seed), *_accuracies(ablations, share), *_effects(shown), *_counts(shown),
-        *_controls(conditions, scores, share), *_sets(conditions, scores, share), *_protocols(historic),
+        *_few_heads(effects), *_controls(conditions, scores, share), *_sets(conditions, scores, share),
+        *_protocols(historic),
         *_detectable(ablations, (*historic, "single"), share, exclude_fraction), *_gaps_at_last(ablations, share, seed)]
     table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "p_value", "n"])
     return table.astype({"value": float, "low": float, "high": float, "p_value": float}).assign(
@@ -107,6 +108,21 @@ def _effects(shown: pd.DataFrame) -> Iterable[dict]:
     adjusted = with_holm(corrected(shown))
     for row in adjusted.itertuples():
         yield {"name": f"{_name(row)}, Holm's p", "value": row.p_holm, "n": len(adjusted)}
+
+
+def few_heads_name(ranking: str, n_heads: int, positions: str) -> str:
+    """The name of the row of what is lost of few-shot accuracy with few heads ablated, against no ablation."""
+    return f"{FEW_SHOT} lost, {n_heads} heads of {ranking}, mean at {positions}"
+
+
+def _few_heads(effects: pd.DataFrame) -> Iterable[dict]:
+    """The single top head of each kind, where it was ablated alone, and the heads of the lowest FV scores."""
+    rows = effects[(effects["metric"] == FEW_SHOT) & (effects["replacement"] == "mean") & (effects["excluded"] == "")
+                   & (effects["control"] == "none")]
+    few = rows["ranking"].eq(LOWEST) | rows["ranking"].isin(KINDS) & rows["n_heads"].eq(1)
+    for row in rows[few].drop_duplicates(["ranking", "n_heads", "positions"]).itertuples():
+        yield {"name": few_heads_name(row.ranking, row.n_heads, row.positions), "value": row.value, "low": row.low,
+               "high": row.high, "p_value": row.p_value, "n": row.n_prompts}
 
 
 def _name(row) -> str:

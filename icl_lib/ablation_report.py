@@ -11,6 +11,7 @@ from icl_lib.ablation_numbers import LOSSES, carries_loss, effect_name, find, se
 from icl_lib.ablation_protocols import protocol, protocol_rows
 from icl_lib.ablation_tables import TOKEN_LOSS
 from icl_lib.heads import head_names
+from icl_lib.kinds import LOWEST
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}
 _METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
@@ -172,6 +173,22 @@ def controls_table(numbers: pd.DataFrame) -> pd.DataFrame:
                         "different draws of the same layers": int(draws["value"]),
                         "mean distance of their layers": "-" if far is None else f"{far['value']:.2f}"})
     return pd.DataFrame(rows).set_index(["lost", "ablated"])
+
+
+def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """What is lost of few-shot accuracy with the single top head ablated, or the heads of the lowest FV scores.
+
+    Against no ablation, a column for all positions and one for the last; below zero: accuracy rises.
+    """
+    found = numbers["name"].str.extract(
+        rf"^{FEW_SHOT} lost, (?P<n>\d+) heads of (?P<ranking>\w+), mean at (?P<at>\w+)$")
+    found = found.assign(text=[_interval(row) for _, row in numbers.iterrows()]).dropna()
+    label = {"fv": "FV head", "induction": "induction head", LOWEST: "lowest FV scores"}
+    found["ablated"] = [f"{n} {label[ranking]}" + ("" if ranking == LOWEST else ", the top one")
+                        for n, ranking in zip(found["n"], found["ranking"], strict=True)]
+    where = found["at"].map({"all": "lost, all positions", "last": "lost, last position"})
+    wide = found.assign(where=where).pivot(index="ablated", columns="where", values="text").fillna("-")
+    return wide.loc[found["ablated"].unique()].rename_axis(columns=None)
 
 
 def figure_columns(

@@ -87,7 +87,7 @@ EFFECTS = list(itertools.product(
 @pytest.fixture(scope="module")
 def values(made):
     """All numbers of the page's table by name, recomputed; effects without their intervals."""
-    return effects(made) | counts(made) | levels(made) | sets(made) | controls(made)
+    return effects(made) | few_heads(made) | counts(made) | levels(made) | sets(made) | controls(made)
 
 
 def effects(made):
@@ -104,6 +104,20 @@ def effects(made):
         largest = max(largest, min(1.0, row.p_value * (len(order) - rank)))
         what = name(row.metric, row.ranking, row.excluded != "", row.replacement, row.positions, row.control)
         found[f"{what}, Holm's p"] = largest
+    return found
+
+
+def few_heads(made):
+    """Few-shot accuracy lost to the heads of the lowest FV scores, and to a head alone, against no ablation."""
+    found = {}
+    for m in made.measured:
+        if (m.metric, m.replacement) != (FEW_SHOT, "mean") or _of(m, made) != "single":
+            continue
+        for i, c in enumerate(m.conditions):
+            n = int(c.heads.sum())
+            if c.ranking == "fv_lowest" or c.ranking in KINDS and n == 1 and not c.excluded:
+                found[f"{FEW_SHOT} lost, {n} heads of {c.ranking}, mean at {m.positions}"] = mean_over_tasks(
+                    m.values[0] - m.values[i], m.tasks)
     return found
 
 
@@ -328,7 +342,13 @@ def test_the_other_sentences_print_these_numbers(shown, values):
 
 
 def test_the_tables_of_controls_and_departures_print_these_numbers(shown, values):
-    side_by_side, changes = (table for table in shown[0] if isinstance(table, pd.DataFrame))
+    side_by_side, few, changes = (table for table in shown[0] if isinstance(table, pd.DataFrame))
+    assert few.index.str.endswith("lowest FV scores").any()
+    for what, row in few.iterrows():
+        n, words, *_ = what.split()
+        ranking = {"FV": "fv", "induction": "induction", "lowest": "fv_lowest"}[words]
+        for positions, text in (("all", row["lost, all positions"]), ("last", row["lost, last position"])):
+            check(text, interval(shown, f"{FEW_SHOT} lost, {n} heads of {ranking}, mean at {positions}"))
     cells = iter(side_by_side.itertuples(index=False))
     for metric, excluded, kind in itertools.product((FEW_SHOT, LOSS), (False, True), KINDS):
         words, row = kind + " with exclusion" * excluded, next(cells)

@@ -14,7 +14,6 @@ from icl_lib.claims import (
     HOLDS,
     OPEN,
     POWERLESS,
-    answer,
     counts_sentence,
     ledger,
     overall,
@@ -23,6 +22,7 @@ from icl_lib.claims import (
     verdict,
     votes,
 )
+from icl_lib.front_page import answer_sentence, claims_table
 from icl_lib.suite_tables import SuiteTables
 from icl_lib.tables import provenance, read_table, write_table
 from tests.planted_tables import MADE_BY, PlantedTables, layer, with_heads
@@ -245,13 +245,20 @@ def test_the_page_says_what_is_missing_and_no_p_value_is_zero(tmp_path):
     assert 'class="verdict cannot-be-decided-here"' in html and "p = 0)" not in html
 
 
-def test_the_answer_gives_tallies():
-    numbers = {"value": 0.2, "low": 0.1, "high": 0.3, "p_value": NAN, "n": 9, "smallest_p": NAN, "why": ""}
-    rows = [("H1, 4a", model, said) for model, said in
-            (("a", HOLDS), ("b", HOLDS), ("c", FAILS), ("d", OPEN), ("e", POWERLESS))]
-    rows += [("4d", "a", POWERLESS), ("H1, 4a (size)", "", POWERLESS), ("5b", "a", HOLDS), ("5e (chance)", "a", OPEN)]
-    found = pd.DataFrame([{"claim": claim, "model": model, "verdict": said, **numbers} for claim, model, said in rows])
-    text = answer(found, pd.DataFrame({"model": list("abcde"), "parameters": range(5)}))
-    assert "than induction heads: 2 for, 1 against, 1 open, 1 no power (sizes of model); e, the largest" in text
-    assert "whether the difference changes with size cannot be decided here" in text
-    assert "came first along training: 1 for, 0 against" in text
+def test_the_front_page_answers_by_the_largest_model_and_says_what_has_no_power():
+    numbers = {"low": 0.1, "high": 0.3, "p_value": NAN, "n": 9, "smallest_p": NAN, "why": ""}
+    rows = [("H1, 4a", "a", HOLDS, 0.25), ("H1, 4a", "b", FAILS, 0.2), ("H1, 4a", "c", HOLDS, 0.15),
+            ("H1, 4a (size)", "", POWERLESS, NAN), ("4d", "b", POWERLESS, NAN)]
+    found = pd.DataFrame([{"claim": claim, "model": model, "verdict": said, "value": value, **numbers}
+                          for claim, model, said, value in rows])
+    sizes = {"a": 1, "b": 3, "c": 2}
+    worlds = {"real models": found, "the lab": found[found["model"] == "b"]}
+    text = answer_sentence(worlds, sizes)
+    assert "**In real models it does (b, the largest measured: 0.2 (0.1 to 0.3) of accuracy); in the lab it " in text
+    assert "in the lab it does not (b" in text
+    html = claims_table(worlds, sizes).data
+    assert "real models: 2 for, 1 against, 0 open, 0 no power (sizes of model)<br>the lab: 0 for, 1 against" in html
+    first, size, loss, *_ = html.split("<tr>")[2:]
+    assert 'class="verdict holds"' in first and 'class="verdict does-not-hold"' in first
+    assert size.count('class="verdict cannot-be-decided-here"') == 1 and "none measured" in size
+    assert "not-measured-here" not in loss.split("</td>")[1]
