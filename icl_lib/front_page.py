@@ -18,7 +18,7 @@ _SAID = {HOLDS: "it does", FAILS: "it does not", OPEN: "this is not decided", PO
 _UNIT = {"first_token_accuracy": "of accuracy", "token_loss_difference": "nats"}
 
 
-def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, float]) -> str:
+def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> str:
     """Whether few-shot accuracy drops more when FV heads are ablated, in each world of models.
 
     `worlds`: the ledger with verdicts (`claims.with_verdicts`) by name of the world ("real language models"); `sizes`:
@@ -34,7 +34,7 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, floa
             f"random heads of the same layers? **{'; '.join(parts)}.**".replace("**in", "**In", 1))
 
 
-def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, float]) -> HTML:
+def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> HTML:
     """The claims of claims.yaml that have words for the front page: a row each, a column per world of models."""
     lines = []
     for claim in read_claims():
@@ -83,7 +83,7 @@ def _dependence(row: pd.Series, unit: str) -> str:
     return f"{said}: {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) {unit}"
 
 
-def _largest(rows: pd.DataFrame, sizes: Mapping[str, float]):
+def _largest(rows: pd.DataFrame, sizes: Mapping[str, int]):
     """The estimate of the largest model that has one, or that over all models; None where nothing was measured."""
     measured = rows[(rows["verdict"] != ABSENT) & rows["value"].notna()]
     ordered = sorted(measured.itertuples(), key=lambda row: sizes.get(row.model, 0))
