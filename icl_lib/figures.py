@@ -29,16 +29,18 @@ SCORE_LABEL = {
     "induction_prefix_matching": "prefix-matching score",
     "fv": "FV score\n(rise in P(answer))",
 }
-FAMILY_MARKER = {"lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "other": "X"}
+FAMILY_MARKER = {
+    "lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "smollm": "v", "gemma": "d", "other": "X",
+}
 KIND_OF_SCORE = {
     "induction_attention_mass": "induction", "induction_prefix_matching": "induction", "fv": "fv", "fv_null": "random",
 }
 
 
 def style() -> None:
-    """Figure settings for the book: SVG, white ground so that a figure reads in light and dark mode alike."""
+    """Figure settings for the book: SVG without a ground; the page gives one, and turns ink to light in dark mode."""
     sns.set_theme(context="notebook", style="ticks", rc={
-        "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+        "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "none",
         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "svg.fonttype": "path",
         "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "icl_lib",
     })
@@ -244,5 +246,6 @@ def as_html(axes, text: str, alt: str) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
     data = b64encode(buffer.getvalue()).decode()
-    return (f'<figure><img class="figure" alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"/>'
+    return (f'<figure><img class="figure" style="background: white" alt="{escape(alt)}" '
+            f'src="data:image/svg+xml;base64,{data}"/>'
             f"<figcaption>{escape(text)}</figcaption></figure>")

@@ -105,10 +105,13 @@ def paper_models() -> dict[str, PaperModel]:
     return found
 
 
+FAMILIES = ("lab", "pythia", "gpt2", "llama", "qwen", "smollm", "gemma")
+
+
 def family(name: str) -> str:
-    """The family a model's name belongs to: lab, pythia, gpt2, llama, qwen or other."""
+    """The family a model's name belongs to: lab, pythia, gpt2, llama, qwen, smollm, gemma or other."""
     lowered = name.rsplit("/", 1)[-1].lower()
-    return next((known for known in ("lab", "pythia", "gpt2", "llama", "qwen") if known in lowered), "other")
+    return next((known for known in FAMILIES if known in lowered), "other")
 
 
 def published_steps(name: str) -> list[int]:

@@ -120,9 +120,12 @@ def test_pages_can_be_read_by_everyone(page, name, theme):
     rules = ["color-contrast", "heading-order", "image-alt", "link-name", "button-name", "scrollable-region-focusable"]
     found = Axe().run(page, context="article", options={"runOnly": rules}).response["violations"]
     assert not found, [(v["id"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found]
-    grounds = page.evaluate(
-        "[...document.querySelectorAll('img.figure')].map(i => getComputedStyle(i).backgroundColor)")
-    assert set(grounds) <= {"rgb(255, 255, 255)"}, "a figure's lines are drawn for a white ground"
+    drawn = page.evaluate("[...document.querySelectorAll('img.figure')].map(i => getComputedStyle(i))"
+                          ".map(s => [s.backgroundColor, s.filter])")
+    wanted = ["rgba(0, 0, 0, 0)", "invert(1) hue-rotate(180deg)"] if theme == "dark" else ["rgb(255, 255, 255)", "none"]
+    assert all(found == wanted for found in drawn), drawn
+    svg = page.evaluate("[...document.querySelectorAll('img.figure')].map(i => decodeURIComponent(i.src))")
+    assert not any('id="patch_1"' in one and "fill: #ffffff" in one.split('id="axes_1"')[0] for one in svg)
 
 
 def test_pointing_at_the_head_map_tells_a_heads_scores(page):
