@@ -69,7 +69,10 @@ def measure(
     saved = saved or SavedResults(None, model)
     found, how = [], (replacement, positions)
     if prompts:
-        values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
+        if replacement == "mean":
+            values = dict.fromkeys(prompts, mean_value(model, scoring, saved))
+        else:
+            values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
         parts, first = {}, 0
         for task in progress(prompts, ", ".join(how)):
             clean = prompts[task].clean
@@ -86,7 +89,10 @@ def measure(
         found += [Measurement(FEW_SHOT_METRICS[name], *how, conditions, tasks, _matrix(part, len(conditions), first))
                   for name, part in parts.items()]
     if documents is not None:
-        value = document_values(model, documents, replacement, scoring_prompts=scoring, seed=seed)
+        if replacement == "mean":
+            value = mean_value(model, scoring, saved)
+        else:
+            value = document_values(model, documents, replacement, scoring_prompts=scoring, seed=seed)
         parts = {}
         blocks = torch.arange(len(documents)).split(_DOCUMENTS)
         for block in progress(blocks, f"documents, {', '.join(how)}", unit="part"):
@@ -191,10 +197,16 @@ def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:
         fraction=0.0, n_heads=0, draw=0, standard_error=np.nan)
 
 
-def mean_value(model, scoring: Mapping[str, TaskPrompts]) -> Float[Tensor, "1 layer head d_head"]:
-    """The replacement `mean`, which is the same for prompts and documents."""
-    first = dict(list(scoring.items())[:1])
-    return next(iter(replacement_values(model, first, "mean", scoring_prompts=scoring).values()))
+def mean_value(
+    model, scoring: Mapping[str, TaskPrompts], saved: SavedResults | None = None
+) -> Float[Tensor, "1 layer head d_head"]:
+    """The replacement `mean`, the same for prompts and documents; kept in `saved`, since all interventions need it."""
+    def compute() -> dict[str, Tensor]:
+        first = dict(list(scoring.items())[:1])
+        return {"mean": next(iter(replacement_values(model, first, "mean", scoring_prompts=scoring).values()))}
+
+    texts = [(task, p.text) for task, prompts in scoring.items() for p in prompts.clean]
+    return (saved or SavedResults(None, model)).recall(compute, "mean value", texts)["mean"]
 
 
 def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
