@@ -5,13 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import icl_lib.function_vectors as module
+from icl_lib import ablation_tables as grid
 from icl_lib import fv_scores, permuted_mean_scores
+from icl_lib.ablation_conditions import Condition
 from icl_lib.function_vectors import clean_means
 from icl_lib.saved import SavedResults, fingerprint
 from tests.conftest import golden_case, tiny_model
@@ -175,3 +179,21 @@ def test_fingerprints_take_tensors_of_any_stride():
     assert fingerprint(values.T[:1, :1]) == fingerprint(torch.zeros(1, 1, dtype=torch.float64))
     assert fingerprint(values.T) == fingerprint(values.T.contiguous()) != fingerprint(values.reshape(5, 2))
     assert fingerprint(torch.tensor(1.0)) != fingerprint(torch.tensor([1.0]))
+
+
+def test_the_mean_of_all_interventions_is_computed_once(neox, tmp_path, monkeypatch):
+    calls, real = [], grid.replacement_values
+    monkeypatch.setattr(grid, "replacement_values", lambda *a, **k: calls.append(a[2]) or real(*a, **k))
+    shape = neox.model.cfg.n_layers, neox.model.cfg.n_heads
+    clean = Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))
+    top = replace(clean, ranking="fv", fraction=0.5, heads=torch.ones_like(clean.heads))
+    prompts = dict(list(neox.prompts.items())[:2])
+    found = {}
+    for saved in (None, SavedResults(tmp_path, neox.model), SavedResults(tmp_path, neox.model)):
+        found[saved] = [grid.measure(neox.model, [clean, top], prompts, neox.prompts, None, replacement="mean",
+                                     positions=where, seed=0, saved=saved) for where in ("all", "last")]
+    assert calls == ["mean"] * 3  # twice without a folder, once with it
+    first, *others = found.values()
+    for other in others:
+        assert all(np.array_equal(a.values, b.values) for one, two in zip(first, other, strict=True)
+                   for a, b in zip(one, two, strict=True))
