@@ -2,11 +2,16 @@
 
 import ast
 import difflib
+import os
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_origin
 
-from icl_lib.tables import read_table
+import pandas as pd
+
+from icl_lib.tables import read_table, results_path, run_path
 
 
 def check_given(namespace: Mapping[str, Any]) -> None:
@@ -45,3 +50,15 @@ def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> boo
                     f"{path} was measured with {name} = {was.get(name, 'not given')!r}, this run asks for "
                     f"{parameters.get(name, 'not given')!r}; give another results folder, the same value, or remove it")
     return len(present) == len(paths)
+
+
+def read_scored(results: Path, model: str, step: int, *kinds: str, task_files: str) -> list[pd.DataFrame]:
+    """Tables that the scoring notebook made of a model. FileNotFoundError gives the command that makes them."""
+    paths = {kind: run_path(results, kind, model, step) for kind in kinds}
+    if missing := [path for path in paths.values() if not path.is_file()]:
+        programs, root = Path(sys.executable).parent, results_path("")
+        given = {"model": model, "step": step, "task_files": task_files, "results": os.path.relpath(results, root)}
+        command = [os.path.relpath(programs / "papermill"), os.path.relpath(root / "notebooks" / "scoring.ipynb"),
+                   "scoring.ipynb", *(part for item in given.items() for part in ("-p", *map(str, item)))]
+        raise FileNotFoundError(f"{missing[0]} does not exist; the scoring notebook makes it: {shlex.join(command)}")
+    return [read_table(path, schema_name=kind) for kind, path in paths.items()]

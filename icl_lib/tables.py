@@ -157,7 +157,8 @@ def write_table(
 
     The same rows and provenance give the same bytes. Raises ValueError in one line for an unknown schema,
     missing, extra or wrongly typed columns, values outside a column's set, numbers that are not finite, rows
-    that repeat a key, and incomplete provenance. Parent folders are made.
+    that repeat a key, and incomplete provenance. Parent folders are made. A table that the workflow made is left as it
+    is by anything else, which is said in a printed line.
     """
     path = Path(path)
     frame = _checked(frame, schema_name)
@@ -165,6 +166,9 @@ def write_table(
     metadata = json.dumps(
         {"schema": schema_name, "provenance": _checked_provenance(provenance)}, sort_keys=True
     )
+    if not provenance["made_from"] and _made_by_workflow(path):
+        print(f"{path} was made by a suite and is left as it is; to write a table give another results folder")
+        return
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in columns.items()])
     # Without pandas' own metadata, which would carry its version.
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
@@ -219,11 +223,12 @@ def results_path(results: str | Path) -> Path:
 def model_folder(model: str) -> str:
     """The folder of a model's results below each kind of table; no name leads out of the results folder.
 
-    Lab names, packaged names, hub ids and plain relative paths stay as they are. Any other path (absolute, from the
-    home folder, or with `..` in it) becomes its last part with eight digits of the sum of the place it stands for, so
-    that two folders never share one.
+    Lab names, packaged names, hub ids and plain paths from the repository's root stay as they are. Any other path
+    (absolute, from the home folder, with `..` in it, or plain from elsewhere) becomes its last part with eight digits
+    of the sum of the place it stands for, so that two folders never share one.
     """
-    if _PLAIN_NAME.fullmatch(model):
+    elsewhere = Path(model).is_dir() and Path.cwd() != results_path("")
+    if _PLAIN_NAME.fullmatch(model) and not elsewhere:
         return model
     place = Path(model).expanduser().resolve()
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", place.name).strip(".-") or "model"
@@ -334,6 +339,13 @@ def _checked_provenance(made_by: dict[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"provenance is not plain JSON: {error}") from None
     return made_by
+
+
+def _made_by_workflow(path: Path) -> bool:
+    try:
+        return path.is_file() and bool(read_table(path).attrs["provenance"]["made_from"])
+    except ValueError:  # a damaged one may be replaced
+        return False
 
 
 def _made_from() -> dict[str, Any]:

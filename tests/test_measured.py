@@ -70,6 +70,18 @@ def test_a_table_of_the_same_measurement_is_read_and_one_of_another_refused(tmp_
         is_measured({"scores": paths["scores"]}, {"n_prompts": 4, "n_shots": 10})
 
 
+def test_a_table_that_the_workflow_made_is_left_as_it_is_by_hand(tmp_path, capsys):
+    path, by_suite = tmp_path / "a.parquet", made_by() | {"made_from": {"files": {}}}
+    for made, value, expected in ((made_by(), 1, 1), (by_suite, 2, 2), (made_by(), 3, 2), (by_suite, 4, 4)):
+        write_table(pd.DataFrame([ROW | {"value": float(value)}]), path, schema_name="scores", provenance=made)
+        assert read_table(path)["value"].tolist() == [expected]
+        said = capsys.readouterr().out
+        assert said.count("\n") == (value == 3) and ("made by a suite and is left as it is" in said) == (value == 3)
+    path.write_bytes(b"damaged")
+    write_table(pd.DataFrame([ROW]), path, schema_name="scores", provenance=made_by())
+    assert read_table(path)["value"].tolist() == [ROW["value"]]
+
+
 @pytest.mark.parametrize("name", ["../../../mymodel", "/data/my model", "~/x", "a/../b", ".", "x/..", "a//b", "a/.b"])
 def test_no_name_leads_out_of_the_results_folder(tmp_path, name):
     folder = model_folder(name)

@@ -11,15 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.tables import provenance, read_table, write_table
+from icl_lib.tables import model_folder, provenance, read_table, write_table
 from tests.drawn import figures_in, points_drawn
 from tests.front_door import FrontDoor
 from tests.project import ROOT
+from workflow.standin.__main__ import environment
+from workflow.standin.data import make
+from workflow.standin.server import serve
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
 PROGRAM = re.compile(r"(?:make|python|\S*/papermill)\b(?! and)")
-LESS = shlex.split("-p n_prompts 1 -p n_sequences 4 -p n_null_draws 1 -p n_documents 2 -y 'shots: [10]'")
+LESS = {
+    "scoring": shlex.split("-p n_prompts 1 -p n_sequences 4 -p n_null_draws 1 -p n_documents 2 -y 'shots: [10]'"),
+    "ablation": shlex.split("-p n_prompts 1 -p n_documents 2 -p n_draws 1 -y 'fractions: [0.2]' -y 'protocols: []' "
+                            "-y 'grid_fractions: [0.2]' -y 'replacements: [mean]' -p n_curve_documents 0"),
+}
 
 
 def commands():
@@ -30,9 +37,16 @@ def commands():
     return list(dict.fromkeys(line for line in lines if PROGRAM.match(line)))
 
 
+def pairs():
+    """The commands that score a model and then ablate its heads, by model."""
+    of_notebooks = [command for command in commands() if "/papermill" in command]
+    ablated = [command.split("-p model ")[1] for command in of_notebooks if "notebooks/ablation.ipynb" in command]
+    return {model: [command for command in of_notebooks if command.endswith(f"-p model {model}")] for model in ablated}
+
+
 def test_the_readme_has_the_commands_that_are_looked_for():
     assert {"make book", "make test", "make help", "make book SUITE=my_suite", "make grid"} <= set(commands())
-    assert len(commands()) >= 15 and len(BLOCKS) == 4
+    assert len(commands()) >= 15 and len(BLOCKS) == 5
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
@@ -65,7 +79,7 @@ def notebook(command, tmp_path):
     """The papermill command from the repository's root, with its output and its tables elsewhere."""
     template, executed, *given = shlex.split(command)[1:]
     run("-m", "papermill", template, str(tmp_path / executed), *given, "-p", "results", str(tmp_path / "results"),
-        *LESS, HOME=str(tmp_path))
+        *LESS["scoring"], HOME=str(tmp_path))
     named = dict(zip(given[1::3], given[2::3], strict=True))
     table = tmp_path / "results" / "scores" / named["model"] / f"step{named['step']}.parquet"
     scores = read_table(table, schema_name="scores")
@@ -105,11 +119,45 @@ RUN = {".venv/bin/papermill notebooks/scoring.ipynb": notebook, "python -m workf
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in commands() if not c.startswith("make ")])
+@pytest.mark.parametrize(
+    "command", [c for c in commands() if not c.startswith("make ") and c not in sum(pairs().values(), [])])
 def test_other_commands_run(tmp_path, command):
     runner = next((runner for start, runner in RUN.items() if command.startswith(start)), None)
     assert runner, f"no test runs {command!r}"
     runner(command, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory):
+    """A user's folder: the repository, her model beside it, and a hub that has the README's; with the environment."""
+    folder = tmp_path_factory.mktemp("user")
+    served, hub_id = make(folder / "served"), next(model for model in pairs() if not model.startswith("."))
+    shutil.copytree(served / "models/standin/gpt-neox-tiny/main", served / "models" / hub_id / "main")
+    shutil.copytree(served / "models/standin/llama-tiny/main", folder / "my_model")
+    (folder / "repository").mkdir()
+    (folder / "repository" / "notebooks").symlink_to(ROOT / "notebooks")
+    with serve(served) as address:
+        variables = {k: v for k, v in environment(address, folder).items() if k.startswith(("HF_", "ICL_"))}
+        yield folder, variables | {"HOME": str(folder), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", pairs())
+def test_scoring_and_ablation_of_any_model_need_its_name_alone(user, model):
+    """The two commands as they stand, with less to measure and their tables elsewhere; `../my_model` is her folder."""
+    folder, variables = user
+    assert [re.search(r"notebooks/(\w+)", command)[1] for command in pairs()[model]] == ["scoring", "ablation"]
+    results = folder / "results"
+    for command, less in zip(pairs()[model], LESS.values(), strict=True):
+        run("-m", "papermill", *shlex.split(command)[1:], "-p", "results", str(results), *less,
+            folder=folder / "repository", **variables)
+    assert {path.name for path in (folder / "my_model").iterdir()} >= {"config.json", "model.safetensors"}
+    (effects,) = results.glob(f"effects/**/{'my_model-*' if model.startswith('.') else model_folder(model)}/*.parquet")
+    assert effects.name == "step-1.parquet"
+    made_by = read_table(effects, schema_name="effects").attrs["provenance"]
+    assert made_by["parameters"]["task_files"] == "upstream"
+    assert made_by["parameters"]["documents"] == "python-reference" and all(made_by["sums"].values())
+    assert made_by["revision"].startswith("main (commit ") or model.startswith(".")
 
 
 @pytest.mark.slow

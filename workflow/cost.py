@@ -19,6 +19,7 @@ import pandas as pd
 
 from icl_lib.models import locate
 from icl_lib.paper_models import GIB, PaperModel, paper_models
+from icl_lib.sources import tasks_for
 from icl_lib.upstream import EVALUATION_TASKS, SCORING_TASKS
 from workflow.suite import CHOSEN_BY, TEMPLATES, Suite, read_suite
 from workflow.sweep import SWEPT
@@ -45,7 +46,7 @@ def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, A
     """The cost of one run of a notebook; `values` are parameters over the suite's."""
     declared = {k: p.default for k, p in template_parameters(TEMPLATES / f"{notebook}.ipynb").items()}
     p = declared | suite.overrides.get(notebook, {}) | (values or {})
-    upstream = str(p["task_files"]).startswith("upstream")
+    upstream = tasks_for(model.id, p["task_files"]).startswith("upstream")
     n_scoring = len(SCORING_TASKS) if upstream else _lab_tasks("scoring")
     n_evaluation = len(EVALUATION_TASKS) if upstream else _lab_tasks("evaluation")
     fv = n_scoring * p["n_prompts"] * fv_ratio(model)
