@@ -23,7 +23,7 @@ PAGE = results/$(SUITE)/book/_build/html/index.html
 # Ablations, the longest runs, and the scorings that they need go first, or one is left for the end and for one core.
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
 # The stand-in suite's hub runs as long as the command.
-STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m workflow.standin results/standin/hub)
+STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m tests.support.standin results/standin/hub)
 SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock
 
 .DEFAULT_GOAL := help
@@ -55,18 +55,18 @@ verify: suite ## whether the suite's results and the code agree; lists what is s
 	@$(BIN)/python -m workflow.verify $(CONFIG)
 
 torture: env ## kill sweeps of a small suite at random moments (KILLS=100 MINUTES= SUITE=torture); results/torture/report.md
-	@$(BIN)/python -m workflow.torture $(TRIED) --kills $(KILLS) $(if $(MINUTES),--minutes $(MINUTES)) --seed $(SEED) --cores $(CORES)
+	@$(BIN)/python -m tests.support.torture $(TRIED) --kills $(KILLS) $(if $(MINUTES),--minutes $(MINUTES)) --seed $(SEED) --cores $(CORES)
 
 determinism: env ## sweep a small suite again, with one job, with its models in reverse: the same bits (SUITE=torture)
-	@$(BIN)/python -m workflow.determinism $(TRIED)
+	@$(BIN)/python -m tests.support.determinism $(TRIED)
 
 faults: env ## what a full disk, a dead kernel, a damaged file and the like do to a sweep, and bad input; minutes
 	@mkdir -p results
 	$(BIN)/python -m pytest -m 'faults or not faults' tests/test_faults.py --junitxml=results/faults.xml
-	@$(BIN)/python -m workflow.trial faults 'make faults' results/faults.xml
+	@$(BIN)/python -m tests.support.trial faults 'make faults' results/faults.xml
 	$(BIN)/python -m pytest -m faults tests/test_safety.py
 	$(BIN)/python -m pytest tests/test_bad_input.py -k one_line --junitxml=results/bad_input.xml
-	@$(BIN)/python -m workflow.trial 'bad inputs' 'make faults' results/bad_input.xml
+	@$(BIN)/python -m tests.support.trial 'bad inputs' 'make faults' results/bad_input.xml
 
 test: env ## the tests, a module at a time on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadscope

@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 
 from benchmarks.fv_scores import LAB, N_PROMPTS, N_ROUNDS, TOKENS, random_model, random_prompts
-from icl_lib.ablation import Edit, edited_heads
-from icl_lib.evaluate import answer_readouts
+from icl_lib.forward.edits import Edit, edited_heads
+from icl_lib.forward.passes import device_of, encode_prompts, plain_transformers
 from icl_lib.heads import layer_matched_random_heads, random_heads, top_heads
-from icl_lib.models import load_model
-from icl_lib.passes import device_of, encode_prompts, plain_transformers
+from icl_lib.metrics.evaluate import answer_readouts
+from icl_lib.models.load import load_model
 
 TABLE = Path("results/bench/ablation_grid.csv")
 SHAPES = (LAB, "pythia-70m")

@@ -28,10 +28,11 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-from icl_lib.function_vectors import clean_means, fv_scores
-from icl_lib.models import load_model, wrap_model
-from icl_lib.passes import device_of, output_projections, plain_transformers, split_heads
-from icl_lib.tasks import Prompt, TaskPrompts
+from icl_lib.data.tasks import Prompt, TaskPrompts
+from icl_lib.forward.means import clean_means
+from icl_lib.forward.passes import device_of, output_projections, plain_transformers, split_heads
+from icl_lib.models.load import load_model, wrap_model
+from icl_lib.scores.function_vectors import fv_scores
 
 TABLE = Path("results/bench/fv_scores.csv")
 # public configurations: layers, heads, width

@@ -16,8 +16,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast
 
-from icl_lib.models import count_parameters
-from icl_lib.tasks import read_tasks
+from icl_lib.data.tasks import read_tasks
+from icl_lib.models.load import count_parameters
 from lab.files import RUNGS, read_rung
 from lab.text import Generator
 from lab.tokenizer import FOLDER as TOKENIZER

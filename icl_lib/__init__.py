@@ -4,17 +4,17 @@ A replication of Yin & Steinhardt (2025). Importing is cheap; transformer_lens i
 model is loaded.
 """
 
-from icl_lib.ablation import Edit, ablated_answer_probabilities, edited_heads, replacement_values
-from icl_lib.evaluate import answer_metrics, token_loss_difference, token_losses
-from icl_lib.function_vectors import FVScores, fv_scores, permuted_mean_scores
-from icl_lib.induction import (
+from icl_lib.data.tasks import Prompt, TaskPrompts, read_prompts
+from icl_lib.forward.edits import Edit, edited_heads, replacement_values
+from icl_lib.metrics.evaluate import ablated_answer_probabilities, answer_metrics, token_loss_difference, token_losses
+from icl_lib.models.load import load_model, steps_of, wrap_model
+from icl_lib.scores.function_vectors import FVScores, fv_scores, permuted_mean_scores
+from icl_lib.scores.induction import (
     duplicate_token_scores,
     induction_scores,
     previous_token_scores,
     repeated_random_tokens,
 )
-from icl_lib.models import load_model, steps_of, wrap_model
-from icl_lib.tasks import Prompt, TaskPrompts, read_prompts
 
 __all__ = [
     "Edit",

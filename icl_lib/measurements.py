@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from icl_lib.evaluate import answer_metrics, token_loss_difference, token_losses
-from icl_lib.function_vectors import FVScores, permuted_mean_scores
-from icl_lib.induction import duplicate_token_scores, induction_scores, previous_token_scores
-from icl_lib.models import bos_text
+from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts
+from icl_lib.metrics.evaluate import answer_metrics, token_loss_difference, token_losses
+from icl_lib.models.load import bos_text
 from icl_lib.progress import progress
+from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
+from icl_lib.scores.induction import duplicate_token_scores, induction_scores, previous_token_scores
 from icl_lib.tables import provenance
-from icl_lib.tasks import Task, TaskPrompts, draw_prompts
 
 _AT_ONCE, _WIDE = 1000, 256  # tasks whose prompts share batches, in models narrower than this
 METRICS = {

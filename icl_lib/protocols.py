@@ -13,13 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from icl_lib.evaluate import answer_metrics
-from icl_lib.function_vectors import FVScores, clean_means, fv_scores
+from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts, write_prompt
+from icl_lib.forward.means import clean_means
 from icl_lib.heads import overlap, top_heads
-from icl_lib.induction import induction_scores, repeated_random_tokens
-from icl_lib.models import bos_text
-from icl_lib.statistics import spearman
-from icl_lib.tasks import Prompt, Task, TaskPrompts, draw_prompts, write_prompt
+from icl_lib.metrics.evaluate import answer_metrics
+from icl_lib.models.load import bos_text
+from icl_lib.scores.function_vectors import FVScores, fv_scores
+from icl_lib.scores.induction import induction_scores, repeated_random_tokens
+from icl_lib.stats.intervals import spearman
 
 _RELEASED_TASKS = {"abstractive": 9, "extractive": 20}  # of the 29 tasks in src/find_fv_heads.py
 

@@ -13,16 +13,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 # the code that the saved numbers come from: after a change of it they are computed anew
-_CODE = ("function_vectors.py", "passes.py", "readout.py", "shared_prefix.py", "shared_layers.py", "ablation.py",
-         "evaluate.py", "generation.py", "saved.py")
+_CODE = ("forward/*.py", "scores/function_vectors.py", "metrics/*.py", "saved.py")
 
 
 class SavedResults:
     """Results of one model, a safetensors file each, named by a fingerprint of what they depend on.
 
     That is: the model's weights, buffers and configuration, its dtype and kind of device, the versions of torch and
-    transformers, the text of the modules in `_CODE`, and what is given to `recall`. Batch size and threads are not in
-    it: they change rounding at most. With `folder` None nothing is saved. Raises ValueError if `folder` is a file.
+    transformers, the text of the engine's modules (`_CODE`), and what is given to `recall`. Batch size and threads are
+    not in it: they change rounding at most. With `folder` None nothing is saved. Raises ValueError if `folder` is a
+    file.
     """
 
     def __init__(self, folder: str | Path | None, model: nn.Module):
@@ -33,7 +33,7 @@ class SavedResults:
             raise ValueError(f"save_to {str(folder)!r} is a file, expected a folder; give another path")
         hf_model = model.original_model
         tensors = [*hf_model.named_parameters(), *hf_model.named_buffers()]
-        code = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in _CODE]
+        code = [path.read_text(encoding="utf-8") for name in _CODE for path in sorted(Path(__file__).parent.glob(name))]
         versions = [importlib.metadata.version(package) for package in ("torch", "transformers")]
         self.model = fingerprint(
             code, versions, hf_model.config.to_json_string(use_diff=False), tensors[0][1].device.type,

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from icl_lib.documents import LAB, REFERENCE
-from icl_lib.models import locate
-from icl_lib.tasks import LAB_TASKS
+from icl_lib.data.documents import LAB, REFERENCE
+from icl_lib.data.tasks import LAB_TASKS
+from icl_lib.models.load import locate
 
 AUTO = "auto"
 _TOKENIZER = LAB_TASKS.parent / "tokenizer" / "tokenizer.json"

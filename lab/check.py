@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icl_lib.function_vectors import fv_scores
-from icl_lib.induction import induction_scores, repeated_random_tokens
+from icl_lib.data.tasks import read_tasks
 from icl_lib.measurements import accuracy_table, in_split, null_scores, prompts_of, task_group
-from icl_lib.models import count_parameters, load_model
-from icl_lib.tasks import read_tasks
+from icl_lib.models.load import count_parameters, load_model
+from icl_lib.scores.function_vectors import fv_scores
+from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.files import MODELS, RUNGS, read_rung
 
 # the columns that a rung's `promises` may bound from below

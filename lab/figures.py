@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures import COLOUR, MARKER, SCORE_LABEL
-from icl_lib.scaling_figures import size_axis
+from icl_lib.figures.common import COLOUR, MARKER, SCORE_LABEL
+from icl_lib.figures.scaling import size_axis
 
 
 def ramp(names: list[str]) -> dict[str, tuple]:

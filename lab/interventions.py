@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from icl_lib.heads import random_heads
-from icl_lib.induction import induction_targets
+from icl_lib.scores.induction import induction_targets
 from lab.text import Generator, Rows
 
 RUNNING_TEXT = ("documents", "listings")  # everything else has the form of a few-shot prompt

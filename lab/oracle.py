@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from icl_lib.tasks import Task
+from icl_lib.data.tasks import Task
 
 
 def accuracy_without_pairing(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from icl_lib.tasks import Task
+from icl_lib.data.tasks import Task
 from lab.world import words
 
 BOS = "<|endoftext|>"

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icl_lib.ablation_conditions import ablation_conditions, at_fractions
-from icl_lib.ablation_effects import effects_table
-from icl_lib.ablation_protocols import PROTOCOLS, protocol_conditions
-from icl_lib.ablation_tables import Measurement, ablation_table, zero_shot
+from icl_lib.ablation.conditions import ablation_conditions, at_fractions
+from icl_lib.ablation.effects import effects_table
+from icl_lib.ablation.measure import Measurement, ablation_table, zero_shot
+from icl_lib.ablation.protocols import PROTOCOLS, protocol_conditions
 from icl_lib.tables import provenance, run_path, write_table
 
 LAYERS, HEADS, TASKS, PROMPTS, DOCUMENTS = 4, 8, 6, 5, 12

@@ -24,7 +24,7 @@ from scipy.linalg import hadamard
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from icl_lib.tasks import Task
+from icl_lib.data.tasks import Task
 
 BOS = "<s>"
 N = 10  # inputs, labels, tasks

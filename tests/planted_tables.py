@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icl_lib.suite_tables import SuiteTables
+from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.tables import provenance, write_table
 
 SHAPE = (4, 10)  # layers and heads per layer

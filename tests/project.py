@@ -90,7 +90,7 @@ IMPORTS = {
     "protocols": "",
     "task_execution": "",
     "training_dynamics": "",
-    "model_scaling": "from icl_lib.statistics import holm",
+    "model_scaling": "from icl_lib.stats.intervals import holm",
     "ablation_ladder": "",
     "causal_test": "",
     "claims": "",

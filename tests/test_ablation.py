@@ -14,8 +14,8 @@ from icl_lib import (
     token_loss_difference,
     token_losses,
 )
-from icl_lib.evaluate import answer_readouts
-from icl_lib.passes import encode_prompts, layers, plain_transformers
+from icl_lib.forward.passes import encode_prompts, layers, plain_transformers
+from icl_lib.metrics.evaluate import answer_readouts
 from tests.conftest import ARCHITECTURES, golden_case, projections_of, tiny_model
 
 REPLACEMENTS = ("mean", "task_mean", "zero", "resample", "bos_value")

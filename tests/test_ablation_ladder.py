@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from icl_lib.ablation import REPLACEMENTS
-from icl_lib.ablation_ladder import (
+from icl_lib.analysis.ladder import (
     COLUMNS,
     cell_counts,
     counts_table,
@@ -19,7 +18,8 @@ from icl_lib.ablation_ladder import (
     read_grid,
     statistics_rows,
 )
-from icl_lib.ladder_figures import differences
+from icl_lib.figures.ladder import differences
+from icl_lib.forward.edits import REPLACEMENTS
 from icl_lib.tables import provenance, write_table
 from lab.files import GRID
 from tests.test_ablation_protocols import scores

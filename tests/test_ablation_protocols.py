@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from icl_lib import heads as head_sets
-from icl_lib.ablation_conditions import Condition, ablation_conditions, refuse_overlap
-from icl_lib.ablation_effects import (
+from icl_lib.ablation.conditions import Condition, ablation_conditions, refuse_overlap
+from icl_lib.ablation.effects import (
     CONTROLS,
     DIFFERENCE,
     at_fraction,
@@ -19,7 +19,16 @@ from icl_lib.ablation_effects import (
     set_table,
     with_holm,
 )
-from icl_lib.ablation_protocols import (
+from icl_lib.ablation.measure import (
+    TOKEN_LOSS,
+    TOKEN_LOSS_POINTS,
+    Measurement,
+    ablation_table,
+    measure,
+    measure_grid,
+    with_paired_errors,
+)
+from icl_lib.ablation.protocols import (
     DEPARTURES,
     PAPER_FRACTIONS,
     PROTOCOLS,
@@ -30,17 +39,8 @@ from icl_lib.ablation_protocols import (
     protocol_conditions,
     protocol_rows,
 )
-from icl_lib.ablation_tables import (
-    TOKEN_LOSS,
-    TOKEN_LOSS_POINTS,
-    Measurement,
-    ablation_table,
-    measure,
-    measure_grid,
-    with_paired_errors,
-)
 from icl_lib.kinds import OF_EITHER_KIND, heads_of_kind
-from icl_lib.statistics import bootstrap_difference, effect_against_draws
+from icl_lib.stats.intervals import bootstrap_difference, effect_against_draws
 
 INDUCTION = "induction_attention_mass"
 SETTINGS = {"n_draws": 2, "exclude_fraction": 0.05, "seed": 0}

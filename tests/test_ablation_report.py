@@ -5,13 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib import ablation_report as report
-from icl_lib.ablation_effects import DIFFERENCE, at_fraction, corrected, with_holm
-from icl_lib.ablation_figures import figure_four, robustness
-from icl_lib.ablation_numbers import ablation_numbers, carries_loss, find
-from icl_lib.ablation_protocols import titles
-from icl_lib.ablation_tables import with_paired_errors
-from icl_lib.figures import ablation_curves
+from icl_lib.ablation.effects import DIFFERENCE, at_fraction, corrected, with_holm
+from icl_lib.ablation.measure import with_paired_errors
+from icl_lib.ablation.protocols import titles
+from icl_lib.analysis.ablation_numbers import ablation_numbers, carries_loss, find
+from icl_lib.figures.ablation import figure_four, robustness
+from icl_lib.figures.common import ablation_curves
+from icl_lib.pages import ablation as report
 from tests import ablation_page as page
 
 FEW_SHOT, LOSS = "first_token_accuracy", "token_loss_difference"

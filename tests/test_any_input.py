@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icl_lib import read_prompts
-from icl_lib.tasks import Task, draw_prompts, read_pairs
+from icl_lib.data.tasks import Task, draw_prompts, read_pairs
 from workflow.suite import check_suite, read_suite
 
 ODD = Path("odd")

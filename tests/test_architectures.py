@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from icl_lib import Edit, previous_token_scores, token_losses
-from icl_lib.evaluate import answer_readouts
-from icl_lib.generation import generate
-from icl_lib.passes import EncodedPrompt, TokenBatch
-from icl_lib.shared_prefix import read_added_rows
+from icl_lib.forward.passes import EncodedPrompt, TokenBatch
+from icl_lib.forward.shared_prefix import read_added_rows
+from icl_lib.metrics.evaluate import answer_readouts
+from icl_lib.metrics.generation import generate
 from tests.architectures import KINDS, SEEDS, TABLE, table, tried
 
 LIMIT = 1e-5  # nats; eager attention takes its softmax in float32

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from icl_lib import load_model, read_prompts
-from icl_lib.documents import read_documents
+from icl_lib.data.documents import read_documents
+from icl_lib.data.tasks import Task, read_pairs, read_tasks, select_tasks
 from icl_lib.heads import head_count, heads_from_names, layer_matched_random_heads, overlap, random_heads, top_heads
-from icl_lib.tasks import Task, read_pairs, read_tasks, select_tasks
 from tests.conftest import GOLDEN, golden_case
 from tests.project import ROOT
-from workflow import book, determinism, run, torture, verify
+from tests.support import determinism, torture
+from workflow import book, run, verify
 from workflow import suite as suites
 from workflow.suite import check_suite, read_suite
 

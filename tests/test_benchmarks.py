@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import fv_scores as bench
 from benchmarks import training
 from icl_lib import fv_scores, load_model
-from icl_lib.function_vectors import clean_means
-from icl_lib.models import count_parameters
-from icl_lib.passes import plain_transformers
-from icl_lib.tasks import read_tasks
+from icl_lib.data.tasks import read_tasks
+from icl_lib.forward.means import clean_means
+from icl_lib.forward.passes import plain_transformers
+from icl_lib.models.load import count_parameters
 from lab.files import read_rung
 from lab.text import Generator
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lib.tasks import Task, read_tasks
+from icl_lib.data.tasks import Task, read_tasks
 from lab import causal
 from lab import train as trainer
 from lab.files import CAUSAL, CONFIRMATION, read_plan, read_rung
@@ -129,7 +129,7 @@ def test_masks_forbid_the_token_after_an_earlier_copy_and_nothing_else():
 
 def test_the_sham_mask_hides_as_many_other_keys():
     tokens = by_kind(batch_of("none")[0])["listings"].tokens
-    from icl_lib.induction import induction_targets
+    from icl_lib.scores.induction import induction_targets
 
     targets = induction_targets(torch.from_numpy(tokens)).numpy()
     others = other_keys(targets, np.random.default_rng(0))

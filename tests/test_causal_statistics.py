@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib import causal_report
-from icl_lib import causal_statistics as judge
+from icl_lib.analysis import causal as judge
+from icl_lib.pages import causal as causal_report
 from lab import causal
 from lab.files import CAUSAL, CONFIRMATION, read_plan
 

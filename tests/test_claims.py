@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from icl_lib import claim_statistics
-from icl_lib.claim_estimates import Estimate
-from icl_lib.claim_report import ledger_table
-from icl_lib.claims import (
+from icl_lib.analysis import claim_statistics
+from icl_lib.analysis.claim_estimates import Estimate
+from icl_lib.analysis.claims import (
     ABSENT,
     FAILS,
     HOLDS,
@@ -22,8 +21,9 @@ from icl_lib.claims import (
     verdict,
     votes,
 )
-from icl_lib.front_page import answer_sentence, claims_table
-from icl_lib.suite_tables import SuiteTables
+from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.pages.claims import ledger_table
+from icl_lib.pages.front_page import answer_sentence, claims_table
 from icl_lib.tables import provenance, read_table, write_table
 from tests.planted_tables import MADE_BY, PlantedTables, layer, with_heads
 from tests.project import ROOT

@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from icl_lib.paper_models import paper_models
+from icl_lib.models.paper_models import paper_models
 from tests.conftest import GOLDEN
 from workflow import cost
 from workflow.suite import Suite, check_suite, read_suite

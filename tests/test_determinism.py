@@ -9,10 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from icl_lib import fv_scores, induction_scores, permuted_mean_scores, repeated_random_tokens
-from icl_lib.ablation import Edit, replacement_values
-from icl_lib.evaluate import answer_metrics, token_losses
+from icl_lib.data.tasks import draw_prompts, read_tasks
+from icl_lib.forward.edits import Edit, replacement_values
 from icl_lib.heads import layer_matched_random_heads, random_heads, random_ranking, top_heads
-from icl_lib.tasks import draw_prompts, read_tasks
+from icl_lib.metrics.evaluate import answer_metrics, token_losses
 from lab.text import lab_documents
 from tests.project import make_project, suite
 from workflow.suite import check_suite
@@ -87,7 +87,7 @@ def lab_tokenizer():
 
 
 def clean(neox):
-    from icl_lib.function_vectors import clean_means
+    from icl_lib.forward.means import clean_means
 
     return clean_means(neox.model, neox.prompts, progress=False)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from icl_lib import load_model
-from icl_lib.documents import read_documents
+from icl_lib.data.documents import read_documents
 
 WANTED = {"n_documents": 3, "length": 20, "seed": 0}
 

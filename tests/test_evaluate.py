@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from icl_lib import Edit, Prompt, answer_metrics, edited_heads, token_loss_difference, token_losses
-from icl_lib.evaluate import edited_token_losses, token_loss_differences
-from icl_lib.generation import f1_ceiling, generate, generated_f1, generated_text
-from icl_lib.passes import encode_prompts, plain_transformers
+from icl_lib.forward.passes import encode_prompts, plain_transformers
+from icl_lib.metrics.evaluate import edited_token_losses, token_loss_differences
+from icl_lib.metrics.generation import f1_ceiling, generate, generated_f1, generated_text
 from tests.conftest import ARCHITECTURES, tiny_model
 
 

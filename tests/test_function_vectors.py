@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icl_lib import Prompt, TaskPrompts, fv_scores, load_model, measurements, permuted_mean_scores
-from icl_lib.function_vectors import derangement
-from icl_lib.tasks import read_tasks
+from icl_lib.data.tasks import read_tasks
+from icl_lib.scores.function_vectors import derangement
 from tests.conftest import ARCHITECTURES, projections_of, tiny_model
 
 BOS = "<|endoftext|>"
@@ -132,7 +132,7 @@ def test_means_of_each_type_of_task_stand_apart(neox):
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
-    import icl_lib.function_vectors as module
+    import icl_lib.scores.function_vectors as module
 
     expected = fv_scores(neox.model, neox.prompts, progress=False)
     sizes, read = [], module.read_edited_rows
@@ -150,7 +150,8 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
 
 
 def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, monkeypatch):
-    import icl_lib.function_vectors as module
+    from icl_lib.forward import means as module
+    from icl_lib.scores import function_vectors
 
     expected = module.clean_means(neox.model, neox.prompts, progress=False)
     sizes, outputs = [], module.last_head_outputs
@@ -170,7 +171,7 @@ def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, 
     def broken(*_, **__):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(module, "read_edited_rows", broken)
+    monkeypatch.setattr(function_vectors, "read_edited_rows", broken)
     with pytest.raises(RuntimeError, match="something else"):
         fv_scores(neox.model, neox.prompts, mean_z=means, progress=False)
 
@@ -190,7 +191,7 @@ def test_progress_shows_in_a_terminal_only(neox, monkeypatch, terminal):
 
 
 def test_answers_in_context_have_the_tokens_that_follow_the_prompt(neox, monkeypatch):
-    import icl_lib.function_vectors as module
+    import icl_lib.scores.function_vectors as module
 
     alone = fv_scores(neox.model, neox.prompts, progress=False)
     assert torch.equal(fv_scores(neox.model, neox.prompts, answer="in_context", progress=False).scores, alone.scores)
@@ -213,7 +214,7 @@ def test_given_means_are_used_and_permuted_ones_are_a_null(neox, monkeypatch):
     null = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2, progress=False)
     assert null.shape == (2, *scored.scores.shape)
     assert not torch.allclose(null[0], scored.scores)
-    monkeypatch.setattr("icl_lib.function_vectors._VALUE_BYTES", 1)  # one draw at a time
+    monkeypatch.setattr("icl_lib.scores.function_vectors._VALUE_BYTES", 1)  # one draw at a time
     alone = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2, progress=False)
     assert torch.allclose(alone, null, atol=1e-9, rtol=0)
 

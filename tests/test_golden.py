@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from icl_lib import (
-    ablated_answer_probabilities,
-    fv_scores,
-    induction_scores,
-    token_loss_difference,
-    token_losses,
-)
+from icl_lib import ablated_answer_probabilities, fv_scores, induction_scores, token_loss_difference, token_losses
 from tests.conftest import ARCHITECTURES, Golden, golden_case
 
 CASES = [(a, d) for a in ARCHITECTURES for d in ("float32", "float64")]

@@ -10,9 +10,9 @@ import sys
 import pytest
 import yaml
 
-from icl_lib.hub import TRUST
+from icl_lib.models.hub import TRUST
 from tests.conftest import GOLDEN
-from workflow.standin.server import commit_of, serve
+from tests.support.standin.server import commit_of, serve
 
 ROOT = GOLDEN.parents[1]
 
@@ -36,13 +36,13 @@ def hub(tmp_path_factory):
 
 
 def download(hub, cache, *arguments, limit=None, **variables):
-    """`icl_lib/hub.py` in a process of its own: exit status, output and error."""
+    """`icl_lib/models/hub.py` in a process of its own: exit status, output and error."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "ICL_"))}
     env |= {"HF_HOME": str(cache), "HF_ENDPOINT": hub[1], "HF_HUB_OFFLINE": "0"} | variables
     few = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     # -P: as a file, without the package, which imports torch
-    done = subprocess.run([sys.executable, "-P", "icl_lib/hub.py", *arguments], cwd=ROOT, env=env, capture_output=True,
-                          text=True, timeout=120, preexec_fn=few)
+    done = subprocess.run([sys.executable, "-P", "icl_lib/models/hub.py", *arguments], cwd=ROOT, env=env,
+                          capture_output=True, text=True, timeout=120, preexec_fn=few)
     return done.returncode, done.stdout.strip(), done.stderr.strip()
 
 

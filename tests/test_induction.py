@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-import icl_lib.induction as module
-from icl_lib import (
-    duplicate_token_scores,
-    induction_scores,
-    previous_token_scores,
-    repeated_random_tokens,
-)
+import icl_lib.scores.induction as module
+from icl_lib import duplicate_token_scores, induction_scores, previous_token_scores, repeated_random_tokens
 
 A, B, C, D = 11, 12, 13, 14
 TWICE = torch.tensor([[0, A, B, C, A, B, C]])  # BOS and one run twice

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icl_lib.models import steps_of
-from icl_lib.tasks import LAB_TASKS, draw_prompts, read_tasks, select_tasks
+from icl_lib.data.tasks import LAB_TASKS, draw_prompts, read_tasks, select_tasks
+from icl_lib.models.load import steps_of
 from lab import train as trainer
 from lab import world
 from lab.check import MEASURES, broken_promises

@@ -63,9 +63,9 @@ def test_variables_reach_the_programs(door):
     door.make("lab", "RUNG=lab-7k", "SEED=4")
     assert door.calls == ["python -m lab.retrain lab-7k --seed 4"]
     door.make("torture", "KILLS=7", "SUITE=smoke", "MINUTES=2")
-    assert door.calls == ["python -m workflow.torture smoke --kills 7 --minutes 2 --seed 0 --cores 2"]
+    assert door.calls == ["python -m tests.support.torture smoke --kills 7 --minutes 2 --seed 0 --cores 2"]
     door.make("torture")
-    assert door.calls[0].startswith("python -m workflow.torture torture "), "the default suite would take hours"
+    assert door.calls[0].startswith("python -m tests.support.torture torture "), "the default suite would take hours"
     door.make("causal-arm", "ARM=sham", "SEED=5", "FOLDER=lab/causal/confirmation")
     assert door.calls == ["python -m lab.causal sham --seed 5 --again --folder lab/causal/confirmation"]
     assert "try ARM=mask_outside" in door.make("causal-arm").stderr and not door.calls

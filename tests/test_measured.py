@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icl_lib.data.tasks import read_tasks
 from icl_lib.notebook import check_given, is_measured
 from icl_lib.progress import progress
 from icl_lib.tables import KEYS, model_folder, provenance, read_table, run_path, write_table
-from icl_lib.tasks import read_tasks
 from tests.project import make_project
 from workflow.inputs import measured_from
 from workflow.measure import largest_difference
@@ -167,10 +167,10 @@ def test_what_a_measurement_depends_on(template):
     path = write()
     assert measuring_parameters(path) == {"model", "step", "value", "results"}
     assert "icl_lib/heads.py" in library_files(path, measuring=True)
-    assert "icl_lib/figures.py" in set(library_files(path)) - set(library_files(path, measuring=True))
+    assert "icl_lib/figures/common.py" in set(library_files(path)) - set(library_files(path, measuring=True))
     inputs = [path, *map(Path, library_files(path))]
     record = measured_from(path, inputs, {"value": 0.5, "title": "t", "results": "r"}, Path("results/s"))
-    assert record["parameters"] == {"value": 0.5} and "icl_lib/figures.py" not in record["files"]
+    assert record["parameters"] == {"value": 0.5} and "icl_lib/figures/common.py" not in record["files"]
     before = record["files"]["notebooks/scoring.ipynb#measure"]
     assert "notebooks/scoring.ipynb" not in record["files"] and measuring_source(write(caption="other")) in MEASURING
     after = measured_from(path, inputs, {"value": 0.5}, Path("results/s"))["files"]["notebooks/scoring.ipynb#measure"]

@@ -8,16 +8,16 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers
 
-import icl_lib.shared_layers
-import icl_lib.shared_prefix
+import icl_lib.forward.shared_layers
+import icl_lib.forward.shared_prefix
 from icl_lib import ablated_answer_probabilities, fv_scores, load_model, token_losses, wrap_model
-from icl_lib.dynamics_report import steps_sentence
-from icl_lib.function_vectors import clean_means
+from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts, read_pairs
+from icl_lib.forward.means import clean_means
+from icl_lib.forward.passes import encode_prompts
+from icl_lib.injection import function_vector
 from icl_lib.measurements import made_by
-from icl_lib.models import bos_text, locate, steps_of
-from icl_lib.passes import encode_prompts
-from icl_lib.task_execution import function_vector
-from icl_lib.tasks import Prompt, Task, TaskPrompts, draw_prompts, read_pairs
+from icl_lib.models.load import bos_text, locate, steps_of
+from icl_lib.pages.dynamics import steps_sentence
 from tests.architectures import TOKENIZER
 
 TEXT = "<|endoftext|>Q: red\nA: Red\n\nQ: blue\nA:"
@@ -149,7 +149,7 @@ def test_what_a_head_writes_is_multiplied_as_the_architecture_does():
 
 def test_a_sweep_that_edits_nothing_falls_back_or_is_refused(monkeypatch):
     hf_model = tiny("Cohere")
-    monkeypatch.setattr(icl_lib.shared_prefix._Sweep, "_replace", lambda *_: None)
+    monkeypatch.setattr(icl_lib.forward.shared_prefix._Sweep, "_replace", lambda *_: None)
     assert wrap_model(copy.deepcopy(hf_model), tokenizer()).checked.attention == "own"
 
     def silent(sweep, _layer):
@@ -158,13 +158,14 @@ def test_a_sweep_that_edits_nothing_falls_back_or_is_refused(monkeypatch):
                 sweep.z = args[0]
         return note
 
-    monkeypatch.setattr(icl_lib.shared_layers._LayerSweep, "_replacing", silent)
+    monkeypatch.setattr(icl_lib.forward.shared_layers._LayerSweep, "_replacing", silent)
     refused(wrap_model, hf_model, tokenizer(), words=["CohereForCausalLM", "sweep over edits", "differs by"])
 
 
 def test_logits_made_otherwise_are_refused(monkeypatch):
-    real = icl_lib.shared_prefix.read_targets
-    monkeypatch.setattr("icl_lib.model_check.read_targets", lambda model, hidden, *a: real(model, hidden.roll(1), *a))
+    real = icl_lib.forward.shared_prefix.read_targets
+    monkeypatch.setattr(
+        "icl_lib.check.model_check.read_targets", lambda model, hidden, *a: real(model, hidden.roll(1), *a))
     refused(wrap_model, tiny("Cohere"), tokenizer(), words=["CohereForCausalLM", "differs by"])
 
 
@@ -172,12 +173,12 @@ def test_windows_longer_than_the_check_are_narrowed_for_it(monkeypatch):
     hf_model = tiny("Mistral")
     model = wrap_model(copy.deepcopy(hf_model), tokenizer())
     assert model.checked.uncovered == "" and model.original_model.config.sliding_window == 64
-    attend = icl_lib.shared_prefix._Sweep.attend
+    attend = icl_lib.forward.shared_prefix._Sweep.attend
 
     def without_mask(self, module, query, key, value, attention_mask, **kwargs):
         return attend(self, module, query, key, value, None, **kwargs)
 
-    monkeypatch.setattr(icl_lib.shared_prefix._Sweep, "attend", without_mask)
+    monkeypatch.setattr(icl_lib.forward.shared_prefix._Sweep, "attend", without_mask)
     assert wrap_model(hf_model, tokenizer()).checked.attention == "own"  # the shared sweep forgot the window
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-import icl_lib.models as module
+import icl_lib.models.load as module
 from icl_lib import load_model, steps_of
 from tests.conftest import GOLDEN
 

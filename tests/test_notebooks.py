@@ -8,9 +8,9 @@ import nbformat
 import numpy as np
 import pytest
 
-from icl_lib import figures
-from icl_lib.claims import POWER, read_claims, with_verdicts
-from icl_lib.dynamics import score_array
+from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
+from icl_lib.analysis.dynamics import score_array
+from icl_lib.figures.common import common as figures
 from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
 from tests.drawn import figures_in, points_drawn

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from icl_lib import load_model, packaged
-from icl_lib.models import count_parameters, locate, steps_of
-from icl_lib.packaged import PackagedModel, Wheel, packaged_models
+from icl_lib import load_model
+from icl_lib.models.load import count_parameters, locate, packaged, steps_of
+from icl_lib.models.packaged import PackagedModel, Wheel, packaged_models
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def table(monkeypatch, folder: Path, content: bytes, **changes) -> None:
              "gguf_bytes": len(content), "wheels": wheels} | changes
     known = lambda: {"tiny": PackagedModel(**model)}  # noqa: E731
     monkeypatch.setattr(packaged, "packaged_models", known)
-    monkeypatch.setattr("icl_lib.models.packaged_models", known)
+    monkeypatch.setattr("icl_lib.models.load.packaged_models", known)
 
 
 def left(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from icl_lib.paper_models import PAPER_STEPS, PYTHIA_STEPS, family, memory_gib, paper_models, published_steps
+from icl_lib.models.paper_models import PAPER_STEPS, PYTHIA_STEPS, family, memory_gib, paper_models, published_steps
 
 MODELS = paper_models()
 # paper.md's heads per model, from the notebook of the released code

@@ -13,7 +13,7 @@ import pytest
 import transformers
 from scipy.stats import hypergeom
 
-from icl_lib.claims import overall, with_verdicts
+from icl_lib.analysis.claims import overall, with_verdicts
 from icl_lib.tables import provenance, read_table, write_table
 from tests.project import ROOT
 from workflow.run import run_notebook

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from icl_lib.permutation import gehan_scores, group_test, later_test, mean_rank_test, sign_test
-from icl_lib.statistics import percentile_rank, trend_test
+from icl_lib.stats.intervals import percentile_rank, trend_test
+from icl_lib.stats.permutation import gehan_scores, group_test, later_test, mean_rank_test, sign_test
 
 
 @pytest.mark.parametrize(("n", "smallest"), [(3, 2 / 6), (4, 2 / 24), (5, 2 / 120)])

@@ -11,21 +11,22 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lib import ablation_effects, measurements
-from icl_lib import ablation_tables as grid
-from icl_lib.ablation_conditions import ablation_conditions
-from icl_lib.claims import FAILS, HOLDS, POWERLESS, ledger
-from icl_lib.function_vectors import fv_scores
-from icl_lib.induction import (
+from icl_lib import measurements
+from icl_lib.ablation.conditions import ablation_conditions
+from icl_lib.analysis.claims import FAILS, HOLDS, POWERLESS, ledger
+from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.forward.edits import effects as ablation_effects
+from icl_lib.forward.edits import measure as grid
+from icl_lib.injection import execution_table
+from icl_lib.models.load import load_model
+from icl_lib.scores.function_vectors import fv_scores
+from icl_lib.scores.induction import (
     duplicate_token_scores,
     induction_scores,
     previous_token_scores,
     repeated_random_tokens,
 )
-from icl_lib.models import load_model
-from icl_lib.suite_tables import SuiteTables
 from icl_lib.tables import provenance, write_table
-from icl_lib.task_execution import execution_table
 from tests import planted
 
 WORKING = {"both": ("previous", "induction", "fv"), "fv": ("previous", "fv"), "induction": ("previous", "induction")}

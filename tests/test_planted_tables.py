@@ -4,8 +4,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from icl_lib import claims
-from icl_lib.claims import FAILS, HOLDS, OPEN, POWERLESS, ledger, overall, read_claims
+from icl_lib.analysis import claims
+from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWERLESS, ledger, overall, read_claims
 from icl_lib.tables import read_table
 from tests.planted_tables import PlantedTables, background, layer, with_heads
 from workflow.run import run_notebook

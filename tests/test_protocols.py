@@ -7,18 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lib import (
-    fv_scores,
-    induction_scores,
-    load_model,
-    measurements,
-    protocol_report,
-    protocols,
-    repeated_random_tokens,
-    report,
-)
+from icl_lib import fv_scores, induction_scores, load_model, measurements, protocols, repeated_random_tokens
+from icl_lib.data.tasks import Task, draw_prompts, read_tasks
+from icl_lib.pages import common as report
+from icl_lib.pages import protocols as protocol_report
 from icl_lib.protocols import FV, INDUCTION, FVProtocol, InductionProtocol
-from icl_lib.tasks import Task, draw_prompts, read_tasks
 from tests.conftest import ARCHITECTURES, golden_case, tiny_model
 
 LETTERS = "abcdefghijklmnopqrst"

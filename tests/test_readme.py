@@ -15,9 +15,9 @@ from icl_lib.tables import model_folder, provenance, read_table, write_table
 from tests.drawn import figures_in, points_drawn
 from tests.front_door import FrontDoor
 from tests.project import ROOT
-from workflow.standin.__main__ import environment
-from workflow.standin.data import make
-from workflow.standin.server import serve
+from tests.support.standin.__main__ import environment
+from tests.support.standin.data import make
+from tests.support.standin.server import serve
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)

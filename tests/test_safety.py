@@ -14,10 +14,10 @@ import pytest
 
 from icl_lib.tables import SCHEMAS, provenance, write_table
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
+from tests.support.trial import NO_NETWORK, without_network_allowed
 from workflow.book import build
 from workflow.inert import active, refuse_active
 from workflow.suite import SuiteError, check_suite
-from workflow.trial import NO_NETWORK, without_network_allowed
 
 PACKAGES = ("icl_lib", "workflow", "lab", "benchmarks")
 PICKLES = ("pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-import icl_lib.function_vectors as module
-from icl_lib import ablation_tables as grid
+import icl_lib.scores.function_vectors as module
 from icl_lib import fv_scores, permuted_mean_scores
-from icl_lib.ablation_conditions import Condition
-from icl_lib.function_vectors import clean_means
+from icl_lib.ablation.conditions import Condition
+from icl_lib.forward.edits import measure as grid
+from icl_lib.forward.means import clean_means
 from icl_lib.saved import SavedResults, fingerprint
 from tests.conftest import golden_case, tiny_model
 
@@ -26,7 +26,7 @@ FIELDS = ("by_task", "mean_z", "standard_error_by_task", "by_prompt", "shuffled_
 # Scores the golden prompts; dies at the given call of the given function, or lives and says how often it was called.
 SCRIPT = """
 import os, signal, sys
-import icl_lib.function_vectors as fv, icl_lib.saved as saved
+import icl_lib.scores.function_vectors as fv, icl_lib.saved as saved
 from tests.conftest import golden_case
 folder, target, deadly = sys.argv[1], sys.argv[2], int(sys.argv[3])
 calls = 0

@@ -7,18 +7,18 @@ import sys
 import pytest
 
 from tests.conftest import GOLDEN
-from workflow.standin.__main__ import main
-from workflow.standin.data import ARCHITECTURES
-from workflow.standin.server import commit_of
+from tests.support.standin.__main__ import main
+from tests.support.standin.data import ARCHITECTURES
+from tests.support.standin.server import commit_of
 
 ROOT = GOLDEN.parents[1]
 USE = """
 import json, torch
 from icl_lib import induction_scores, load_model, repeated_random_tokens
-from icl_lib.documents import read_documents
-from icl_lib.models import count_parameters
+from icl_lib.data.documents import read_documents
+from icl_lib.models.load import count_parameters
 from icl_lib.measurements import made_by
-from icl_lib.tasks import read_tasks
+from icl_lib.data.tasks import read_tasks
 
 found = {}
 for name in ARCHITECTURES:
@@ -42,7 +42,7 @@ print(json.dumps({"found": found, "rows": list(rows.shape), "refused": refused, 
 def test_models_documents_and_tasks_come_through_the_real_clients(tmp_path):
     code = USE.replace("ARCHITECTURES", repr(ARCHITECTURES))
     done = subprocess.run(
-        [sys.executable, "-m", "workflow.standin", str(tmp_path), sys.executable, "-c", code], cwd=ROOT,
+        [sys.executable, "-m", "tests.support.standin", str(tmp_path), sys.executable, "-c", code], cwd=ROOT,
         capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     got = json.loads(done.stdout.splitlines()[-1])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from icl_lib.emergence import (
+from icl_lib.kinds import FV_MINIMUM, fv_threshold
+from icl_lib.stats.emergence import (
     ORDERS,
     Emergence,
     emergence_interval,
@@ -13,8 +14,7 @@ from icl_lib.emergence import (
     first_crossing,
     transition_counts,
 )
-from icl_lib.kinds import FV_MINIMUM, fv_threshold
-from icl_lib.statistics import (
+from icl_lib.stats.intervals import (
     bootstrap_difference,
     bootstrap_mean,
     depth_difference,

@@ -4,13 +4,12 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from icl_lib.execution_figures import execution_by_layer, execution_points
-from icl_lib.execution_report import execution_sentence
+from icl_lib.data.tasks import Prompt, draw_prompts, read_tasks
+from icl_lib.figures.injection import execution_by_layer, execution_points
+from icl_lib.forward.passes import TokenBatch
+from icl_lib.forward.shared_prefix import read_added_rows
 from icl_lib.heads import head_names
-from icl_lib.kinds import heads_of_kind
-from icl_lib.passes import TokenBatch
-from icl_lib.shared_prefix import read_added_rows
-from icl_lib.task_execution import (
+from icl_lib.injection import (
     PRESETS,
     execution_table,
     function_vector,
@@ -19,7 +18,8 @@ from icl_lib.task_execution import (
     split_pairs,
     without_demonstrations,
 )
-from icl_lib.tasks import Prompt, draw_prompts, read_tasks
+from icl_lib.kinds import heads_of_kind
+from icl_lib.pages.injection import execution_sentence
 from tests.conftest import ARCHITECTURES, projections_of, tiny_model
 from tests.test_ablation_protocols import scores as scores_of
 
@@ -124,7 +124,7 @@ def test_the_table_has_every_kind_layer_and_draw(neox):
 
 
 def test_the_released_vector_is_the_same_for_every_task(neox, monkeypatch):
-    import icl_lib.task_execution as module
+    import icl_lib.injection as module
 
     tasks = {name: task for name, task in list(read_tasks().items())[:2]}
     seen = {}

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from icl_lib.tables import SCHEMAS, provenance, write_table
-from workflow import trial
-from workflow.torture import Kill, Torture, incomplete, working, write_report
-from workflow.trial import record_tests, record_trial, unequal_tables
+from tests.support import trial
+from tests.support.torture import Kill, Torture, incomplete, working, write_report
+from tests.support.trial import record_tests, record_trial, unequal_tables
 
 MADE_BY = provenance(suite="s", seed=0, dtype="", device="", bos="", parameters={})
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from icl_lib.models import locate
-from icl_lib.paper_models import GIB, PaperModel, paper_models
+from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
+from icl_lib.models.load import locate
+from icl_lib.models.paper_models import GIB, PaperModel, paper_models
 from icl_lib.sources import tasks_for
-from icl_lib.upstream import EVALUATION_TASKS, SCORING_TASKS
 from workflow.suite import CHOSEN_BY, TEMPLATES, Suite, read_suite
 from workflow.sweep import SWEPT
 from workflow.templates import template_parameters
@@ -84,7 +84,7 @@ def _cost(passes: float, tokens: float) -> Cost:
 
 @cache
 def _lab_tasks(split: str) -> int:
-    from icl_lib.tasks import read_tasks
+    from icl_lib.data.tasks import read_tasks
 
     return sum(task.split == split for task in read_tasks("lab").values())
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from icl_lib.ablation_effects import DIFFERENCE
-from icl_lib.ablation_ladder import COLUMNS
+from icl_lib.ablation.effects import DIFFERENCE
+from icl_lib.analysis.ladder import COLUMNS
+from icl_lib.analysis.scaling import model_sizes
 from icl_lib.kinds import heads_of_kind
-from icl_lib.scaling import model_sizes
 from icl_lib.tables import read_table, run_path
 from lab.files import GRID
 from workflow.suite import Suite, read_suite

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from icl_lib import ablation_report, figures
+from icl_lib.figures.common import common as figures
+from icl_lib.pages import ablation as ablation_report
 from icl_lib.tables import read_table
 
 FIGURE = Path("book/_static/headline.svg")

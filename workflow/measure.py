@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icl_lib.models import nearest
+from icl_lib.models.load import nearest
 from icl_lib.tables import KEYS, read_table
 from workflow.run import run_notebook
 from workflow.suite import TABLES, TEMPLATES, Suite, place, read_suite

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from icl_lib.models import locate, steps_of
+from icl_lib.models.load import locate, steps_of
 from icl_lib.tables import run_path
 from workflow.sweep import points
 from workflow.templates import check_parameters, library_files, template_parameters
@@ -63,10 +63,11 @@ GIVEN_IF_DECLARED = {
 GROUPED = ("model_scaling", "claims")
 
 # Files that library modules read, as (module, file or folder).
-DATA = (("icl_lib/tasks.py", Path("lab/world")), ("icl_lib/claims.py", Path("icl_lib/claims.yaml")),
-        ("icl_lib/upstream.py", Path("icl_lib/upstream_tasks.sha256")),
-        ("icl_lib/paper_models.py", Path("icl_lib/paper_models.yaml")),
-        ("icl_lib/packaged.py", Path("icl_lib/packaged_models.yaml")))
+DATA = (("icl_lib/data/tasks.py", Path("lab/world")),
+        ("icl_lib/analysis/claims.py", Path("icl_lib/analysis/claims.yaml")),
+        ("icl_lib/data/upstream.py", Path("icl_lib/data/upstream_tasks.sha256")),
+        ("icl_lib/models/paper_models.py", Path("icl_lib/models/paper_models.yaml")),
+        ("icl_lib/models/packaged.py", Path("icl_lib/models/packaged_models.yaml")))
 
 # Stands for a model's published weights where it has no checkpoints.
 NO_STEP = -1

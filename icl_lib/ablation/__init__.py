@@ -1,0 +1,1 @@
+"""Which heads are ablated, the grid of measurements, and effects."""

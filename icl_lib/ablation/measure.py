@@ -1,0 +1,278 @@
+"""From a model to the table `ablations`: one intervention measured under all conditions, tidy rows."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from icl_lib.ablation.conditions import Condition, at_fractions
+from icl_lib.data.tasks import Prompt, TaskPrompts
+from icl_lib.forward.edits import POSITIONS, Edit, document_values, replacement_values
+from icl_lib.heads import different_heads
+from icl_lib.measurements import METRICS
+from icl_lib.metrics.evaluate import PLACES, answer_metrics, check_window, edited_token_losses
+from icl_lib.metrics.generation import f1_ceiling
+from icl_lib.progress import progress
+from icl_lib.saved import SavedResults
+
+FEW_SHOT_METRICS = METRICS | {"generated_f1": "generated_f1"}
+_DOCUMENTS = 20  # measured and saved together
+TOKEN_LOSS, TOKEN_LOSS_POINTS = "token_loss_difference", "token_loss_difference_points"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One metric under one intervention: a value per condition and prompt (or document), `tasks` naming its task."""
+
+    metric: str
+    replacement: str
+    positions: str
+    conditions: list[Condition]
+    tasks: Shaped[np.ndarray, "row"]
+    values: Float[np.ndarray, "condition row"]
+
+
+def measure(
+    model,
+    conditions: list[Condition],
+    prompts: Mapping[str, TaskPrompts],
+    scoring: Mapping[str, TaskPrompts],
+    documents: Int[Tensor, "document pos"] | None,
+    *,
+    replacement: str,
+    positions: str,
+    seed: int,
+    loss_window: int = 0,
+    f1: bool = False,
+    reach_back: bool = False,
+    spread_draws: bool = False,
+    saved: SavedResults | None = None,
+) -> list[Measurement]:
+    """Few-shot metrics on the clean `prompts` and the token-loss difference on `documents`, under one intervention.
+
+    The replaced outputs are those of `scoring` (`replacement_values`, `document_values`). Conditions with the same
+    heads are measured once. No prompts or no documents (None): only the other metric. The token-loss difference
+    comes twice, averaged over `loss_window` positions to either side and at the two positions alone
+    (`..._points`, the paper's); at `last` each loss is read with the heads replaced where it is read from.
+
+    `spread_draws`: every prompt and document meets one draw of each random kind, the draws in turn, instead of all of
+    them; values of the others are NaN. `saved`: finished tasks and documents are kept there and read again.
+    """
+    if positions not in POSITIONS:
+        raise ValueError(f"unknown positions {positions!r}; valid are {', '.join(POSITIONS)}")
+    saved = saved or SavedResults(None, model)
+    found, how = [], (replacement, positions)
+    if prompts:
+        if replacement == "mean":
+            values = dict.fromkeys(prompts, mean_value(model, scoring, saved))
+        else:
+            values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
+        parts, first = {}, 0
+        for task in progress(prompts, ", ".join(how)):
+            clean = prompts[task].clean
+            for of_turn, rows in _turns(conditions, len(clean), first, spread_draws):
+                heads, which = different_heads([conditions[i].heads for i in of_turn])
+                chosen, own = [clean[row] for row in rows], _of_rows(values[task], rows)
+                measured = saved.recall(
+                    partial(_few_shot, model, task, chosen, heads, own, positions, f1=f1, reach_back=reach_back),
+                    *how, f1, reach_back, [(task, p.text, p.answer) for p in chosen], torch.stack(heads), own)
+                for name, by_edit in measured.items():
+                    parts.setdefault(name, []).append((of_turn, [first + row for row in rows], by_edit[which]))
+            first += len(clean)
+        tasks = np.repeat(list(prompts), [len(p.clean) for p in prompts.values()])
+        found += [Measurement(FEW_SHOT_METRICS[name], *how, conditions, tasks, _matrix(part, len(conditions), first))
+                  for name, part in parts.items()]
+    if documents is not None:
+        if replacement == "mean":
+            value = mean_value(model, scoring, saved)
+        else:
+            value = document_values(model, documents, replacement, scoring_prompts=scoring, seed=seed)
+        parts = {}
+        blocks = torch.arange(len(documents)).split(_DOCUMENTS)
+        for block in progress(blocks, f"documents, {', '.join(how)}", unit="part"):
+            for of_turn, chosen in _turns(conditions, len(block), int(block[0]), spread_draws):
+                heads, which = different_heads([conditions[i].heads for i in of_turn])
+                rows = block[chosen].tolist()
+                own = _of_rows(value, rows)
+                measured = saved.recall(
+                    partial(_token_loss_differences, model, documents[rows], heads, own, positions, loss_window),
+                    *how, loss_window, documents[rows], torch.stack(heads), own)
+                for name, by_edit in measured.items():
+                    parts.setdefault(name, []).append((of_turn, rows, by_edit[which]))
+        tasks = np.full(len(documents), "documents")
+        found += [Measurement(name, *how, conditions, tasks, _matrix(part, len(conditions), len(documents)))
+                  for name, part in parts.items()]
+    return found
+
+
+def _turns(
+    conditions: list[Condition], n_rows: int, first: int, spread: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Which conditions are measured on which of the rows that begin with number `first`: all, or draws in turn."""
+    if not spread:
+        yield list(range(len(conditions))), list(range(n_rows))
+        return
+    families = [(c.ranking, c.matched, c.excluded, c.fraction) for c in conditions]
+    n_draws = Counter(family for family in families if family[0].startswith("random"))
+    most = max(n_draws.values(), default=1)
+    for turn in range(most):
+        rows = [r for r in range(n_rows) if (first + r) % most == turn]
+        if rows:
+            yield [i for i, (c, family) in enumerate(zip(conditions, families, strict=True))
+                   if family not in n_draws or c.draw == turn % n_draws[family]], rows
+
+
+def _of_rows(values: Float[Tensor, "batch layer head d_head"], rows: list[int]) -> Tensor:
+    return values if len(values) == 1 else values[rows]
+
+
+def _matrix(parts: list[tuple], n_conditions: int, n_rows: int) -> Float[np.ndarray, "condition row"]:
+    """The parts (conditions, rows, values) in one matrix, NaN where nothing was measured."""
+    values = np.full((n_conditions, n_rows), np.nan)
+    for conditions, rows, part in parts:
+        values[np.ix_(conditions, rows)] = part.numpy()
+    return values
+
+
+def _few_shot(
+    model, task: str, prompts: list[Prompt], heads: list[Tensor], values: Tensor, positions: str, **metrics
+) -> dict[str, Float[Tensor, "edit prompt"]]:
+    """Few-shot metrics of one task's prompts with each set of heads replaced."""
+    edits = {str(i): Edit(mask, values, positions) if mask.any() else None for i, mask in enumerate(heads)}
+    table = answer_metrics(model, {task: prompts}, edits, **metrics)
+    return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(prompts), len(heads)).T.copy())
+            for name in FEW_SHOT_METRICS if name in table}
+
+
+def measure_grid(
+    model,
+    conditions: list[Condition],
+    prompts: Mapping[str, TaskPrompts],
+    scoring: Mapping[str, TaskPrompts],
+    documents: Int[Tensor, "document pos"],
+    *,
+    replacements: list[str],
+    positions: list[str],
+    grid_fractions: list[float],
+    seed: int,
+    loss_window: int = 0,
+    fractions_all: list[float] = (),
+    loss_fractions: list[float] = (),
+    n_prompts_all: int = 0,
+    **options,
+) -> list[Measurement]:
+    """`measure` for every replacement at every position.
+
+    The first replacement is measured under all conditions, the others at the `grid_fractions`. At all positions, where
+    every condition costs a pass of the whole prompt, only `fractions_all` and the first `n_prompts_all` prompts of each
+    task are measured, and documents only at `loss_fractions`. Fractions stand for the nearest of the conditions';
+    none given (or 0 prompts): all of them. `options` are those of `measure`.
+    """
+    some = {task: TaskPrompts(p.clean[: n_prompts_all or None], p.shuffled[: n_prompts_all or None])
+            for task, p in prompts.items()}
+    cells = [(replacement, where) for replacement in replacements for where in positions]
+    found = []
+    for replacement, where in progress(cells, "interventions", unit="intervention"):
+        how = dict(replacement=replacement, positions=where, seed=seed, **options)
+        own = conditions if replacement == replacements[0] else at_fractions(conditions, grid_fractions)
+        few_shot = at_fractions(own, fractions_all) if where == "all" else own
+        found += measure(model, few_shot, some if where == "all" else prompts, scoring, None, **how)
+        of_loss = at_fractions(own, loss_fractions)
+        found += measure(model, of_loss, {}, scoring, documents, loss_window=loss_window, **how)
+    return found
+
+
+def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:
+    """Rows of the table `ablations`: per task the mean F1 of a model that always answers right (A6)."""
+    rows = [(task, float(np.mean([f1_ceiling(model, p.answer) for p in its.clean])), len(its.clean))
+            for task, its in prompts.items()]
+    return pd.DataFrame(rows, columns=["task", "value", "n_prompts"]).assign(
+        metric="f1_ceiling", replacement="none", positions="none", ranking="none", excluded="", matched="",
+        fraction=0.0, n_heads=0, draw=0, standard_error=np.nan)
+
+
+def mean_value(
+    model, scoring: Mapping[str, TaskPrompts], saved: SavedResults | None = None
+) -> Float[Tensor, "1 layer head d_head"]:
+    """The replacement `mean`, the same for prompts and documents; kept in `saved`, since all interventions need it."""
+    def compute() -> dict[str, Tensor]:
+        first = dict(list(scoring.items())[:1])
+        return {"mean": next(iter(replacement_values(model, first, "mean", scoring_prompts=scoring).values()))}
+
+    texts = [(task, p.text) for task, prompts in scoring.items() for p in prompts.clean]
+    return (saved or SavedResults(None, model)).recall(compute, "mean value", texts)["mean"]
+
+
+def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
+    """First-token accuracy measured on prompts without demonstrations, under a name of its own."""
+    return [replace(m, metric="zero_shot_accuracy") for m in measurements if m.metric == "first_token_accuracy"]
+
+
+def _token_loss_differences(
+    model, documents, heads: list[Tensor], values: Tensor, positions: str, window: int
+) -> dict[str, Float[Tensor, "edit row"]]:
+    check_window(window, documents.shape[1] - 1)
+    edits = [Edit(mask, values, positions) if mask.any() else None for mask in heads]
+    at = [place + shift for place in PLACES for shift in range(-window, window + 1)]
+    losses = edited_token_losses(model, documents, edits, at=at).double().unflatten(2, (2, -1))
+    around, points = losses.mean(3), losses[..., window]
+    return {TOKEN_LOSS: around[..., 0] - around[..., 1], TOKEN_LOSS_POINTS: points[..., 0] - points[..., 1]}
+
+
+def ablation_table(
+    measurements: list[Measurement], *, name: str, step: int, ceilings: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Table `ablations`: the mean over each task's prompts (or the documents) with its standard error.
+
+    The clean model stands in it once per metric. Beside each token-loss difference the table has its change against
+    the clean model, paired by document (`..._change`): see `with_paired_errors`. `ceilings`: rows of `f1_ceilings`.
+    """
+    frames = [_rows(m, m.values, m.metric) for m in measurements]
+    for m in measurements:
+        clean = [i for i, condition in enumerate(m.conditions) if condition.ranking == "none"]
+        if m.metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS) and clean:
+            change = _rows(m, m.values - m.values[clean[:1]], f"{m.metric}_change")
+            frames.append(change[change["ranking"] != "none"])
+    frames += [] if ceilings is None else [ceilings]
+    table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
+    values = ("value", "standard_error", "n_prompts")
+    return table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
+
+
+def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
+    """The table with the standard error of the change beside each token-loss difference under ablation.
+
+    Documents differ by more than ablation changes them, so only the paired error tells a condition from the clean
+    model; the clean model keeps the error of its own mean.
+    """
+    key = [c for c in ablations if c not in ("value", "standard_error", "n_prompts")]
+    change = ablations[ablations["metric"].str.endswith("_change")]
+    paired = change.assign(metric=change["metric"].str.removesuffix("_change")).set_index(key)["standard_error"]
+    edited = ablations["metric"].isin(paired.index.unique("metric")) & (ablations["ranking"] != "none")
+    error = ablations["standard_error"].copy()
+    error[edited] = paired.reindex(pd.MultiIndex.from_frame(ablations.loc[edited, key])).to_numpy()
+    return ablations.assign(standard_error=error)
+
+
+def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: str) -> pd.DataFrame:
+    """Means over the prompts (or documents) of each task that a condition was measured on, with standard errors."""
+    frames = []
+    for task in dict.fromkeys(m.tasks.tolist()):
+        own = pd.DataFrame(values[:, m.tasks == task].T)
+        frames.append(pd.DataFrame({"task": task, "value": own.mean(), "standard_error": own.sem(),
+                                    "n_prompts": own.count(), "condition": np.arange(len(values))}))
+    table = pd.concat(frames, ignore_index=True)
+    table = table[table["n_prompts"] > 0].reset_index(drop=True)
+    which = table.pop("condition")
+    for column in ("ranking", "excluded", "matched", "fraction", "draw"):
+        table[column] = [getattr(m.conditions[i], column) for i in which]
+    table["n_heads"] = [int(m.conditions[i].heads.sum()) for i in which]
+    edited = table["ranking"] != "none"
+    return table.assign(metric=metric, replacement=np.where(edited, m.replacement, "none"),
+                        positions=np.where(edited, m.positions, "none"))

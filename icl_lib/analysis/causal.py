@@ -1,0 +1,246 @@
+"""The causal test judged: how much induction an arm left, what it did against its sham, and the verdict by the plan.
+
+Tables in, tables out. `runs` has one row per arm, strength, seed and step with the measures of `lab.causal`; `plan` is
+`lab/causal/plan.yaml` or that of the confirmation, whose rules were written down before the runs.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from icl_lib.stats.emergence import emergence_step
+from icl_lib.stats.intervals import holm
+from icl_lib.stats.permutation import later_test
+
+KEY = ["arm", "strength", "seed", "step"]
+RUN = ["arm", "strength", "seed"]
+HIGHER_IS_BETTER = {"accuracy": True, "fv_score": True, "emergence": False}
+
+
+class Verdict(NamedTuple):
+    """The word of the plan that applies, the arms that it rests on, and why in one sentence.
+
+    `prompt_copying` speaks against "without induction": by seed of these arms in which it was measured how often a
+    query got the label that it has in the prompt (0..1), and whether FV heads formed; `seeds`: all of the plan.
+    """
+
+    word: str
+    arms: list[str]
+    reason: str
+    prompt_copying: dict[int, tuple[float, bool]] = {}
+    seeds: tuple[int, ...] = ()
+
+
+def read_runs(folder: str | Path) -> pd.DataFrame:
+    """The rows of all arms' tables in a folder. Raises ValueError for a table without a column or with a row twice.
+
+    `order_gain`: the gain on repeats less that on a copy in another order (nats), NaN where this was not measured.
+    """
+    frames = []
+    for path in sorted(Path(folder).glob("*.csv")):
+        if path.name == "heads.csv":
+            continue
+        frame = pd.read_csv(path)
+        if missing := [name for name in KEY if name not in frame]:
+            raise ValueError(f"{path} has no column {missing[0]!r}, expected {', '.join(KEY)} and the measures")
+        frames.append(frame)
+    if not frames:
+        raise ValueError(f"{folder} has no tables of runs; run `make causal`")
+    runs = pd.concat(frames, ignore_index=True)
+    if (twice := runs.duplicated(KEY)).any():
+        raise ValueError(f"{folder}: {runs.loc[twice, KEY].iloc[0].to_dict()} stands there twice")
+    return runs.assign(order_gain=runs["repeat_gain"] - runs["any_order_gain"])
+
+
+def missing_runs(runs: pd.DataFrame, plan: dict[str, Any], *, doses: bool = True) -> int:
+    """How many runs of the plan have no rows; without `doses` only of each arm's first strength."""
+    planned = {(arm, float(strength), seed) for arm, entry in plan["arms"].items()
+               for strength in entry["strengths"][: None if doses else 1] for seed in plan["seeds"]}
+    return len(planned - set(map(tuple, runs[RUN].drop_duplicates().to_numpy(dtype=object))))
+
+
+def last_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """One row per run, at its last step, with `gap`, `formed` (FV heads by the plan), `emergence` (a step), `emerged`.
+
+    `gap`: accuracy on clean less on label-shuffled prompts. `emergence`: the first measured step from which the best
+    head's FV score stays above the plan's threshold and its null; where it has not `emerged`, the last measured step.
+    """
+    rules, rows = plan["rules"]["fv_formed"], []
+    for _, run in runs.sort_values("step").groupby(RUN, sort=False):
+        last, null = run.iloc[-1], np.maximum(rules["fv_score"], run["fv_null"].to_numpy())
+        step = emergence_step(run["step"].tolist(), run["fv_score"].to_numpy(), null).step
+        gap = last["accuracy"] - last["accuracy_shuffled"]
+        rows.append(last.to_dict() | {
+            "gap": gap, "formed": bool(last["fv_score"] > null[-1] and gap > rules["gap"]),
+            "emergence": last["step"] if step is None else step, "emerged": step is not None})
+    return pd.DataFrame(rows).sort_values(RUN, ignore_index=True)
+
+
+def manipulation_checks(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Per arm and strength how much induction was left, and whether the plan calls it absent.
+
+    `prefix_matching`: the highest of any seed and step. `gain`: the highest of the plan's gain on repeats as a share of
+    the reference arm's mean at the last step. `gain_of_heads`: what the induction heads at zero take off the gain on
+    repeats at the last step, as a share of the reference's, mean over seeds. Index: arm, strength.
+    """
+    rules, rows = plan["rules"]["induction_absent"], []
+    ends, measure = last_rows(runs, plan), gain_measure(plan)
+    reference = ends[ends["arm"] == rules.get("reference", "none")]
+    for (arm, strength), of_arm in runs.groupby(["arm", "strength"], sort=False):
+        last = ends[(ends["arm"] == arm) & (ends["strength"] == strength)]
+        matching = of_arm["prefix_matching"].max()
+        gain = of_arm[measure].max(skipna=False) / reference[measure].mean()
+        of_heads = (last["repeat_gain"] - last["repeat_gain_ablated"]).mean() / reference["repeat_gain"].mean()
+        rows.append({"arm": arm, "strength": strength, "prefix_matching": matching, "gain": gain,
+                     "gain_of_heads": of_heads,
+                     "absent": bool(matching < rules["prefix_matching"] and gain < rules[measure])})
+    return pd.DataFrame(rows).set_index(["arm", "strength"])
+
+
+def gain_measure(plan: dict[str, Any]) -> str:
+    """The gain that has to be absent: `repeat_gain`, or `order_gain`, its part that goes with the order."""
+    return "order_gain" if "order_gain" in plan["rules"]["induction_absent"] else "repeat_gain"
+
+
+def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Runs with FV heads at a measured step up to which they had no induction; not part of the plan's rules.
+
+    FV heads and absence as the plan defines them, but judged per run and step. Columns arm, strength, seed, `step` (the
+    first such step, NaN for none).
+    """
+    absent, formed, rows = plan["rules"]["induction_absent"], plan["rules"]["fv_formed"], []
+    measure, reference = gain_measure(plan), runs[runs["arm"] == absent.get("reference", "none")]
+    limit = absent[measure] * last_rows(reference, plan)[measure].mean()
+    for key, run in runs.sort_values("step").groupby(RUN, sort=False):
+        without = ((run["prefix_matching"] < absent["prefix_matching"])
+                   & (run[measure] < limit)).cummin()
+        heads = (run["fv_score"] > run["fv_null"].clip(lower=formed["fv_score"])) & (
+            run["accuracy"] - run["accuracy_shuffled"] > formed["gap"])
+        steps = run.loc[without & heads, "step"]
+        rows.append((*key, steps.iloc[0] if len(steps) else np.nan))
+    return pd.DataFrame(rows, columns=[*RUN, "step"])
+
+
+def effects(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Each arm against its sham at full strength: value, 95 % interval, two-sided p, the smallest p possible, margin.
+
+    Outcomes: `accuracy` and `fv_score` at the last step, arm less sham paired by seed, mean and Student's t, with the
+    plan's margins (the latter's is a share of the sham's mean); `emergence`: the share of pairs of runs in which FV
+    heads came later in the arm, less that in which earlier, -1..1, with the permutation test of `later_test`, which
+    knows that some never came; no interval and no margin. One row per arm and outcome; arms with fewer than two seeds
+    on both sides are left out.
+    """
+    last, rows = last_rows(runs, plan), []
+    margins = plan["rules"]["outcomes"]
+    for arm, entry in plan["arms"].items():
+        if "control" not in entry:
+            continue
+        sides = [last[(last["arm"] == name) & (last["strength"] == entry["strengths"][0])].set_index("seed")
+                 for name in (arm, entry["control"])]
+        seeds = sides[0].index.intersection(sides[1].index)
+        if len(seeds) < 2:
+            continue
+        for outcome in ("accuracy", "fv_score"):
+            ours, control = (side.loc[seeds, outcome].to_numpy(dtype=float) for side in sides)
+            mean, low, high, p_value = paired_t(ours - control, level=plan["rules"]["level"])
+            margin = margins[outcome] * (1 if outcome == "accuracy" else control.mean())
+            rows.append({"arm": arm, "outcome": outcome, "value": mean, "low": low, "high": high, "p_value": p_value,
+                         "margin": margin, "control": control.mean(), "n": len(seeds)})
+        both = pd.concat([side.loc[seeds] for side in sides])
+        test = later_test(both["emergence"].to_numpy(float), both["emerged"].to_numpy(bool),
+                          np.arange(len(both)) < len(seeds))
+        rows.append({"arm": arm, "outcome": "emergence", "value": test.value, "p_value": test.p_value,
+                     "smallest_p": test.smallest_p, "n": len(seeds)})
+    columns = ["arm", "outcome", "value", "low", "high", "p_value", "smallest_p", "margin", "control", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def paired_t(differences: np.ndarray, *, level: float) -> tuple[float, float, float, float]:
+    """Mean, interval and two-sided p-value of paired differences.
+
+    Without spread there is no interval (NaN) and the p-value is that of the exact sign test, 2 / 2^n.
+    """
+    mean = float(differences.mean())
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    if error <= 1e-12 * abs(mean):
+        return mean, np.nan, np.nan, 2 * 0.5 ** len(differences) if mean else 1.0
+    reach = float(stats.t.ppf((1 + level) / 2, len(differences) - 1)) * error
+    return mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
+
+
+def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """Per arm with a sham, at full strength: `absent`, `seeds`, in how many FV heads `formed`, `control_formed` (of the
+    sham's), `informative`, `specific`.
+
+    An arm counts for the verdict (`counts`) where induction was absent, it is specific and its sham informative.
+    `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none; `long_absent`: whether
+    induction was absent in that one too.
+    """
+    last, checks, rows = last_rows(runs, plan), manipulation_checks(runs, plan), []
+    by_arm = last.groupby(["arm", "strength"])["formed"]
+    formed, seeds = by_arm.sum(), by_arm.size()
+    for arm, entry in plan["arms"].items():
+        own = (arm, float(entry["strengths"][0]))
+        if "control" not in entry or own not in checks.index or (entry["control"], own[1]) not in formed.index:
+            continue
+        control = int(formed[(entry["control"], own[1])])
+        longer = [(name, own[1]) for name, other in plan["arms"].items() if other.get("long_of") == arm]
+        longer = [name for name in longer if name in formed.index]
+        row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "seeds": int(seeds[own]),
+               "formed": int(formed[own]),
+               "long_formed": float(formed[longer[0]]) if longer else np.nan,
+               "long_absent": bool(longer) and bool(checks.loc[longer[0], "absent"]),
+               "control_formed": control, "informative": control >= plan["rules"]["informative"],
+               "specific": bool(entry["specific"])}
+        rows.append(row | {"counts": row["absent"] and row["informative"] and row["specific"]})
+    columns = ["arm", "absent", "seeds", "formed", "long_formed", "long_absent", "control_formed", "informative",
+               "specific", "counts"]
+    return pd.DataFrame(rows, columns=columns).set_index("arm")
+
+
+def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
+    """The word of the plan that applies, `not_necessary` where neither `helpful` nor `neither` does.
+
+    `undecided` while runs are missing.
+    """
+    found = _by_the_rule(runs, plan)
+    last = last_rows(runs, plan).reindex(columns=["arm", "strength", "seed", "prompt_retrieval", "formed"])
+    last = last[last["arm"].isin(found.arms)].dropna(subset="prompt_retrieval")
+    copying = {int(row.seed): (float(row.prompt_retrieval), bool(row.formed)) for row in last.itertuples()}
+    return found._replace(prompt_copying=copying, seeds=tuple(plan["seeds"]))
+
+
+def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
+    if missing := missing_runs(runs, plan, doses=False):
+        return Verdict("undecided", [], f"{missing} of the plan's runs are missing")
+    table = arms_table(runs, plan)
+    counting = table[table["counts"]]
+    arms = list(counting.index)
+    if not arms:
+        return Verdict("undecided", [], "no arm left induction absent, spared what FV heads do and had a sham in which "
+                       "FV heads form")
+    # of a longer arm in which induction came back FV heads speak against "necessary" and not for "not necessary"
+    if len(arms) >= 2 and (counting[["formed", "long_formed"]].max(axis=1) <= 1).all():
+        return Verdict("necessary", arms, "FV heads formed in at most one seed of each arm without induction")
+    long_without = counting["long_absent"] & (counting["long_formed"] >= 4)
+    without = list(counting.index[(counting["formed"] >= 4) | long_without])
+    if not without:
+        unclear = counting[~counting["long_absent"] & (counting["long_formed"] > 1)]
+        longer = "".join(f"; FV heads formed in {row.long_formed:.0f} seeds of {row.Index} trained longer, where the "
+                         "check does not call induction absent" for row in unclear.itertuples())
+        return Verdict("undecided", arms, "no arm without induction has FV heads in at least four seeds, and not all "
+                       f"have them in at most one, or there is only one{longer}")
+    found = effects(runs, plan).query("arm in @arms").reset_index(drop=True)
+    worse = np.where(found["outcome"].map(HIGHER_IS_BETTER), found["value"] < 0, found["value"] > 0)
+    harmed = found[worse & (holm(found["p_value"].to_numpy()) < 1 - plan["rules"]["level"])]
+    if len(harmed):
+        named = ", ".join(f"{row.outcome} of {row.arm}" for row in harmed.itertuples())
+        return Verdict("helpful", without, f"FV heads form without induction, and worse than in the sham: {named}")
+    bounded = found[found["margin"].notna()]
+    if (bounded["low"] > -bounded["margin"]).all():
+        return Verdict("neither", without, "FV heads form without induction, within the margins of the sham or better")
+    return Verdict("not_necessary", without, "FV heads form without induction; no outcome is clearly worse than in the "
+                   "sham, but some interval reaches below its margin")

@@ -1,0 +1,208 @@
+"""The statistics of section 5 that claims.yaml names: checkpoints of a suite's models in, an estimate per model out."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from icl_lib.analysis import dynamics
+from icl_lib.analysis.claim_estimates import Estimate, size_of, tested, undecidable
+from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.stats.emergence import Emergence
+from icl_lib.stats.intervals import trend_test
+from icl_lib.stats.permutation import gehan_scores
+
+FEW_STEPS = "fewer than two checkpoints after the first step"
+# So many checkpoints after the rise tell whether a score stays.
+PLATEAU = 3
+
+
+def emergence_share(suite: SuiteTables, *, kind: str, early: float) -> list[Estimate]:
+    """First step with a kind of heads as a share of the last; from the last step known without it.
+
+    Cannot be decided where the first checkpoint after step 0 lies beyond the share that is called `early`.
+    """
+    found = []
+    for model, came in _emergence(suite, kind).items():
+        steps = suite.steps(model)
+        after_start = [step for step in steps if step > 0]
+        if came.step is None:
+            continue
+        share, before = came.step / steps[-1], (came.last_below or 0) / steps[-1]
+        if not after_start or after_start[0] / steps[-1] >= early:
+            why = f"the first checkpoint is at {min(after_start, default=0) / steps[-1]:.0%} of the training"
+            found.append(undecidable(model, why, share, len(steps)))
+        else:
+            found.append(Estimate(model, share, before, share, n=len(steps)))
+    return found
+
+
+def emergence_gap(suite: SuiteTables) -> list[Estimate]:
+    """First step with FV heads minus first with induction heads, in steps, with what the checkpoints allow.
+
+    The ends are not reached: a kind came after the last checkpoint without it.
+    """
+    found = []
+    fv_came = _emergence(suite, "fv")
+    for model, induction in _emergence(suite, "induction").items():
+        fv = fv_came[model]
+        if induction.step is None or fv.step is None:
+            continue
+        gap, n = float(fv.step - induction.step), len(suite.steps(model))
+        low, high = (fv.last_below or 0) - induction.step, fv.step - (induction.last_below or 0)
+        found.append(undecidable(model, FEW_STEPS, gap, n) if suite.coarse(model) else
+                     Estimate(model, gap, low, high, n=n))
+    return found
+
+
+def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
+    """Rank correlation with size of the first step with a kind of heads, a model in which it never came included.
+
+    Ranks are those of `gehan_scores`: "not within N steps" is later than what came by N. Seeds of a size are averaged.
+    """
+    came = {model: found for model, found in _emergence(suite, kind).items() if not suite.coarse(model)}
+    if not came:
+        return []
+    steps = [suite.steps(model)[-1] if found.step is None else found.step for model, found in came.items()]
+    scores = gehan_scores(np.array(steps, dtype=float), np.array([found.step is not None for found in came.values()]))
+    return size_trend(suite, pd.Series(scores, index=list(came)))
+
+
+def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> list[Estimate]:
+    """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction.
+
+    Each is known up to the gaps between checkpoints; the interval holds these and a bootstrap over scoring tasks.
+    """
+    found = []
+    for model, scores in suite.followed.items():
+        steps, by_task = dynamics.fv_by_task(scores)
+        induction = suite.curves(model)["induction"].to_numpy()
+        n_tasks, n_top = by_task.shape[1], suite.n_top(scores)
+        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
+        resamples = [np.sort(by_task[:, tasks].mean(1), axis=1)[:, -n_top:].mean(1) for tasks in drawn]
+        fv = suite.curves(model)["fv"].to_numpy()
+        if induction[-1] <= 0 or fv[-1] <= 0:
+            continue
+        value = _rise(steps, fv)[1] - _rise(steps, induction)[1]
+        rises = np.array([_rise(steps, curve) for curve in resamples if curve[-1] > 0])
+        shortest, _, longest = _rise(steps, induction)
+        low, high = np.quantile(rises[:, 0], 0.025) - longest, np.quantile(rises[:, 2], 0.975) - shortest
+        doublings = np.log2(np.array(steps) + 1)
+        # the slowest rise that these checkpoints can show, against the fastest
+        if n_tasks < 2 or len(steps) < 4 or doublings[-2] - doublings[1] <= np.diff(doublings).min():
+            found.append(undecidable(model, f"{len(steps)} checkpoints, {n_tasks} scoring tasks", value, len(steps)))
+        else:
+            found.append(Estimate(model, float(value), float(low), float(high), n=len(steps)))
+    return found
+
+
+def plateau(suite: SuiteTables) -> list[Estimate]:
+    """Mean score of the top induction heads at the last checkpoint as a share of its highest at any.
+
+    The interval is the range of the last three checkpoints, all after the rise to nine tenths of the highest.
+    """
+    found = []
+    for model in suite.followed:
+        curve = suite.curves(model)["induction"].to_numpy()
+        if curve.max() <= 0:
+            continue
+        share = curve / curve.max()
+        after = len(share) - 1 - int(np.argmax(share >= 0.9))
+        last = share[-PLATEAU:]
+        found.append(
+            undecidable(model, f"{after} checkpoints after the rise", float(share[-1]), len(share)) if after < PLATEAU
+            else Estimate(model, float(share[-1]), float(last.min()), float(last.max()), n=len(share)))
+    return found
+
+
+def accuracy_follows(suite: SuiteTables) -> list[Estimate]:
+    """Rank correlation of few-shot accuracy and the top FV heads' mean score over checkpoints, permuted."""
+    found = []
+    for model in suite.followed:
+        both = pd.concat([suite.curves(model)["fv"], suite.accuracy(model)], axis=1).dropna().to_numpy(float)
+        if 0 < len(both) < 3:
+            found.append(undecidable(model, f"{len(both)} checkpoints", n=len(both)))
+        elif len(both):
+            test = trend_test(both[:, 0], both[:, 1], seed=suite.seed)
+            found.append(tested(model, test, n=len(both), of="checkpoints"))
+    return found
+
+
+def induction_first_share(suite: SuiteTables, *, many: float) -> list[Estimate]:
+    """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
+    found = []
+    for model, table in suite.transitions.items():
+        orders = ["induction_first", "fv_first", "both_at_once", "fv_only"]
+        heads = table["heads"]
+        found += _share(suite, model, int(heads["induction_first"]), int(heads[orders].sum()), many)
+    return found
+
+
+def reverse_share(suite: SuiteTables, *, few: float) -> list[Estimate]:
+    """Share with the FV score first among heads that had both scores at some checkpoint."""
+    found = []
+    for model, table in suite.transitions.items():
+        heads = table["heads"]
+        both = int(heads[["induction_first", "fv_first", "both_at_once"]].sum())
+        found += _share(suite, model, int(heads["fv_first"]), both, few)
+    return found
+
+
+def transitions_beyond_chance(suite: SuiteTables) -> list[Estimate]:
+    """Heads that were induction heads first, minus their number when all heads' curves are paired at random."""
+    found = []
+    for model, table in suite.transitions.items():
+        row, n = table.loc["induction_first"], int(table["heads"].sum())
+        value = float(row["heads"] - row["expected by chance"])
+        if suite.coarse(model):
+            found.append(undecidable(model, FEW_STEPS, value, n))
+        else:
+            why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
+            found.append(Estimate(model, value, p_value=row["p"], n=n, smallest_p=row["smallest p"], why=why))
+    return found
+
+
+def size_trend(suite: SuiteTables, values: pd.Series) -> list[Estimate]:
+    """Rank correlation of a model's value (index: models) with its parameters; seeds of a size are averaged."""
+    sizes = suite.sizes.set_index("model")["parameters"].reindex(values.index)
+    by_size = pd.DataFrame({"size": sizes, "value": values}, dtype=float).groupby(size_of).mean()
+    if len(by_size) < 3:
+        return [undecidable("", f"sizes of model: {len(by_size)}", n=len(by_size))] if len(by_size) else []
+    test = trend_test(by_size["size"].to_numpy(), by_size["value"].to_numpy(), seed=suite.seed)
+    return [tested("", test, n=len(by_size), of="sizes of model")]
+
+
+def _rise(steps: list[int], curve: np.ndarray) -> tuple[float, float, float]:
+    """Doublings from a tenth to nine tenths of the last value: the least by the gaps, at the steps, the most."""
+    doublings = np.log2(np.array(steps) + 1)
+    start, end = (int(np.argmax(curve >= share * curve[-1])) for share in (0.1, 0.9))
+    before = doublings[max(0, end - 1)] - doublings[start]
+    return max(0.0, float(before)), float(doublings[end] - doublings[start]), float(
+        doublings[end] - doublings[max(0, start - 1)])
+
+
+def _share(suite: SuiteTables, model: str, count: int, total: int, limit: float) -> list[Estimate]:
+    """A share of heads with its exact interval; nothing where there are no heads.
+
+    Cannot be decided where not even none and all of as many heads would lie on different sides of the limit.
+    """
+    if not total:
+        return []
+    none, every, own = (stats.binomtest(k, total).proportion_ci() for k in (0, total, count))
+    if suite.coarse(model) or not (none.high < limit < every.low):
+        return [undecidable(model, FEW_STEPS if suite.coarse(model) else f"{total} such heads", count / total, total)]
+    return [Estimate(model, count / total, float(own.low), float(own.high), n=total)]
+
+
+def _emergence(suite: SuiteTables, kind: str) -> dict[str, Emergence]:
+    """Per followed model the first step with a kind and the last without it."""
+    found = {}
+    for model, table in suite.emergence.items():
+        row = table.loc[kind]
+        first, before = (None if pd.isna(row[name]) else int(row[name]) for name in
+                         ("first step with it", "last step without"))
+        found[model] = Emergence(first, before)
+    return found
+
+
+STATISTICS = (emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,
+              induction_first_share, reverse_share, transitions_beyond_chance)

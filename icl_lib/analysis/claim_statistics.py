@@ -1,0 +1,254 @@
+"""The statistics that claims.yaml names: tables in, an estimate per model out; those of section 5: claim_dynamics."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.ablation.effects import DIFFERENCE, corrected
+from icl_lib.analysis import claim_dynamics
+from icl_lib.analysis.claim_dynamics import size_trend
+from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
+from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.heads import head_count
+from icl_lib.kinds import RANKED_BY, top_sets
+from icl_lib.measurements import mean_scores
+from icl_lib.models.paper_models import family
+from icl_lib.stats.intervals import bootstrap_mean, spearman
+from icl_lib.stats.intervals import depth_difference as depth_test
+from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
+
+ACCURACY, LOSS = "first_token_accuracy", "token_loss_difference"
+NO_CONTROL = "no heads of neither kind left for a control"
+# What a metric has to be above without ablation for there to be something to lose: accuracy (0..1), loss (nats).
+TO_LOSE = {ACCURACY: 0.05, LOSS: 0.0}
+NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
+           LOSS: "the model's loss does not fall along documents: nothing to lose"}
+
+
+def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None) -> list[Estimate]:
+    """What is lost beyond layer-matched random heads, per model.
+
+    Cannot be decided without such heads, where the model has nothing to lose, and where nothing varied.
+    """
+    found = []
+    for model, rows in _effects(suite, metric, ranking, excluded).items():
+        if among is not None and model not in among:
+            continue
+        if rows.empty:
+            found.append(undecidable(model, NO_CONTROL))
+            continue
+        row, = rows.itertuples()
+        if _nothing_to_lose(suite, model, metric):
+            found.append(undecidable(model, NOTHING[metric], row.value, row.n_prompts))
+        else:
+            estimate = spanned(model, (row.value, row.low, row.high), n=row.n_prompts, of="prompts or documents")
+            found.append(estimate._replace(p_value=row.p_value) if estimate.decidable else estimate)
+    return found
+
+
+def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Estimate]:
+    """Trend with size of the two kinds' difference in effect, of the models that have both kinds and a difference."""
+    rows = {model: own for model, own in _effects(suite, metric, DIFFERENCE, excluded).items()
+            if set(RANKED_BY) <= suite.kinds.get(model, set())}
+    able = {model: own["value"].item() for model, own in rows.items()
+            if len(own) and not _nothing_to_lose(suite, model, metric)}
+    if not able:
+        return [undecidable("", "no model has a control and something to lose")] if rows else []
+    return size_trend(suite, pd.Series(able))
+
+
+def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> list[Estimate]:
+    """Share of the top heads of one kind that is also among those of the other; interval over scoring tasks."""
+    found = []
+    for model, scores in suite.scores.items():
+        induction, by_task = _scores_by_task(scores)
+        n_tasks, n_top = len(by_task), head_count(suite.overlap_fraction, induction.size)
+        own = set(_best(induction, n_top))
+
+        def share(fv, own=own, n_top=n_top):
+            return len(own & set(_best(fv, n_top))) / n_top
+
+        value = share(by_task.mean(0))
+        if n_tasks < 2 or n_top < 2:
+            found.append(undecidable(model, f"{n_top} top heads, {n_tasks} scoring tasks", value, n_top))
+            continue
+        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
+        low, high = np.quantile([share(by_task[tasks].mean(0)) for tasks in drawn], [0.025, 0.975])
+        found.append(Estimate(model, value, float(low), float(high), n=n_top))
+    return found
+
+
+def percentile(suite: SuiteTables, *, of: str) -> list[Estimate]:
+    """Mean percentile of one kind's top heads in the other kind's score, 0..1, against random sets of as many heads."""
+    found = []
+    for model, scores in suite.scores.items():
+        other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"]).numpy()
+        chosen = top_sets(scores, fraction=suite.top_fraction)[of].numpy()
+        n = int(chosen.sum())
+        test = mean_rank_test(chosen, other, seed=suite.seed)
+        found.append(undecidable(model, "one top head", test.value, n) if n < 2 else
+                     tested(model, test, n=n, of="top heads"))
+    return found
+
+
+def depth_difference(suite: SuiteTables) -> list[Estimate]:
+    """Mean layer of the top FV heads minus that of the top induction heads, in layers, with a p-value."""
+    found = []
+    for model, scores in suite.scores.items():
+        tops = {kind: mask.numpy() for kind, mask in top_sets(scores, fraction=suite.top_fraction).items()}
+        test = depth_test(tops["fv"], tops["induction"], seed=suite.seed)
+        found.append(tested(model, test, n=int(tops["fv"].sum()), of="top heads of each kind"))
+    return found
+
+
+def rank_correlation(suite: SuiteTables) -> list[Estimate]:
+    """Rank correlation of the two scores over all heads."""
+    found = []
+    for model, scores in suite.scores.items():
+        induction, fv = (mean_scores(scores, score).numpy() for score in RANKED_BY.values())
+        if fv.size < 4 or not np.ptp(induction) or not np.ptp(fv):
+            found.append(undecidable(model, f"{fv.size} heads, or all alike", n=fv.size))
+        else:
+            found.append(spanned(model, spearman(induction, fv, seed=suite.seed), n=fv.size, of="heads"))
+    return found
+
+
+def strength_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
+    """Trend with size of the top heads' mean score."""
+    means = {model: _top_mean(scores, kind, suite.top_fraction) for model, scores in suite.scores.items()}
+    return size_trend(suite, pd.Series(means)) if means else []
+
+
+def family_difference(suite: SuiteTables) -> list[Estimate]:
+    """Largest difference between families' mean FV score of the top heads; seeds of a size are averaged."""
+    means = pd.DataFrame([(family(model), size_of(model), _top_mean(scores, "fv", suite.top_fraction))
+                          for model, scores in suite.scores.items()], columns=["family", "size", "value"])
+    groups = [rows["value"].groupby(rows["size"]).mean().to_numpy() for _, rows in means.groupby("family")]
+    if len(groups) < 2:
+        return []
+    return [tested("", group_test(groups, seed=suite.seed), n=sum(map(len, groups)),
+                   of=f"sizes of model in {len(groups)} families")]
+
+
+def highest_induction(suite: SuiteTables, *, model: str) -> list[Estimate]:
+    """The highest attention mass of any head of one model."""
+    if model not in suite.scores:
+        return []
+    highest = float(mean_scores(suite.scores[model], RANKED_BY["induction"]).max())
+    return [Estimate(model, highest, highest, highest)]
+
+
+def dissociation(suite: SuiteTables) -> list[Estimate]:
+    """Difference FV minus induction as a share of the clean metric: accuracy minus token loss, independent errors."""
+    found = []
+    both = {metric: _effects(suite, metric, DIFFERENCE, False) for metric in (ACCURACY, LOSS)}
+    for model in both[ACCURACY]:
+        if model not in both[LOSS]:
+            continue
+        if any(both[metric][model].empty for metric in both):
+            found.append(undecidable(model, NO_CONTROL))
+            continue
+        nothing = [NOTHING[metric] for metric in both if _nothing_to_lose(suite, model, metric)]
+        if nothing:
+            found.append(undecidable(model, nothing[0]))
+            continue
+        clean = suite.ablations(model).query("ranking == 'none'").groupby("metric")["value"].mean()
+        if not set(both) <= set(clean.index):
+            continue
+        (a, a_low, a_high), (b, b_low, b_high) = (
+            both[metric][model][["value", "low", "high"]].to_numpy()[0] / clean[metric] for metric in both)
+        interval = (a - b, a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low))
+        found.append(spanned(model, interval, n=int(both[ACCURACY][model]["n_prompts"].item()), of="prompts"))
+    return found
+
+
+def tasks_with_larger_fv_loss(suite: SuiteTables) -> list[Estimate]:
+    """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated; sign test."""
+    found = []
+    for model in suite.ablated:
+        rows = suite.ablations(model)
+        by_task = rows[rows["metric"] == ACCURACY].pivot_table(index="task", columns="ranking", values="value")
+        if {"fv", "induction"} <= set(by_task):
+            more = (by_task["induction"] - by_task["fv"]).dropna().to_numpy()
+            found.append(tested(model, sign_test(more), n=len(more), of="tasks"))
+    return found
+
+
+def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> list[Estimate]:
+    """Accuracy lost to FV heads with demonstrations minus that lost without, each beyond layer-matched random heads."""
+    found = []
+    for model in suite.ablated:
+        rows = suite.ablations(model)
+        rows = rows[rows["ranking"].eq("fv") | rows["matched"].eq("fv")]
+        by_task = rows.pivot_table(index="task", columns=["metric", "ranking"], values="value")
+        metrics = (ACCURACY, "zero_shot_accuracy")
+        if not {(metric, "fv") for metric in metrics} <= set(by_task):
+            continue
+        if not {(metric, "random_layer_matched") for metric in metrics} <= set(by_task):
+            found.append(undecidable(model, NO_CONTROL))
+            continue
+        few, zero = (by_task[metric, "random_layer_matched"] - by_task[metric, "fv"] for metric in metrics)
+        found.append(_over_tasks(suite, model, (few - zero).dropna()))
+    return found
+
+
+def execution_gain(suite: SuiteTables) -> list[Estimate]:
+    """Accuracy on shuffled prompts with the FV heads' vector at a third of the layers minus random heads' vector."""
+    found = []
+    for model in suite.executed:
+        rows = suite.executions(model)
+        rows = rows[rows["prompts"] == "shuffled"]
+        by_task = rows[rows["layer"] == (rows["layer"].max() + 1) // 3].pivot_table(
+            index="task", columns="heads", values="value")
+        if "fv" in by_task and "random_layer_matched" not in by_task:
+            found.append(undecidable(model, NO_CONTROL))
+        elif "fv" in by_task:
+            found.append(_over_tasks(suite, model, (by_task["fv"] - by_task["random_layer_matched"]).dropna()))
+    return found
+
+
+def _effects(suite: SuiteTables, metric: str, ranking: str, excluded: bool) -> dict[str, pd.DataFrame]:
+    """Per model in which this was ablated its row beyond layer-matched random heads, or none without such heads."""
+    found = {}
+    for model, rows in suite.effects.items():
+        rows = rows[(rows["metric"] == metric) & (rows["ranking"] == ranking) & (rows["excluded"].ne("") == excluded)]
+        if len(rows):  # at least against the clean model
+            found[model] = corrected(rows)
+    return found
+
+
+def _nothing_to_lose(suite: SuiteTables, model: str, metric: str) -> bool:
+    rows = suite.ablations(model)
+    clean = rows[(rows["ranking"] == "none") & (rows["metric"] == metric)]["value"]
+    return bool(len(clean) and clean.mean() <= TO_LOSE[metric])
+
+
+def _over_tasks(suite: SuiteTables, model: str, values: pd.Series) -> Estimate:
+    """A mean over tasks with its bootstrap interval over tasks."""
+    if len(values) < 2:
+        return undecidable(model, f"{len(values)} tasks", float(values.mean()), len(values))
+    interval = bootstrap_mean(values.to_numpy(), values.index.to_numpy(str), seed=suite.seed, over="tasks")
+    return spanned(model, interval, n=len(values), of="tasks")
+
+
+def _scores_by_task(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The induction score by head and the FV score by task and head, heads flattened."""
+    rows = scores[scores["score"] == "fv"]
+    by_task = rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+    return mean_scores(scores, RANKED_BY["induction"]).numpy().ravel(), by_task
+
+
+def _best(values: np.ndarray, n: int) -> np.ndarray:
+    return np.argsort(-values, kind="stable")[:n]
+
+
+def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:
+    return float(mean_scores(scores, RANKED_BY[kind])[top_sets(scores, fraction=fraction)[kind]].mean())
+
+
+STATISTICS: dict[str, Callable[..., list[Estimate]]] = {f.__name__: f for f in (
+    effect, effect_trend, shared_heads, percentile, depth_difference, rank_correlation, strength_trend,
+    family_difference, highest_induction, dissociation, tasks_with_larger_fv_loss, few_shot_loss_beyond_zero_shot,
+    execution_gain, *claim_dynamics.STATISTICS,
+)}

@@ -1,0 +1,180 @@
+"""The claims ledger: the paper's claims, their tests in claims.yaml, and the verdicts of their rules on a suite."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from icl_lib.analysis.claim_estimates import Estimate, size_of
+from icl_lib.analysis.claim_statistics import STATISTICS
+from icl_lib.analysis.suite_tables import SuiteTables
+
+FILE = Path(__file__).with_name("claims.yaml")
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
+POWERLESS, ABSENT = "cannot be decided here", "not measured here"
+VERDICTS = (HOLDS, FAILS, OPEN, POWERLESS, ABSENT)
+WORDS = {HOLDS: "for", FAILS: "against", OPEN: "open", POWERLESS: "no power"}
+RULES = ("above", "after", "below", "between")
+# What the name of a row of the table `statistics` ends in that holds the power of the row without it.
+POWER = " (smallest p)"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper and its test; the fields are explained in claims.yaml."""
+
+    id: str
+    section: str
+    claim: str
+    paper: str
+    figure: str
+    statistic: str
+    test: str
+    page: str
+    given: dict[str, Any] = field(default_factory=dict)
+    holds: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    front: dict[str, str] = field(default_factory=dict)
+
+
+@cache
+def read_claims(path: Path = FILE) -> tuple[Claim, ...]:
+    """The claims of the data file. Raises ValueError naming the claim for an unknown field, statistic or rule."""
+    found = []
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]:
+        name = entry.get("id", "without an id")
+        try:
+            claim = Claim(**entry | {"needs": tuple(entry.get("needs", ())), "figure": str(entry.get("figure", ""))})
+        except TypeError as error:
+            raise ValueError(f"claim {name} of {path.name}: {str(error).removeprefix('Claim.__init__() ')}") from None
+        if claim.statistic not in (*STATISTICS, "none"):
+            raise ValueError(f"claim {name} of {path.name}: unknown statistic {claim.statistic!r}, expected none or "
+                             f"one of {', '.join(STATISTICS)}")
+        if (claim.statistic != "none") != (len(claim.holds) == 1 and set(claim.holds) <= set(RULES)):
+            raise ValueError(f"claim {name} of {path.name}: holds is {claim.holds!r}, expected one rule of "
+                             f"{', '.join(RULES)}")
+        found.append(claim)
+    ids = [claim.id for claim in found]
+    if repeated := {i for i in ids if ids.count(i) > 1}:
+        raise ValueError(f"{path.name}: claim {sorted(repeated)[0]} is listed twice")
+    return tuple(found)
+
+
+def verdict(estimate: Estimate, rule: dict[str, Any]) -> str:
+    """What the rule says: interval wholly inside, wholly outside or neither; a p-value where there is no interval."""
+    if not estimate.decidable:
+        return POWERLESS
+    if np.isnan(estimate.value):
+        return ABSENT
+    (name, limit), = rule.items()
+    low, high = estimate.low, estimate.high
+    if np.isnan(low) or np.isnan(high):
+        if not estimate.p_value < 0.05:
+            return OPEN
+        low = high = estimate.value
+    if name == "between":
+        inside, outside = limit[0] <= low and high <= limit[1], high < limit[0] or low > limit[1]
+    elif name == "below":
+        inside, outside = high < limit, low >= limit
+    elif name == "after":  # of an interval that does not reach its ends
+        inside, outside = low >= limit, high <= limit
+    else:
+        inside, outside = low > limit, high <= limit
+    return HOLDS if inside else FAILS if outside else OPEN
+
+
+def ledger(suite: SuiteTables, claims: tuple[Claim, ...] | None = None) -> pd.DataFrame:
+    """One row per claim and model that its statistic can be measured on, or one with NaN where there is none.
+
+    Columns claim (its id), those of `Estimate`, with model "" for the whole suite, and verdict. A model that lacks a
+    kind of heads which the claim needs is left out.
+    """
+    rows = []
+    for claim in claims or read_claims():
+        estimates = STATISTICS[claim.statistic](suite, **claim.given) if claim.holds else []
+        measured = [e for e in estimates if not e.model or set(claim.needs) <= suite.kinds.get(e.model, set())]
+        for estimate in measured or [Estimate("", np.nan, n=0)]:
+            rows.append({"claim": claim.id, **estimate._asdict(), "verdict": verdict(estimate, claim.holds)})
+    return pd.DataFrame(rows)
+
+
+def votes(rows: pd.DataFrame) -> dict[str, str]:
+    """The verdict of each size of model on one claim: what more than half of its seeds with power say.
+
+    Without such a majority it is not decided; where no seed has power it cannot be decided here. Sizes that were not
+    measured have no vote.
+    """
+    measured = rows[rows["verdict"] != ABSENT]
+    by_size = measured.groupby(measured["model"].map(size_of))["verdict"]
+    return {str(size): _majority(list(said)) for size, said in by_size}
+
+
+def tally(rows: pd.DataFrame) -> dict[str, int]:
+    """How many sizes of model are for a claim, against it, open and without power, by verdict."""
+    said = list(votes(rows).values())
+    return {word: said.count(word) for word in WORDS}
+
+
+def tally_words(rows: pd.DataFrame) -> str:
+    """A tally as it is printed: "2 for, 1 against, 0 open, 1 no power (sizes of model)"."""
+    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items()) + " (sizes of model)"
+
+
+def overall(rows: pd.DataFrame) -> str:
+    """The verdict over sizes of model: what more than half of those with power say."""
+    said = list(votes(rows).values())
+    return _majority(said) if said else ABSENT
+
+
+def _majority(said: list[str]) -> str:
+    powered = [word for word in said if word != POWERLESS]
+    if not powered:
+        return POWERLESS
+    return next((word for word in (HOLDS, FAILS) if powered.count(word) > len(powered) / 2), OPEN)
+
+
+def counts_sentence(found: pd.DataFrame) -> str:
+    """How many claims came out how."""
+    verdicts = pd.Series({claim: overall(rows) for claim, rows in found.groupby("claim", sort=False)}).value_counts()
+    one, many = ({HOLDS: "holds", FAILS: "does not hold", OPEN: "is not decided", ABSENT: "is not measured here"},
+                 {HOLDS: "hold", FAILS: "do not hold", OPEN: "are not decided", ABSENT: "are not measured here"})
+    return (f"Of {found['claim'].nunique()} claims " + ", ".join(
+        f"{verdicts[v]} {(one if verdicts[v] == 1 else many).get(v, v)}" for v in VERDICTS if v in verdicts) + ".")
+
+
+def estimate_words(row) -> str:
+    """An estimate with its interval or p-value, and what is missing where it cannot be decided."""
+    if not np.isnan(row.low) and row.low < row.high:
+        text = f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})"
+    else:
+        text = f"{row.value:.3g}" + ("" if np.isnan(row.p_value) else f" (p = {row.p_value:.2g})")
+    return (row.why or POWERLESS if np.isnan(row.value) else f"{text}; {row.why}" if row.why else text)
+
+
+def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
+    """`ledger` from its rows in the table `statistics`; the verdicts follow from the rules and the power again."""
+    rules = {claim.id: claim.holds for claim in read_claims()}
+    of_power = statistics["name"].str.endswith(POWER)
+    power = statistics[of_power]
+    smallest = {(row.name.removesuffix(POWER), row.model): row.value for row in power.itertuples(index=False)}
+    found = statistics[~of_power].rename(columns={"name": "claim"})
+    keys = zip(found["claim"], found["model"], strict=True)
+    found = found.assign(smallest_p=[smallest.get(key, np.nan) for key in keys], why="")
+    found = found[["claim", *Estimate._fields]]
+    return found.assign(verdict=[verdict(Estimate(*row[1:]), rules[row[0]]) for row in found.itertuples(index=False)])
+
+
+def statistics_rows(found: pd.DataFrame) -> pd.DataFrame:
+    """The ledger as rows of the table `statistics`, named by the claims' ids.
+
+    The power of a row that no interval decides has a row of its own, named "<claim> (smallest p)": the verdict follows
+    from both and the rule. From 0.05 on nothing could have been decided.
+    """
+    rows = found.drop(columns=["verdict", "why"]).rename(columns={"claim": "name"})
+    power = rows[rows["smallest_p"].notna()]
+    power = power.assign(name=power["name"] + POWER, value=power["smallest_p"], low=np.nan, high=np.nan, p_value=np.nan)
+    return pd.concat([rows, power], ignore_index=True).drop(columns="smallest_p").assign(notebook="claims")

@@ -1,0 +1,280 @@
+"""Section 5 from the scoring tables of one model's checkpoints: curves, emergence, transitions.
+
+Top heads are ranked by `kinds.RANKED_BY`; whether a head is of a kind follows the definition of `kinds`, at each step.
+Where a function takes the table `accuracy`, a model has no FV heads at a step at which it does not read labels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from icl_lib.ablation.effects import corrected
+from icl_lib.heads import top_heads
+from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY, fv_threshold, null_draws, reads_labels
+from icl_lib.stats.emergence import (
+    ORDERS,
+    Transitions,
+    emergence_interval,
+    emergence_step,
+    tail_test,
+    transition_counts,
+)
+from icl_lib.tables import SCHEMAS, read_tables
+
+
+def tables_of(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
+    """One kind of table for several models at several steps, one below the other; missing ones are left out.
+
+    Raises ValueError where none of them is there, and as `read_table` does for a file that cannot be read.
+    """
+    paths = [Path(results) / table / model / f"step{step}.parquet" for model, steps in models.items() for step in steps]
+    if not any(path.is_file() for path in paths):
+        raise ValueError(f"no table {table!r} of {', '.join(models) or 'any model'} in {results}: run the suite first, "
+                         "e.g. make book SUITE=lab")
+    return read_tables([path for path in paths if path.is_file()], schema_name=table)
+
+
+def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
+    """Steps in rising order and the mean over tasks of a score at each."""
+    mean = scores[scores["score"] == score].groupby(["step", "layer", "head"])["value"].mean()
+    if mean.empty:
+        raise ValueError(f"the tables have no score {score!r}")
+    steps = sorted(mean.index.unique("step"))
+    return steps, np.stack([mean.xs(step).unstack("head").to_numpy() for step in steps])
+
+
+def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
+    """Pairs of steps of one model with the same scores bit for bit: the same weights under two steps (it happens)."""
+    found = []
+    for _, rows in scores.groupby("model"):
+        columns = [c for c in ("score", "layer", "head", "task") if c in rows]
+        values = rows.pivot_table(index="step", columns=columns, values="value").dropna(axis=1)
+        first: dict[bytes, int] = {}
+        for step, of_step in values.iterrows():
+            same = first.setdefault(of_step.to_numpy().tobytes(), step)
+            found += [(int(same), int(step))] if same != step else []
+    return found
+
+
+def fv_thresholds(scores: pd.DataFrame) -> Float[ndarray, "step"]:
+    """For each step in rising order the FV score from which a head is an FV head; see `kinds.fv_threshold`."""
+    return np.array([fv_threshold(null_draws(at)) for _, at in scores.groupby("step")])
+
+
+def steps_with_labels(steps: list[int], accuracy: pd.DataFrame | None) -> Bool[ndarray, "step"]:
+    """At which steps a model reads labels (`kinds.reads_labels`); True for a step that has no row in the table."""
+    if accuracy is None:
+        return np.ones(len(steps), dtype=bool)
+    measured = {step: reads_labels(rows) for step, rows in accuracy.groupby("step")}
+    return np.array([measured.get(step, True) for step in steps])
+
+
+def defining_scores(
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None
+) -> tuple[list[int], dict[str, Float[ndarray, "step layer head"]]]:
+    """Steps and, for both kinds, the score that says whether a head is of it; FV at minus infinity without labels."""
+    steps, induction = score_array(scores, DEFINED_BY["induction"])
+    _, fv = score_array(scores, DEFINED_BY["fv"])
+    fv = np.where(steps_with_labels(steps, accuracy)[:, None, None], fv, -np.inf)
+    return steps, {"induction": induction, "fv": fv}
+
+
+def top_score_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """Mean of the top heads' ranking score at each step (figure 5), selected anew at each step and by the last step.
+
+    Columns selection, kind, step, value, low, high; low and high are the lowest and highest of the selected heads.
+    """
+    rows = []
+    for kind, score in RANKED_BY.items():
+        steps, values = score_array(scores, score)
+        last = top_heads(torch.from_numpy(values[-1]), fraction=fraction, rounding="ceil").numpy()
+        for step, at in zip(steps, values, strict=True):
+            anew = top_heads(torch.from_numpy(at), fraction=fraction, rounding="ceil").numpy()
+            for selection, mask in (("selected at each checkpoint", anew), ("selected at the end", last)):
+                chosen = at[mask]
+                rows.append((selection, kind, step, chosen.mean(), chosen.min(), chosen.max()))
+    return pd.DataFrame(rows, columns=["selection", "kind", "step", "value", "low", "high"])
+
+
+def final_heads(scores: pd.DataFrame, *, n: int) -> dict[str, list[tuple[int, int]]]:
+    """The `n` highest heads of each kind at the last step, best first, as (layer, head)."""
+    found = {}
+    for kind, score in RANKED_BY.items():
+        last = score_array(scores, score)[1][-1]
+        best = np.argsort(-last, axis=None, kind="stable")[:n]
+        found[kind] = [tuple(int(i) for i in np.unravel_index(at, last.shape)) for at in best]
+    return found
+
+
+def seed_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """Mean score of the top heads, selected anew at each step: model, kind, step, value, low, high."""
+    frames = [top_score_curves(rows, fraction=fraction).assign(model=model) for model, rows in scores.groupby("model")]
+    table = pd.concat(frames, ignore_index=True)
+    return table[table["selection"] == "selected at each checkpoint"]
+
+
+def emergence_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per model: first step with each kind, or "not within N steps", and which came first."""
+    rows = []
+    for model, group in scores.groupby("model"):
+        step = emergence_table(group, _of(accuracy, model)).set_index("kind")["first step with it"]
+        induction, fv = (np.inf if pd.isna(step[kind]) else int(step[kind]) for kind in KINDS)
+        first = "neither came" if np.isinf([induction, fv]).all() else "same checkpoint" if induction == fv else \
+            "induction" if induction < fv else "FV"
+        never = f"not within {group['step'].max()} steps"
+        rows.append((model, *(never if pd.isna(step[kind]) else str(step[kind]) for kind in KINDS), first))
+    return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first"])
+
+
+def teaser_head(scores: pd.DataFrame, *, n: int) -> tuple[int, int]:
+    """The head of figure 1: among the `n` final FV heads the one with the highest prefix matching at any checkpoint.
+
+    The paper shows the third-ranked FV head of Pythia 6.9B and does not say why.
+    """
+    highest = score_array(scores, DEFINED_BY["induction"])[1].max(axis=0)
+    return max(final_heads(scores, n=n)["fv"], key=lambda head: highest[head])
+
+
+def emergence_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> pd.DataFrame:
+    """First step from which the best head of a kind stays above its threshold, and the last step below it."""
+    steps, by_kind = defining_scores(scores, accuracy)
+    rows = []
+    for kind, threshold in (("induction", INDUCTION_THRESHOLD), ("fv", fv_thresholds(scores))):
+        values = by_kind[kind].reshape(len(steps), -1)
+        came = emergence_step(steps, values.max(axis=1), threshold)
+        last = score_array(scores, DEFINED_BY[kind])[1][-1]  # of FV the score itself, also without labels
+        at = np.unravel_index(last.argmax(), last.shape)
+        rows.append({"kind": kind, "first step with it": came.step, "last step without": came.last_below,
+                     "best head at the end": f"L{at[0]}H{at[1]}", "its score": last.max(),
+                     "threshold at the end": np.broadcast_to(threshold, len(steps))[-1]})
+    return pd.DataFrame(rows).astype({"first step with it": "Int64", "last step without": "Int64"})
+
+
+def fv_emergence_interval(
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int, n_resamples: int = 1000
+) -> tuple[float, float]:
+    """95 % interval of the step at which the best head is an FV head: bootstrap over scoring tasks.
+
+    In each resample the best head is chosen anew at each step. Infinity stands for never.
+    """
+    steps, by_task = fv_by_task(scores)
+    drawn = np.random.default_rng(seed).integers(by_task.shape[1], size=(n_resamples, by_task.shape[1]))
+    best = np.stack([by_task[:, tasks].mean(axis=1).max(axis=1) for tasks in drawn])
+    best = np.where(steps_with_labels(steps, accuracy), best, -np.inf)
+    return emergence_interval(steps, best, fv_thresholds(scores))
+
+
+def fv_by_task(scores: pd.DataFrame) -> tuple[list[int], Float[ndarray, "step task head"]]:
+    """Steps and the FV score of each scoring task at each, heads flattened."""
+    rows = scores[scores["score"] == "fv"]
+    wide = rows.pivot_table(index=["step", "task"], columns=["layer", "head"], values="value")
+    steps = sorted(rows["step"].unique().tolist())
+    return steps, np.stack([wide.loc[step].to_numpy() for step in steps])
+
+
+def transition_sweep(
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, induction_thresholds: list[float], seed: int
+) -> pd.DataFrame:
+    """`transition_table` at other induction thresholds than the definition's, with the column `threshold`.
+
+    A sensitivity analysis: what would be counted if induction heads were defined otherwise.
+    """
+    return pd.concat([
+        _transition_rows(_transitions(scores, accuracy, seed=seed, induction_threshold=at)).assign(threshold=at)
+        for at in induction_thresholds], ignore_index=True)
+
+
+def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
+    """Heads by order of emergence of the two scores, with what pairing all heads of the model at random would give.
+
+    `p`: two-sided; `smallest p`: the smallest that these curves, paired in any way, could have given. The FV threshold
+    is the highest of all steps' thresholds, so that a head counts at any step by the same bar. Columns order, heads,
+    expected by chance, p, smallest p.
+    """
+    return _transition_rows(_transitions(scores, accuracy, seed=seed))
+
+
+def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
+    """One row per model and, for two or more, one of all together ("all"); by which score came first.
+
+    "All" compares the sum of heads with the sums of the models' random pairings. Columns model and, for induction and
+    FV first: heads, heads by chance, p, smallest p (see `transition_table`); `both at once`.
+    """
+    found = {str(model): _transitions(group, _of(accuracy, model), seed=seed + i)
+             for i, (model, group) in enumerate(scores.groupby("model"))}
+    if len(found) > 1:
+        found["all"] = _pooled(list(found.values()))
+    rows = []
+    for model, counts in found.items():
+        row = {"model": model}
+        for order, words in (("induction_first", "induction first"), ("fv_first", "FV first")):
+            row |= {words: counts.observed[order], f"{words}, by chance": counts.expected[order],
+                    f"p ({words})": counts.p_value[order], f"smallest p ({words})": counts.smallest_p[order]}
+        rows.append(row | {"both at once": counts.observed["both_at_once"]})
+    return pd.DataFrame(rows)
+
+
+def _transitions(
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None, *, seed: int, induction_threshold: float = INDUCTION_THRESHOLD
+) -> Transitions:
+    steps, by_kind = defining_scores(scores, accuracy)
+    induction, fv = (by_kind[kind].reshape(len(steps), -1) for kind in KINDS)
+    return transition_counts(induction, fv, induction_threshold=induction_threshold,
+                             fv_threshold=float(fv_thresholds(scores).max()), seed=seed)
+
+
+def _pooled(counts: list[Transitions]) -> Transitions:
+    """The heads of several models together, against the sums of their random pairings."""
+    null = np.sum([one.null for one in counts], axis=0)
+    observed = {order: sum(one.observed[order] for one in counts) for order in ORDERS}
+    tests = {order: tail_test(observed[order], null[:, i]) for i, order in enumerate(ORDERS)}
+    p_values, smallest = ({order: test[i] for order, test in tests.items()} for i in (0, 1))
+    return Transitions(observed, dict(zip(ORDERS, null.mean(axis=0).tolist(), strict=True)), p_values, smallest, null)
+
+
+def _transition_rows(counts: Transitions) -> pd.DataFrame:
+    return pd.DataFrame({
+        "order": ORDERS,
+        "heads": [counts.observed[order] for order in ORDERS],
+        "expected by chance": [counts.expected[order] for order in ORDERS],
+        "p": [counts.p_value[order] for order in ORDERS],
+        "smallest p": [counts.smallest_p[order] for order in ORDERS],
+    })
+
+
+def _of(accuracy: pd.DataFrame | None, model) -> pd.DataFrame | None:
+    return None if accuracy is None else accuracy[accuracy["model"] == model]
+
+
+def effects_by_step(results: str | Path, model: str, steps: list[int], *, fraction: float) -> pd.DataFrame:
+    """What ablating each kind costs beyond layer-matched random heads at the ablated checkpoints, both metrics.
+
+    Rows of the table `effects` for the mean at all positions without exclusion, at the share of heads nearest to
+    `fraction`; empty where no checkpoint was ablated or has such random heads.
+    """
+    if not any((Path(results) / "effects" / model / f"step{step}.parquet").is_file() for step in steps):
+        return pd.DataFrame(columns=list(SCHEMAS["effects"]))
+    table = tables_of(results, "effects", {model: steps})
+    at = table["fraction"].unique()
+    rows = corrected(table[table["fraction"] == at[np.abs(at - fraction).argmin()]])
+    rows = rows[(rows["replacement"] == "mean") & (rows["positions"] == "all") & (rows["excluded"] == "")]
+    return rows[rows["ranking"].isin(KINDS)]
+
+
+def statistics_table(emergence: pd.DataFrame, transitions: pd.DataFrame, *, model: str) -> pd.DataFrame:
+    """Both as rows of the table `statistics`; a kind that never emerged has an infinite step."""
+    rows = [{"name": f"emergence step, {row['kind']}", "low": _step(row["last step without"], -np.inf),
+             "value": _step(row["first step with it"], np.inf), "high": _step(row["first step with it"], np.inf),
+             "p_value": np.nan, "n": 1} for _, row in emergence.iterrows()]
+    rows += [{"name": f"heads, {row['order']}", "value": float(row["heads"]), "low": np.nan, "high": np.nan,
+              "p_value": float(row["p"]), "n": int(transitions["heads"].sum())}
+             for _, row in transitions.iterrows()]
+    return pd.DataFrame(rows).assign(notebook="training_dynamics", model=model)
+
+
+def _step(value, missing: float) -> float:
+    return missing if pd.isna(value) else float(value)

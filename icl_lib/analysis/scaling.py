@@ -1,0 +1,189 @@
+"""Section 3 and the size axis of section 4 from the tables of all models of a suite; no model is loaded."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from numpy import ndarray
+
+from icl_lib.heads import overlap
+from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, top_sets
+from icl_lib.measurements import mean_scores
+from icl_lib.models.load import count_parameters
+from icl_lib.stats.intervals import (
+    Interval,
+    bootstrap_mean,
+    depth_difference,
+    expected_overlap,
+    overlap_p_value,
+    percentile_rank,
+    spearman,
+)
+from icl_lib.tables import read_table
+
+INDUCTION = RANKED_BY["induction"]
+KIND_COLUMN = {"induction": "induction heads", "fv": "FV heads"}
+
+
+def last_tables(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
+    """The table of each model's last step, one below the other; a model whose file is missing is left out.
+
+    Raises ValueError when there is none at all.
+    """
+    paths = [Path(results) / table / model / f"step{steps[-1]}.parquet" for model, steps in models.items() if steps]
+    found = [read_table(path, schema_name=table) for path in paths if path.is_file()]
+    if not found:
+        raise ValueError(f"no table {table!r} in {results}: run the suite first, e.g. make book SUITE=lab")
+    return pd.concat(found, ignore_index=True)
+
+
+def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
+    """Parameters without embeddings of each model, from its configuration; columns model, parameters, rising."""
+    rows = [(model, count_parameters(model, steps[-1])) for model, steps in models.items() if steps]
+    return pd.DataFrame(rows, columns=["model", "parameters"]).sort_values("parameters", ignore_index=True)
+
+
+def with_kinds(sizes: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """The models with how many heads of each kind they have by `kinds.heads_of_kind`; `both`: at least one of either.
+
+    Adds the columns induction heads, FV heads, both to columns model, parameters. A model without a table `accuracy`
+    has no FV heads, as nobody vouches for its reading labels.
+    """
+    counts = {model: {kind: int(mask.sum()) for kind, mask in
+                      heads_of_kind(rows, accuracy[accuracy["model"] == model]).items()}
+              for model, rows in scores.groupby("model")}
+    found = sizes[sizes["model"].isin(counts)].reset_index(drop=True)
+    for kind, name in KIND_COLUMN.items():
+        found[name] = [counts[model][kind] for model in found["model"]]
+    return found.assign(both=(found[list(KIND_COLUMN.values())] > 0).all(axis=1))
+
+
+def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float, seed: int) -> pd.DataFrame:
+    """Highest score, mean of the top heads and mean of all (figure 12); low and high: 95 % over scoring tasks.
+
+    The two scores that rank heads, and prefix matching beside them. The top heads are those of the score that ranks.
+    """
+    kind_of = {score: kind for scores_of in (RANKED_BY, DEFINED_BY) for kind, score in scores_of.items()}
+    rows = []
+    for model, group in scores.groupby("model"):
+        tops = top_sets(group, fraction=fraction)
+        for score, kind in kind_of.items():
+            top = tops[kind].numpy()
+            by_task = np.stack([g.sort_values(["layer", "head"])["value"].to_numpy().reshape(top.shape)
+                                for _, g in group[group["score"] == score].groupby("task")])
+            best = by_task.mean(0) == by_task.mean(0).max()
+            for statistic, mask in (("highest head", best), ("mean of the top heads", top),
+                                    ("mean of all heads", np.ones_like(top))):
+                per_task = by_task[:, mask].mean(1)
+                low = high = float(per_task.mean())
+                if len(per_task) > 1:
+                    _, low, high = bootstrap_mean(per_task, np.arange(len(per_task)), seed=seed, over="tasks")
+                rows.append((model, score, statistic, float(per_task.mean()), low, high))
+    table = pd.DataFrame(rows, columns=["model", "score", "statistic", "value", "low", "high"])
+    return table.merge(sizes, on="model")
+
+
+def comparison_table(
+    scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float, overlap_fraction: float, seed: int
+) -> pd.DataFrame:
+    """One row per model: overlap with its expectation, percentiles both ways, rank correlation, depth difference."""
+    rows = []
+    for model, group in scores.groupby("model"):
+        tops = top_sets(group, fraction=fraction)
+        wide = top_sets(group, fraction=overlap_fraction)
+        induction, fv = (mean_scores(group, score).numpy() for score in (INDUCTION, "fv"))
+        of_fv = percentile_rank(induction)[tops["fv"].numpy()]
+        of_induction = percentile_rank(fv)[tops["induction"].numpy()]
+        n, n_top, shared = fv.size, int(wide["fv"].sum()), int((wide["fv"] & wide["induction"]).sum())
+        rho = spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv) else Interval(*[np.nan] * 3)
+        depth = depth_difference(tops["fv"].numpy(), tops["induction"].numpy(), seed=seed)
+        rows.append({
+            "model": model, "heads": n, "top heads": int(tops["fv"].sum()),
+            "overlap": overlap(wide["fv"], wide["induction"]),
+            "overlap by chance": expected_overlap(n, n_top, n_top),
+            "p (overlap)": overlap_p_value(shared, n, n_top, n_top).p_value,
+            "overlap of layers": layer_overlap(wide["fv"].numpy(), wide["induction"].numpy()),
+            "induction percentile of FV heads": of_fv.mean(), "lowest of these": of_fv.min(),
+            "highest of these": of_fv.max(),
+            "FV percentile of induction heads": of_induction.mean(), "lowest of those": of_induction.min(),
+            "highest of those": of_induction.max(),
+            "rank correlation": rho.value, "rank correlation, low": rho.low, "rank correlation, high": rho.high,
+            "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
+            "smallest possible p (depth)": depth.smallest_p,
+        })
+    return pd.DataFrame(rows).merge(sizes, on="model").sort_values("parameters", ignore_index=True)
+
+
+def layer_overlap(heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"]) -> float:
+    """Share of two head sets that sits in the same layers, 0..1: the sum over layers of the smaller share."""
+    shares = [mask.sum(axis=1) / mask.sum() for mask in (heads, others)]
+    return float(np.minimum(*shares).sum())
+
+
+def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """Mean and standard deviation of the top heads' layers, 0 the first and 1 the last, by kind, models by size.
+
+    Columns model, kind, value, spread, parameters.
+    """
+    rows = []
+    for model, group in scores.groupby("model"):
+        for kind, mask in top_sets(group, fraction=fraction).items():
+            layers = np.nonzero(mask.numpy())[0] / max(1, mask.shape[0] - 1)
+            rows.append((model, kind, layers.mean(), layers.std()))
+    table = pd.DataFrame(rows, columns=["model", "kind", "value", "spread"])
+    return table.merge(sizes, on="model").sort_values(["parameters", "model", "kind"], ignore_index=True)
+
+
+def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[float]) -> pd.DataFrame:
+    """Overlap of the two top sets at several shares of heads (figure 3 left; the paper: 5 %), counts rounded up.
+
+    Columns model, fraction, n_heads, value (share of heads in both), expected (two random sets), p_value and the
+    smallest that sets of this size could have given, smallest_p; with those of `sizes`.
+    """
+    rows = []
+    for model, group in scores.groupby("model"):
+        for fraction in fractions:
+            tops = top_sets(group, fraction=fraction)
+            n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
+            shared = int((tops["fv"] & tops["induction"]).sum())
+            p_value, *extremes = (overlap_p_value(k, n_total, n, n).p_value
+                                  for k in (shared, max(0, 2 * n - n_total), n))
+            rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n), p_value, min(extremes)))
+    table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value", "smallest_p"])
+    return table.merge(sizes, on="model").sort_values(["parameters", "model", "fraction"], ignore_index=True)
+
+
+def correlations(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation of the two scores over all heads: columns model, parameters, both, series, value, low, high."""
+    names = {f"rank correlation{end}": column
+             for end, column in (("", "value"), (", low", "low"), (", high", "high"))}
+    return comparison.rename(columns=names)[["model", "parameters", "both", *names.values()]].assign(series="all heads")
+
+
+def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Both percentiles of the comparison in long form: columns model, parameters, both, series, value, low, high."""
+    fv = comparison.rename(
+        columns={"induction percentile of FV heads": "value", "lowest of these": "low", "highest of these": "high"})
+    induction = comparison.rename(
+        columns={"FV percentile of induction heads": "value", "lowest of those": "low", "highest of those": "high"})
+    columns = ["model", "parameters", "both", "series", "value", "low", "high"]
+    return pd.concat([
+        fv.assign(series="fv")[columns],
+        induction.assign(series="induction")[columns],
+    ], ignore_index=True)
+
+
+def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """What ablating each kind costs, against every control, by size (figures 4 and 9).
+
+    Of the table `effects` the rows of the mean at all positions, per model at the share nearest to `fraction` of those
+    with accuracies (the historical protocols measure the loss alone at others); `excluded` says whether the top heads
+    of the other kind were kept, `ranking` is a kind or their difference. With the columns of `sizes`.
+    """
+    rows = effects[(effects["replacement"] == "mean") & (effects["positions"] == "all")]
+    of_accuracy = rows[rows["metric"] == "first_token_accuracy"]
+    nearest = of_accuracy.groupby("model")["fraction"].agg(lambda at: at.iloc[(at - fraction).abs().argmin()])
+    rows = rows[rows["fraction"] == rows["model"].map(nearest)]
+    rows = rows.assign(excluded=rows["excluded"] != "").merge(sizes, on="model")
+    return rows.sort_values(["parameters", "model", "metric", "excluded", "ranking", "control"], ignore_index=True)

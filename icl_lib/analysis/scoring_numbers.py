@@ -1,0 +1,147 @@
+"""The numbers that the scoring page prints, as rows of the table `statistics`, made from the page's own tables."""
+
+from collections.abc import Mapping
+from typing import Any, SupportsFloat, SupportsInt
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy import ndarray
+from scipy import stats
+
+from icl_lib.heads import head_names, overlap
+from icl_lib.kinds import DEFINED_BY, RANKED_BY, fv_threshold, heads_of_kind, label_gaps, null_draws, top_sets
+from icl_lib.measurements import mean_scores
+from icl_lib.stats.intervals import expected_overlap, overlap_p_value, spearman
+from icl_lib.tables import SCHEMAS
+
+SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
+TOP = (1, 2, 5)  # heads whose share of the summed score says how concentrated it is
+
+
+def number(
+    name: str, value: SupportsFloat, low: SupportsFloat = np.nan, high: SupportsFloat = np.nan,
+    p_value: SupportsFloat = np.nan, *, n: SupportsInt,
+) -> dict[str, Any]:
+    """A row of the table `statistics` without notebook and model; what there is no such number of is NaN."""
+    return {"name": name, "value": float(value), "low": float(low), "high": float(high), "p_value": float(p_value),
+            "n": int(n)}
+
+
+def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFrame:
+    """Rows of `number` as the table `statistics`; a row may name a model of its own."""
+    filled = [{"notebook": notebook, "model": model} | row for row in rows]
+    return pd.DataFrame(filled, columns=list(SCHEMAS["statistics"]))
+
+
+def accuracy_numbers(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Means over tasks of first-token accuracy, one per group of tasks, labels and number of demonstrations.
+
+    `accuracy`: that metric's rows of the table `accuracy` with the column `group` (`scoring_report.with_groups`). Names
+    are "accuracy, <group>, <clean or shuffled>, <shots> shots"; `n` is the number of tasks.
+    """
+    rows = [number(f"accuracy, {group}, {labels}, {shots} shots", part["value"].mean(), n=len(part))
+            for (group, labels, shots), part in accuracy.groupby(["group", "labels", "n_shots"], sort=False)]
+    return table_of(rows, notebook="scoring", model=accuracy["model"].iloc[0])
+
+
+def undone_tasks(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
+    """The tasks that a model does not do: with the most demonstrations no more answers are right than by one answer.
+
+    One-sided exact binomial test at 0.05 of first-token accuracy on clean prompts against `floor`, the accuracy of
+    always giving the commonest label. `accuracy` and `tasks`: these tables of one model at one step.
+    """
+    rows = accuracy.query("labels == 'clean' and metric == 'first_token_accuracy'")
+    rows = rows[rows["n_shots"] == rows["n_shots"].max()].merge(tasks[["task", "floor"]], on="task")
+    right = (rows["value"] * rows["n_prompts"]).round().astype(int)
+    p_values = stats.binom.sf(right - 1, rows["n_prompts"], rows["floor"])
+    return sorted(rows["task"][p_values >= 0.05])
+
+
+def task_numbers(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
+    """How many tasks the model does not do (`undone_tasks`); `n`: of how many."""
+    row = number("tasks not done", len(undone_tasks(accuracy, tasks)),
+                 n=len(set(accuracy["task"]) & set(tasks["task"])))
+    return table_of([row], notebook="scoring", model=accuracy["model"].iloc[0])
+
+
+def concentration_numbers(scores: pd.DataFrame) -> pd.DataFrame:
+    """How few heads carry each score that ranks: the share of its positive sum in the top 1, 2 and 5 heads, 0..1.
+
+    With the lowest FV score, and on how many scoring tasks the top FV head has the highest score of all (`n`: tasks).
+    A score that is positive for no head has no share.
+    """
+    rows = []
+    for kind, score in RANKED_BY.items():
+        values = np.sort(mean_scores(scores, score).numpy().ravel())[::-1]
+        positive = values[values > 0]
+        rows += [number(f"share of top {k}, {kind}", positive[:k].sum() / positive.sum(), n=values.size)
+                 for k in TOP if len(positive)]
+    fv = scores[scores["score"] == "fv"]
+    by_task = fv.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+    best = int((by_task.argmax(axis=1) == by_task.mean(axis=0).argmax()).sum())
+    rows += _highest("lowest fv", mean_scores(scores, "fv").numpy(), np.argmin)
+    rows.append(number("tasks with the top FV head highest", best, n=len(by_task)))
+    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
+
+
+def loss_numbers(losses: pd.DataFrame) -> pd.DataFrame:
+    """The unedited model's token-loss difference in nats, with 1.96 standard errors over documents; `n`: documents."""
+    row = losses[losses["metric"] == "token_loss_difference"].iloc[0]
+    half = 1.96 * row["standard_error"]
+    found = number("token-loss difference", row["value"], row["value"] - half, row["value"] + half, n=row["n_prompts"])
+    return table_of([found], notebook="scoring", model=row["model"])
+
+
+def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: float, seed: int) -> pd.DataFrame:
+    """Highest scores, heads of each kind by the one definition, top sets with their overlap and rank correlation.
+
+    `scores` and `accuracy` of one model and step. A head stands in a row's name ("top fv head L2H3"), or as the two
+    rows "<name>, layer" and "<name>, head". Overlap is against two random sets, p-value hypergeometric, two-sided; the
+    rank correlation has a 95 % bootstrap interval over heads and is left out where a score is the same for all.
+    """
+    values = {score: mean_scores(scores, score).numpy() for score in SCORES}
+    null, gaps, size = null_draws(scores), label_gaps(accuracy), values["fv"].size
+    rows = [row for score in SCORES for row in _highest(f"highest {score}", values[score])]
+    rows += [number("FV threshold", fv_threshold(null), n=len(null)),
+             number("accuracy lost to shuffled labels", gaps.mean() if len(gaps) else np.nan, n=len(gaps))]
+    rows += [number(f"{kind} heads", mask.sum(), n=size) for kind, mask in heads_of_kind(scores, accuracy).items()]
+    tops = top_sets(scores, fraction=fraction)
+    for kind, mask in tops.items():
+        own = values[RANKED_BY[kind]][mask.numpy()]
+        rows += [number(f"top {kind} head {head}", value, n=size)
+                 for head, value in zip(head_names(mask), own, strict=True)]
+    n, shared = int(tops["fv"].sum()), int((tops["fv"] & tops["induction"]).sum())
+    rows += [number("shared top heads", overlap(tops["fv"], tops["induction"]),
+                    p_value=overlap_p_value(shared, size, n, n).p_value, n=n),
+             number("shared top heads by chance", expected_overlap(size, n, n), n=n)]
+    rows += _rank_correlation("rank correlation", values[SCORES[0]], values["fv"], seed)
+    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
+
+
+def type_numbers(scores: pd.DataFrame, types: Mapping[str, str], *, seed: int) -> pd.DataFrame:
+    """Highest FV score on tasks of each type, and the rank correlation of two types over heads with its interval."""
+    by_type = fv_by_type(scores, types)
+    rows = [row for kind, values in by_type.items() for row in _highest(f"highest fv, {kind} tasks", values)]
+    if len(by_type) == 2:
+        rows += _rank_correlation("rank correlation of types", *by_type.values(), seed)
+    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
+
+
+def fv_by_type(scores: pd.DataFrame, types: Mapping[str, str]) -> dict[str, Float[ndarray, "layer head"]]:
+    """The FV score of every head as the mean over the tasks of each type (abstractive, extractive)."""
+    fv = scores[scores["score"] == "fv"]
+    kind = fv["task"].map(dict(types))
+    return {name: mean_scores(fv[kind == name], "fv").numpy() for name in sorted(kind.unique())}
+
+
+def _highest(name: str, values: Float[ndarray, "layer head"], which=np.argmax) -> list[dict]:
+    layer, head = np.unravel_index(which(values), values.shape)
+    return [number(name, values[layer, head], n=values.size), number(f"{name}, layer", layer, n=values.size),
+            number(f"{name}, head", head, n=values.size)]
+
+
+def _rank_correlation(name: str, first: ndarray, second: ndarray, seed: int) -> list[dict]:
+    if not np.ptp(first) or not np.ptp(second):
+        return []
+    return [number(name, *spearman(first, second, seed=seed), n=first.size)]

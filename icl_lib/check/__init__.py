@@ -1,0 +1,1 @@
+"""A model proves on loading that its passes are those of transformers."""

@@ -1,0 +1,262 @@
+"""Tasks and prompts: reading task files, splitting their pairs, writing few-shot prompts in the paper's template."""
+
+import difflib
+import hashlib
+import json
+import math
+import operator
+import re
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+TYPES = ("abstractive", "extractive")
+SPLITS = ("scoring", "evaluation", "training", "unseen")
+LAB_TASKS = Path(__file__).parents[2] / "lab" / "world" / "tasks"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text up to the last answer's colon, beginning with the BOS text, and the answer with its leading space."""
+
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class TaskPrompts:
+    """One task's prompts: `clean`, and `shuffled` with the demonstrations' labels permuted among themselves."""
+
+    clean: list[Prompt]
+    shuffled: list[Prompt]
+
+
+def read_json(path: str | Path):
+    """The contents of a JSON file; a one-line `ValueError` or `FileNotFoundError` names the file and the place."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_Digits)
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is text that no tokenizer takes
+        return content
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers and depths without measure
+        raise ValueError(f"{path} is not valid JSON ({error}); mend or download the file again") from None
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no number of JSON")
+
+
+class _Digits(float):
+    """A number of JSON that is written as it was read: 1.50, 1e5."""
+
+    def __new__(cls, digits: str):
+        number = super().__new__(cls, digits)
+        number.digits = digits
+        return number if math.isfinite(number) else _no_number(digits)
+
+    def __str__(self) -> str:
+        return self.digits
+
+
+def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
+    """Prompts of several tasks from a file `{task: {"clean": [{"text", "answer"}], "shuffled": [...]}}`.
+
+    Raises `FileNotFoundError` for a missing file and `ValueError` naming task, list, place and field for anything
+    that is not of this form.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: expected an object of tasks, found {type(content).__name__}")
+    return {task: TaskPrompts(*(_prompt_list(path, task, entry, key) for key in ("clean", "shuffled")))
+            for task, entry in content.items()}
+
+
+def _prompt_list(path, task: str, entry, key: str) -> list[Prompt]:
+    items = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(items, list):
+        raise ValueError(f"{path}: task {task!r} has no list {key!r}; give a list of objects with text and answer")
+    prompts = []
+    for i, item in enumerate(items):
+        for name in ("text", "answer"):
+            if not isinstance(item, dict) or not isinstance(item.get(name), str) or not item[name]:
+                raise ValueError(f"{path}: task {task!r}, {key}[{i}]: {name!r} must be a non-empty string")
+        prompts.append(Prompt(item["text"], item["answer"]))
+    return prompts
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task's (input, output) pairs in file order; the last `held_out` of them are no training pairs."""
+
+    name: str
+    type: str
+    split: str
+    pairs: list[tuple[str, str]]
+    held_out: int = 0
+    inputs: str = ""
+    labels: str = ""
+    relation: str = ""
+    siblings: list[str] = field(default_factory=list)
+    faults: tuple[str, ...] = ()
+
+    @property
+    def training_pairs(self) -> list[tuple[str, str]]:
+        return self.pairs[: len(self.pairs) - self.held_out]
+
+    @property
+    def query_pairs(self) -> list[tuple[str, str]]:
+        """The pairs that queries are drawn from: the held-out ones where there are any, else all (known facts)."""
+        return self.pairs[len(self.pairs) - self.held_out :] if self.held_out else self.pairs
+
+    @property
+    def floor(self) -> float:
+        """Accuracy of always giving the commonest label, 0..1."""
+        labels = [label for _, label in self.query_pairs]
+        return max(labels.count(label) for label in set(labels)) / len(labels)
+
+
+def read_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """(input, output) pairs of one task file: a list of {"input", "output"}; numbers are read as their digits."""
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{path}: expected a non-empty list of pairs, found {type(content).__name__}")
+    pairs = []
+    for i, item in enumerate(content):
+        if not isinstance(item, dict) or not {"input", "output"} <= set(item):
+            raise ValueError(f"{path}: item {i} must be an object with 'input' and 'output'")
+        for name in ("input", "output"):
+            if not isinstance(item[name], str | int | float) or isinstance(item[name], bool):
+                raise ValueError(f"{path}: item {i}, {name} is {item[name]!r}, expected text or a number")
+        pair = str(item["input"]), str(item["output"])
+        if not all(text.strip() for text in pair):
+            raise ValueError(f"{path}: item {i} has an empty field: {pair!r}")
+        pairs.append(pair)
+    return pairs
+
+
+def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
+    """All tasks of a source, in order of names.
+
+    "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits
+    (`icl_lib.data.upstream.upstream_tasks`); else a folder `<type>/<task>.json` with the cards of `cards.json` beside
+    it.
+    Names in brackets choose some of a source: "lab[antonym,country-capital]".
+    """
+    if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
+        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
+    if str(source).startswith("upstream"):
+        from icl_lib.data.upstream import upstream_tasks
+
+        return upstream_tasks(str(source))
+    folder = LAB_TASKS if source == "lab" else Path(source)
+    cards = read_json(folder.parent / "cards.json")
+    _check_cards(cards, folder.parent / "cards.json")
+    tasks = {}
+    for name, card in sorted(cards.items()):
+        pairs = read_pairs(folder / card["type"] / f"{name}.json")
+        if card["held_out"] >= len(pairs):
+            raise ValueError(f"{folder}: task {name!r} holds out {card['held_out']} of {len(pairs)} pairs")
+        shared = [other for other, its in cards.items()
+                  if (its["inputs"], its["labels"]) == (card["inputs"], card["labels"])]
+        tasks[name] = Task(name, card["type"], card["split"], pairs, card["held_out"], card["inputs"],
+                           card["labels"], card["relation"], shared)
+    return tasks
+
+
+def tasks_sum(tasks: Mapping[str, Task]) -> str:
+    """The SHA-256 sum over the tasks' names, types, splits and pairs: what prompts are drawn from."""
+    content = [(task.name, task.type, task.split, task.held_out, task.pairs) for task in tasks.values()]
+    return hashlib.sha256(json.dumps(sorted(content), ensure_ascii=False).encode()).hexdigest()
+
+
+def _check_cards(cards, path: Path) -> None:
+    if not isinstance(cards, dict) or not cards:
+        raise ValueError(f"{path}: expected an object of cards, found {type(cards).__name__}")
+    for name, card in cards.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"{path}: {name!r} is no name of a task, expected letters, digits and _ . -")
+        for key in ("type", "split", "inputs", "labels", "relation"):
+            if not isinstance(card, dict) or not isinstance(card.get(key), str):
+                raise ValueError(f"{path}: the card of task {name!r} has no text {key!r}")
+        for key, known in (("type", TYPES), ("split", SPLITS)):
+            if card[key] not in known:
+                raise ValueError(f"{path}: task {name!r}, {key} {card[key]!r} is none of {', '.join(known)}")
+        if not isinstance(card.get("held_out"), int) or card["held_out"] < 0:
+            raise ValueError(f"{path}: task {name!r}, held_out is {card.get('held_out')!r}, expected a whole number")
+
+
+def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
+    """The named tasks; an unknown name is refused with the nearest valid ones."""
+    for name in names:
+        if name not in tasks:
+            near = difflib.get_close_matches(name, tasks, n=3) or sorted(tasks)[:3]
+            raise ValueError(f"unknown task {name!r}; nearest known tasks: {', '.join(near)}")
+    return {name: tasks[name] for name in names}
+
+
+def write_prompt(demonstrations: list[tuple[str, str]], query: str, bos: str) -> str:
+    """The paper's template: BOS, "Q:" input, "A:" output, a blank line between, ending at the query's "A:"."""
+    shown = "".join(f"Q: {question}\nA: {label}\n\n" for question, label in demonstrations)
+    return f"{bos}{shown}Q: {query}\nA:"
+
+
+def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: int) -> TaskPrompts:
+    """Clean prompts of one task and the same prompts with labels shuffled among the demonstrations.
+
+    A query is drawn from the task's query pairs with replacement over prompts, `n_shots` demonstrations from its
+    training pairs without the query's input (fewer where the task has fewer pairs). The shuffle is a permutation
+    that leaves no label in its place where the labels allow it, so that a shuffled prompt is never a clean one
+    (the released code takes any permutation: F8). The same task and seed give the same prompts, whatever else
+    is drawn. Raises ValueError where most shuffled prompts would equal their clean ones, because the task's labels are
+    too much alike.
+    """
+    # crc32, not hash(): Python salts the hash of a string anew in every process.
+    rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode())])
+    clean, shuffled = [], []
+    for _ in range(n_prompts):
+        query, answer = task.query_pairs[rng.integers(len(task.query_pairs))]
+        pool = [pair for pair in task.training_pairs if pair[0] != query]
+        chosen = rng.permutation(len(pool))[:n_shots]
+        demonstrations = [pool[i] for i in chosen]
+        inputs, labels = [q for q, _ in demonstrations], [label for _, label in demonstrations]
+        moved = list(zip(inputs, _moved_labels(labels, rng), strict=True))
+        clean.append(Prompt(write_prompt(demonstrations, query, bos), f" {answer}"))
+        shuffled.append(Prompt(write_prompt(moved, query, bos), f" {answer}"))
+    refuse_unshuffled(task, clean, shuffled, n_shots)
+    return TaskPrompts(clean, shuffled)
+
+
+def refuse_unshuffled(task: Task, clean: list[Prompt], shuffled: list[Prompt], n_shots: int) -> None:
+    """Raise ValueError where most shuffled prompts are their clean ones, and not by the chance of few prompts.
+
+    What counts is the task: demonstrations drawn from it have one label all in more than three quarters of prompts.
+    """
+    same, pairs = sum(map(operator.eq, clean, shuffled)), task.training_pairs
+    counts = Counter(label for _, label in pairs)
+    alike = sum((n / len(pairs)) ** min(n_shots, len(pairs)) for n in counts.values())
+    if n_shots > 1 and same and alike > 0.75:
+        labels = sorted(counts)
+        raise ValueError(f"task {task.name!r}: {same} of {len(clean)} shuffled prompts equal their clean ones; "
+                         f"{len(task.training_pairs)} pairs have {len(labels)} different labels, such as {labels[:2]}; "
+                         "leave the task out or give it more")
+
+
+def _moved_labels(labels: list[str], rng: np.random.Generator) -> list[str]:
+    """A permutation with as few labels in their old place as 100 draws find, none where that is possible."""
+    if len(labels) < 2:
+        return labels
+    draws = ([labels[i] for i in rng.permutation(len(labels))] for _ in range(100))
+    best, fewest = labels, len(labels) + 1
+    for draw in draws:
+        kept = sum(map(operator.eq, labels, draw))
+        if kept < fewest:
+            best, fewest = draw, kept
+        if fewest == 0:
+            break
+    return best

@@ -1,0 +1,221 @@
+"""The upstream task files: downloaded once, checked, their splits and their faults.
+
+GitHub kayoyin/icl-heads at commit c0ba06e, folder dataset_files; this package ships their SHA-256 sums and none of
+them. `python -m icl_lib.data.upstream` downloads what the paper uses and prints every fault that it finds.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from icl_lib.data.tasks import Task
+
+COMMIT = "c0ba06e"
+ADDRESS = f"https://raw.githubusercontent.com/kayoyin/icl-heads/{COMMIT}/dataset_files"
+SUMS = Path(__file__).with_name("upstream_tasks.sha256")
+PRESETS = ("upstream", "upstream:released")
+_PARTS = ("", "_train", "_val")
+
+# Tasks of the FV score and of the ablations (section 4 of the paper, lists of its code) with their folders.
+SCORING_TASKS = dict.fromkeys(
+    "antonym capitalize english-french english-spanish landmark-country lowercase_first_letter product-company "
+    "sentiment synonym".split(), "abstractive",
+) | dict.fromkeys(
+    "adjective_v_verb_3 adjective_v_verb_5 animal_v_object_5 choose_first_of_3 choose_last_of_3 choose_last_of_5 "
+    "choose_middle_of_3 choose_middle_of_5 color_v_animal_3 color_v_animal_5 concept_v_object_3 concept_v_object_5 "
+    "conll2003_location conll2003_person fruit_v_animal_3 fruit_v_animal_5 object_v_concept_3 object_v_concept_5 "
+    "verb_v_adjective_3 verb_v_adjective_5".split(), "extractive",
+)  # fmt: skip
+EVALUATION_TASKS = dict.fromkeys(
+    "ag_news capitalize_first_letter capitalize_second_letter commonsense_qa english-german national_parks "
+    "park-country person-instrument person-occupation".split(), "abstractive",
+) | dict.fromkeys("animal_v_object_3 choose_first_of_5 conll2003_organization".split(), "extractive") | dict.fromkeys(
+    "abstract_clf bind_capital bind_capital_par bind_fruit bind_shape capital_index french-english".split(),
+    "new_tasks",
+)  # fmt: skip
+# The file that the released code reads where it is not the usual one: _train for scoring, _val for evaluation.
+_RELEASED_FILE = {"animal_v_object_5": "_val", "verb_v_adjective_5": "", "capitalize_second_letter": "_train"}
+# Share of pairs outside the demonstrations, and seed, of the released code's splits: find_fv_heads.py, ablate.py.
+_RELEASED_SPLIT = {"scoring": (0.3, 0), "evaluation": (0.9, 32)}
+
+
+def upstream_tasks(preset: str = "upstream", *, seed: int = 0) -> dict[str, Task]:
+    """The paper's 29 scoring and 19 evaluation tasks, in order of names, their faults in `Task.faults`.
+
+    Preset "upstream": the pairs of a task's _train and _val files, each pair once, empty ones left out; queries are
+    the pairs of 30 % of the inputs, demonstrations those of the other 70 %, so that the two share no input.
+    "upstream:released": the released code's file of each task and its split, 70/30 and the rest 70/30 again for
+    scoring (seed 0), 10/90 and 10/90 for evaluation (seed 32); demonstrations are the first part, queries the last.
+    Numbers are read as their digits, as there (`paper.md` X7).
+
+    Raises ValueError for an unknown preset and for a file that cannot be downloaded or is not the one expected.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"task files {preset!r}: expected lab, {' or '.join(PRESETS)}")
+    files = fetch()
+    tasks = {}
+    for split, folders in (("scoring", SCORING_TASKS), ("evaluation", EVALUATION_TASKS)):
+        for name, folder in folders.items():
+            contents = {part: read_rows(files[f"{folder}/{name}{part}.json"])
+                        for part in _PARTS if f"{folder}/{name}{part}.json" in files}
+            if preset == "upstream":
+                demonstrations, queries = split_by_input(contents, seed)
+            else:
+                part = _RELEASED_FILE.get(name, "_train" if split == "scoring" else "_val")
+                demonstrations, queries = released_split(contents[part], *_RELEASED_SPLIT[split])
+            kind = "extractive" if folder == "extractive" else "abstractive"
+            tasks[name] = Task(name, kind, split, demonstrations + queries, len(queries),
+                               faults=tuple(find_faults(contents, new=folder == "new_tasks")))
+    return dict(sorted(tasks.items()))
+
+
+def split_by_input(contents: dict[str, list | None], seed: int) -> tuple[list, list]:
+    """Demonstrations and queries of all pairs, no input in both; the same pairs and seed give the same split."""
+    rows = [row for part in ("_train", "_val") for row in contents.get(part) or []] or contents[""]
+    pairs = list(dict.fromkeys((str(q), str(a)) for q, a in rows if str(q).strip() and str(a).strip()))
+    inputs = list(dict.fromkeys(question for question, _ in pairs))
+    order = np.random.default_rng(seed).permutation(len(inputs))
+    asked = {inputs[i] for i in order[: max(1, round(0.3 * len(inputs)))]}
+    return [p for p in pairs if p[0] not in asked], [p for p in pairs if p[0] in asked]
+
+
+def released_split(rows: list, outside: float, seed: int) -> tuple[list, list]:
+    """First and last part of two splits, each by scikit-learn's rule: counts outside rounded up, legacy generator."""
+
+    def cut(items: list) -> tuple[list, list]:
+        n_outside = int(np.ceil(outside * len(items)))
+        order = np.random.RandomState(seed).permutation(len(items))
+        return [items[i] for i in order[n_outside:]], [items[i] for i in order[:n_outside]]
+
+    pairs = [(str(question), str(answer)) for question, answer in rows]
+    demonstrations, rest = cut(pairs)
+    return demonstrations, cut(rest)[1]
+
+
+def find_faults(contents: dict[str, list | None], *, new: bool = False) -> list[str]:
+    """What is odd in a task's files, one line each; None stands for a file that is not valid JSON."""
+    found = [f"no {part or 'full'} file" for part in _PARTS if part not in contents]
+    found += [f"the {part or 'full'} file is not valid JSON" for part, rows in contents.items() if rows is None]
+    read = {part: [(str(q), str(a)) for q, a in rows] for part, rows in contents.items() if rows is not None}
+    train, val = read.get("_train", []), read.get("_val", [])
+    every = [pair for rows in read.values() for pair in rows]
+    counts = {
+        "{} pairs are in _train and in _val": len(set(train) & set(val)),
+        "{} pairs with an empty answer": len({pair for pair in every if not pair[1].strip()}),
+        "{} pairs whose answer ends with a semicolon": len({p for p in every if p[1].rstrip().endswith(";")}),
+        "{} pairs whose answer is a number, not text": len(
+            {pair for rows in contents.values() for pair in rows or [] if not isinstance(pair[1], str)}),
+        "{} pairs are repeated within a file": sum(len(rows) - len(set(rows)) for rows in read.values()),
+    }
+    found += [text.format(n) for text, n in counts.items() if n]
+    if train and val and "" in read and Counter(read[""]) != Counter(train + val):
+        found.append(f"the full file ({len(read[''])} pairs) is not _train and _val together ({len(train + val)})")
+    pairs = set(train + val)
+    if new and pairs and (n := sum(answer in question for question, answer in pairs)) > len(pairs) / 2:
+        found.append(f"the answer stands in the query of {n} of {len(pairs)} pairs")
+    return found
+
+
+def read_rows(path: Path) -> list[tuple] | None:
+    """(input, output) of a file as they stand there, a list's first element for a list; None for invalid JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
+    return [(row["input"][0] if isinstance(row["input"], list) else row["input"], row["output"]) for row in content]
+
+
+def fetch() -> dict[str, Path]:
+    """All files of the paper's tasks by `folder/name.json`, from the cache or downloaded into it.
+
+    The cache is `icl_lib/task_files/` under ICL_CACHE, by default the user's cache folder. ICL_TASK_FILES_URL is
+    another address to download from, ICL_TASK_FILES_SUMS another list of sums. Each file is compared with its sum
+    on every call and gets its name only when it is complete and right. With HF_HUB_OFFLINE=1 nothing is downloaded.
+    """
+    sums_file = Path(os.environ.get("ICL_TASK_FILES_SUMS") or SUMS)
+    lines = sums_file.read_text(encoding="utf-8").split("\n")
+    sums = {name: digest for digest, name in (line.split() for line in lines if line)}
+    wanted = {f"{folder}/{task}{part}.json" for task, folder in (SCORING_TASKS | EVALUATION_TASKS).items()
+              for part in _PARTS}
+    # A folder for each list of sums: other files never take the place of the right ones.
+    cache = cache_folder() / hashlib.sha256(sums_file.read_bytes()).hexdigest()[:12]
+    chosen = {name: sums[name] for name in sorted(wanted & sums.keys())}
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda item: _fetch(cache, *item), chosen.items()))
+    return dict(zip(chosen, paths, strict=True))
+
+
+def cache_folder() -> Path:
+    """Where task files are kept."""
+    base = os.environ.get("ICL_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "icl_lib" / "task_files"
+
+
+def _fetch(cache: Path, name: str, expected: str) -> Path:
+    path = cache / name
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == expected:
+        return path
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        raise ValueError(f"task file {name} is not in {cache}, and HF_HUB_OFFLINE=1; run once with HF_HUB_OFFLINE=0")
+    address = f"{(os.environ.get('ICL_TASK_FILES_URL') or ADDRESS).rstrip('/')}/{name}"
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            content = answer.read()
+    except (urllib.error.URLError, OSError, EOFError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ValueError(f"task file {name}: cannot download {address} ({reason}); nothing was kept, try again "
+                         "later or set ICL_TASK_FILES_URL to another copy of the folder") from None
+    except Exception as error:  # http.client's, for answers cut short
+        raise ValueError(f"task file {name}: the download of {address} broke off ({type(error).__name__}); start "
+                         "again") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise ValueError(f"task file {name} from {address} has the SHA-256 sum {found[:12]}..., expected "
+                         f"{expected[:12]}...; it was not kept")
+    _write(path, content)
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    made = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = True
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror}); free some room or set ICL_CACHE to another "
+                         "folder") from None
+    finally:
+        if made:
+            temporary.unlink(missing_ok=True)
+
+
+def main() -> int:
+    try:
+        tasks = upstream_tasks()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for name, task in tasks.items():
+        for fault in task.faults:
+            print(f"{name}: {fault}")
+    n_scoring = sum(task.split == "scoring" for task in tasks.values())
+    print(f"{n_scoring} scoring and {len(tasks) - n_scoring} evaluation tasks in {cache_folder()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

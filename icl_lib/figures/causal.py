@@ -1,0 +1,115 @@
+"""Figures of the causal test: table in, axes out. Arms one below the other, each with its sham in grey."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from icl_lib.figures.common import COLOUR, MARKER
+
+ARM_LABEL = {
+    "none": "untouched", "mask_outside": "mask outside prompts", "mask_everywhere": "mask everywhere",
+    "no_copy_loss": "no loss on copies", "no_repeats": "no repeats", "clamp": "induction heads clamped",
+    "early_repeats": "extra repeats early", "mask_outside_long": "mask outside prompts, longer",
+}
+MEASURES = {  # measure: axis label, colour, marker
+    "prefix_matching": ("prefix-matching score,\nbest head", COLOUR["induction"], MARKER["induction"]),
+    "fv_score": ("FV score, best head\n(rise in P(answer))", COLOUR["fv"], MARKER["fv"]),
+    "accuracy": ("10-shot accuracy\n(share of prompts)", COLOUR["none"], "D"),
+}
+SHAM = {"color": COLOUR["random"], "marker": "v"}
+
+
+def pairs(plan: dict[str, Any]) -> dict[str, str | None]:
+    """Arm to its sham, the untouched arm first, in the order of the plan."""
+    return {arm: entry.get("control") for arm, entry in plan["arms"].items() if not entry.get("sham")}
+
+
+def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]):
+    """Induction, FV score and accuracy at the last step, a point per seed and a bar at the mean; shams in grey.
+
+    `last`: `causal_statistics.last_rows`. Grey ticks: the FV score's null (99 %), accuracy on shuffled labels.
+    """
+    arms = pairs(plan)
+    figure, axes = plt.subplots(1, 3, figsize=(11.4, 0.62 * len(arms) + 1.1), sharey=True)
+    for ax, (measure, (label, colour, marker)) in zip(axes, MEASURES.items(), strict=True):
+        for place, (arm, control) in enumerate(arms.items()):
+            strength = plan["arms"][arm]["strengths"][0]
+            for name, shift, look in ((arm, -0.16, {"color": colour, "marker": marker}), (control, 0.2, SHAM)):
+                rows = last[(last["arm"] == name) & (last["strength"] == strength)]
+                y = np.full(len(rows), place + shift)
+                ax.scatter(rows[measure], y, s=22, alpha=0.75, linewidths=0, **look)
+                ax.plot([rows[measure].mean()] * 2, [place + shift - 0.14, place + shift + 0.14], color=look["color"])
+                reference = {"fv_score": "fv_null", "accuracy": "accuracy_shuffled"}.get(measure)
+                if reference and name == arm:
+                    ax.scatter(rows[reference], y, s=60, marker="|", color=COLOUR["random_layer_matched"],
+                               linewidths=1)
+        ax.set(xlabel=label, xlim=(min(0, last["fv_null"].min()) - 0.005 if measure == "fv_score" else -0.03, None))
+        ax.grid(axis="y", linewidth=0.4)
+    axes[0].set_yticks(range(len(arms)), [ARM_LABEL.get(arm, arm) for arm in arms])
+    axes[0].invert_yaxis()
+    return axes
+
+
+def along_training(runs: pd.DataFrame, plan: dict[str, Any]):
+    """The three measures against step, means over seeds with their range; a row per arm, its sham dashed in grey."""
+    arms = [arm for arm in pairs(plan) if arm in set(runs["arm"])]
+    figure, axes = plt.subplots(len(arms), 3, figsize=(10.4, 1.35 * len(arms) + 0.8), sharex=True, sharey="col",
+                                squeeze=False)
+    for row, arm in zip(axes, arms, strict=True):
+        entry = plan["arms"][arm]
+        at_full = runs[runs["strength"] == entry["strengths"][0]]
+        for ax, (measure, (_, colour, marker)) in zip(row, MEASURES.items(), strict=True):
+            for name, look in ((entry.get("control"), {"color": COLOUR["random"], "linestyle": "--"}),
+                               (arm, {"color": colour, "marker": marker, "markersize": 4})):
+                by_step = at_full[at_full["arm"] == name].groupby("step")[measure]
+                mean, low, high = by_step.mean(), by_step.min(), by_step.max()
+                ax.plot(mean.index, mean, linewidth=1.6, **look)
+                ax.fill_between(low.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        row[0].set_ylabel(ARM_LABEL.get(arm, arm).replace(" ", "\n", 1), rotation=0, ha="right", va="center")
+    for ax, (label, _, _) in zip(axes[0], MEASURES.values(), strict=True):
+        ax.set_title(label, fontsize=11)
+    figure.supxlabel("optimiser step", fontsize=11)
+    return axes
+
+
+def effect_intervals(effects: pd.DataFrame, arms: pd.DataFrame, plan: dict[str, Any]):
+    """Arm less sham with 95 % intervals over seeds, one panel per outcome; the margin as a grey band.
+
+    `effects`, `arms`: of `causal_statistics`. Hollow: induction was not absent in the arm.
+    """
+    titles = {"accuracy": "10-shot accuracy\narm less sham", "fv_score": "FV score, best head\narm less sham",
+              "emergence": "pairs of runs in which FV heads\ncome later, less earlier (share)"}
+    colours = {"accuracy": COLOUR["none"], "fv_score": COLOUR["fv"], "emergence": COLOUR["fv"]}
+    names = [arm for arm in pairs(plan) if arm in set(effects["arm"])]
+    figure, axes = plt.subplots(1, 3, figsize=(11.4, 0.5 * len(names) + 1.3), sharey=True)
+    for ax, (outcome, title) in zip(axes, titles.items(), strict=True):
+        for place, arm in enumerate(names):
+            row, = effects[(effects["arm"] == arm) & (effects["outcome"] == outcome)].itertuples()
+            if row.margin == row.margin:
+                ax.fill_betweenx([place - 0.4, place + 0.4], -row.margin, row.margin, color=COLOUR["random"], alpha=0.2,
+                                 linewidth=0)
+            reach = None if row.low != row.low else [[row.value - row.low], [row.high - row.value]]
+            ax.errorbar(row.value, place, xerr=reach, color=colours[outcome],
+                        marker="s" if arms.loc[arm, "absent"] else "o", capsize=3,
+                        mfc=colours[outcome] if arms.loc[arm, "absent"] else "white")
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.set(xlabel=title)
+    axes[0].set_yticks(range(len(names)), [ARM_LABEL.get(arm, arm) for arm in names])
+    axes[0].invert_yaxis()
+    return axes
+
+
+def dose_response(last: pd.DataFrame, arm: str):
+    """The three measures at the last step against an arm's strength, a point per seed; 0 is the untouched arm."""
+    rows = pd.concat([last[last["arm"] == "none"].assign(strength=0.0), last[last["arm"] == arm]])
+    figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.2))
+    for ax, (measure, (label, colour, marker)) in zip(axes, MEASURES.items(), strict=True):
+        ax.scatter(rows["strength"], rows[measure], color=colour, marker=marker, s=24, alpha=0.8, linewidths=0)
+        mean = rows.groupby("strength")[measure].mean()
+        ax.plot(mean.index, mean, color=colour, linewidth=1.3)
+        ax.set(xlabel="strength (share of\nthe odds taken away)", ylabel=label)
+    return axes

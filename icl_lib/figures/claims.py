@@ -1,0 +1,39 @@
+"""The figure of the claims page: verdicts by claim and model."""
+
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from icl_lib.analysis.claims import ABSENT, FAILS, HOLDS, OPEN, POWERLESS, overall, read_claims
+
+# Not the colours of head kinds; the signs say the same without colour.
+LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?"), POWERLESS: ("#FFFFFF", "×"),
+        ABSENT: ("#FFFFFF", "")}
+
+
+def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame):
+    """Verdict of every claim (rows) for every model (columns, by size), for all models of a suite, and over them."""
+    claims = list(found["claim"].unique())
+    words = {claim.id: claim.claim for claim in read_claims()}
+    labels = [fill(f"{claim}: {words[claim]}", 64) for claim in claims]
+    models = [m for m in sizes.sort_values(["parameters", "model"])["model"] if m in set(found["model"])]
+    columns = [*models, "", "overall"]
+    figure, ax = plt.subplots(figsize=(5.2 + 0.36 * len(columns), 0.8 + 0.36 * len(claims)))
+    for y, claim in enumerate(claims):
+        rows = found[found["claim"] == claim]
+        said = {row.model: row.verdict for row in rows.itertuples()} | {"overall": overall(rows)}
+        for x, column in enumerate(columns):
+            colour, sign = LOOK[said.get(column, ABSENT)]
+            dark = colour in ("#009E73", "#882255")
+            ax.add_patch(plt.Rectangle(
+                (x - 0.46, y - 0.44), 0.92, 0.88, facecolor=colour, edgecolor="#BBBBBB", linewidth=0.5))
+            ax.text(x, y, sign, ha="center", va="center", fontsize=10, color="white" if dark else "black")
+    ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(claims) - 0.4, -0.6))
+    ax.set_yticks(range(len(claims)), labels, fontsize=8)
+    ax.set_xticks(range(len(columns)), [*models, "all models", "overall"], rotation=90, fontsize=9)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return ax

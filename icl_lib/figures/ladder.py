@@ -1,0 +1,53 @@
+"""Figure of the full ablation grid over the ladder: table in, axes out."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+
+from icl_lib.ablation.effects import DIFFERENCE, corrected
+from icl_lib.analysis.ladder import with_kinds
+from icl_lib.figures.common import COLOUR
+from icl_lib.tables import VALUES
+
+# White where the metric drops alike for both kinds, else the colour of the kind for which it drops more.
+REPLACEMENTS = tuple(name for name in VALUES["replacement"] if name != "none")
+KINDS_MAP = LinearSegmentedColormap.from_list("kinds", [COLOUR["induction"], "white", COLOUR["fv"]])
+
+
+def differences(grid: pd.DataFrame, metric: str, label: str):
+    """FV heads' effect less induction heads', a panel per model: rows are interventions, columns shares of heads.
+
+    `grid`: `read_grid`, of which the plain rankings of models that have both kinds are shown, beyond layer-matched
+    random heads; a cell stays white without a valid control. A dot where the 95 % interval is clear of zero. One
+    colour scale for all models; 3 % of the cells lie beyond its ends.
+    """
+    rows = with_kinds(corrected(grid))
+    rows = rows[(rows["metric"] == metric) & (rows["ranking"] == DIFFERENCE) & (rows["excluded"] == "")]
+    models, fractions = list(dict.fromkeys(rows["model"])), sorted(rows["fraction"].unique())
+    cells = [(replacement, where) for replacement in REPLACEMENTS for where in ("all", "last")]
+    top = rows["value"].abs().quantile(0.97)
+    figure, axes = plt.subplots(1, len(models), figsize=(11.4, 0.24 * len(cells) + 1.7), sharey=True, squeeze=False)
+    for ax, model in zip(axes[0], models, strict=True):
+        own = rows[rows["model"] == model].set_index(["replacement", "positions", "fraction"])
+        values, clear = np.full((2, len(cells), len(fractions)), np.nan)
+        for i, cell in enumerate(cells):
+            for j, fraction in enumerate(fractions):
+                if (*cell, fraction) in own.index:  # else without a valid control
+                    found = own.loc[(*cell, fraction)]
+                    values[i, j], clear[i, j] = found["value"], found["low"] > 0 or found["high"] < 0
+        mesh = ax.pcolormesh(values, cmap=KINDS_MAP, vmin=-top, vmax=top, edgecolors="white", linewidth=0.5)
+        y, x = np.nonzero(clear == 1)
+        ax.scatter(x + 0.5, y + 0.5, s=9, color="black", linewidths=0)
+        ax.set_title(model, fontsize=10)
+        n_heads = grid[grid["model"] == model].groupby("fraction")["n_heads"].first()
+        ax.set_xticks(np.arange(len(fractions)) + 0.5, [f"{100 * f:g}\n{n_heads[f]}" for f in fractions], fontsize=8)
+        ax.tick_params(length=0)
+    axes[0, 0].set_yticks(np.arange(len(cells)) + 0.5, [f"{replacement}, {where}" for replacement, where in cells],
+                          fontsize=9)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel("heads ablated: share (%) and number", fontsize=10)
+    bar = figure.colorbar(mesh, ax=axes[0].tolist(), fraction=0.02, pad=0.01, extend="both")
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return axes[0]

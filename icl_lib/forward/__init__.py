@@ -1,0 +1,1 @@
+"""Forward passes of all heads at once, and edits of their outputs."""

@@ -1,0 +1,88 @@
+"""Mean head outputs over clean prompts, and what else a long pass needs: halving where memory runs out, no NaN."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from icl_lib.data.tasks import TaskPrompts
+from icl_lib.forward.passes import EncodedPrompt, TokenBatch, encode_prompts, last_head_outputs
+from icl_lib.progress import progress as progress_of
+from icl_lib.saved import SavedResults
+
+MeanZ = Float[Tensor, "layer head d_head"]
+
+
+def clean_means(
+    model: nn.Module,
+    prompts: Mapping[str, TaskPrompts],
+    *,
+    batch_size: int = 16,
+    save_to: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, MeanZ]:
+    """Each task's mean head outputs at the last position over its clean prompts (section 2).
+
+    Before the output projection (hook_z), in float64 while summing, given in the model's dtype.
+    `save_to` and errors as in `fv_scores`.
+    """
+    return saved_clean_means(model, prompts, batch_size, progress, SavedResults(save_to, model))
+
+
+def saved_clean_means(
+    model: nn.Module, prompts: Mapping[str, TaskPrompts], batch_size: int, progress: bool, saved: SavedResults
+) -> dict[str, MeanZ]:
+    """`clean_means` of tasks that are read where `saved` has them."""
+    encoded = {task: encode_prompts(model, p.clean, task) for task, p in prompts.items()}
+
+    def mean(task: str) -> dict[str, Tensor]:
+        sequences = [p.tokens for p in encoded[task]]
+        z = halving(lambda n: last_head_outputs(model, sequences, batch_size=n), batch_size)
+        refuse_nan(z.flatten(1), encoded[task], range(len(z)), "head outputs of the clean")
+        return {"mean_z": z.double().mean(0).to(z.dtype).cpu()}
+
+    means = {}
+    for task in progress_of(encoded, "clean means", show=progress):
+        tokens = [p.tokens for p in encoded[task]]
+        means[task] = saved.recall(partial(mean, task), "clean means", tokens)["mean_z"]
+    return means
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # the CPU allocator has no exception of its own
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def halves(batch: TokenBatch, error: RuntimeError) -> list[TokenBatch]:
+    """A batch as two, after an error for lack of memory; raises any other error, and that of a single row."""
+    half = len(batch.rows) // 2
+    if not half or not _out_of_memory(error):
+        raise error
+    if batch.tokens.is_cuda:
+        torch.cuda.empty_cache()
+    return [
+        TokenBatch(batch.tokens[part], batch.lengths[part], batch.rows[part])
+        for part in (slice(half), slice(half, None))
+    ]
+
+
+def halving(run, batch_size: int) -> Tensor:
+    """What `run` gives with the largest batch that memory allows, from `batch_size` down by halves."""
+    while True:
+        try:
+            return run(batch_size)
+        except RuntimeError as error:
+            if batch_size == 1 or not _out_of_memory(error):
+                raise
+            batch_size //= 2
+
+
+def refuse_nan(values: Float[Tensor, "row value"], encoded: list[EncodedPrompt], rows, what: str) -> None:
+    """Raises ValueError naming task and prompt for a row with NaN."""
+    bad = values.isnan().any(1)
+    if bad.any():
+        prompt = encoded[list(rows)[int(bad.nonzero()[0])]]
+        raise ValueError(f"task {prompt.task!r}, prompt {prompt.index}: NaN in the {what} prompt")

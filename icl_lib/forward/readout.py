@@ -1,0 +1,83 @@
+"""From residual streams to probabilities and tokens, a few rows at a time: a vocabulary is wide."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from icl_lib.forward.passes import plain_transformers
+
+_LOGIT_BYTES = 64 * 2**20  # of vocabulary-wide rows held at a time
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What the model says about the target tokens, `pos` counting the target's own tokens."""
+
+    log_probability: Float[Tensor, "batch row pos"]
+    correct: Bool[Tensor, "batch row pos"]
+
+
+class _Below(tuple):
+    """What a base model gives, with its last hidden state alone; architectures ask for it by place or by name."""
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+@contextmanager
+def own_logits(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function from normed residual streams `[row, d_model]` to logits, by the causal model's own forward pass.
+
+    What lies below its head is replaced by the rows given, so that scales and caps of logits are the architecture's.
+    """
+    with plain_transformers(model) as hf_model:
+        below = hf_model.get_decoder()  # what the causal model calls itself: in OPT not its base model
+
+        def logits(rows: Tensor) -> Tensor:
+            given = _Below((rows[None],))
+            below.forward = lambda *_args, **_kwargs: given
+            try:
+                return hf_model(inputs_embeds=rows[None], use_cache=False).logits[0]
+            finally:
+                del below.forward
+
+        yield logits
+
+
+def greedy_tokens(model: nn.Module, hidden: Float[Tensor, "batch row d_model"]) -> Int[Tensor, "batch row"]:
+    """The likeliest next token after a normed residual stream, a few rows at a time."""
+    n_rows = max(1, _LOGIT_BYTES // (4 * model.cfg.d_vocab))
+    with own_logits(model) as unembed:
+        tokens = [unembed(rows).argmax(-1) for rows in hidden.flatten(0, 1).split(n_rows)]
+    return torch.cat(tokens).view(hidden.shape[:2])
+
+
+def read_targets(
+    model: nn.Module,
+    hidden: Float[Tensor, "batch row pos d_model"],
+    targets: Int[Tensor, "batch pos"],
+    *,
+    normed: bool = False,
+) -> Readout:
+    """Final norm (unless `normed`), unembedding and softmax, a few rows at a time: a vocabulary is wide."""
+    norm = model.ln_final.original_component
+    shape = hidden.shape[:3]
+    target = targets[:, None].expand(shape).reshape(-1, 1)
+    n_rows = max(1, _LOGIT_BYTES // (4 * model.cfg.d_vocab))
+    log_probability, correct = [], []
+    rows_of = hidden.reshape(-1, hidden.shape[-1]).split(n_rows)
+    with own_logits(model) as unembed:
+        for rows, at in zip(rows_of, target.split(n_rows), strict=True):
+            logits = unembed(rows if normed else norm(rows))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            log_probability.append(logits.gather(-1, at)[:, 0] - logits.logsumexp(-1))
+            correct.append(logits.argmax(-1) == at[:, 0])
+    return Readout(torch.cat(log_probability).view(shape), torch.cat(correct).view(shape))

@@ -1,0 +1,249 @@
+"""Many edits at all positions of the same sequences, the layers below each edit computed once.
+
+An edit at all positions changes nothing before the output projection of the first layer that it edits. So the
+unedited model runs once, residual stream and heads' outputs are kept where some edit begins, and every edited
+copy of the sequences ("row") goes up from there. In the last layer only the positions that are read are
+computed: the others give keys and values. Layers are called as the unedited pass called them, so that no
+architecture needs its own mathematics.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from icl_lib.forward.passes import (
+    PassDone,
+    attentions,
+    layers,
+    output_projections,
+    own_attention,
+    plain_attention,
+    plain_transformers,
+    split_heads,
+    take_positions,
+)
+from icl_lib.forward.shared_prefix import RowEdits
+
+_MAX_TOKENS = 8192  # of edited copies carried at a time
+
+
+@torch.inference_mode()
+def edited_residuals(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch pos"],
+    edits: RowEdits,
+    read: Int[Tensor, "batch read"] | None = None,
+    *,
+    edited: Bool[Tensor, "batch pos"] | None = None,
+    max_tokens: int = _MAX_TOKENS,
+) -> Float[Tensor, "batch row read d_model"]:
+    """The residual stream after the last layer, before the final norm, under each row's edits at all positions.
+
+    At the positions `read` of each sequence, None for all. `edited`: the positions that edits act on, None for all.
+    `max_tokens` bounds the edited copies carried at a time. Sequences may be padded on the right, behind what is
+    read.
+    """
+    own = own_attention(model)  # then the last layer's keys cannot be had apart: all its positions are computed
+    sweep = _LayerSweep(model, tokens, edits, None if own else read, edited)
+    order = torch.argsort(edits.first_layers, stable=True)
+    n_rows = max(1, max_tokens // tokens.numel())
+    with plain_transformers(model, None if own else sweep.attend) as hf_model, sweep.hooks():
+        try:
+            hf_model.base_model(input_ids=tokens, use_cache=False)
+        except PassDone:
+            pass
+        parts = []
+        for rows in order.split(n_rows):
+            residual = sweep.run(rows.tolist())
+            if own and read is not None:
+                residual = take_positions(residual, read.repeat(len(rows), 1))
+            parts.append(residual.unflatten(0, (len(rows), -1)))
+    return torch.cat(parts)[torch.argsort(order)].transpose(0, 1)
+
+
+class _LayerSweep:
+    """The calls of one unedited pass, and the edited copies on their way up; copies stand row by row on the batch
+    axis."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokens: Int[Tensor, "batch pos"],
+        edits: RowEdits,
+        read: Int[Tensor, "batch read"] | None,
+        edited: Bool[Tensor, "batch pos"] | None = None,
+    ):
+        self.edited = edited
+        self.model, self.edits, self.read, self.n_batch = model, edits, read, len(tokens)
+        self.layers, self.projections, self.attentions = layers(model), output_projections(model), attentions(model)
+        self.first = edits.first_layers.tolist()
+        self.calls: list[tuple[tuple, dict]] = []
+        self.entering: dict[int, Tensor] = {}
+        self.heads: dict[int, Tensor] = {}  # their outputs, where attention gives nothing but their projection
+        self.stage = "unedited"  # then "rows" (whole sequences), "keys" and "read" (of the last layer)
+        self.carried: list[int] = []
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        handles = []
+        for i, (layer, projection) in enumerate(zip(self.layers, self.projections, strict=True)):
+            handles.append(layer.register_forward_pre_hook(self._note_call(i), with_kwargs=True))
+            handles.append(projection.register_forward_pre_hook(self._replacing(i)))
+            handles.append(self.attentions[i].register_forward_hook(self._note_heads(i)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note_call(self, i: int):
+        def note(_layer: nn.Module, args: tuple, kwargs: dict) -> None:
+            if self.stage != "unedited":
+                return
+            hidden, args = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+            self.calls.append((args, {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            if i in self.first:
+                self.entering[i] = hidden
+            if i == len(self.layers) - 1 and i not in self.first:
+                raise PassDone  # every row runs the last layer itself
+
+        return note
+
+    def _note_heads(self, i: int):
+        def note(_attention: nn.Module, _args: tuple, output: Any) -> None:
+            if self.stage != "unedited":
+                return
+            if i in self.first and isinstance(output, tuple):
+                z = self.z
+                if torch.allclose(self.projections[i](z[:1]), output[0][:1], atol=1e-6):
+                    self.heads[i] = z
+            if i == len(self.layers) - 1:
+                raise PassDone
+
+        return note
+
+    def _replacing(self, layer: int):
+        def replace(_projection: nn.Module, args: tuple) -> tuple | None:
+            if self.stage == "unedited":
+                self.z = args[0]
+            if self.stage not in ("rows", "read"):
+                return None
+            mask = self.edits.masks[self.carried, layer]
+            if not mask.any():
+                return None
+            values = self.edits.values[:, :, layer]
+            if values.shape[1] > 1:
+                values = values[:, self.carried]
+            z = split_heads(self.model, args[0]).unflatten(0, (len(self.carried), self.n_batch))
+            where = mask[:, None, None, :, None]
+            if self.edited is not None:
+                where = where & self._edited_now()[:, :, None, None]
+            z = torch.where(where, values.transpose(0, 1)[:, :, None].to(z.dtype), z)
+            return (z.reshape(args[0].shape), *args[1:])
+
+        return replace
+
+    def _edited_now(self) -> Bool[Tensor, "batch pos"]:
+        return self.edited if self.stage == "rows" else take_positions(self.edited, self.read)
+
+    def run(self, rows: list[int]) -> Float[Tensor, "copies read d_model"]:
+        """Take rows, sorted by the first layer they edit, through the layers above."""
+        last = len(self.layers) - 1
+        hidden, carried = None, []
+        for layer in range(self.first[rows[0]], last):
+            if hidden is not None:
+                self.carried = carried
+                hidden = self._call(layer, hidden, "rows")
+            if joining := [row for row in rows if self.first[row] == layer]:
+                new = self._join(layer, joining)
+                hidden = new if hidden is None else torch.cat([hidden, new])
+                carried = carried + joining
+        parts = []
+        if hidden is not None:
+            self.carried = carried
+            parts.append(self._last_layer(hidden))
+        if at_last := [row for row in rows if self.first[row] == last]:
+            parts.append(self._join(last, at_last))
+        return torch.cat(parts)
+
+    def _join(self, layer: int, rows: list[int]) -> Tensor:
+        """Through the first layer that rows edit, whose attention is still that of the unedited pass."""
+        self.carried, hidden = rows, self.entering[layer]
+        last = layer == len(self.layers) - 1
+        if layer not in self.heads:
+            return self._last_layer(hidden) if last else self._call(layer, hidden.repeat(len(rows), 1, 1), "rows")
+        z, stage = self.heads[layer], "rows"
+        if last and self.read is not None:
+            z, hidden, stage = take_positions(z, self.read), take_positions(hidden, self.read), "read"
+        z = z.repeat(len(rows), 1, 1)
+        attention, projection = self.attentions[layer], self.projections[layer]
+        attention.forward = lambda *_args, **_kwargs: (projection(z), None)
+        try:
+            return self._call(layer, hidden.repeat(len(rows), 1, 1), stage)
+        finally:
+            del attention.forward
+
+    def _last_layer(self, hidden: Float[Tensor, "copies pos d_model"]) -> Tensor:
+        """Through the last layer, where copies that are not edited yet share their keys and values."""
+        last, n_rows = len(self.layers) - 1, len(self.carried)
+        if self.read is None:
+            whole = hidden if len(hidden) == n_rows * self.n_batch else hidden.repeat(n_rows, 1, 1)
+            return self._call(last, whole, "rows")
+        try:
+            self._call(last, hidden, "keys")
+        except PassDone:
+            pass
+        at_read = take_positions(hidden, self.read.repeat(len(hidden) // self.n_batch, 1))
+        if len(at_read) != n_rows * self.n_batch:
+            at_read = at_read.repeat(n_rows, 1, 1)
+        return self._call(last, at_read, "read")
+
+    def _call(self, layer: int, hidden: Tensor, stage: str) -> Tensor:
+        self.stage, n_copies = stage, len(hidden) // self.n_batch
+        args, kwargs = self.calls[layer]
+        args = [self._argument(value, n_copies) for value in args]
+        kwargs = {name: self._argument(value, n_copies) for name, value in kwargs.items()}
+        output = self.layers[layer](hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def _argument(self, value: Any, n_copies: int) -> Any:
+        """An argument of the layer's call in the unedited pass, as it has to be for the copies."""
+        if isinstance(value, tuple):
+            return tuple(self._argument(part, n_copies) for part in value)
+        if not isinstance(value, Tensor):
+            return value
+        if self.stage == "read":
+            if value.ndim == 4:
+                return None  # the mask; `attend` has its own
+            value = take_positions(value.expand(self.n_batch, *value.shape[1:]), self.read)
+        return value if len(value) == 1 else value.repeat(n_copies, *[1] * (value.ndim - 1))
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        if self.stage == "keys":
+            self.keys, self.values, self.mask = key, value, attention_mask
+            raise PassDone
+        if self.stage == "read":
+            n = len(query) // len(self.keys)
+            key, value = self.keys.repeat(n, 1, 1, 1), self.values.repeat(n, 1, 1, 1)
+            attention_mask = self._mask_at_read(key.shape[2], len(query) // self.n_batch)
+        return plain_attention(module, query, key, value, attention_mask, **kwargs)
+
+    def _mask_at_read(self, n_pos: int, n_copies: int) -> Tensor:
+        if self.mask is None:
+            pos = torch.arange(n_pos, device=self.read.device)
+            mask = pos <= self.read[:, :, None]
+        else:  # e.g. a sliding window; the same for all copies
+            mask = take_positions(self.mask[: self.n_batch, 0].expand(self.n_batch, -1, -1), self.read)
+        return mask.repeat(n_copies, 1, 1)[:, None]

@@ -1,0 +1,201 @@
+"""Function vectors put to work: a vector made of heads' mean outputs, added to prompts that do not tell the task."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts
+from icl_lib.forward.means import clean_means
+from icl_lib.forward.passes import device_of, encode_prompts, output_projections, token_batches
+from icl_lib.forward.shared_prefix import read_added_rows
+from icl_lib.forward.written import writes_projection, written_by_heads
+from icl_lib.heads import different_heads, layer_matched_random_heads, random_heads
+from icl_lib.kinds import heads_of_kind, top_sets
+from icl_lib.models.load import bos_text
+
+HeadMask = Bool[Tensor, "layer head"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How the vector is made: from whose means, with the projection's bias or not, from how many random draws."""
+
+    own_task: bool
+    bias_per_head: bool
+    n_draws: int | None  # None: as many as are asked for
+
+
+PRESETS = {
+    "task": Preset(own_task=True, bias_per_head=False, n_draws=None),
+    # evaluate_function_vector.py: one vector for all tasks (V1), the bias once per head (V3), one random set (V5)
+    "released": Preset(own_task=False, bias_per_head=True, n_draws=1),
+}
+
+
+def preset(name: str) -> Preset:
+    """`task`: each task's own vector, without bias; `released`: as the released code. ValueError for others."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(str(name), PRESETS, n=1) or list(PRESETS)
+        raise ValueError(f"unknown preset {name!r}; valid are {', '.join(PRESETS)}; nearest: {near[0]}")
+    return PRESETS[name]
+
+
+def function_vector(
+    model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: HeadMask, *, bias_per_head: bool = False
+) -> Float[Tensor, "d_model"]:
+    """The sum over `heads` of what their mean outputs write to the residual stream (appendix A.6).
+
+    That is the output projection applied to them, times what the architecture multiplies it by. With a norm after
+    attention (OLMo2, Gemma 2 and 3), which takes its scale from all heads together, that scale is the one of all
+    heads at their means; the released code has no such model. Without the projection's bias, which is no head's
+    output; the released code adds it once per head (`paper.md` V3), which `bias_per_head` does. Raises ValueError
+    for an architecture in which heads do not write a sum.
+    """
+    if not writes_projection(model):
+        return written_by_heads(model, mean_z, heads, bias_per_head=bias_per_head)
+    weight = next(model.original_model.parameters())
+    chosen = torch.where(heads.to(mean_z.device)[..., None], mean_z, 0).to(weight.device, weight.dtype)
+    vector = torch.zeros(model.cfg.d_model, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        for layer, projection in enumerate(output_projections(model)):
+            bias = projection(torch.zeros_like(chosen[layer]).flatten()[None])[0]
+            vector += projection(chosen[layer].flatten()[None])[0] - bias
+            vector += bias * int(heads[layer].sum()) * bias_per_head
+    return vector
+
+
+def split_pairs(task: Task, *, share: float = 0.3, seed: int = 0) -> tuple[Task, Task]:
+    """The task twice: for means without, and for testing with a `share` of its query pairs as the only queries.
+
+    The test pairs are no demonstrations either. Raises ValueError for a share that leaves either side nothing.
+    """
+    queries = task.query_pairs
+    n_test = round(share * len(queries))
+    if not 0 < n_test < len(queries):
+        raise ValueError(f"task {task.name!r}: share {share} of {len(queries)} pairs leaves nothing to one side")
+    order = np.random.default_rng([seed, len(queries)]).permutation(len(queries))
+    test, rest = [queries[i] for i in order[:n_test]], [queries[i] for i in order[n_test:]]
+    if task.held_out:
+        return (replace(task, pairs=task.training_pairs + rest, held_out=len(rest)),
+                replace(task, pairs=task.training_pairs + test, held_out=n_test))
+    return replace(task, pairs=rest), replace(task, pairs=rest + test, held_out=n_test)
+
+
+def without_demonstrations(prompt: Prompt, bos: str) -> Prompt:
+    """The prompt's query alone, BOS before it."""
+    return Prompt(bos + prompt.text.removeprefix(bos).rsplit("\n\n", 1)[-1], prompt.answer)
+
+
+def head_sets(scores: pd.DataFrame, *, fraction: float, n_draws: int, seed: int) -> list[tuple[str, int, HeadMask]]:
+    """Kind, draw and heads: the top FV and induction heads, and random ones of neither kind, by layer and at large.
+
+    `scores`: a model's table. Draws that repeat an earlier one are left out, and all draws where too few heads are of
+    neither kind (`kinds.heads_of_kind`) and in neither set.
+    """
+    tops = top_sets(scores, fraction=fraction)
+    taken = torch.stack([*tops.values(), *heads_of_kind(scores).values()]).any(0)
+    n_heads = int(tops["fv"].sum())
+    sets = [(kind, 0, tops[kind]) for kind in ("fv", "induction")]
+    if n_heads > int((~taken).sum()):
+        return sets
+    options = dict(seed=seed, exclude=taken)
+    for kind, draw_one in (
+        ("random", lambda draw: random_heads(tuple(taken.shape), n_heads, draw=draw, **options)),
+        ("random_layer_matched", lambda draw: layer_matched_random_heads(tops["fv"], draw=draw, **options)),
+    ):
+        different, _ = different_heads([draw_one(draw) for draw in range(n_draws)])
+        sets += [(kind, draw, heads) for draw, heads in enumerate(different)]
+    return sets
+
+
+def execution_table(
+    model: nn.Module,
+    tasks: Mapping[str, Task],
+    scores: pd.DataFrame,
+    *,
+    preset_name: str = "task",
+    fraction: float,
+    layers: Sequence[int],
+    n_prompts: int,
+    n_shots: int,
+    n_draws: int,
+    name: str,
+    step: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Table `executions`: first-token accuracy with a vector added at the output of a layer, at the last token.
+
+    `scores`: the model's table of that name. Prompts: the query alone (`zero_shot`) and after demonstrations with
+    shuffled labels (`shuffled`), both also unedited, and clean. Queries are pairs that the means were not made from
+    (`split_pairs`). `items`: all of them, or those that the model answers after clean demonstrations, as the released
+    code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
+    and as `split_pairs`.
+    """
+    how = preset(preset_name)
+    if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:
+        raise ValueError(f"layer {bad[0]} is outside 0..{model.cfg.n_layers - 1}, the layers of the model")
+    bos = bos_text(model)
+    split = {task: split_pairs(its, seed=seed) for task, its in tasks.items()}
+    options = {"n_prompts": n_prompts, "n_shots": n_shots, "bos": bos}
+    prompts = {task: draw_prompts(its[1], seed=seed, **options) for task, its in split.items()}
+    means = clean_means(
+        model, {task: draw_prompts(its[0], seed=seed + 1, **options) for task, its in split.items()}, progress=False)
+    if not how.own_task:
+        together = torch.stack([mean.double() for mean in means.values()]).mean(0)
+        means = {task: together.to(mean.dtype) for task, mean in means.items()}
+    sets = head_sets(scores, fraction=fraction, n_draws=how.n_draws or n_draws, seed=seed)
+    rows = [("none", -1, 0)] + [(kind, layer, draw) for kind, draw, _ in sets for layer in layers]
+    at = torch.tensor([0] + [layer for _ in sets for layer in layers])
+    frames = []
+    for task in tasks:
+        vectors = [function_vector(model, means[task], heads, bias_per_head=how.bias_per_head) for *_, heads in sets]
+        stacked = torch.stack([torch.zeros_like(vectors[0]), *(v for v in vectors for _ in layers)])
+        frames.append(_of_task(model, prompts[task], task, bos, stacked, at, rows))
+    return pd.concat(frames, ignore_index=True).assign(model=name, step=step, preset=preset_name)
+
+
+def _of_task(
+    model: nn.Module, prompts: TaskPrompts, task: str, bos: str, vectors: Tensor, at: Tensor, rows: list[tuple]
+) -> pd.DataFrame:
+    correct = {
+        "clean": added_correct(model, prompts.clean, task, vectors[:1], at[:1]),
+        "zero_shot": added_correct(
+            model, [without_demonstrations(p, bos) for p in prompts.clean], task, vectors, at),
+        "shuffled": added_correct(model, prompts.shuffled, task, vectors, at),
+    }
+    answered = correct["clean"][:, 0]
+    frames = []
+    for items, kept in (("all", torch.ones_like(answered)), ("answered", answered)):
+        for kind, values in correct.items():
+            own = values[kept].double().numpy()
+            if len(own):
+                error = own.std(0, ddof=1) / len(own) ** 0.5 if len(own) > 1 else np.full(own.shape[1], np.nan)
+                frame = pd.DataFrame(rows[: own.shape[1]], columns=["heads", "layer", "draw"])
+                frames.append(frame.assign(prompts=kind, items=items, value=own.mean(0), standard_error=error,
+                                           n_prompts=len(own)))
+    return pd.concat(frames, ignore_index=True).assign(task=task)
+
+
+def added_correct(
+    model: nn.Module,
+    prompts: Sequence[Prompt],
+    task: str,
+    vectors: Float[Tensor, "row d_model"],
+    at: Int[Tensor, "row"],
+    *,
+    batch_size: int = 16,
+) -> Bool[Tensor, "prompt row"]:
+    """Whether the answer's first token is the likeliest one with each vector added (top-1, as in appendix A.6)."""
+    encoded = encode_prompts(model, prompts, task)
+    correct = torch.empty(len(encoded), len(vectors), dtype=torch.bool)
+    for batch in token_batches([p.tokens for p in encoded], batch_size, device_of(model)):
+        targets = torch.tensor([[encoded[i].answer[0]] for i in batch.rows], device=batch.tokens.device)
+        readout = read_added_rows(model, batch, vectors, at.to(batch.tokens.device), targets)
+        correct[batch.rows] = readout.correct[..., 0].cpu()
+    return correct

@@ -1,0 +1,167 @@
+"""Files of a hub model: one revision into the local cache, checked, or one line that says why not.
+
+`python -m icl_lib.models.hub ID [REVISION]` downloads a model ahead of a run without network.
+"""
+
+import argparse
+import errno
+import hashlib
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_FILES = ["*.json", "*.txt", "*.model"]
+_TENSORS = ["*.safetensors"]
+_PICKLES = ["pytorch_model*.bin"]
+# What else lies in the repositories: other formats in subfolders, and the same weights in a maker's own layout.
+_IGNORED = ["*/*", "consolidated*"]
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The words that a caller has to say for weights that run code when they are read.
+REFUSE, TRUST = "refuse", "I trust this repository"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A downloaded revision: its folder, the commit it is, and whether its weights are pickled."""
+
+    folder: Path
+    commit: str
+    pickled: bool = False
+
+
+def download(repository: str, revision: str | None = None, *, pickled_weights: str = REFUSE) -> Snapshot:
+    """The files of a model's revision (a commit, branch or tag; None is main) in the hub's cache.
+
+    What is in the cache is not downloaded again; without network, or with `HF_HUB_OFFLINE=1`, the cache alone counts.
+    Large files are compared with the SHA-256 sum that the hub gives for them, once. `pickled_weights`: only with the
+    words "I trust this repository" are weights taken that are not safetensors, where there are no others; the
+    variable ICL_PICKLED_WEIGHTS says the same for notebooks.
+
+    Raises ValueError in one line for a gated or unknown model, an unknown revision, no network and nothing in the
+    cache, a cut connection, a wrong checksum, no safetensors, and no room on the disk.
+    """
+    trusted = _trusts(pickled_weights)
+    what = f"model {repository!r}" + (f" at revision {revision!r}" if revision else "")
+    snapshot = _snapshot(what, repository, revision, _FILES + _TENSORS)
+    if not (snapshot / "config.json").is_file():
+        raise ValueError(f"{what} has no config.json; expected a model in the format of transformers")
+    pickled = not list(snapshot.glob("*.safetensors"))
+    if pickled and trusted:
+        snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
+    if pickled and not list(snapshot.glob("*.bin")):
+        raise ValueError(
+            f"{what} has no safetensors weights, and pickled ones run code when they are read; if you trust who made "
+            f"them, set ICL_PICKLED_WEIGHTS={TRUST!r}"
+        )
+    _verify(what, snapshot)
+    return Snapshot(snapshot, snapshot.name, pickled)
+
+
+def _trusts(words: str) -> bool:
+    words = words if words != REFUSE else os.environ.get("ICL_PICKLED_WEIGHTS") or REFUSE
+    if words not in (REFUSE, TRUST):
+        raise ValueError(f"pickled weights {words!r}: expected {REFUSE!r} or {TRUST!r}")
+    return words == TRUST
+
+
+def configuration_folder(repository: str, revision: str | None = None) -> Path:
+    """The folder with a model's small files alone, for its shape; errors as in `download`."""
+    return _snapshot(f"model {repository!r}", repository, revision, ["config.json"])
+
+
+def _snapshot(what: str, repository: str, revision: str | None, patterns: list[str]) -> Path:
+    import huggingface_hub as hub
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)  # what it tries again by itself needs no line
+    options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": _IGNORED}
+    try:
+        if not hub.constants.HF_HUB_OFFLINE:
+            _check_room(what, repository, options)
+        return Path(hub.snapshot_download(repository, **options))
+    except Exception as error:  # the hub's, httpx's and the system's errors, none of which share a class
+        raise ValueError(_reason(what, repository, error)) from None
+
+
+def _check_room(what: str, repository: str, options: dict) -> None:
+    """Refuse what the disk has no room for before it is full; says nothing where the hub does not answer."""
+    import huggingface_hub as hub
+
+    try:
+        files = hub.snapshot_download(repository, dry_run=True, **options)
+    except hub.errors.DryRunError:
+        return
+    needed = sum(file.file_size for file in files if file.will_download)
+    folder = Path(hub.constants.HF_HUB_CACHE)
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if needed and needed > (free := shutil.disk_usage(existing).free):
+        raise OSError(errno.ENOSPC, f"needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
+
+
+def _reason(what: str, repository: str, error: Exception) -> str:
+    """Why a download failed and what to do, in one line."""
+    import huggingface_hub as hub
+
+    cache, page = hub.constants.HF_HUB_CACHE, f"{hub.constants.ENDPOINT}/{repository}"
+    text = " ".join(str(error).split())
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, hub.errors.GatedRepoError):
+        return (f"{what} is gated: ask for access at {page}, then log in with `hf auth login` or set HF_TOKEN to a "
+                "token of that account")
+    if isinstance(error, hub.errors.RevisionNotFoundError):
+        return f"{what}: the hub has no such revision; its branches and tags are listed at {page}/tree/main"
+    if isinstance(error, hub.errors.RepositoryNotFoundError) or status in (401, 403):
+        return (f"{what}: the hub has no such model, or it is not open to you; check the id at {page}, and for a "
+                "private model log in with `hf auth login` or set HF_TOKEN")
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return f"{what}: no room in {cache} ({error.strerror}); free some or set HF_HOME to another disk, then go on"
+    if isinstance(error, hub.errors.HFValidationError):
+        return f"{what}: not an id of the hub; expected owner/name"
+    if hub.constants.HF_HUB_OFFLINE:
+        return f"{what} is not completely in {cache}, and HF_HUB_OFFLINE=1; download it once with HF_HUB_OFFLINE=0"
+    if isinstance(error, hub.errors.LocalEntryNotFoundError):
+        return f"{what}: the hub at {hub.constants.ENDPOINT} does not answer and {cache} lacks it; try again later"
+    return (f"{what}: the download broke off ({type(error).__name__}: {text[:160]}); complete files stay in {cache}, "
+            "start again to go on")
+
+
+def _verify(what: str, snapshot: Path) -> None:
+    """Compare large files with the SHA-256 sums that the cache names them by; remember those that are right."""
+    checked = snapshot.parent.parent / "checked"
+    for file in sorted(snapshot.iterdir()):
+        blob = file.resolve()
+        expected = blob.name
+        if len(expected) != 64 or (checked / expected).exists():
+            continue
+        with open(blob, "rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != expected:
+            file.unlink()
+            blob.unlink(missing_ok=True)
+            raise ValueError(
+                f"{what}: {file.name} has the SHA-256 sum {found[:12]}..., the hub says {expected[:12]}...; the file "
+                "is removed, start again to download it once more"
+            )
+        checked.mkdir(exist_ok=True)
+        (checked / expected).touch()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Download a model of the hub into the cache.")
+    parser.add_argument("repository", help="owner/name")
+    parser.add_argument("revision", nargs="?", help="commit, branch or tag, such as step1000")
+    given = parser.parse_args()
+    try:
+        found = download(given.repository, given.revision)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{found.folder} (commit {found.commit})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

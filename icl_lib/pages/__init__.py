@@ -1,0 +1,1 @@
+"""Sentences and small tables of the book's pages."""

@@ -1,0 +1,314 @@
+"""Sentences and small tables of the ablation page, made from its tables."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.ablation.conditions import Condition
+from icl_lib.ablation.effects import DIFFERENCE, FEW_SHOT
+from icl_lib.ablation.measure import TOKEN_LOSS
+from icl_lib.ablation.protocols import protocol, protocol_rows
+from icl_lib.analysis.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
+from icl_lib.heads import head_names
+from icl_lib.kinds import LOWEST
+
+_KIND = {"fv": "FV heads", "induction": "induction heads"}
+_METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
+# What is lost against each control.
+_CONTROL = {"none": "against no ablation", "random": "beyond random heads",
+            "random_layer_matched": "beyond random heads of the same layers"}
+_LOSS = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def _p(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _kept(excluded: bool) -> str:
+    return " with exclusion" if excluded else ""
+
+
+def _heads(numbers: pd.DataFrame) -> str:
+    n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
+    return f"{n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%})"
+
+
+def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
+    """The ablated heads of each ranking that is not random, by fraction."""
+    rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
+            for c in conditions if c.ranking in ("induction", "fv")]
+    return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
+
+
+def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
+    """The metrics that were measured with edits at these positions, few-shot accuracy first."""
+    measured = ablations[ablations["positions"] == positions]["metric"].unique()
+    return [metric for metric in (FEW_SHOT, "token_loss_difference") if metric in measured]
+
+
+def intervention_sentence(numbers: pd.DataFrame, *, replacement: str = "mean", positions: str = "all") -> str:
+    """Which heads matter for which metric under one intervention, beyond random heads of the same layers.
+
+    `numbers`: the page's (`ablation_numbers`), of one share of heads; p-values are Holm's over all its corrected
+    effects. Where there is no valid control the sentence says so and gives no corrected effect.
+    """
+    parts, family = [], 0
+    for metric, words in _METRIC.items():
+        for excluded in (False, True):
+            texts = []
+            for kind, label in _KIND.items():
+                name = effect_name(metric, kind, excluded, replacement, positions, "random_layer_matched")
+                r, p = find(numbers, name), find(numbers, f"{name}, Holm's p")
+                if r is not None:
+                    verdict = "more" if r["low"] > 0 else "less" if r["high"] < 0 else "not told apart"
+                    texts.append(f"{_interval(r)} when {label} are ablated ({verdict}; Holm's p {_p(p['value'])})")
+                    family = int(p["n"])
+            if texts:
+                parts.append(f"**{words}{_kept(excluded)}** by " + ", by ".join(texts))
+    if not parts:
+        return no_control_sentence(numbers)
+    return (f"Heads replaced by {replacement} at {positions} positions, {_heads(numbers)} of each kind, "
+            f"{draws_words(numbers)}. Beyond random heads of the same layers (95 % interval; more or less than they, "
+            f"where it excludes 0) ablation lowers " + "; ".join(parts)
+            + f". Holm's correction is over the {family} effects in the last column of the figures."
+            + same_sets_sentence(numbers))
+
+
+def same_sets_sentence(numbers: pd.DataFrame) -> str:
+    """That the plain sets of the two kinds are the same heads, "" where they are not."""
+    if find(numbers, "shared heads at the shown share")["value"] < 1:
+        return ""
+    return " The plain sets of the two kinds are the same heads, so only with exclusion can the kinds be told apart."
+
+
+def no_control_sentence(numbers: pd.DataFrame) -> str:
+    """That too few heads are of neither kind for a control, with the numbers."""
+    neither = find(numbers, "heads of neither kind")
+    return (f"There is no valid control here: {neither['value']:.0f} of {neither['n']} heads are of neither kind, and "
+            f"with the ablated sets taken out they are fewer than the {_heads(numbers)} of a set. So no effect beyond "
+            "random heads is given, only what is lost against no ablation.")
+
+
+def draws_words(numbers: pd.DataFrame) -> str:
+    """How many different random draws there were: at large, and of the same layers by set."""
+    matched = numbers[numbers["name"].str.startswith("draws, layer-matched")]["value"].astype(int)
+    counts = f"{matched.min()}" if matched.nunique() == 1 else f"{matched.min()} to {matched.max()}"
+    return (f"{int(find(numbers, 'draws, random')['value'])} different draws of random heads and {counts} of "
+            "layer-matched ones")
+
+
+def robustness_sentence(numbers: pd.DataFrame) -> str:
+    """In how many interventions the order FV, induction, random (and its reverse for the loss) holds."""
+    parts = []
+    for metric, first, second in ((FEW_SHOT, "fv", "induction"), (TOKEN_LOSS, "induction", "fv")):
+        for excluded, words in ((False, "plain"), (True, "with exclusion")):
+            order, beyond, apart = (find(numbers, f"interventions {what}, {metric}, {set_name(first, excluded)}")
+                                    for what in ("in order", "beyond random", "told apart"))
+            if order is not None:
+                parts.append(f"**{_METRIC[metric]}, {words}**: {_KIND[first]} above {_KIND[second]} above random in "
+                             f"{order['value']:.0f} of {order['n']} interventions, {_KIND[first]} beyond random in "
+                             f"{beyond['value']:.0f}, and above {_KIND[second]} by more than the interval in "
+                             f"{apart['value']:.0f}")
+    if not parts:
+        return "Without a valid control the order against random heads cannot be counted over interventions."
+    return "The order the paper reports, counted over replacements and positions: " + "; ".join(parts) + "."
+
+
+def ablation_sentence(numbers: pd.DataFrame, positions: str) -> str:
+    """By how much accuracy drops when a kind is ablated: against no ablation and beyond random heads of its layers."""
+    clean = find(numbers, f"{FEW_SHOT}, no ablation")
+    parts = []
+    for kind, label in _KIND.items():
+        for excluded in (False, True):
+            left = find(numbers, f"{FEW_SHOT}, {set_name(kind, excluded)}, mean at {positions}")
+            lost = [(_CONTROL[control], find(numbers, effect_name(
+                FEW_SHOT, kind, excluded, "mean", positions, control))) for control in ("none", "random_layer_matched")]
+            texts = [f"{_interval(row)} {words}" for words, row in lost if row is not None]
+            if left is not None and texts:
+                parts.append(f"to {left['value']:.2f} when {label} are ablated{_kept(excluded)}, by "
+                             + ", by ".join(texts))
+    missing = "" if any("random" in part for part in parts) else " " + no_control_sentence(numbers)
+    where = "all positions" if positions == "all" else "the last position"
+    return (f"Without ablation the few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to "
+            f"{clean['high']:.2f}). With {_heads(numbers)} replaced by their mean at {where} it drops "
+            + "; ".join(parts) + ". Intervals: 95 %, bootstrap over tasks, prompts and draws." + missing)
+
+
+def loss_power_sentence(numbers: pd.DataFrame) -> str:
+    """What the token-loss differences of the protocols can show here, against their errors."""
+    parts = []
+    for name, words in _LOSS.items():
+        carried = carries_loss(numbers, name)
+        if carried is None:
+            continue
+        clean, least = find(numbers, f"{LOSSES[name]}, no ablation"), find(numbers, f"least change told, {name}")
+        verdict = "this can carry the third row of Figure 4" if carried else (
+            "this cannot carry the third row of Figure 4, which is not drawn: " + (
+                "no loss of it could be told from none" if clean["low"] > 0 else "there is nothing shown to be lost"))
+        parts.append(f"**{words}**: {clean['value']:+.2f} nats without ablation ({clean['low']:+.2f} to "
+                     f"{clean['high']:+.2f}, {clean['n']} documents), changes above {least['value']:.2f} nats are told "
+                     f"from none; {verdict}")
+    return "The token-loss difference and its error. " + "; ".join(parts) + "." if parts else ""
+
+
+def controls_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """What is lost against each control at the shown share, side by side: a row per metric, kind and exclusion."""
+    rows = []
+    for metric, words in _METRIC.items():
+        for excluded in (False, True):
+            for kind, label in _KIND.items():
+                lost = {head: find(numbers, effect_name(metric, kind, excluded, "mean", "all", control))
+                        for control, head in _CONTROL.items()}
+                name = set_name(kind, excluded)
+                draws, far = find(numbers, f"draws, layer-matched, {name}"), find(numbers, f"layer distance, {name}")
+                if lost["against no ablation"] is not None:
+                    rows.append({
+                        "lost": words.removeprefix("the "), "ablated": label + _kept(excluded),
+                        **{head: "no valid control" if r is None else _interval(r) for head, r in lost.items()},
+                        "different draws of the same layers": int(draws["value"]),
+                        "mean distance of their layers": "-" if far is None else f"{far['value']:.2f}"})
+    return pd.DataFrame(rows).set_index(["lost", "ablated"])
+
+
+def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """What is lost of few-shot accuracy with the single top head ablated, or the heads of the lowest FV scores.
+
+    Against no ablation, a column for all positions and one for the last; below zero: accuracy rises.
+    """
+    found = numbers["name"].str.extract(
+        rf"^{FEW_SHOT} lost, (?P<n>\d+) heads of (?P<ranking>\w+), mean at (?P<at>\w+)$")
+    found = found.assign(text=[_interval(row) for _, row in numbers.iterrows()]).dropna()
+    label = {"fv": "FV head", "induction": "induction head", LOWEST: "lowest FV scores"}
+    found["ablated"] = [f"{n} {label[ranking]}" + ("" if ranking == LOWEST else ", the top one")
+                        for n, ranking in zip(found["n"], found["ranking"], strict=True)]
+    where = found["at"].map({"all": "lost, all positions", "last": "lost, last position"})
+    wide = found.assign(where=where).pivot(index="ablated", columns="where", values="text").fillna("-")
+    return wide.loc[found["ablated"].unique()].rename_axis(columns=None)
+
+
+def figure_columns(
+    ablations: pd.DataFrame, floors: pd.Series, *, names: Mapping[str, str], exclude_fraction: float
+) -> tuple[dict[str, dict[str, pd.DataFrame]], dict[str, dict[str, float]]]:
+    """What `figure_four` draws: per protocol its rows and the levels beside the few-shot metric.
+
+    The floor is the mean over tasks of always giving the commonest label; it and the level without demonstrations are
+    of first tokens; so is, for the F1, what a model has that always answers right.
+    """
+    columns, levels = {}, {}
+    without = ablations[(ablations["metric"] == "zero_shot_accuracy") & (ablations["ranking"] == "none")]
+    for name, title in names.items():
+        share = exclude_fraction if name == "single" else None
+        columns[title] = {metric: protocol_rows(name, ablations, metric, exclude_fraction=share)
+                          for metric in ("few_shot", "token_loss")}
+        floor = float(floors[columns[title]["few_shot"]["task"].unique()].mean())
+        levels[title] = {"floor": floor, "no ablation, 0 shots": float(without["value"].mean())}
+        if protocol(name).metric == "generated_f1":
+            levels[title]["F1 of right answers"] = float(f1_limits(ablations).mean())
+    return columns, levels
+
+
+def protocol_sentence(numbers: pd.DataFrame, historic: Mapping[str, list[Condition]]) -> str:
+    """How many heads each protocol excludes and ablates in this model."""
+    parts = []
+    for name, own in historic.items():
+        rows = numbers[numbers["name"].str.startswith(f"heads ablated, {name}, ")]
+        counts = sorted({int(value) for value in rows["value"]})
+        changed = find(numbers, f"sets changed by exclusion, {name}")
+        words = next(c.excluded for c in own if c.excluded).split(" ", 2)
+        parts.append(f"**{name}** ablates {', '.join(map(str, counts))} heads; excluding the top {float(words[1]):.0%} "
+                     f"changes {changed['value']:.0f} of {changed['n']} sets")
+    return "; ".join(parts) + "."
+
+
+# Departures that change a number of the grid: places, words, and what differs from the one intervention.
+_CHANGES = (
+    ("A1", "each task's own mean instead of that of all scoring tasks", {"replacement": "task_mean"}),
+    ("A2", "only the last position is replaced", {"positions": "last"}),
+    ("A18", "zero instead of the mean", {"replacement": "zero"}),
+    ("A18", "another prompt's output instead of the mean", {"replacement": "resample"}),
+    ("T5", "the output at the BOS instead of the mean", {"replacement": "bos_value"}),
+    ("A14", "the other kind's top heads kept", {"excluded": True}),
+)
+
+
+def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads.
+
+    Beyond random heads of the same layers, as on the page. The last two rows are without random heads: F1 of the
+    released protocol and, with the same heads and positions, first-token accuracy.
+    """
+    here = {"replacement": "mean", "positions": "all", "excluded": False, "control": "random_layer_matched"}
+
+    def told(metric: str, **change) -> str:
+        row = find(numbers, effect_name(metric, DIFFERENCE, **here | change))
+        return "-" if row is None else _interval(row)
+
+    lines = [("", "one intervention, as on this page", told(FEW_SHOT), told(TOKEN_LOSS))]
+    lines += [(place, words, told(FEW_SHOT, **change), told(TOKEN_LOSS, **change)) for place, words, change in _CHANGES]
+    at_last = {"positions": "last", "control": "without"}
+    lines += [("A4", "F1 of generated tokens, last position, no random heads", told("generated_f1", **at_last), "-"),
+              ("", "first-token accuracy, last position, no random heads", told(FEW_SHOT, **at_last), "-")]
+    columns = ["place", "what differs", "few-shot accuracy", "token-loss difference (nats)"]
+    return pd.DataFrame(lines, columns=columns).set_index("place")
+
+
+def zero_shot_sentence(numbers: pd.DataFrame) -> str:
+    """What ablation does at 0 shots, where there are no demonstrations to learn from."""
+    without, ten = (find(numbers, f"{metric}, no ablation") for metric in ("zero_shot_accuracy", FEW_SHOT))
+    left = {label: find(numbers, f"zero_shot_accuracy, {set_name(kind, True)}, mean at all")
+            for kind, label in _KIND.items()}
+    parts = [f"{row['value']:.2f} when {label} are ablated" for label, row in left.items() if row is not None]
+    share = find(numbers, "share of heads ablated at 0 shots")
+    return (f"Accuracy without demonstrations is {without['value']:.2f} ({ten['value']:.2f} with them); with "
+            f"{share['value']:.0%} of heads replaced it is {' and '.join(parts)} (with exclusion).")
+
+
+def sets_sentence(numbers: pd.DataFrame) -> str:
+    """Overlap of the ablated sets and what remains, at the smallest and largest fraction."""
+    low, high = ({"share": find(numbers, f"{place} share of heads")["value"],
+                  "shared": find(numbers, f"shared heads at the {place} share")["value"]}
+                 for place in ("smallest", "largest"))
+    fv, induction = (find(numbers, f"percentile in {score} after {kind}")["value"]
+                     for score, kind in (("fv", "induction"), ("induction", "fv")))
+    return (f"The plain sets share {low['shared']:.0%} of their heads at {low['share']:.0%} ablated and "
+            f"{high['shared']:.0%} at {high['share']:.0%}. Then the heads that remain after ablating induction heads "
+            f"have a mean percentile of {fv:.2f} in the FV score, and those that remain after ablating FV heads one of "
+            f"{induction:.2f} in the induction score (0.50 for all).")
+
+
+def f1_limits(ablations: pd.DataFrame) -> pd.Series:
+    """Per task the F1 of a model that always answers right: below 1 for long or punctuated answers (A6)."""
+    return ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"]
+
+
+def task_table(ablations: pd.DataFrame, floors: pd.Series, fraction: float) -> pd.DataFrame:
+    """Per task: floor, ceiling of the F1, clean, and both kinds against random heads of their layers, in accuracy."""
+    rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
+                     & ablations["replacement"].isin(("none", "mean"))]
+    at = rows["fraction"].unique()
+    nearest = at[np.abs(at - fraction).argmin()]
+
+    def column(ranking: str, matched: str = "") -> pd.Series:
+        own = rows[(rows["ranking"] == ranking) & (rows["matched"] == matched) & (rows["excluded"] == "")]
+        own = own if ranking == "none" else own[own["fraction"] == nearest]
+        return own.groupby("task")["value"].mean().round(2)
+
+    table = {"floor": floors[sorted(rows["task"].unique())].round(2),
+             "F1 of right answers": f1_limits(ablations).round(2), "clean": column("none")}
+    for kind in ("fv", "induction"):
+        table[_KIND[kind]] = column(kind)
+        table[f"random, layers of {_KIND[kind]}"] = column("random_layer_matched", kind)
+    return pd.DataFrame(table).rename_axis("task")
+
+
+def grid_tasks(ablations: pd.DataFrame, floors: pd.Series, n: int) -> list[str]:
+    """`n` tasks that have something to lose, evenly over clean accuracy above the floor by at least 0.2."""
+    clean = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")].set_index("task")["value"]
+    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > floors[t] + 0.2]
+    able = able or sorted(clean.index)
+    return sorted(able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(n, len(able)))}))

@@ -1,0 +1,40 @@
+"""Sentences and small tables for the notebooks, made from tables so that no result is typed by hand."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+
+from icl_lib.tables import provenance
+
+
+def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
+    """What is odd in the tasks' files, a row each, from the table `tasks`; nothing of it is repaired."""
+    odd = tasks[tasks["faults"] != ""].set_index("task")["faults"].str.split("; ").explode()
+    return odd.rename("fault").to_frame()
+
+
+def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a table made from tables."""
+    return provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
+
+
+def folded(table: pd.DataFrame, title: str) -> HTML:
+    """A long table that opens on a click."""
+    return HTML(f"<details><summary>{escape(title)}</summary>{table.to_html()}</details>")
+
+
+def side_by_side(texts: Mapping[str, str]) -> HTML:
+    """Named texts beside each other, as they are."""
+    cells = "".join(f"<div><b>{escape(name)}</b><pre>{escape(text)}</pre></div>" for name, text in texts.items())
+    return HTML(f'<div style="display: flex; gap: 2em; flex-wrap: wrap">{cells}</div>')
+
+
+def transposed(comparison: pd.DataFrame) -> pd.DataFrame:
+    """A table with one row per model turned, so that models stand side by side; whole numbers stay whole."""
+    text = comparison.set_index("model").map(
+        lambda v: f"{v:,}" if isinstance(v, int) else "" if np.isnan(v) else f"{v:.3f}")
+    return text.T.rename_axis(index=None, columns=None)

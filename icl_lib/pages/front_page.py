@@ -1,0 +1,99 @@
+"""The front page: the paper's main claims with what came out in each world of models, and what ablation costs."""
+
+from collections.abc import Mapping
+from html import escape
+
+import pandas as pd
+from IPython.display import HTML
+
+from icl_lib.ablation.effects import CONTROLS, METRIC_WORDS
+from icl_lib.analysis.claims import (
+    ABSENT,
+    FAILS,
+    HOLDS,
+    OPEN,
+    POWERLESS,
+    estimate_words,
+    overall,
+    read_claims,
+    tally_words,
+)
+from icl_lib.analysis.scaling_numbers import lost
+from icl_lib.pages.claims import chip
+
+MAIN = "H1, 4a"
+_SAID = {HOLDS: "it does", FAILS: "it does not", OPEN: "this is not decided", POWERLESS: "this cannot be decided",
+         ABSENT: "this was not measured"}
+_UNIT = {"first_token_accuracy": "of accuracy", "token_loss_difference": "nats"}
+
+
+def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> str:
+    """Whether few-shot accuracy drops more when FV heads are ablated, in each world of models.
+
+    `worlds`: the ledger with verdicts (`claims.with_verdicts`) by name of the world ("real language models"); `sizes`:
+    parameters by model.
+    """
+    parts = []
+    for world, found in worlds.items():
+        rows = found[found["claim"] == MAIN]
+        last = _largest(rows, sizes)
+        largest = "" if last is None else f" ({last.model}, the largest measured: {estimate_words(last)} of accuracy)"
+        parts.append(f"in {world} {_SAID[overall(rows)]}{largest}")
+    return ("Does few-shot accuracy drop more when FV heads are ablated than when induction heads are, each beyond "
+            f"random heads of the same layers? **{'; '.join(parts)}.**".replace("**in", "**In", 1))
+
+
+def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> HTML:
+    """The claims of claims.yaml that have words for the front page: a row each, a column per world of models."""
+    lines = []
+    for claim in read_claims():
+        if not claim.front:
+            continue
+        cells, votes = [], []
+        for world, found in worlds.items():
+            rows = found[found["claim"] == claim.id]
+            last = _largest(rows, sizes)
+            words = "" if last is None else (f"<br><small>{escape(last.model or 'all models')}: "
+                                             f"{escape(estimate_words(last))} {escape(claim.front['unit'])}</small>")
+            cells.append(f"<td>{chip(overall(rows))}{words}</td>")
+            measured = rows[rows["verdict"] != ABSENT]
+            votes.append(f"{world}: " + ("none measured" if measured.empty else "one test over all models"
+                         if measured["model"].eq("").all() else tally_words(measured)))
+        lines.append(
+            f"<tr><td><b>{escape(claim.front['says'])}</b><br><small>Paper: {escape(claim.paper)}</small></td>"
+            f"{''.join(cells)}<td><small>{'<br>'.join(map(escape, votes))}</small></td>"
+            f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("claim of the paper", *worlds, "how sure", "figure"))
+    return HTML(f'<div class="wide"><table class="ledger front"><thead><tr>{head}</tr></thead><tbody>'
+                f"{''.join(lines)}</tbody></table></div>")
+
+
+def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Per model what either metric loses when the heads of a kind are ablated, beyond random heads of their layers.
+
+    From the scaling page's numbers. "yes": the 95 % interval lies above 0; "no": below; "not told apart": it has 0.
+    """
+    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")].sort_values(["value", "model"])
+    rows = []
+    for model in sizes["model"]:
+        own = numbers[numbers["model"] == model].set_index("name")
+        row = {"model": model}
+        for metric, words in METRIC_WORDS.items():
+            for ranking, kind in (("fv", "FV heads"), ("induction", "induction heads")):
+                name = lost(metric, ranking, CONTROLS[-1], False)
+                row[f"{words}, {kind}"] = (
+                    _dependence(own.loc[name], _UNIT[metric]) if name in own.index else "no control")
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("model")
+
+
+def _dependence(row: pd.Series, unit: str) -> str:
+    said = "yes" if row["low"] > 0 else "no" if row["high"] < 0 else "not told apart"
+    return f"{said}: {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) {unit}"
+
+
+def _largest(rows: pd.DataFrame, sizes: Mapping[str, int]):
+    """The estimate of the largest model that has one, or that over all models; None where nothing was measured."""
+    measured = rows[(rows["verdict"] != ABSENT) & rows["value"].notna()]
+    ordered = sorted(measured.itertuples(), key=lambda row: sizes.get(row.model, 0))
+    return ordered[-1] if ordered else None

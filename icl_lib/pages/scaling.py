@@ -1,0 +1,153 @@
+"""Sentences and tables of the scaling page. They print numbers of its table `statistics` and no others."""
+
+import pandas as pd
+
+from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
+from icl_lib.analysis.scaling import KIND_COLUMN
+from icl_lib.analysis.scaling_numbers import lost
+
+CONTROL_WORDS = {"none": "Against the model without ablation", "random": "Beyond random heads of neither kind",
+                 "random_layer_matched": "Beyond such heads of the same layers"}
+
+
+def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
+    """Which models are compared, which of the suite are missing, and which lack a kind of heads."""
+    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")].set_index("model")["value"]
+    absent = [model for model in models if model not in sizes.index]
+    note = f" Not run: {', '.join(absent)}." if absent else ""
+    both = _over_models(numbers).loc["models with heads of both kinds"]
+    lacking = without_kinds(numbers)
+    left = "".join(f" {', '.join(of)} {'has' if len(of) == 1 else 'have'} {what}." for what, of in lacking.items())
+    return (f"{len(sizes)} {'model' if len(sizes) == 1 else 'models'} of {sizes.min():,.0f} to {sizes.max():,.0f} "
+            f"parameters, {both['value']:.0f} of them with induction heads and FV heads.{left}{note} Counts and means "
+            f"over models leave out those that lack a kind.")
+
+
+def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
+    """Models that lack a kind of heads, by what they lack: {"no FV heads": [...]}."""
+    found: dict[str, list[str]] = {}
+    for model in _by_size(numbers):
+        of = numbers[numbers["model"] == model].set_index("name")["value"]
+        missing = [f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0]
+        if missing:
+            found.setdefault(" and ".join(missing), []).append(model)
+    return found
+
+
+def comparison_sentence(numbers: pd.DataFrame) -> str:
+    """Depth, overlap and percentiles in counts of models."""
+    of = _over_models(numbers)
+    n = of.at["models with deeper FV heads", "n"]
+    if not n:
+        return "No model has heads of both kinds, so that nothing is counted over models."
+    value = of["value"]
+    return (f"FV heads sit deeper on average in {value['models with deeper FV heads']:.0f} of {n} models (p < 0.05 in "
+            f"{value['models with significantly deeper FV heads']:.0f} of {value['models with power for depth']:.0f} "
+            f"whose heads are enough for it). The top sets share more heads than by chance "
+            f"in {value['models with more overlap than by chance']:.0f} of {n}. FV heads have a mean percentile of "
+            f"{value['induction percentile of FV heads']:.2f} in the induction score, induction heads one of "
+            f"{value['FV percentile of induction heads']:.2f} in the FV score.")
+
+
+def overlaps_sentence(numbers: pd.DataFrame) -> str:
+    """In how many models the top sets share more or fewer heads than two random sets, per share of heads."""
+    of = _over_models(numbers)
+    names = [name.split(", ")[1] for name in of.index if name.startswith("overlap, ")]
+    parts = []
+    for where in sorted(names, key=lambda name: float(name.split()[1])):
+        row = {name: of.at[f"{name}, {where}", "value"] for name in
+               ("overlap", "overlap by chance", "fewest heads", "most heads", "models with more overlap",
+                "models with less overlap", "models with power for overlap")}
+        parts.append(
+            f"top {float(where.split()[1]):.0%} ({row['fewest heads']:.0f} to {row['most heads']:.0f} heads): "
+            f"{row['overlap']:.0%} shared on average, {row['overlap by chance']:.0%} by chance; more than chance in "
+            f"{row['models with more overlap']:.0f} of {of.at[f'overlap, {where}', 'n']} models, fewer in "
+            f"{row['models with less overlap']:.0f} (p < 0.05, hypergeometric; so small a p is possible in "
+            f"{row['models with power for overlap']:.0f})")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def effects_sentence(numbers: pd.DataFrame) -> str:
+    """What either metric loses when either kind is ablated, against each control side by side; plain rankings."""
+    of = _over_models(numbers)
+    lines = []
+    for metric, words in METRIC_WORDS.items():
+        parts = []
+        for control in CONTROLS:
+            names = {ranking: lost(metric, ranking, control, False) for ranking in ("fv", "induction", DIFFERENCE)}
+            if names["fv"] not in of.index:
+                parts.append(f" {CONTROL_WORDS[control]}: no model has this control for both kinds.")
+                continue
+            fv, induction = (of.at[names[kind], "value"] for kind in ("fv", "induction"))
+            n, gap = of.at[names["fv"], "n"], names[DIFFERENCE]
+            drop = (f"- **{words}** drops by {fv:.2f} when FV heads are ablated, by {induction:.2f} when induction "
+                    "heads are" if control == "none" else f" {CONTROL_WORDS[control]}: {fv:.2f} and {induction:.2f}")
+            parts.append(
+                f"{drop} ({n} {'model' if n == 1 else 'models'}; more with FV heads in "
+                f"{of.at[f'{gap}, above zero', 'value']:.0f}, interval of the difference above zero in "
+                f"{of.at[f'{gap}, interval above zero', 'value']:.0f}, below in "
+                f"{of.at[f'{gap}, interval below zero', 'value']:.0f}).")
+        if lost(metric, "fv", "none", False) in of.index:
+            lines.append("".join(parts) + _trend_words(of, lost(metric, DIFFERENCE, CONTROLS[-1], False)))
+    left = [f"{', '.join(models)} ({what})" for what, models in _without_control(numbers).items()]
+    if left:
+        lines.append(f"- Left out: {'; '.join(left)}.")
+    if not lines:
+        return "No model was ablated."
+    return ("What is lost when the top heads of a kind are replaced by their mean, means over models with heads of "
+            "both kinds:\n\n" + "\n".join(lines))
+
+
+def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Means over models of what is lost to either kind, against each control, with and without exclusion."""
+    of, rows = _over_models(numbers), []
+    for metric, words in METRIC_WORDS.items():
+        for excluded in (False, True):
+            for control in CONTROLS:
+                names = {ranking: lost(metric, ranking, control, excluded) for ranking in
+                         ("fv", "induction", DIFFERENCE)}
+                if names["fv"] in of.index:
+                    gap = of["value"][[f"{names[DIFFERENCE]}, {end}" for end in
+                                       ("above zero", "interval above zero", "interval below zero")]]
+                    rows.append((words, "other kind kept" if excluded else "plain", CONTROL_WORDS[control].lower(),
+                                 of.at[names["fv"], "n"], *(f"{of.at[names[kind], 'value']:.3f}" for kind in
+                                                            ("fv", "induction")), *gap.astype(int)))
+    return pd.DataFrame(rows, columns=[
+        "metric", "ranking", "lost", "models", "FV heads", "induction heads", "more with FV heads in",
+        "interval above zero", "interval below zero"])
+
+
+def _over_models(numbers: pd.DataFrame) -> pd.DataFrame:
+    return numbers[numbers["model"] == ""].set_index("name")
+
+
+def _by_size(numbers: pd.DataFrame) -> list[str]:
+    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")]
+    return list(sizes.sort_values(["value", "model"])["model"])
+
+
+def _without_control(numbers: pd.DataFrame) -> dict[str, list[str]]:
+    """Ablated models that are in no comparison, or not in that against layer-matched heads, by why."""
+    gap = lost("first_token_accuracy", DIFFERENCE, CONTROLS[-1], False)
+    with_effects = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
+    ablated = [model for model in _by_size(numbers) if model in with_effects]
+    found = {what: kept for what, models in without_kinds(numbers).items()
+             if (kept := [model for model in models if model in ablated])}
+    lacking = {model for models in found.values() for model in models}
+    controlled = set(numbers[numbers["name"] == gap]["model"])
+    if bare := [model for model in ablated if model not in lacking | controlled]:
+        found["not enough heads of neither kind for a control of the same layers"] = bare
+    return found
+
+
+def _trend_words(of: pd.DataFrame, gap: str) -> str:
+    name = f"{gap}, trend with size"
+    if f"{name}, sizes" not in of.index:
+        return ""
+    sizes = of.at[f"{name}, sizes", "value"]
+    if name not in of.index:
+        return f" {sizes:.0f} {'size' if sizes == 1 else 'sizes'} cannot say whether the difference grows with size."
+    smallest = of.at[f"{name}, smallest p", "value"]
+    power = "" if smallest < 0.05 else f"; so few sizes allow no p below {smallest:.2g}, so it cannot be told"
+    return (f" Rank correlation of that difference (same layers) with size: {of.at[name, 'value']:+.2f} over "
+            f"{sizes:.0f} sizes (permutation p = {of.at[name, 'p_value']:.2g}, two-sided{power}).")

@@ -1,0 +1,1 @@
+"""The two scores of every head."""

@@ -1,0 +1,151 @@
+"""When scores emerge along training, and which came first: emergence steps and transition counts."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from icl_lib.stats.intervals import rank_p_value
+
+ORDERS = ("induction_first", "fv_first", "both_at_once", "induction_only", "fv_only", "neither")
+
+
+class Emergence(NamedTuple):
+    """The first step with the score (None: never) and the last step known without it (None: no such)."""
+
+    step: int | None
+    last_below: int | None
+
+
+class Transitions(NamedTuple):
+    """Heads per order of emergence, with what chance pairing of the two scores would give.
+
+    `p_value`: two-sided, twice the smaller tail; `smallest_p`: the smallest that any pairing could have had, 1 where
+    every pairing gives the same count; `null`: the counts of each pairing.
+    """
+
+    observed: dict[str, int]
+    expected: dict[str, float]
+    p_value: dict[str, float]
+    smallest_p: dict[str, float]
+    null: Int[ndarray, "draw order"]
+
+
+def emergence_step(
+    steps: Sequence[int], scores: Float[ndarray, "step"], null: float | Float[ndarray, "step"]
+) -> Emergence:
+    """First step at which the score exceeds its null and stays above it to the end (figure 5).
+
+    A passing excess does not count. NaN is a missing checkpoint: it neither confirms nor refutes, and it
+    widens the gap between the two steps that come back; nothing is interpolated. Raises ValueError for steps
+    that do not increase or when all checkpoints are missing.
+    """
+    steps = _increasing(steps)
+    present = ~np.isnan(scores)
+    if not present.any():
+        raise ValueError(f"all {len(steps)} checkpoints are missing, expected at least one score")
+    known, above = steps[present], (scores > null)[present]
+    below = np.flatnonzero(~above)
+    first = below[-1] + 1 if len(below) else 0
+    return Emergence(
+        int(known[first]) if first < len(known) else None, int(known[below[-1]]) if len(below) else None
+    )
+
+
+def emergence_interval(
+    steps: Sequence[int],
+    resamples: Float[ndarray, "resample step"],
+    null: float | Float[ndarray, "step"],
+    *,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of the emergence step over resampled score curves, in steps; infinity stands for "never".
+
+    Ends are steps of the list (no interpolation): the nearest ranks that hold at least `level`.
+    """
+    found = [emergence_step(steps, row, null).step for row in resamples]
+    ordered = np.sort([np.inf if step is None else step for step in found])
+    tail = int(np.floor(len(ordered) * (1 - level) / 2))
+    return float(ordered[tail]), float(ordered[len(ordered) - 1 - tail])
+
+
+def first_crossing(scores: Float[ndarray, "step head"], threshold: float) -> Int[ndarray, "head"]:
+    """Index of the first checkpoint with a score above the threshold, or the number of steps, per head."""
+    above = scores > threshold
+    return np.where(above.any(axis=0), above.argmax(axis=0), len(scores))
+
+
+def transition_counts(
+    induction: Float[ndarray, "step head"],
+    fv: Float[ndarray, "step head"],
+    *,
+    induction_threshold: float,
+    fv_threshold: float,
+    seed: int,
+    layers: Int[ndarray, "head"] | None = None,
+    n_permutations: int = 2000,
+) -> Transitions:
+    """How many heads were induction heads before they became FV heads, the reverse, and the rest (section 5).
+
+    A head has a score from the first checkpoint above the threshold on, also when the score falls later.
+    Orders: induction_first and fv_first (both in the end, at different checkpoints), both_at_once (same
+    checkpoint), induction_only, fv_only, neither; they add up to the number of heads. The null pairs the
+    induction curve of each head with the FV curve of a random other one, within `layers` if given (heads of
+    a layer emerge together, so this is the stricter null, and without power where they all do). Raises ValueError when
+    the shapes differ.
+    """
+    if induction.shape != fv.shape:
+        raise ValueError(f"induction has shape {induction.shape} and fv {fv.shape}, expected the same")
+    first_induction = first_crossing(induction, induction_threshold)
+    first_fv = first_crossing(fv, fv_threshold)
+    n_steps, n_heads = induction.shape
+    observed = _count_orders(first_induction, first_fv, n_steps)
+    layers = np.zeros(n_heads, dtype=np.int64) if layers is None else np.asarray(layers)
+    rng = np.random.default_rng(seed)
+    null = np.empty((n_permutations, len(ORDERS)), dtype=np.int64)
+    for row in null:
+        # Sorting by layer, then by noise, twice: a permutation that keeps every head in its layer.
+        target = np.lexsort((rng.random(n_heads), layers))
+        paired = np.empty_like(first_fv)
+        paired[np.lexsort((np.arange(n_heads), layers))] = first_fv[target]
+        row[:] = _count_orders(first_induction, paired, n_steps)
+    p_values, smallest = zip(*(tail_test(int(count), draws) for count, draws in zip(observed, null.T, strict=True)),
+                             strict=True)
+
+    def named(values):
+        return dict(zip(ORDERS, values, strict=True))
+
+    return Transitions(named(map(int, observed)), named(null.mean(axis=0).tolist()), named(p_values),
+                       named(smallest), null)
+
+
+def tail_test(observed: int, null: Int[ndarray, "draw"]) -> tuple[float, float]:
+    """Two-sided p-value of a count against random ones, and the smallest that a count among these could have had."""
+    draws = null.astype(float)
+    p_value = rank_p_value(float(observed), draws)
+    return p_value, min(p_value, *(rank_p_value(float(end), draws) for end in (null.min(), null.max())))
+
+
+def _count_orders(
+    first_induction: Int[ndarray, "head"], first_fv: Int[ndarray, "head"], n_steps: int
+) -> Int[ndarray, "order"]:
+    has_induction, has_fv = first_induction < n_steps, first_fv < n_steps
+    both = has_induction & has_fv
+    masks = (
+        both & (first_induction < first_fv),
+        both & (first_induction > first_fv),
+        both & (first_induction == first_fv),
+        has_induction & ~has_fv,
+        has_fv & ~has_induction,
+        ~has_induction & ~has_fv,
+    )
+    return np.array([mask.sum() for mask in masks])
+
+
+def _increasing(steps: Sequence[int]) -> Int[ndarray, "step"]:
+    steps = np.asarray(steps)
+    if (np.diff(steps) <= 0).any():
+        raise ValueError(f"steps {steps.tolist()} do not increase")
+    return steps

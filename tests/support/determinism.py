@@ -1,0 +1,73 @@
+"""Whether a suite's tables are the same bits every time: `python -m tests.support.determinism torture`.
+
+In a copy of the project the suite is swept from nothing with two jobs at once, then the same again, with one job at a
+time, without a network (where the system lets users cut it off), and with its models listed in reverse. All tables must
+agree bit for bit.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from tests.support.trial import (
+    copy_project,
+    count_tables,
+    record_trial,
+    run_sweep,
+    unequal_tables,
+    without_network_allowed,
+)
+from workflow.suite import RESULTS, read_suite
+
+AGAIN, ONE_JOB, OFFLINE, REVERSED = "again", "one job at a time", "without a network", "models in reverse"
+
+
+def sweep(copy: Path, suite: str, kept: str) -> Path:
+    """Sweep from nothing and put the results aside under this name."""
+    shutil.rmtree(copy / ".snakemake", ignore_errors=True)
+    run_sweep(copy, suite, cores=1 if kept == ONE_JOB else 2, goal="sweep", log=copy.parent / "sweeps.log",
+              network=kept != OFFLINE)
+    return (copy / RESULTS / suite).rename(copy / kept)
+
+
+def reverse_models(path: Path) -> None:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["models"].reverse()
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if len(given) != 1:
+        print("error: expected the name of one suite: python -m tests.support.determinism torture", file=sys.stderr)
+        return 2
+    suite, problems = given[0], []
+    try:
+        read_suite(f"config/{suite}.yaml").check_templates()
+        folder = RESULTS / suite
+        folder.mkdir(parents=True, exist_ok=True)
+        copy = copy_project(folder / "copy").resolve()
+        variants = [AGAIN, ONE_JOB, *([OFFLINE] if without_network_allowed() else []), REVERSED]
+        first = sweep(copy, suite, "first")
+        for variant in variants:
+            if variant == REVERSED:
+                reverse_models(copy / "config" / f"{suite}.yaml")
+            unequal = list(unequal_tables(first, sweep(copy, suite, variant)))
+            problems += [f"{variant}: table {name} is not the first one" for name in unequal]
+            print(f"{variant}: {len(unequal)} of {count_tables(first)} tables differ", flush=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    record_trial("repetitions", f"make determinism SUITE={suite}", tried=len(variants),
+                 passed=len(variants) - len({line.split(":")[0] for line in problems}))
+    if not problems:
+        shutil.rmtree(copy)
+    print("\n".join(problems) or f"{len(variants)} repetitions of suite {suite} agree bit for bit")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

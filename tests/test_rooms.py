@@ -1,0 +1,57 @@
+"""The rooms of icl_lib know only rooms below them."""
+
+import ast
+
+import pytest
+
+from tests.project import ROOT
+
+# From the bottom up; a room is a folder or a file of icl_lib. What stands in one line may not know each other.
+ORDER = [
+    ("progress", "stats", "tables", "heads"),
+    ("saved", "notebook", "models"),
+    ("data",),
+    ("forward",),
+    ("scores", "metrics"),
+    ("check",),
+    ("measurements",),
+    ("kinds",),
+    ("ablation", "injection", "protocols"),
+    ("analysis",),
+    ("figures",),
+    ("pages",),
+]
+FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
+# A model proves itself on loading: the one call upwards, made when it is loaded.
+UPWARDS = {("models", "check")}
+ENGINE = {"forward", "scores", "metrics", "check"}
+FILES = sorted((ROOT / "icl_lib").rglob("*.py"))
+
+
+def room_of(path):
+    parts = path.relative_to(ROOT / "icl_lib").parts
+    return parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Rooms that a file imports from, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "icl_lib":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("icl_lib."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("icl_lib."))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) != "__init__"],
+                         ids=lambda path: path.relative_to(ROOT / "icl_lib").as_posix())
+def test_a_room_knows_only_rooms_below_it(path):
+    room = room_of(path)
+    for other in set(imported(path)) - {room}:
+        assert FLOOR[other] < FLOOR[room] or (room, other) in UPWARDS, f"{room} imports {other}"
+        assert not (room in ("figures", "pages") and other in ENGINE), f"{room} imports the engine's {other}"
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in FILES} - {"__init__"} == set(FLOOR)
