@@ -10,8 +10,8 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from icl_lib.data.sources import documents_for, tasks_for
 from icl_lib.notebook import read_scored
-from icl_lib.sources import documents_for, tasks_for
 from icl_lib.tables import model_folder, read_table, run_path
 from tests.conftest import GOLDEN
 from tests.project import ROOT

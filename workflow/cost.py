@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
+from icl_lib.data.sources import tasks_for
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
 from icl_lib.models.load import locate
 from icl_lib.models.paper_models import GIB, PaperModel, paper_models
-from icl_lib.sources import tasks_for
 from workflow.suite import CHOSEN_BY, TEMPLATES, Suite, read_suite
 from workflow.sweep import SWEPT
 from workflow.templates import template_parameters
