@@ -24,7 +24,7 @@ PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
 # The stand-in suite's hub runs as long as the command.
 STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m tests.support.standin results/standin/hub)
-SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock
+SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite measure spot-check verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
