@@ -357,6 +357,7 @@ rule claims:
         scored=measured("scoring", SCORED),
         ablated=measured("ablation", ABLATED),
         executed=tables("executions", CHOSEN["task_execution"]),
+        real=[path for suite in SUITE.groups for path in written("claims", f"/{suite.name}")],
     output:
         tables=written("claims"),
         notebook=f"{OUT}/notebooks/claims.ipynb",

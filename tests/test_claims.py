@@ -240,9 +240,13 @@ def test_the_page_says_what_is_missing_and_no_p_value_is_zero(tmp_path):
     tables = PlantedTables(tmp_path)
     tables.scores("m", induction=with_heads(layer(1), 0.4), fv=with_heads(layer(2), 0.1))
     tables.effects("m", [("first_token_accuracy", "fv_minus_induction", False, 0.3, ("none",))])
-    html = ledger_table(ledger(tables.suite(), (claim,)), (claim,)).data
+    html = ledger_table({"here": ledger(tables.suite(), (claim,))}, (claim,)).data
     assert "no heads of neither kind left for a control" in html and "0 for, 0 against, 0 open, 1 no power" in html
     assert 'class="verdict cannot-be-decided-here"' in html and "p = 0)" not in html
+    found = ledger(tables.suite(), (claim,))
+    both = ledger_table({"real": found, "here": found.iloc[:0]}, (claim,)).data
+    assert both.index('data-head="real"') < both.index("cannot-be-decided-here") < both.index('data-head="here"')
+    assert "not-measured-here" in both.split('data-head="here"')[1]
 
 
 def test_the_front_page_answers_by_the_largest_model_and_says_what_has_no_power():

@@ -56,7 +56,7 @@ CHOSEN_BY = {
 # ... and is given these if it declares them: which of the steps were ablated, the steps of all seeds of the model.
 GIVEN_IF_DECLARED = {
     "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",),
-    "claims": ("ablated_models", "executed_models"), "index": ("ablated_models", "real_models"),
+    "claims": ("ablated_models", "executed_models", "real_models"), "index": ("ablated_models", "real_models"),
 }  # fmt: skip
 
 # Notebooks over all models that run once more over those of each included suite.

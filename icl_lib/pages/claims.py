@@ -1,5 +1,6 @@
 """The ledger as the table of its page."""
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -9,27 +10,34 @@ from IPython.display import HTML
 from icl_lib.analysis.claims import ABSENT, Claim, estimate_words, overall, read_claims, tally_words
 
 
-def ledger_table(found: pd.DataFrame, claims: tuple[Claim, ...] | None = None) -> HTML:
-    """The ledger as a table: claim, the paper's number, test, rule, verdict, and every model's estimate on a click."""
+def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] | None = None) -> HTML:
+    """The ledger as a table: claim, the paper's number, test, rule; and per world of models a column with the verdict.
+
+    `worlds`: `claims.ledger` by the head of its column. Every model's estimate opens on a click.
+    """
     lines = []
     for claim in claims or read_claims():
-        rows = found[found["claim"] == claim.id]
-        said = overall(rows)
-        measured = rows[rows["verdict"] != ABSENT]
-        count = "" if measured.empty or measured["model"].eq("").all() else tally_words(measured)
         figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
         test = escape(claim.test) + (f". Holds if {rule_words(claim.holds)}" if claim.holds else "")
-        models = "".join(
-            f"<li>{chip(row.verdict)} {escape(row.model or 'all models')}: {escape(estimate_words(row))}</li>"
-            for row in measured.itertuples())
-        ours = f"<details><summary>{count or 'all models'}</summary><ul>{models}</ul></details>" if models else ""
+        cells = "".join(f'<td data-head="{escape(world)}">{_verdict(found[found["claim"] == claim.id])}</td>'
+                        for world, found in worlds.items())
         lines.append(
             f"<tr><td>{escape(claim.id)}</td><td>{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}"
-            f"</small></td><td>{chip(said)}{ours}</td><td><small>{test}</small></td>"
+            f'</small></td>{cells}<td data-head="test"><small>{test}</small></td>'
             f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
-    head = "".join(f"<th>{name}</th>" for name in ("", "claim", "here", "test", "figure"))
+    head = "".join(f"<th>{name}</th>" for name in ("", "claim", *map(escape, worlds), "test", "figure"))
     return HTML(f'<div class="wide"><table class="ledger"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
                 "</table></div>")
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    """A claim's verdict over the models of a world, its tally, and every model's estimate on a click."""
+    measured = rows[rows["verdict"] != ABSENT]
+    count = "all models" if measured["model"].eq("").all() else tally_words(measured)
+    models = "".join(
+        f"<li>{chip(row.verdict)} {escape(row.model or 'all models')}: {escape(estimate_words(row))}</li>"
+        for row in measured.itertuples())
+    return chip(overall(rows)) + (f"<details><summary>{count}</summary><ul>{models}</ul></details>" if models else "")
 
 
 def rule_words(rule: dict[str, Any]) -> str:

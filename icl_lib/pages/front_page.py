@@ -55,13 +55,14 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -
             last = _largest(rows, sizes)
             words = "" if last is None else (f"<br><small>{escape(last.model or 'all models')}: "
                                              f"{escape(estimate_words(last))} {escape(claim.front['unit'])}</small>")
-            cells.append(f"<td>{chip(overall(rows))}{words}</td>")
+            cells.append(f'<td data-head="{escape(world)}">{chip(overall(rows))}{words}</td>')
             measured = rows[rows["verdict"] != ABSENT]
             votes.append(f"{world}: " + ("none measured" if measured.empty else "one test over all models"
                          if measured["model"].eq("").all() else tally_words(measured)))
         lines.append(
             f"<tr><td><b>{escape(claim.front['says'])}</b><br><small>Paper: {escape(claim.paper)}</small></td>"
-            f"{''.join(cells)}<td><small>{'<br>'.join(map(escape, votes))}</small></td>"
+            f"{''.join(cells)}"
+            f'<td data-head="how sure"><small>{"<br>".join(map(escape, votes))}</small></td>'
             f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
     head = "".join(f"<th>{escape(name)}</th>" for name in ("claim of the paper", *worlds, "how sure", "figure"))
     return HTML(f'<div class="wide"><table class="ledger front"><thead><tr>{head}</tr></thead><tbody>'
