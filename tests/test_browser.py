@@ -86,6 +86,9 @@ def test_every_figure_shows_something(page, name):
     assert figures or name.removesuffix(".html") not in SHOWN or name == "performance.html"
     blank = [svg for svg in figures if not any(points_drawn(svg)) and "no checkpoint of this model is" not in svg]
     assert not blank, f"{len(blank)} of {len(figures)} figures"
+    captions = page.evaluate("[...document.querySelectorAll('figure[id^=figure-]')].map("
+                             "f => [f.id, f.querySelector('figcaption b').textContent])")
+    assert captions == [[f"figure-{n}", f"Figure {n}."] for n in range(1, len(captions) + 1)]
 
 
 def test_the_pages_looked_at_are_there():

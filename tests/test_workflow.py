@@ -451,6 +451,22 @@ def test_staging_fills_in_the_runs(project):
     assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
 
 
+def test_a_page_says_of_which_run_it_is_and_numbers_its_figures(project):
+    path = project / "results" / "fake" / "notebooks" / "scoring" / "models" / "a" / "step8.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = notebook("# Scores\n\nText.", parameters=None)
+    figure = '<figure><img class="figure"/><figcaption>It rises.</figcaption></figure>'
+    outputs = [nbformat.v4.new_output("display_data", {"text/html": html}) for html in (figure, "<b>no</b>", 2 * figure)]
+    made.cells.append(nbformat.v4.new_code_cell("show()", outputs=outputs))
+    nbformat.write(made, path)
+    source = stage(project / "results" / "fake", [path])
+    page = nbformat.read(source / "scoring.ipynb", as_version=4)
+    assert page.cells[0].source == "# Scores: models/a at step 8\n\nText."
+    html = "".join(output.data["text/html"] for output in page.cells[-1].outputs)
+    assert re.findall(r'<figure id="figure-(\d)">.*?<b>Figure (\d)\.</b> It rises', html) == [
+        ("1", "1"), ("2", "2"), ("3", "3")]
+
+
 def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  '

@@ -9,6 +9,7 @@ notebooks under notebooks/ as they lie under RESULTS, and a page of all runs. Wh
 import argparse
 import base64
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -37,6 +38,7 @@ SCRIPTS = (
 )
 # Files of the theme that no page asks for: source maps, fonts for browsers without woff2, texts in other languages.
 UNUSED = ("*.map", "*.ttf", "*.mo", "*.po")
+FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>", re.DOTALL)
 FIGURE = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 # What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
 # the network, declared twice, that would run cells.
@@ -91,18 +93,27 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
 
 
 def _as_page(notebook: Path, name: str) -> str:
-    """An executed notebook whose title says of which run it is; the parameters that it got are shown on a click.
+    """An executed notebook whose title says of which run it is, with its figures numbered: `#figure-1` leads to one.
 
-    Where the template's own parameters are left out of the page, so are these.
+    The parameters that it got are shown on a click; where the template's own are left out of the page, so are these.
     """
     found = json.loads(notebook.read_text(encoding="utf-8"))
-    hidden = "hide-input"
+    hidden, numbers = "hide-input", itertools.count(1)
+
+    def numbered(figure: re.Match[str]) -> str:
+        n = next(numbers)
+        return f'<figure id="figure-{n}"{figure[1]}<figcaption><b>Figure {n}.</b> '
+
     for cell in found["cells"]:
         tags = cell["metadata"].get("tags", [])
         if "parameters" in tags and "remove-cell" in tags:
             hidden = "remove-cell"
         if "injected-parameters" in tags:
             cell["metadata"]["tags"] = [*tags, hidden]
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                html = "".join(output["data"]["text/html"])
+                output["data"]["text/html"] = FIGURE_ELEMENT.sub(numbered, html)
     _, _, of = name.partition("/")
     model, _, step = of.rpartition("/step")
     named = f"{model} at step {step}" if step and int(step) >= 0 else model or of
