@@ -454,9 +454,11 @@ def test_staging_fills_in_the_runs(project):
 def test_a_page_says_of_which_run_it_is_and_numbers_its_figures(project):
     path = project / "results" / "fake" / "notebooks" / "scoring" / "models" / "a" / "step8.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = notebook("# Scores\n\nText.", parameters=None)
+    made = notebook(parameters=None)
+    made.cells.append(nbformat.v4.new_markdown_cell("# Scores\n\nText."))
     figure = '<figure><img class="figure"/><figcaption>It rises.</figcaption></figure>'
-    outputs = [nbformat.v4.new_output("display_data", {"text/html": html}) for html in (figure, "<b>no</b>", 2 * figure)]
+    outputs = [nbformat.v4.new_output("display_data", {"text/html": html})
+               for html in (figure, "<b>no</b>", 2 * figure)]
     made.cells.append(nbformat.v4.new_code_cell("show()", outputs=outputs))
     nbformat.write(made, path)
     source = stage(project / "results" / "fake", [path])
