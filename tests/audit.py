@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 
-from icl_lib.figures.common import common as figures
-from icl_lib.figures.common import head_map
+from icl_lib.figures import common as figures
+from icl_lib.figures import head_map
 from tests.project import ROOT
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?%?")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from icl_lib.analysis import dynamics
-from icl_lib.figures.common import dynamics as dynamics_figures
+from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.pages import dynamics as dynamics_report
 from icl_lib.tables import provenance, write_table
 from tests import planted_tables

@@ -10,7 +10,7 @@ import pytest
 
 from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
 from icl_lib.analysis.dynamics import score_array
-from icl_lib.figures.common import common as figures
+from icl_lib.figures import common as figures
 from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
 from tests.drawn import figures_in, points_drawn

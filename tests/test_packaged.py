@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from icl_lib import load_model
-from icl_lib.models.load import count_parameters, locate, packaged, steps_of
+from icl_lib.models import packaged
+from icl_lib.models.load import count_parameters, locate, steps_of
 from icl_lib.models.packaged import PackagedModel, Wheel, packaged_models
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from icl_lib import load_model
-from icl_lib.models.load import placement
+from icl_lib.models import placement
 from icl_lib.models.paper_models import paper_models
 from icl_lib.models.placement import choose_dtype, free_gib, needed_gib, refuse_too_large
 from tests.conftest import GOLDEN

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from icl_lib import measurements
+from icl_lib.ablation import effects as ablation_effects
+from icl_lib.ablation import measure as grid
 from icl_lib.ablation.conditions import ablation_conditions
 from icl_lib.analysis.claims import FAILS, HOLDS, POWERLESS, ledger
 from icl_lib.analysis.suite_tables import SuiteTables
-from icl_lib.forward.edits import effects as ablation_effects
-from icl_lib.forward.edits import measure as grid
 from icl_lib.injection import execution_table
 from icl_lib.models.load import load_model
 from icl_lib.scores.function_vectors import fv_scores

@@ -14,8 +14,8 @@ import torch
 
 import icl_lib.scores.function_vectors as module
 from icl_lib import fv_scores, permuted_mean_scores
+from icl_lib.ablation import measure as grid
 from icl_lib.ablation.conditions import Condition
-from icl_lib.forward.edits import measure as grid
 from icl_lib.forward.means import clean_means
 from icl_lib.saved import SavedResults, fingerprint
 from tests.conftest import golden_case, tiny_model

@@ -7,8 +7,8 @@ import pytest
 from icl_lib.analysis import scaling, scoring_numbers
 from icl_lib.analysis.scaling_numbers import scaling_numbers
 from icl_lib.data.tasks import read_tasks
-from icl_lib.figures.common import common as figures
-from icl_lib.figures.common import scaling as scaling_figures
+from icl_lib.figures import common as figures
+from icl_lib.figures import scaling as scaling_figures
 from icl_lib.measurements import task_table
 from icl_lib.pages import scaling as scaling_report
 from icl_lib.pages import scoring as scoring_report

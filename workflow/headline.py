@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from icl_lib.figures.common import common as figures
+from icl_lib.figures import common as figures
 from icl_lib.pages import ablation as ablation_report
 from icl_lib.tables import read_table
 
