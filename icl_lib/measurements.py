@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts
-from icl_lib.metrics.evaluate import answer_metrics, token_loss_difference, token_losses
+from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
 from icl_lib.models.load import bos_text
 from icl_lib.progress import progress
 from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
 from icl_lib.scores.induction import duplicate_token_scores, induction_scores, previous_token_scores
 from icl_lib.tables import provenance
 
+_DOCUMENTS = 20  # between two signs of progress
 _AT_ONCE, _WIDE = 1000, 256  # tasks whose prompts share batches, in models narrower than this
 METRICS = {
     "first_token_correct": "first_token_accuracy",
@@ -93,10 +94,12 @@ def token_loss_rows(
 ) -> pd.DataFrame:
     """The unedited model's token-loss difference as a row of the table `accuracy`.
 
-    Metric `token_loss_difference`: see `token_loss_difference`, in nats; mean over documents, `standard_error` over
+    Metric `token_loss_difference`, in nats: see the function of that name; mean over documents, `standard_error` over
     documents of the difference; task and split are "documents". Errors as there.
     """
-    values = token_loss_difference(token_losses(model, documents), window=window).double()
+    parts = [token_loss_differences(model, some, [None], window=window)[0]
+             for some in progress(documents.split(_DOCUMENTS), "documents", unit="part")]
+    values = torch.cat(parts).double()
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else np.nan
     return pd.DataFrame([{
         "model": name, "step": step, "n_shots": 0, "labels": "clean", "task": "documents", "task_type": "documents",
