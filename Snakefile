@@ -41,6 +41,11 @@ def written(notebook, stem=""):
     return [f"{OUT}/{place(notebook, kind)}{stem}.parquet" for kind in TABLES[notebook]]
 
 
+def of_groups(notebook):
+    """The tables of a notebook's runs over the models of included suites."""
+    return [path for suite in SUITE.groups for path in written(notebook, f"/{suite.name}")]
+
+
 def of_model(runs, model):
     return [run for run in runs if run[0] == model]
 
@@ -134,97 +139,40 @@ rule sweep:
         JOINED,
 
 
-rule scoring:
-    input:
-        template="notebooks/scoring.ipynb",
-        code=CODE["scoring"],
-        weights=lambda wildcards: committed(SUITE, 'scoring', wildcards.model, int(wildcards.step))
-        or weights(wildcards.model, int(wildcards.step)),
-    output:
-        tables=written("scoring", "/{model}/step{step}"),
-        notebook=f"{OUT}/notebooks/scoring/{{model}}/step{{step}}.ipynb",
-    params:
-        parameters=parameters("scoring"),
-    log:
-        text=f"{OUT}/logs/scoring/{{model}}/step{{step}}.log",
-        parameters=f"{OUT}/logs/scoring/{{model}}/step{{step}}.yaml",
-    resources:
-        gpu=of_cluster("gpu", "scoring"),
-        mem_mb=of_cluster("mem_mb", "scoring"),
-        runtime=of_cluster("runtime", "scoring"),
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
+def made_by(notebook):
+    """The committed tables of a run, or else the weights that it measures."""
+    return lambda wildcards: (
+        committed(SUITE, notebook, wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)))
 
 
-rule ablation:
-    input:
-        template="notebooks/ablation.ipynb",
-        code=CODE["ablation"],
-        weights=lambda wildcards: committed(SUITE, 'ablation', wildcards.model, int(wildcards.step))
-        or weights(wildcards.model, int(wildcards.step)),
-        scores=[f"{OUT}/{kind}/{{model}}/step{{step}}.parquet" for kind in ("scores", "tasks")],
-    output:
-        tables=written("ablation", "/{model}/step{step}"),
-        notebook=f"{OUT}/notebooks/ablation/{{model}}/step{{step}}.ipynb",
-    params:
-        parameters=parameters("ablation"),
-    log:
-        text=f"{OUT}/logs/ablation/{{model}}/step{{step}}.log",
-        parameters=f"{OUT}/logs/ablation/{{model}}/step{{step}}.yaml",
-    resources:
-        gpu=of_cluster("gpu", "ablation"),
-        mem_mb=of_cluster("mem_mb", "ablation"),
-        runtime=of_cluster("runtime", "ablation"),
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
+# Notebooks that run on a model at a step, and the tables of scoring that they need.
+OF_STEP = {"scoring": (), "ablation": ("scores", "tasks"), "protocols": (), "task_execution": ("scores",)}
+for NOTEBOOK, NEEDED in OF_STEP.items():
 
-
-rule protocols:
-    input:
-        template="notebooks/protocols.ipynb",
-        code=CODE["protocols"],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
-    output:
-        tables=written("protocols", "/{model}/step{step}"),
-        notebook=f"{OUT}/notebooks/protocols/{{model}}/step{{step}}.ipynb",
-    params:
-        parameters=parameters("protocols"),
-    log:
-        text=f"{OUT}/logs/protocols/{{model}}/step{{step}}.log",
-        parameters=f"{OUT}/logs/protocols/{{model}}/step{{step}}.yaml",
-    resources:
-        gpu=of_cluster("gpu", "protocols"),
-        mem_mb=of_cluster("mem_mb", "protocols"),
-        runtime=of_cluster("runtime", "protocols"),
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
-
-
-rule task_execution:
-    input:
-        template="notebooks/task_execution.ipynb",
-        code=CODE["task_execution"],
-        weights=lambda wildcards: committed(SUITE, 'task_execution', wildcards.model, int(wildcards.step))
-        or weights(wildcards.model, int(wildcards.step)),
-        scores=f"{OUT}/scores/{{model}}/step{{step}}.parquet",
-    output:
-        tables=written("task_execution", "/{model}/step{step}"),
-        notebook=f"{OUT}/notebooks/task_execution/{{model}}/step{{step}}.ipynb",
-    params:
-        parameters=parameters("task_execution"),
-    log:
-        text=f"{OUT}/logs/task_execution/{{model}}/step{{step}}.log",
-        parameters=f"{OUT}/logs/task_execution/{{model}}/step{{step}}.yaml",
-    resources:
-        gpu=of_cluster("gpu", "task_execution"),
-        mem_mb=of_cluster("mem_mb", "task_execution"),
-        runtime=of_cluster("runtime", "task_execution"),
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
+    rule:
+        name:
+            NOTEBOOK
+        input:
+            template=f"notebooks/{NOTEBOOK}.ipynb",
+            code=CODE[NOTEBOOK],
+            weights=made_by(NOTEBOOK),
+            scores=[f"{OUT}/{kind}/{{model}}/step{{step}}.parquet" for kind in NEEDED],
+        output:
+            tables=written(NOTEBOOK, "/{model}/step{step}"),
+            notebook=f"{OUT}/notebooks/{NOTEBOOK}/{{model}}/step{{step}}.ipynb",
+        params:
+            parameters=parameters(NOTEBOOK),
+        log:
+            text=f"{OUT}/logs/{NOTEBOOK}/{{model}}/step{{step}}.log",
+            parameters=f"{OUT}/logs/{NOTEBOOK}/{{model}}/step{{step}}.yaml",
+        resources:
+            gpu=of_cluster("gpu", NOTEBOOK),
+            mem_mb=of_cluster("mem_mb", NOTEBOOK),
+            runtime=of_cluster("runtime", NOTEBOOK),
+        threads: SUITE.threads
+        shell:
+            RUN_WITH_TABLES
 
 
 rule swept:
@@ -272,103 +220,46 @@ rule joined:
         "printf '%s\n' {params.runs:q} > {log:q} && {PYTHON} -m workflow.sweep {log:q} {output:q}"
 
 
-rule training_dynamics:
-    input:
-        template="notebooks/training_dynamics.ipynb",
-        code=CODE["training_dynamics"],
-        scored=lambda wildcards: [
-            table
-            for model in {wildcards.model, *SUITE.seeds_of(wildcards.model)}
-            for table in measured("scoring", of_model(SCORED, model))
-        ],
-        ablated=lambda wildcards: tables("effects", of_model(ABLATED, wildcards.model)),
-    output:
-        tables=written("training_dynamics", "/{model}"),
-        notebook=f"{OUT}/notebooks/training_dynamics/{{model}}.ipynb",
-    params:
-        parameters=parameters("training_dynamics"),
-    log:
-        text=f"{OUT}/logs/training_dynamics/{{model}}.log",
-        parameters=f"{OUT}/logs/training_dynamics/{{model}}.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
+def of_seeds(wildcards):
+    return [table for model in {wildcards.model, *SUITE.seeds_of(wildcards.model)}
+            for table in measured("scoring", of_model(SCORED, model))]
 
 
-rule model_scaling:
-    input:
-        template="notebooks/model_scaling.ipynb",
-        code=CODE["model_scaling"],
-        scored=measured("scoring", SCORED),
-        ablated=tables("effects", ABLATED),
-    output:
-        tables=written("model_scaling"),
-        notebook=f"{OUT}/notebooks/model_scaling.ipynb",
-    params:
-        parameters=parameters("model_scaling"),
-    log:
-        text=f"{OUT}/logs/model_scaling.log",
-        parameters=f"{OUT}/logs/model_scaling.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
+# Notebooks that run once, or once for each model that is followed: what follows their names in files, what they read.
+ALL = {
+    "training_dynamics": ("/{model}", of_seeds, lambda wildcards: tables("effects", of_model(ABLATED, wildcards.model))),
+    "model_scaling": ("", measured("scoring", SCORED), tables("effects", ABLATED)),
+    "ablation_ladder": ("", sorted(map(str, Path("lab").glob("grid.csv"))), []),
+    "causal_test": ("", CAUSAL, []),
+    "claims": ("", measured("scoring", SCORED) + measured("ablation", ABLATED), tables(
+        "executions", CHOSEN["task_execution"]) + of_groups("claims")),
+    "lab": ("", measured("scoring", SCORED), sorted(str(path) for pattern in (
+        "rungs/*.yaml", "models/*/*/curve.csv", "recipe.*") for path in Path("lab").glob(pattern))),
+    "index": ("", [path for kind in GROUPED for path in (*written(kind), *of_groups(kind))] + CAUSAL, [
+        *tables("ablations", ABLATED), *(path for suite in SUITE.included for model, steps in suite.ablated.items()
+                                         for path in tables("ablations", [(model, step) for step in steps]))]),
+}
+for NOTEBOOK, (OF, FIRST, SECOND) in ALL.items():
 
-
-rule ablation_ladder:
-    input:
-        template="notebooks/ablation_ladder.ipynb",
-        code=CODE["ablation_ladder"],
-        measured=sorted(str(p) for p in Path("lab").glob("grid.csv")),
-    output:
-        tables=written("ablation_ladder"),
-        notebook=f"{OUT}/notebooks/ablation_ladder.ipynb",
-    params:
-        parameters=parameters("ablation_ladder"),
-    log:
-        text=f"{OUT}/logs/ablation_ladder.log",
-        parameters=f"{OUT}/logs/ablation_ladder.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
-
-
-rule causal_test:
-    input:
-        template="notebooks/causal_test.ipynb",
-        code=CODE["causal_test"],
-        trained=CAUSAL,
-    output:
-        tables=written("causal_test"),
-        notebook=f"{OUT}/notebooks/causal_test.ipynb",
-    params:
-        parameters=parameters("causal_test"),
-    log:
-        text=f"{OUT}/logs/causal_test.log",
-        parameters=f"{OUT}/logs/causal_test.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
-
-
-rule claims:
-    input:
-        template="notebooks/claims.ipynb",
-        code=CODE["claims"],
-        scored=measured("scoring", SCORED),
-        ablated=measured("ablation", ABLATED),
-        executed=tables("executions", CHOSEN["task_execution"]),
-        real=[path for suite in SUITE.groups for path in written("claims", f"/{suite.name}")],
-    output:
-        tables=written("claims"),
-        notebook=f"{OUT}/notebooks/claims.ipynb",
-    params:
-        parameters=parameters("claims"),
-    log:
-        text=f"{OUT}/logs/claims.log",
-        parameters=f"{OUT}/logs/claims.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
+    rule:
+        name:
+            NOTEBOOK
+        input:
+            template=f"notebooks/{NOTEBOOK}.ipynb",
+            code=CODE[NOTEBOOK],
+            first=FIRST,
+            second=SECOND,
+        output:
+            tables=written(NOTEBOOK, OF),
+            notebook=f"{OUT}/notebooks/{NOTEBOOK}{OF}.ipynb",
+        params:
+            parameters=parameters(NOTEBOOK),
+        log:
+            text=f"{OUT}/logs/{NOTEBOOK}{OF}.log",
+            parameters=f"{OUT}/logs/{NOTEBOOK}{OF}.yaml",
+        threads: SUITE.threads
+        shell:
+            RUN_WITH_TABLES
 
 
 def of_group(wildcards):
@@ -396,47 +287,6 @@ rule grouped:
     threads: SUITE.threads
     shell:
         RUN_WITH_TABLES
-
-
-rule lab:
-    input:
-        template="notebooks/lab.ipynb",
-        code=CODE["lab"],
-        scored=measured("scoring", SCORED),
-        ladder=sorted(str(p) for p in [*Path("lab").glob("rungs/*.yaml"), *Path("lab").glob("models/*/*/curve.csv"),
-                                       *Path("lab").glob("recipe.*")]),
-    output:
-        notebook=f"{OUT}/notebooks/lab.ipynb",
-    params:
-        parameters=parameters("lab"),
-    log:
-        text=f"{OUT}/logs/lab.log",
-        parameters=f"{OUT}/logs/lab.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN
-
-
-rule index:
-    input:
-        template="notebooks/index.ipynb",
-        code=CODE["index"],
-        printed=[table for kind in GROUPED for table in (
-            *written(kind), *(path for suite in SUITE.groups for path in written(kind, f"/{suite.name}")))],
-        real=[table for suite in SUITE.included for model, steps in suite.ablated.items()
-              for table in tables("ablations", [(model, step) for step in steps])],
-        ablated=tables("ablations", ABLATED),
-        trained=CAUSAL,
-    output:
-        notebook=f"{OUT}/notebooks/index.ipynb",
-    params:
-        parameters=parameters("index"),
-    log:
-        text=f"{OUT}/logs/index.log",
-        parameters=f"{OUT}/logs/index.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN
 
 
 rule book:
