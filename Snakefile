@@ -227,6 +227,30 @@ rule task_execution:
         RUN_WITH_TABLES
 
 
+rule example:
+    input:
+        template="notebooks/example.ipynb",
+        code=CODE["example"],
+        weights=lambda wildcards: committed(SUITE, 'example', wildcards.model, int(wildcards.step))
+        or weights(wildcards.model, int(wildcards.step)),
+        scores=[f"{OUT}/{kind}/{{model}}/step{{step}}.parquet" for kind in ("scores", "accuracy")],
+    output:
+        tables=written("example", "/{model}/step{step}"),
+        notebook=f"{OUT}/notebooks/example/{{model}}/step{{step}}.ipynb",
+    params:
+        parameters=parameters("example"),
+    log:
+        text=f"{OUT}/logs/example/{{model}}/step{{step}}.log",
+        parameters=f"{OUT}/logs/example/{{model}}/step{{step}}.yaml",
+    resources:
+        gpu=of_cluster("gpu", "example"),
+        mem_mb=of_cluster("mem_mb", "example"),
+        runtime=of_cluster("runtime", "example"),
+    threads: SUITE.threads
+    shell:
+        RUN_WITH_TABLES
+
+
 rule swept:
     input:
         template="notebooks/{notebook}.ipynb",
