@@ -101,8 +101,9 @@ def shaded_prompt(example: pd.DataFrame, kind: str) -> str:
         shade = f"rgba({red}, {green}, {blue}, {_FULL * min(1, row.value / full):.3f})"
         told, text = f"{row.value:.1%} of the attention", escape(row.token).replace("↵", "<br/>")
         spans.append(f'<span style="background: {shade}" title="{told}">{text}{share}</span>')
-    style = "font-family: monospace; white-space: pre-wrap; line-height: 1.5; print-color-adjust: exact"
-    caption = f"{HEAD[kind]} {names_of(example)[kind]}; full shade: {full:.0%}"
+    style = ("font-family: monospace; white-space: pre-wrap; line-height: 1.5; -webkit-print-color-adjust: exact; "
+             "print-color-adjust: exact")
+    caption = f"Attention of the {HEAD[kind]} {names_of(example)[kind]}. Full shade: {full:.0%}."
     return (f'<figure class="shaded-prompt"><div style="{style}">{"".join(spans)}</div>'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
 
@@ -151,8 +152,8 @@ def answer_sentences(example: pd.DataFrame) -> list[str]:
     share = {kind: (value - shuffled) / (clean - shuffled) for kind, value in back.items()}
     other = answer["shuffled", "mean", "last", "fv"]
     without = {kind: [answer["clean", "mean", where, kind] for where in ("last", "all")] for kind in KINDS}
-    more = [words for words, fv, induction in zip(("the last token", "every token"), without["fv"],
-                                                  without["induction"], strict=True) if fv < induction]
+    more = [f"at {words} (by {induction - fv:.3f})" for words, fv, induction in zip(
+        ("the last token", "every token"), without["fv"], without["induction"], strict=True) if fv < induction]
     kept = sum(top.at[("clean", "mean", where, kind), "token"].strip() == right
                for where in ("last", "all") for kind in KINDS)
     return [
@@ -166,7 +167,7 @@ def answer_sentences(example: pd.DataFrame) -> list[str]:
         f"**Ablate.** Without {names['fv']} it is {without['fv'][0]:.3f} (replaced at the last token) and "
         f"{without['fv'][1]:.3f} (at every token), without {names['induction']} {without['induction'][0]:.3f} and "
         f"{without['induction'][1]:.3f}; with both {clean:.3f}. Expected is that the FV head costs more: it does "
-        f"{'at ' + ' and at '.join(more) if more else 'not'}. The model answers rightly in {kept} of these 4.",
+        f"{' and '.join(more) if more else 'not'}. The model answers rightly in {kept} of these 4.",
     ]
 
 
