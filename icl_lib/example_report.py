@@ -86,7 +86,8 @@ def prompt_of(example: pd.DataFrame, kind: str, prompts: str = "clean") -> pd.Da
 
 def shaded_prompts(example: pd.DataFrame) -> str:
     """The prompt with right labels, once for each head, side by side where there is room; see `shaded_prompt`."""
-    return (f'<div style="display: flex; flex-wrap: wrap; gap: 0 3em">'
+    grid = "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17em, 100%), 1fr)); gap: 0 2em"
+    return (f'<div style="{grid}">'
             f"{''.join(shaded_prompt(example, kind) for kind in reversed(KINDS))}</div>")
 
 
@@ -100,6 +101,7 @@ def shaded_prompt(example: pd.DataFrame, kind: str) -> str:
         share = f"<sub>{100 * row.value:.0f}</sub>" if row.value >= _NAMED else ""
         shade = f"rgba({red}, {green}, {blue}, {_FULL * min(1, row.value / full):.3f})"
         told, text = f"{row.value:.1%} of the attention", escape(row.token).replace("↵", "<br/>")
+        share += "<br/>" * (text == "BOS")
         spans.append(f'<span style="background: {shade}" title="{told}">{text}{share}</span>')
     style = ("font-family: monospace; white-space: pre-wrap; line-height: 1.5; -webkit-print-color-adjust: exact; "
              "print-color-adjust: exact")

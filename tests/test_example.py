@@ -40,7 +40,7 @@ def tables(n_layers, n_heads):
     scores += [{"score": "fv", "task": "undone", "layer": layer, "head": head, "value": 0.3, "n_prompts": N_PROMPTS}
                for layer in range(n_layers) for head in range(n_heads)]
     accuracy = [{"metric": "first_token_accuracy", "labels": labels, "split": "scoring", "task_type": "abstractive",
-                 "n_shots": n, "task": task, "value": value}
+                 "n_shots": n, "task": task, "value": value if n else 0.0}
                 for task, value in ((TASK, 0.6), (OTHER, 0.9), ("undone", 0.59)) for labels in ("clean", "shuffled")
                 for n in (0, SHOTS)]
     return pd.DataFrame(scores), pd.DataFrame(accuracy)
@@ -187,12 +187,22 @@ def test_the_prompt_is_the_first_that_is_right_and_less_sure_when_shuffled(case)
     assert passed_over(table) == clear.index(True)
     text = "".join(report.prompt_of(table, "fv")["token"])
     assert text == prompts.clean[clear.index(True)].text.replace("<|endoftext|>", "BOS").replace("\n", "↵")
-    none = [module.EncodedPrompt(TASK, 0, ids(model, prompts.clean[0]), [5, 6])]
-    with pytest.raises(ValueError, match="none of 1 prompts has an answer of one token"):
-        module._first_clear(model, none, none)
 
 
 # Rules
+
+
+def test_prompts_that_are_not_clear_are_passed_over(monkeypatch):
+    """Answers of two tokens, not the likeliest one, surer with shuffled labels; then one that will do."""
+    answers = [[3, 4], [3], [3], [3]]
+    sure = [0.9, 0.3, 0.8, 0.8, 0.1, 0.1, 0.9, 0.7]  # of token 3, by prompt: clean, then shuffled
+    prompts = [module.EncodedPrompt("t", i % 4, [i], answers[i % 4]) for i in range(8)]
+    clean, shuffled = prompts[:4], prompts[4:]
+    monkeypatch.setattr(module, "next_token_probabilities",
+                        lambda _, tokens: torch.tensor([1 - sure[tokens[0]], 0, 0, sure[tokens[0]], 0]))
+    assert module._first_clear(None, clean, shuffled) == 3
+    with pytest.raises(ValueError, match="task 't': none of 3 prompts has an answer of one token"):
+        module._first_clear(None, clean[:3], shuffled[:3])
 
 
 def test_heads_and_task_are_chosen_by_rule():
@@ -334,7 +344,7 @@ def test_the_table_and_the_prompts_show_the_same(page, committed):
         told = [int(share) for share in re.findall(r"<sub>(\d+)</sub>", html)]
         assert told == [round(100 * value) for value in own["value"] if value >= 0.05]
         text = re.sub(r"<sub>\d+</sub>|<figcaption>.*", "", html.split(">", 1)[1]).replace("<br/>", "↵")
-        assert re.sub(r"<[^>]*>", "", text) == "".join(own["token"]).replace("'", "&#x27;")
+        assert re.sub(r"<[^>]*>", "", text) == "".join(own["token"]).replace("BOS", "BOS↵", 1).replace("'", "&#x27;")
     figures = [item for item in page if isinstance(item, Figure)]
     assert len(figures) == 2 and all(len(figure.alt) > 20 for figure in figures)
 
