@@ -147,7 +147,8 @@ def made_by(notebook):
 
 
 # Notebooks that run on a model at a step, and the tables of scoring that they need.
-OF_STEP = {"scoring": (), "ablation": ("scores", "tasks"), "protocols": (), "task_execution": ("scores",)}
+OF_STEP = {"scoring": (), "ablation": ("scores", "tasks"), "protocols": (), "task_execution": ("scores",),
+           "example": ("scores", "accuracy")}
 for NOTEBOOK, NEEDED in OF_STEP.items():
 
     rule:

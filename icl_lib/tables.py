@@ -62,6 +62,15 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "model": "str", "step": "int", "preset": "str", "prompts": "str", "heads": "str", "layer": "int",
         "draw": "int", "items": "str", "task": "str", **_MEASURED,
     },
+    # One prompt of one task, and the top head of each kind (`ranking`; "none" and -1: nothing is replaced). `prompts`:
+    # repeated (BOS, random words, the same again), clean or shuffled. `metric`: attention (0..1) from `position` to
+    # `to_position`, where `token` stands; probability of the answer, or of the likeliest token, to come next at
+    # `to_position`; passed_over, the number of drawn prompts before the one that is shown.
+    "example": {
+        "model": "str", "step": "int", "task": "str", "metric": "str", "prompts": "str", "ranking": "str",
+        "layer": "int", "head": "int", "replacement": "str", "positions": "str", "position": "int",
+        "to_position": "int", "token": "str", "value": "float",
+    },
     # The tasks as they were when a model was measured: `floor` is the accuracy of always giving the commonest label,
     # 0..1; `faults` what is odd in their files, "" for nothing.
     "tasks": {

@@ -13,6 +13,7 @@ PARAMETERS = {
     "ablation": 'model: str = "m"\nstep: int = 0',
     "protocols": 'model: str = "m"\nstep: int = 0',
     "task_execution": 'model: str = "m"\nstep: int = 0',
+    "example": 'model: str = "m"\nstep: int = 0',
     "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: list[int] = []',
     "model_scaling": 'models: dict[str, list[int]] = {"m": [0]}',
     "ablation_ladder": "",
@@ -59,6 +60,7 @@ write("statistics", f"protocols/{model}/step{step}", notebook="protocols", model
       value=0.5, low=0.0, high=1.0, p_value=0.5, n=1)
 """,
     "task_execution": "",
+    "example": "",
     "training_dynamics": """
 values = [read_table(f"{results}/scores/{model}/step{step}.parquet").value[0] for step in steps]
 write("statistics", f"training_dynamics/{model}", notebook="training_dynamics", model=model, name="rise",
@@ -89,6 +91,7 @@ IMPORTS = {
     "ablation": "",
     "protocols": "",
     "task_execution": "",
+    "example": "",
     "training_dynamics": "",
     "model_scaling": "from icl_lib.stats.intervals import holm",
     "ablation_ladder": "",

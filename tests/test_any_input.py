@@ -18,7 +18,7 @@ ANY_TEXT = st.text(st.characters(), max_size=30) | st.sampled_from(ODD_TEXT)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
                       max_leaves=8)
-MODEL = st.dictionaries(st.sampled_from(["name", "steps", "ablate", "protocols", "execute"]),
+MODEL = st.dictionaries(st.sampled_from(["name", "steps", "ablate", "protocols", "execute", "example"]),
                         VALUES | st.sampled_from(["lab-7k", "all", "last", [0]]), max_size=4)
 SUITES = VALUES | st.fixed_dictionaries(
     {}, optional={"suite": VALUES | st.just("x"), "models": st.lists(MODEL, max_size=2) | VALUES, "seed": VALUES,

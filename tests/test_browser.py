@@ -13,7 +13,7 @@ from tests.drawn import figures_in, points_drawn
 pytestmark = pytest.mark.browser
 BOOK = Path(os.environ.get("BOOK", "results/lab/book/_build/html")).resolve()
 WIDTHS = (390, 1280)
-SHOWN = ("index", "claims", "scoring", "ablation", "training_dynamics", "model_scaling", "ablation_ladder",
+SHOWN = ("index", "example", "claims", "scoring", "ablation", "training_dynamics", "model_scaling", "ablation_ladder",
          "causal_test", "performance")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 

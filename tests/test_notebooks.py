@@ -24,6 +24,7 @@ SMALL = {
     "scoring": {"n_prompts": 2, "n_sequences": 4, "n_null_draws": 2, "shots": [0, 10]},
     "ablation": {"n_prompts": 2, "n_documents": 4, "n_draws": 1, "fractions": [0.1, 0.3]},
     "task_execution": {"n_prompts": 3, "n_draws": 1, "splits": ["unseen"]},
+    "example": {"n_prompts": 20, "least_accuracy": 0.0},
 }
 
 
@@ -39,7 +40,7 @@ def results(tmp_path_factory):
 
     for step in STEPS:
         run("scoring", f"scoring{step}", model=MODEL, step=step, **SMALL["scoring"])
-    for notebook in ("ablation", "task_execution"):
+    for notebook in ("ablation", "task_execution", "example"):
         run(notebook, notebook, model=MODEL, step=STEPS[-1], **SMALL[notebook])
     run("protocols", "protocols", model=MODEL, step=STEPS[-1], **SMALL["protocols"])
     run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS, ablated_steps=STEPS[-1:])
@@ -112,8 +113,8 @@ def test_executions_compare_vectors_of_heads_at_every_layer(results):
     assert "against random heads of the same layers" in page_text(results, "task_execution")
 
 
-PAGES = ("protocols", "scoring0", "scoring8192", "ablation", "task_execution", "training_dynamics", "model_scaling",
-         "ablation_ladder", "causal_test", "claims", "lab", "index")
+PAGES = ("protocols", "scoring0", "scoring8192", "ablation", "task_execution", "example", "training_dynamics",
+         "model_scaling", "ablation_ladder", "causal_test", "claims", "lab", "index")
 
 
 def test_every_template_is_among_the_pages():

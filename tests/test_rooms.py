@@ -16,7 +16,7 @@ ORDER = [
     ("check",),
     ("measurements",),
     ("kinds",),
-    ("ablation", "injection", "protocols"),
+    ("ablation", "example", "injection", "protocols"),
     ("analysis",),
     ("figures",),
     ("pages",),

@@ -379,10 +379,11 @@ def test_the_whole_workflow(project):
     assert planned(project) | reads_no_model == everything | {"scoring": 1}
     assert not reads_no_model.keys() & planned(project).keys()
     assert planned(project, "--config", "seed=2") == everything
-    entry = {"name": "models/tiny", "steps": [0, 8], "ablate": "none", "protocols": "last", "execute": [8]}
+    entry = {"name": "models/tiny", "steps": [0, 8], "ablate": "none", "protocols": "last", "execute": [8],
+             "example": "last"}
     write_suite(project, models=[entry])
     chosen = planned(project)
-    assert chosen["protocols"] == chosen["task_execution"] == 1 and "ablation" not in chosen
+    assert chosen["protocols"] == chosen["task_execution"] == chosen["example"] == 1 and "ablation" not in chosen
     write_suite(project)
     assert snakemake(project, "-n", "--config", "sed=2") == (
         1,

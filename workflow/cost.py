@@ -63,6 +63,8 @@ def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, A
                 + _cost(p["n_documents"], TOKENS["documents"]))
     if notebook == "protocols":
         return Cost(5 * scoring.passes, 5 * scoring.tokens) + _cost(8 * p["n_sequences"] * p["n_seeds"], 101)
+    if notebook == "example":  # the means; one prompt's passes are nothing beside them
+        return _cost(n_scoring * p["n_prompts"], TOKENS["scoring"])
     if notebook == "task_execution":
         return _cost((6 + p["n_draws"]) * (n_scoring + n_evaluation) * p["n_prompts"], TOKENS["evaluation"])
     grid, every = len(p["grid_fractions"]) or len(p["fractions"]), len(p["fractions"])

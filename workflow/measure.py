@@ -26,7 +26,7 @@ MEASURED = Path("results/measure")
 def measure(suite: Suite, model: str) -> Iterator[tuple[Path, Path]]:
     """Run the measuring notebooks on one model; yields each new table with the committed one's path."""
     results = MEASURED / suite.name
-    for notebook in ("scoring", "ablation", "task_execution"):
+    for notebook in ("scoring", "ablation", "task_execution", "example"):
         steps = suite.steps if notebook == "scoring" else suite.chosen[notebook]
         for step in steps[model]:
             run = Path(model, f"step{step}")

@@ -27,6 +27,7 @@ TABLES = {
     "ablation": ("ablations", "effects", "curves", "statistics"),
     "protocols": ("statistics",),
     "task_execution": ("executions",),
+    "example": ("example",),
     "training_dynamics": ("statistics",),
     "model_scaling": ("statistics",),
     "ablation_ladder": ("statistics",),
@@ -41,6 +42,7 @@ GIVEN = {
     "ablation": ("suite", "seed", "results", "model", "step"),
     "protocols": ("suite", "seed", "results", "model", "step"),
     "task_execution": ("suite", "seed", "results", "model", "step"),
+    "example": ("suite", "seed", "results", "model", "step"),
     "training_dynamics": ("suite", "seed", "results", "model", "steps"),
     "model_scaling": ("suite", "seed", "results", "models"),
     "ablation_ladder": ("suite", "seed", "results"),
@@ -52,6 +54,7 @@ GIVEN = {
 # Notebooks that run on some of the scored steps: the key of a model's entry that says which, and its default.
 CHOSEN_BY = {
     "ablation": ("ablate", "last"), "protocols": ("protocols", "none"), "task_execution": ("execute", "none"),
+    "example": ("example", "none"),
 }  # fmt: skip
 # ... and is given these if it declares them: which of the steps were ablated, the steps of all seeds of the model.
 GIVEN_IF_DECLARED = {

@@ -1,0 +1,1 @@
+"""One prompt in detail: the worked example."""

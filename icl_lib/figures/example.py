@@ -1,0 +1,56 @@
+"""Figures of the worked example: table in, axes out."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from icl_lib.figures.common import COLOUR
+from icl_lib.kinds import KINDS
+
+SHADES = {"induction": "Blues", "fv": "Oranges"}
+HEAD = {"induction": "induction head", "fv": "FV head"}
+# The experiments in the order of the page: prompt, what the head's output is replaced by, where; in words.
+EXPERIMENTS = {
+    ("clean", "none", "none"): "right labels",
+    ("shuffled", "none", "none"): "shuffled labels",
+    ("shuffled", "task_mean", "last"): "shuffled, head put back",
+    ("shuffled", "mean", "last"): "shuffled, mean of all tasks put in",
+    ("clean", "mean", "last"): "right labels, ablated at the last token",
+    ("clean", "mean", "all"): "right labels, ablated at every token",
+}
+
+
+def pattern(example: pd.DataFrame, kind: str):
+    """Attention of one kind's head on the repeated words, a row for each token that is read, columns what it sees."""
+    rows = example.query("metric == 'attention' and prompts == 'repeated' and ranking == @kind")
+    values = rows.pivot(index="position", columns="to_position", values="value")
+    words = rows[rows["position"] == rows["position"].max()].sort_values("to_position")["token"].str.strip().tolist()
+    figure, ax = plt.subplots(figsize=(5.6, 4.8))
+    sns.heatmap(values, ax=ax, cmap=SHADES[kind], vmin=0, vmax=1, square=True, mask=values.isna(),
+                xticklabels=words, yticklabels=words, cbar_kws={"label": "attention", "shrink": 0.7})
+    again = len(words) - len(words) // 2
+    ax.axhline(again, color="#8C8C8C", linewidth=0.8)
+    ax.axvline(again, color="#8C8C8C", linewidth=0.8)
+    ax.tick_params(labelsize=9, length=0)
+    ax.tick_params(axis="x", rotation=90)
+    ax.set(xlabel="attends to", ylabel="token that is read")
+    return ax
+
+
+def answer_bars(example: pd.DataFrame):
+    """The probability of the right answer in each experiment, a bar for each head that is replaced."""
+    rows = example[example["metric"] == "answer_probability"].set_index(
+        ["prompts", "replacement", "positions", "ranking"])["value"]
+    figure, ax = plt.subplots(figsize=(5.6, 4.6))
+    for place, experiment in enumerate(EXPERIMENTS):
+        kinds = ("none",) if experiment[1] == "none" else tuple(reversed(KINDS))
+        for i, kind in enumerate(kinds):
+            value, at = rows[(*experiment, kind)], place + 0.36 * (i - (len(kinds) - 1) / 2)
+            ax.barh(at, value, height=0.34, color=COLOUR[kind], label=HEAD.get(kind))
+            ax.text(value + 0.01, at, f"{value:.3f}", va="center", fontsize=9)
+    ax.set_yticks(range(len(EXPERIMENTS)), [words.replace(", ", ",\n") for words in EXPERIMENTS.values()], fontsize=10)
+    ax.invert_yaxis()
+    ax.set(xlabel="probability of the right answer", xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=10)
+    return ax
