@@ -200,9 +200,9 @@ def test_prompts_that_are_not_clear_are_passed_over(monkeypatch):
     clean, shuffled = prompts[:4], prompts[4:]
     monkeypatch.setattr(module, "next_token_probabilities",
                         lambda _, tokens: torch.tensor([1 - sure[tokens[0]], 0, 0, sure[tokens[0]], 0]))
-    assert module._first_clear(None, clean, shuffled) == 3
+    assert module._first_clear(torch.nn.Module(), clean, shuffled) == 3
     with pytest.raises(ValueError, match="task 't': none of 3 prompts has an answer of one token"):
-        module._first_clear(None, clean[:3], shuffled[:3])
+        module._first_clear(torch.nn.Module(), clean[:3], shuffled[:3])
 
 
 def test_heads_and_task_are_chosen_by_rule():
