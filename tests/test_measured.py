@@ -127,7 +127,7 @@ def template(tmp_path, monkeypatch):
         made.cells = [
             of('model: str = "m"\nstep: int = 0\nvalue: float = 0.5\ntitle: str = "t"\nresults: str = "r"\n'
                'suite: str = "s"\nseed: int = 0', metadata={"tags": ["parameters"]}),
-            of("from pathlib import Path\nimport pandas as pd\nfrom icl_lib import figures\n"
+            of("from pathlib import Path\nimport pandas as pd\nfrom icl_lib.figures import common as figures\n"
                "from icl_lib.tables import provenance, read_table, write_table\n"
                'made_by = provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters={})'),
             of(measuring, metadata={"tags": ["measure"]}),

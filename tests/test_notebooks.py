@@ -194,4 +194,4 @@ def test_the_ledger_has_every_claim_and_the_numbers_of_the_other_tables(results)
     said = with_verdicts(table.reset_index())["verdict"].value_counts()
     assert html.count('class="verdict not-measured-here"') == said["not measured here"] > 0
     assert html.count('class="verdict cannot-be-decided-here"') >= said["cannot be decided here"] > 0
-    assert "What is lost when the top heads of a kind are replaced by their mean" in page_text(results, "index")
+    assert "Does few-shot accuracy drop more when FV heads are ablated" in page_text(results, "index")

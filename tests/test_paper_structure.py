@@ -163,7 +163,8 @@ def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
 
 @pytest.mark.slow
 def test_dynamics_find_the_planted_transitions(pages):
-    table = read_table(pages / "results" / "statistics" / "training_dynamics" / f"{FOLLOWED}.parquet").set_index("name")
+    path, = (pages / "results" / "statistics" / "training_dynamics").glob(f"{FOLLOWED}*.parquet")
+    table = read_table(path).set_index("name")
     assert table.loc["heads, induction_first", "value"] == N_CHANGING
     _, layers, heads, _ = MODELS[FOLLOWED]
     n_fv, n_induction = (len(own) for own in planted(layers, heads))

@@ -177,12 +177,19 @@ def test_the_snippet_scores_every_head(tmp_path):
 
 
 def test_the_folders_and_files_that_it_names_are_there():
-    table = dict(re.findall(r"^\| `([a-z_]+)/`[^|]*\| (.*) \|$", README, re.M))
-    assert set(table) == {"icl_lib", "notebooks", "lab", "pretrained", "config", "workflow", "book"}
-    assert all((ROOT / name).is_dir() for name in table)
-    templates = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert set(re.findall(r"`(\w+)`", table["notebooks"])) == templates
-    named = set(re.findall(r"`(\w+\.yaml)`", table["config"]))
-    assert named and all((ROOT / "config" / name).is_file() for name in named)
+    (tree,) = [text for language, text in BLOCKS if language == "text"]
+    named, words = set(), {}
+    for line in tree.splitlines():
+        parts = re.split(r" {2,}", line.strip())
+        names = [part for part in parts if re.fullmatch(r"[\w.]+/?", part)]
+        named |= {("icl_lib/" if line[0] == " " else "") + name.rstrip("/") for name in names}
+        words[names[0]] = parts[-1]
+    assert all((ROOT / name).exists() for name in named), named
+    rooms = {f"icl_lib/{path.stem if path.is_dir() else path.name}" for path in (ROOT / "icl_lib").iterdir()
+             if path.is_dir() and path.name != "__pycache__" or path.suffix == ".py" and path.stem[0] != "_"}
+    assert rooms - named == {"icl_lib/notebook.py", "icl_lib/progress.py", "icl_lib/saved.py"}
+    assert {"icl_lib", "notebooks", "lab", "pretrained", "config", "workflow", "book", "tests", "benchmarks"} <= named
+    suites = words["config/"].removeprefix("suites: ").replace(" (default)", "").split(", ")
+    assert all((ROOT / "config" / f"{name}.yaml").is_file() for name in suites)
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert all((ROOT / link).exists() for link in links if not link.startswith("http"))
