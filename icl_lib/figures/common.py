@@ -170,12 +170,15 @@ def task_points(rows: pd.DataFrame, x: str, seed: int) -> list[tuple[float, floa
 
 
 def line_over_tasks(ax, rows: pd.DataFrame, x: str, colour, marker: str, line: str, label: str, seed: int) -> None:
-    """`task_points` as a line with a band; nothing where there are no rows."""
+    """`task_points` as a line with a band, or as bars where there is one place; nothing where there are no rows."""
     points = task_points(rows, x, seed)
     if points:
         xs, means, lows, highs = zip(*points, strict=True)
         ax.plot(xs, means, color=colour, marker=marker, linestyle=line, label=label, markersize=5)
-        ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        if len(xs) > 1:
+            ax.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        else:
+            ax.vlines(xs, lows, highs, color=colour, alpha=0.5)
 
 
 def note(ax, text: str, *, ticks: bool = False) -> None:
