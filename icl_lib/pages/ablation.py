@@ -275,7 +275,7 @@ def sets_sentence(numbers: pd.DataFrame) -> str:
                  for place in ("smallest", "largest"))
     fv, induction = (find(numbers, f"percentile in {score} after {kind}")["value"]
                      for score, kind in (("fv", "induction"), ("induction", "fv")))
-    return (f"The plain sets share {low['shared']:.0%} of their heads at {low['share']:.0%} ablated and "
+    return (f"The plain sets share {low['shared']:.0%} of their heads at {low['share']:.1%} ablated and "
             f"{high['shared']:.0%} at {high['share']:.0%}. Then the heads that remain after ablating induction heads "
             f"have a mean percentile of {fv:.2f} in the FV score, and those that remain after ablating FV heads one of "
             f"{induction:.2f} in the induction score (0.50 for all).")
