@@ -1,4 +1,5 @@
 import base64
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import yaml
 
 from icl_lib.tables import read_table, tables_equal
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
-from workflow.book import FIGURE, _smaller, stage
+from workflow.book import FIGURE, _as_page, _smaller, stage
 from workflow.lock import lock_sweep
 from workflow.run import main as run_main
 from workflow.suite import GIVEN, TABLES, SuiteError, check_suite, read_suite
@@ -465,6 +466,10 @@ def test_a_page_says_of_which_run_it_is_and_numbers_its_figures(project):
     source = stage(project / "results" / "fake", [path])
     page = nbformat.read(source / "scoring.ipynb", as_version=4)
     assert page.cells[0].source == "# Scores: models/a at step 8\n\nText."
+    titles = {name: json.loads(_as_page(path, name))["cells"][0]["source"].split("\n")[0] for name in (
+        "index", "training_dynamics/lab-40k", "claims/real", "scoring/smollm2-135m/step-1", "ablation/a/b/step0")}
+    assert list(titles.values()) == [
+        "# Scores", "# Scores: lab-40k", "# Scores: real", "# Scores: smollm2-135m", "# Scores: a/b at step 0"]
     html = "".join(output.data["text/html"] for output in page.cells[-1].outputs)
     assert re.findall(r'<figure id="figure-(\d)">.*?<b>Figure (\d)\.</b> It rises', html) == [
         ("1", "1"), ("2", "2"), ("3", "3")]

@@ -114,9 +114,8 @@ def _as_page(notebook: Path, name: str) -> str:
             if "text/html" in output.get("data", {}):
                 html = "".join(output["data"]["text/html"])
                 output["data"]["text/html"] = FIGURE_ELEMENT.sub(numbered, html)
-    _, _, of = name.partition("/")
-    model, _, step = of.rpartition("/step")
-    named = f"{model} at step {step}" if step and int(step) >= 0 else model or of
+    named = re.sub(r"/step(-?\d+)$", lambda step: "" if step[1] == "-1" else f" at step {step[1]}",
+                   name.partition("/")[2])
     first = next((cell for cell in found["cells"] if cell["cell_type"] == "markdown"), None)
     if named and first:
         lines = "".join(first["source"]).split("\n")

@@ -70,7 +70,7 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -
 
 
 def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Per model what either metric loses when the heads of a kind are ablated, beyond random heads of their layers.
+    """Per ablated model what either metric loses when the heads of a kind are ablated, beyond random heads of their layers.
 
     From the scaling page's numbers. "yes": the 95 % interval lies above 0; "no": below; "not told apart": it has 0.
     """
@@ -78,6 +78,8 @@ def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for model in sizes["model"]:
         own = numbers[numbers["model"] == model].set_index("name")
+        if not own.index.str.contains(" lost, ").any():
+            continue  # not ablated
         row = {"model": model}
         for metric, words in METRIC_WORDS.items():
             for ranking, kind in (("fv", "FV heads"), ("induction", "induction heads")):
