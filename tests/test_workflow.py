@@ -466,7 +466,7 @@ def test_a_page_says_of_which_run_it_is_and_numbers_its_figures(project):
     source = stage(project / "results" / "fake", [path])
     page = nbformat.read(source / "scoring.ipynb", as_version=4)
     assert page.cells[0].source == "# Scores: models/a at step 8\n\nText."
-    titles = {name: json.loads(_as_page(path, name))["cells"][0]["source"].split("\n")[0] for name in (
+    titles = {name: "".join(json.loads(_as_page(path, name))["cells"][0]["source"]).split("\n")[0] for name in (
         "index", "training_dynamics/lab-40k", "claims/real", "scoring/smollm2-135m/step-1", "ablation/a/b/step0")}
     assert list(titles.values()) == [
         "# Scores", "# Scores: lab-40k", "# Scores: real", "# Scores: smollm2-135m", "# Scores: a/b at step 0"]

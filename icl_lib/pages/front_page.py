@@ -70,7 +70,7 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -
 
 
 def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Per ablated model what either metric loses when the heads of a kind are ablated, beyond random heads of their layers.
+    """Per ablated model what either metric loses when a kind's heads are ablated, beyond random heads of their layers.
 
     From the scaling page's numbers. "yes": the 95 % interval lies above 0; "no": below; "not told apart": it has 0.
     """
