@@ -460,12 +460,13 @@ def test_a_page_says_of_which_run_it_is_and_numbers_its_figures(project):
     made.cells.append(nbformat.v4.new_markdown_cell("# Scores\n\nText."))
     figure = '<figure><img class="figure"/><figcaption>It rises.</figcaption></figure>'
     outputs = [nbformat.v4.new_output("display_data", {"text/html": html})
-               for html in (figure, "<b>no</b>", 2 * figure)]
+               for html in (figure, '<a href="ablation.html">', 2 * figure)]
     made.cells.append(nbformat.v4.new_code_cell("show()", outputs=outputs))
     nbformat.write(made, path)
     source = stage(project / "results" / "fake", [path])
     page = nbformat.read(source / "scoring.ipynb", as_version=4)
     assert page.cells[0].source == "# Scores: models/a at step 8\n\nText."
+    assert '<a href=\\"../../ablation.html\\">' in _as_page(path, "scoring/models/a/step8", "../../")
     titles = {name: "".join(json.loads(_as_page(path, name))["cells"][0]["source"]).split("\n")[0] for name in (
         "index", "training_dynamics/lab-40k", "claims/real", "scoring/smollm2-135m/step-1", "ablation/a/b/step0")}
     assert list(titles.values()) == [

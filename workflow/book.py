@@ -78,7 +78,8 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
             pages[name] = kind if name == names[-1] and not is_page else f"notebooks/{name}"
             target = source / f"{pages[name]}.ipynb"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_as_page(results / "notebooks" / f"{name}.ipynb", name), encoding="utf-8")
+            page_text = _as_page(results / "notebooks" / f"{name}.ipynb", name, up="../" * pages[name].count("/"))
+            target.write_text(page_text, encoding="utf-8")
         if not names and not is_page:
             absent = [name for path in missing if (name := _run_name(results, path)).split("/")[0] == kind]
             (source / f"{kind}.md").write_text(_without_runs(kind, absent), encoding="utf-8")
@@ -92,10 +93,11 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     return source
 
 
-def _as_page(notebook: Path, name: str) -> str:
+def _as_page(notebook: Path, name: str, up: str = "") -> str:
     """An executed notebook whose title says of which run it is, with its figures numbered: `#figure-1` leads to one.
 
     The parameters that it got are shown on a click; where the template's own are left out of the page, so are these.
+    Links of outputs lead to pages at the book's root, which lies `up` from here.
     """
     found = json.loads(notebook.read_text(encoding="utf-8"))
     hidden, numbers = "hide-input", itertools.count(1)
@@ -113,6 +115,7 @@ def _as_page(notebook: Path, name: str) -> str:
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 html = "".join(output["data"]["text/html"])
+                html = re.sub(r'<a href="(?=\w+\.html")', f'<a href="{up}', html)
                 output["data"]["text/html"] = FIGURE_ELEMENT.sub(numbered, html)
     named = re.sub(r"/step(-?\d+)$", lambda step: "" if step[1] == "-1" else f" at step {step[1]}",
                    name.partition("/")[2])
