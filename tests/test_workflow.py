@@ -368,11 +368,11 @@ def test_the_whole_workflow(project):
     assert planned(project) == {}
     # What depends on an edited file runs again, and no more.
     library = project / "icl_lib"
-    original = (library / "statistics.py").read_text()
-    touch(library / "figures.py", "\n# edited\n")  # nobody uses it
-    touch(library / "statistics.py", "\n# edited\n")
+    original = (library / "stats/intervals.py").read_text()
+    touch(library / "figures/common.py", "\n# edited\n")  # nobody uses it
+    touch(library / "stats/intervals.py", "\n# edited\n")
     assert planned(project) == {"model_scaling": 1, "index": 1, "book": 1}
-    (library / "statistics.py").write_text(original)
+    (library / "stats/intervals.py").write_text(original)
     touch(project / "book" / "method.md", "\nMore.\n")
     assert planned(project) == {"book": 1}
     touch(project / "models/tiny/step8/config.json", " ")

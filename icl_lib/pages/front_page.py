@@ -44,7 +44,10 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]
 
 
 def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> HTML:
-    """The claims of claims.yaml that have words for the front page: a row each, a column per world of models."""
+    """The claims of claims.yaml that have words for the front page: a row each, a column per world of models.
+
+    A claim's words lead to the page with its figure.
+    """
     lines = []
     for claim in read_claims():
         if not claim.front:
@@ -60,11 +63,11 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -
             votes.append(f"{world}: " + ("none measured" if measured.empty else "one test over all models"
                          if measured["model"].eq("").all() else tally_words(measured)))
         lines.append(
-            f"<tr><td><b>{escape(claim.front['says'])}</b><br><small>Paper: {escape(claim.paper)}</small></td>"
+            f"<tr><td><a href=\"{claim.page}.html\">{escape(claim.front['says'])}</a><br>"
+            f"<small>Paper: {escape(claim.paper)}</small></td>"
             f"{''.join(cells)}"
-            f'<td data-head="how sure"><small>{"<br>".join(map(escape, votes))}</small></td>'
-            f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("claim of the paper", *worlds, "how sure", "figure"))
+            f'<td data-head="how sure"><small>{"<br>".join(map(escape, votes))}</small></td></tr>')
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("claim of the paper", *worlds, "how sure"))
     return HTML(f'<div class="wide"><table class="ledger front"><thead><tr>{head}</tr></thead><tbody>'
                 f"{''.join(lines)}</tbody></table></div>")
 
