@@ -18,9 +18,13 @@ def figures_in(page):
 
 
 def points_drawn(svg):
-    """How many different points the marks of each panel have; its frame and lines across all of it are none."""
+    """How many different points the marks of each panel have; its frame and lines across all of it are none.
+
+    A place of a grid that is switched off has no parts and is no panel.
+    """
     axes = [g for g in ET.fromstring(svg).iter(f"{SVG}g") if re.fullmatch(r"axes_\d+", g.get("id", ""))]
-    return [_in_panel([g for g in panel if g.tag == f"{SVG}g" and g.get("id")]) for panel in axes]
+    panels = [[g for g in panel if g.tag == f"{SVG}g" and g.get("id")] for panel in axes]
+    return [_in_panel(parts) for parts in panels if parts]
 
 
 def _in_panel(parts):
