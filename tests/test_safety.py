@@ -19,7 +19,7 @@ from workflow.book import build
 from workflow.inert import active, refuse_active
 from workflow.suite import SuiteError, check_suite
 
-PACKAGES = ("icl_lib", "workflow", "lab", "benchmarks")
+PACKAGES = ("icl_lib", "workflow", "lab", "benchmarks", "tests/support")
 PICKLES = ("pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")
 RUNS_CODE = ("eval", "exec", "compile", "__import__", "torch.load", "np.load", "numpy.load", "pd.read_pickle",
              "yaml.load", "yaml.unsafe_load", "os.system", "os.popen")
