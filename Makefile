@@ -24,7 +24,9 @@ PAGE = results/$(SUITE)/book/_build/html/index.html
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
 # The stand-in suite's hub runs as long as the command.
 STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m tests.support.standin results/standin/hub)
-SNAKEMAKE = $(STANDIN) $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy
+# Notebooks of a sweep share one process that has imported what they need.
+WARM = env PYTHONHASHSEED=0 $(BIN)/python -m workflow.warm
+SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite measure spot-check verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
@@ -34,14 +36,14 @@ help: ## this list
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
-	@$(SNAKEMAKE) || { $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
+	@$(STANDIN) $(WARM) $(SNAKEMAKE) || { $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
 	@echo "Open $(PAGE)"
 
 sweep: suite ## run the notebooks of the suite as far as needed, without the book
-	@$(SNAKEMAKE) sweep
+	@$(STANDIN) $(WARM) $(SNAKEMAKE) sweep
 
 plan: suite ## what `make book` would run, how many forward passes and hours that is (GPU: TFLOPS=50)
-	@$(SNAKEMAKE) -n
+	@$(STANDIN) $(SNAKEMAKE) -n
 	@TFLOPS=$(TFLOPS) $(BIN)/python -m workflow.cost $(CONFIG)
 
 measure: env ## measure a packaged model (MODEL=smollm2-135m: hours), or again and compare with its tables in pretrained/

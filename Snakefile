@@ -94,8 +94,8 @@ PYTHON = shlex.quote(sys.executable)
 # One or several threads a process, never more than its share: torch processes fight over cores.
 RUN = (
     "printf '%s\\n' {params.parameters:q} > {log.parameters:q} && "
-    "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} "
-    "-m workflow.run {input.template:q} {output.notebook:q} "
+    "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} -S workflow/warm.py "
+    "--module workflow.run {input.template:q} {output.notebook:q} "
     "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
     + "".join(f" --committed {suite.tables}" for suite in (SUITE, *SUITE.included) if suite.tables)
 )

@@ -1,0 +1,115 @@
+"""Modules that a warm process forks do what they would do cold, and none outlives whoever wanted it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.project import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="modules start cold there")
+ASK = [sys.executable, "-S", str(ROOT / "workflow" / "warm.py"), "--module"]
+SERVE = ("import sys; sys.path.insert(0, {root!r}); from workflow.warm import serve; import {preloaded}; "
+         "sys.exit(serve(sys.argv[1:], lambda: {may_fork}))")
+TOLD = """
+import json, os, sys
+print(json.dumps([sys.argv[1:], os.getcwd(), os.environ.get("GIVEN"), "colorsys" in sys.modules, __name__]))
+print("to stderr", file=sys.stderr)
+"""
+
+
+def warm(*command, may_fork=True, **how):
+    """Run a command beside a warm process that has imported `colorsys`."""
+    server = SERVE.format(root=str(ROOT), preloaded="colorsys", may_fork=may_fork)
+    return subprocess.run([sys.executable, "-c", server, *command], capture_output=True, text=True, timeout=60, **how)
+
+
+def module(folder, source):
+    (folder / "asked.py").write_text(source)
+    return [*ASK, "asked"]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def eventually(condition):
+    end = time.monotonic() + 10
+    while time.monotonic() < end and not condition():
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("may_fork", [True, False], ids=["fork", "cold"])
+def test_a_module_gets_arguments_folder_environment_and_streams(tmp_path, may_fork):
+    done = warm(*module(tmp_path, TOLD), "a b", "-f", may_fork=may_fork, cwd=tmp_path,
+                env=os.environ | {"GIVEN": "1", "PYTHONPATH": str(tmp_path)})
+    told = f'[["a b", "-f"], "{tmp_path}", "1", {"true" if may_fork else "false"}, "__main__"]\n'
+    assert (done.stdout, done.stderr, done.returncode) == (told, "to stderr\n", 0)
+
+
+def test_without_a_warm_process_it_starts_cold(tmp_path):
+    done = subprocess.run([*module(tmp_path, TOLD)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert '"__main__"' in done.stdout and done.returncode == 0
+    assert "false" in done.stdout
+
+
+@pytest.mark.parametrize(("source", "status", "said"), [
+    ("import sys; sys.exit(3)", 3, ""),
+    ("import sys; sys.exit(200)", 200, ""),
+    ("import sys; sys.exit('no such file')", 1, "no such file\n"),
+    ("raise ValueError('wrong')", 1, "ValueError: wrong\n"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -15, ""),
+], ids=["3", "200", "words", "error", "SIGKILL", "SIGTERM"])
+def test_the_status_is_the_modules(tmp_path, source, status, said):
+    command = [sys.executable, "-c", "import subprocess, sys; print(subprocess.call(sys.argv[1:]))"]
+    done = warm(*command, *module(tmp_path, source), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.stdout == f"{status}\n" and done.stderr.endswith(said)
+
+
+def test_the_commands_status_is_returned():
+    assert warm(sys.executable, "-c", "raise SystemExit(7)").returncode == 7
+
+
+@pytest.mark.parametrize("whom", ["asker", "command", "server"])
+def test_whoever_wanted_it_takes_the_module_along(tmp_path, whom):
+    """The module says its process, then sleeps; the command says its own and the asker's."""
+    asked = module(tmp_path, "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
+    command = ("import os, subprocess, sys; asker = subprocess.Popen(sys.argv[1:], start_new_session=True); "
+               "open('pids', 'w').write(f'{asker.pid} {os.getpid()}'); asker.wait()")
+    server = SERVE.format(root=str(ROOT), preloaded="os", may_fork=True)
+    process = subprocess.Popen([sys.executable, "-c", server, sys.executable, "-c", command, *asked], cwd=tmp_path,
+                               env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    try:
+        assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()
+                          and (tmp_path / "pids").exists() and " " in (tmp_path / "pids").read_text())
+        pid = int((tmp_path / "pid").read_text())
+        asker, of_command = map(int, (tmp_path / "pids").read_text().split())
+        assert alive(pid)
+        os.kill({"asker": asker, "command": of_command, "server": process.pid}[whom], signal.SIGKILL)
+        assert eventually(lambda: not alive(pid))
+        assert eventually(lambda: not alive(asker))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_notebook_finds_the_warm_kernel(tmp_path):
+    """Papermill's kernel is a fork of the process that has the module already, and may die without taking it along."""
+    cells = ["import os, sys\nprint('colorsys' in sys.modules, os.getppid())"]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    done = warm(*ASK, "papermill", "in.ipynb", "out.ipynb", "--no-progress-bar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    output = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs[0].text
+    assert output.startswith("True ")
