@@ -21,12 +21,13 @@ TRIED = $(if $(filter lab,$(SUITE)),torture,$(SUITE))
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
 # Ablations, the longest runs, and the scorings that they need go first, or one is left for the end and for one core.
+# Snakemake looks at all inputs anew after each such timespan, once for every job that has ended: seconds, not one.
 # Without Snakemake's own lock, which outlives a kill: workflow/lock.py has one that does not.
 # The stand-in suite's hub runs as long as the command.
 STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m tests.support.standin results/standin/hub)
 # Notebooks of a sweep share one process that has imported what they need.
 WARM = env PYTHONHASHSEED=0 $(BIN)/python -m workflow.warm
-SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy
+SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy --max-jobs-per-timespan 100/10s
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite measure spot-check verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
