@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -154,17 +155,12 @@ def effect_against_draws(
     if not present.any(0).all():
         raise ValueError("draws are missing for some rows, expected at least one draw for every row")
     names, task_of_row = np.unique(tasks, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    n_tasks, sizes = len(names), np.bincount(task_of_row)
-    times = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples)
-    weights = np.empty((n_resamples, len(task_of_row)))
-    for task, size in enumerate(sizes):
-        # a task drawn twice gets two independent sets of prompts
-        drawn = rng.multinomial(times[:, task] * size, np.full(size, 1 / size))
-        weights[:, task_of_row == task] = drawn / (size * n_tasks)
+    n_tasks = len(names)
+    weights, rng = _resampled(tuple(task_of_row.tolist()), seed, n_resamples)
     of_draws = rng.multinomial(len(lost), np.full(len(lost), 1 / len(lost)), size=n_resamples) / len(lost)
     # where every row has every draw the divisor is 1
-    resamples = ((of_draws @ lost) * weights).sum(1) / ((of_draws @ present) * weights).sum(1)
+    resamples, divisor = (((weights @ rows.T) * of_draws).sum(1) for rows in (lost, present.astype(float)))
+    resamples = resamples / divisor
     resamples = resamples[np.isfinite(resamples)]
     of_row = lost.sum(0) / present.sum(0)
     estimate = float(np.mean([of_row[task_of_row == task].mean() for task in range(n_tasks)]))
@@ -175,6 +171,32 @@ def effect_against_draws(
     error = resamples.std()
     p_value = float(2 * stats.t.sf(abs(estimate) / error, degrees)) if error > 0 and degrees else 1.0
     return Effect(*_percentile_interval(estimate, resamples, tail), p_value)
+
+
+@lru_cache(maxsize=4)  # the effects of one measurement are resampled alike
+def _resampled_once(
+    task_of_row: tuple[int, ...], seed: int, n_resamples: int
+) -> tuple[Float[ndarray, "resample row"], dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(task_of_row)
+    n_tasks = len(sizes)
+    times = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples)
+    weights = np.empty((n_resamples, len(task_of_row)))
+    for task, size in enumerate(sizes):
+        # a task drawn twice gets two independent sets of prompts
+        drawn = rng.multinomial(times[:, task] * size, np.full(size, 1 / size))
+        weights[:, np.equal(task_of_row, task)] = drawn / (size * n_tasks)
+    return weights, rng.bit_generator.state
+
+
+def _resampled(
+    task_of_row: tuple[int, ...], seed: int, n_resamples: int
+) -> tuple[Float[ndarray, "resample row"], np.random.Generator]:
+    """What each row weighs in the mean over tasks of each bootstrap sample, and the generator that drew them."""
+    weights, state = _resampled_once(task_of_row, seed, n_resamples)
+    rng = np.random.default_rng(seed)
+    rng.bit_generator.state = state
+    return weights, rng
 
 
 def rank_p_value(value: float, null: Float[ndarray, "draw"], *, alternative: str = "two-sided") -> float:
