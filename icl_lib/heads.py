@@ -1,9 +1,6 @@
 """Head sets: boolean masks `layer head`, the one type that every other part takes and returns."""
 
-import difflib
 import math
-import re
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -167,24 +164,6 @@ def overlap(heads: HeadMask, others: HeadMask) -> float:
 def head_names(heads: HeadMask) -> list[str]:
     """Names such as "L2H3" (both counted from 0), in order of layer, then head."""
     return [f"L{layer}H{head}" for layer, head in heads.nonzero().tolist()]
-
-
-def heads_from_names(names: Iterable[str], shape: tuple[int, int]) -> HeadMask:
-    """The head set with these names; the inverse of `head_names`.
-
-    Raises ValueError for a name that is not of the form L2H3 or lies outside `shape`.
-    """
-    mask = torch.zeros(shape, dtype=torch.bool)
-    valid = head_names(~mask)
-    for name in names:
-        if name not in valid:
-            near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.5) or valid[:1] + valid[-1:]
-            raise ValueError(
-                f"head {name!r} is unknown, expected L0H0 to {valid[-1]}; nearest: {', '.join(near)}"
-            )
-        layer, head = re.findall(r"\d+", name)
-        mask[int(layer), int(head)] = True
-    return mask
 
 
 def _generator(stream: str, seed: int, draw: int) -> np.random.Generator:

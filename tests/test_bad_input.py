@@ -15,7 +15,7 @@ import torch
 from icl_lib import load_model, read_prompts
 from icl_lib.data.documents import read_documents
 from icl_lib.data.tasks import Task, read_pairs, read_tasks, select_tasks
-from icl_lib.heads import head_count, heads_from_names, layer_matched_random_heads, overlap, random_heads, top_heads
+from icl_lib.heads import head_count, layer_matched_random_heads, overlap, random_heads, top_heads
 from tests.conftest import GOLDEN, golden_case
 from tests.project import ROOT
 from tests.support import determinism, torture
@@ -232,7 +232,6 @@ CASES = {
     "both sizes": (lambda: top_heads(SCORES, n_heads=1, fraction=0.1), "give either fraction or n_heads"),
     "too many heads": (lambda: top_heads(SCORES, n_heads=7), "n_heads 7 is outside 0..6"),
     "scores NaN": (lambda: top_heads(SCORES * float("nan"), n_heads=1), r"scores of 6 heads are NaN \(first L0H0\)"),
-    "head name": (lambda: heads_from_names(["L2H0"], (2, 3)), "head 'L2H0' is unknown, expected L0H0 to L1H2"),
     "empty set": (lambda: overlap(SCORES < 0, SCORES > 0), "overlap with an empty head set is undefined"),
     "seed negative": (lambda: random_heads((2, 3), 1, seed=-1, draw=0), "seed -1 and draw 0 must not be negative"),
     "matched excluded": (lambda: layer_matched_random_heads(SCORES > 2, seed=0, draw=0, exclude=SCORES < 1),

@@ -9,7 +9,6 @@ import torch
 from icl_lib.heads import (
     head_count,
     head_names,
-    heads_from_names,
     layer_distance,
     layer_matched_random_heads,
     overlap,
@@ -29,6 +28,11 @@ PAPER_COUNTS = {
     720: ((7, 21, 36, 50, 64, 108, 144), 14, 15, 36),
     1200: ((12, 36, 60, 84, 108, 180, 240), 24, 24, 60),
 }
+
+
+def mask_of(names, shape):
+    names_of_all = head_names(torch.ones(shape, dtype=torch.bool))
+    return torch.tensor([name in names for name in names_of_all]).reshape(shape)
 
 
 @pytest.mark.parametrize("n_total", PAPER_COUNTS)
@@ -109,8 +113,6 @@ def test_infinite_and_half_precision_scores_rank():
          "n_heads 3 is outside 0..2.* after excluding 6 of 8"),
         (lambda s: layer_matched_random_heads(s < 5, seed=0, draw=0), "n_heads 5 is outside 0..3"),
         (lambda s: layer_distance(s < 2, s < 3), "sets of 2 and 3 heads cannot be matched one to one"),
-        (lambda s: heads_from_names(["L0H9"], (2, 4)), "head 'L0H9' is unknown, expected L0H0 to L1H3"),
-        (lambda s: heads_from_names(["2.3"], (2, 4)), "head '2.3' is unknown"),
         (lambda s: overlap(s < 0, s < 3), "empty head set"),
     ],
 )
@@ -140,7 +142,7 @@ def test_random_heads_avoid_excluded_heads():
 
 
 def test_layer_matched_heads_match_counts_and_avoid_the_heads():
-    heads = heads_from_names(["L0H1", "L2H0", "L2H3"], (3, 6))
+    heads = mask_of(["L0H1", "L2H0", "L2H3"], (3, 6))
     draws = torch.stack([layer_matched_random_heads(heads, seed=3, draw=draw) for draw in range(600)])
     assert (draws.sum(2) == heads.sum(1)).all()
     assert not (draws & heads).any()
@@ -176,7 +178,7 @@ def test_layer_matched_heads_are_the_nearest_there_are(seed):
 def test_a_whole_layer_is_matched_by_both_its_neighbours_alike():
     heads = torch.zeros(4, 8, dtype=torch.bool)
     heads[2] = True
-    exclude = heads_from_names(["L1H0", "L2H3"], (4, 8))  # one of them in the set itself
+    exclude = mask_of(["L1H0", "L2H3"], (4, 8))  # one of them in the set itself
     draws = torch.stack([layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude) for draw in range(900)])
     assert (draws[:, [0, 2]] == 0).all() and (draws.sum((1, 2)) == 8).all() and not draws[:, 1, 0].any()
     share = draws.float().mean(0)[(torch.arange(4) % 2 == 1)[:, None] & ~exclude]
@@ -186,7 +188,7 @@ def test_a_whole_layer_is_matched_by_both_its_neighbours_alike():
 
 
 def test_other_layers_heads_are_left_to_those_layers():
-    heads = heads_from_names(["L0H0", "L0H1", "L0H2", "L1H0", "L1H1"], (3, 4))
+    heads = mask_of(["L0H0", "L0H1", "L0H2", "L1H0", "L1H1"], (3, 4))
     for draw in range(30):
         matched = layer_matched_random_heads(heads, seed=0, draw=draw)
         # layer 0 has one other head; its two neighbours in layer 1 are taken by layer 1 itself
@@ -208,7 +210,7 @@ def test_the_two_random_kinds_are_different_streams():
 
 
 def test_overlap_by_hand():
-    a, b = heads_from_names(["L0H0", "L0H1"], (2, 4)), heads_from_names(["L0H1", "L1H0", "L1H1"], (2, 4))
+    a, b = mask_of(["L0H0", "L0H1"], (2, 4)), mask_of(["L0H1", "L1H0", "L1H1"], (2, 4))
     assert overlap(a, b) == 0.5
     assert overlap(a, a) == 1.0
     assert overlap(a, ~a) == 0.0
@@ -216,4 +218,4 @@ def test_overlap_by_hand():
 
 def test_names_round_trip():
     mask = torch.from_numpy(np.random.default_rng(0).random((5, 13)) < 0.4)
-    assert torch.equal(heads_from_names(head_names(mask), (5, 13)), mask)
+    assert torch.equal(mask_of(head_names(mask), (5, 13)), mask)

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from icl_lib.stats.intervals import percentile_rank, trend_test
-from icl_lib.stats.permutation import gehan_scores, group_test, later_test, mean_rank_test, sign_test
+from icl_lib.stats.intervals import percentile_rank
+from icl_lib.stats.permutation import (
+    depth_difference,
+    gehan_scores,
+    group_test,
+    later_test,
+    mean_rank_test,
+    sign_test,
+    trend_test,
+)
 
 
 @pytest.mark.parametrize(("n", "smallest"), [(3, 2 / 6), (4, 2 / 24), (5, 2 / 120)])
@@ -100,8 +108,67 @@ def test_signs_are_counted_without_ties():
     (lambda: group_test([np.ones(2)], seed=0), "expected at least two groups"),
     (lambda: mean_rank_test(np.zeros((2, 2), dtype=bool), np.ones((2, 2)), seed=0), "empty head set"),
     (lambda: later_test(np.ones(2), np.ones(2, dtype=bool), np.ones(2, dtype=bool)), "2 of 2 runs are the first"),
+    (lambda: trend_test(np.ones(2), np.ones(2), seed=0), "at least 3 models, got 2"),
+    (lambda: depth_difference(mask_of([]), mask_of([1]), seed=0), "empty head set"),
 ])
 def test_bad_input_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_trend_against_all_permutations():
+    sizes, values = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([0.1, 0.3, 0.2, 0.5, 0.4])
+    rhos = [stats.spearmanr(sizes, order).statistic for order in itertools.permutations(values)]
+    rho = stats.spearmanr(sizes, values).statistic
+    exact = np.mean(np.abs(rhos) >= abs(rho) - 1e-9)
+    found = trend_test(sizes, values, seed=0)
+    assert found.value == pytest.approx(rho)
+    assert found.p_value == pytest.approx(exact)
+    assert found.smallest_p == pytest.approx(2 / 120)
+    missing = trend_test(np.append(sizes, 6.0), np.append(values, np.nan), seed=0)
+    assert missing == found
+
+
+def mask_of(layers, n_heads=12, start=0):
+    mask = np.zeros((10, n_heads), dtype=bool)
+    for head, layer in enumerate(layers):
+        mask[layer, start + head] = True
+    return mask
+
+
+def test_depth_difference_against_all_relabellings():
+    first, second = [5, 6, 7, 7], [2, 3, 5, 4, 6]
+    pool = first + second
+    differences = []
+    for own in itertools.combinations(range(9), 4):
+        rest = [pool[i] for i in range(9) if i not in own]
+        differences.append(np.mean([pool[i] for i in own]) - np.mean(rest))
+    observed = np.mean(first) - np.mean(second)
+    exact = np.mean(np.abs(differences) >= observed - 1e-9)
+    found = depth_difference(mask_of(first), mask_of(second, start=5), seed=0)
+    assert found.value == pytest.approx(observed)
+    assert found.p_value == pytest.approx(exact)
+    most = np.max(np.abs(np.array(differences) - np.mean(differences)))
+    best = np.mean(np.abs(np.array(differences) - np.mean(differences)) >= most - 1e-9)
+    assert found.smallest_p == pytest.approx(best)
+
+
+def test_depth_of_shared_heads_cancels():
+    shared = mask_of([1, 9, 9, 9], start=6)
+    found = depth_difference(mask_of([4, 5]) | shared, mask_of([4, 5], start=3) | shared, seed=0)
+    assert found.value == 0 and found.p_value == 1.0
+    assert depth_difference(shared, shared, seed=0) == (0.0, 1.0, 1.0)
+
+
+def test_depth_p_values_are_uniform_under_the_null():
+    rng = np.random.default_rng(9)
+    p_values = []
+    for trial in range(300):
+        chosen = rng.permutation(40 * 25)[:18]
+        masks = np.zeros((2, 40 * 25), dtype=bool)
+        masks[0, chosen[:10]] = masks[1, chosen[10:]] = True
+        first, second = masks.reshape(2, 40, 25)
+        p_values.append(depth_difference(first, second, seed=trial, n_permutations=199).p_value)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p_values) <= 0.05) < 0.09

@@ -6,26 +6,15 @@ import pytest
 from scipy import stats
 
 from icl_lib.kinds import FV_MINIMUM, fv_threshold
-from icl_lib.stats.emergence import (
-    ORDERS,
-    Emergence,
-    emergence_interval,
-    emergence_step,
-    first_crossing,
-    transition_counts,
-)
 from icl_lib.stats.intervals import (
     bootstrap_difference,
     bootstrap_mean,
-    depth_difference,
-    difference_to_draws,
     expected_overlap,
     holm,
     overlap_p_value,
     percentile_rank,
     rank_p_value,
     spearman,
-    trend_test,
 )
 
 
@@ -101,12 +90,6 @@ def test_bootstrap_depends_on_the_seed_and_on_nothing_else():
     assert bootstrap_mean(values, tasks, seed=7) == first != bootstrap_mean(values, tasks, seed=8)
 
 
-def test_difference_to_draws_by_hand():
-    found = difference_to_draws(0.5, np.linspace(0, 1, 101), level=0.9)
-    assert found == pytest.approx((0.0, 0.5 - 0.95, 0.5 - 0.05))
-    assert difference_to_draws(2.0, np.linspace(0, 1, 101)).excludes(0.0)
-
-
 def test_rank_p_values_count_the_value_itself():
     null = np.array([0.0, 1.0, 2.0, 3.0])
     assert rank_p_value(9.0, null, alternative="greater") == 1 / 5
@@ -166,63 +149,6 @@ def test_spearman_interval_covers():
     assert 0.91 <= np.mean(covered) <= 0.985
 
 
-def test_trend_against_all_permutations():
-    sizes, values = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([0.1, 0.3, 0.2, 0.5, 0.4])
-    rhos = [stats.spearmanr(sizes, order).statistic for order in itertools.permutations(values)]
-    rho = stats.spearmanr(sizes, values).statistic
-    exact = np.mean(np.abs(rhos) >= abs(rho) - 1e-9)
-    found = trend_test(sizes, values, seed=0)
-    assert found.value == pytest.approx(rho)
-    assert found.p_value == pytest.approx(exact)
-    assert found.smallest_p == pytest.approx(2 / 120)
-    missing = trend_test(np.append(sizes, 6.0), np.append(values, np.nan), seed=0)
-    assert missing == found
-
-
-def mask_of(layers, n_heads=12, start=0):
-    mask = np.zeros((10, n_heads), dtype=bool)
-    for head, layer in enumerate(layers):
-        mask[layer, start + head] = True
-    return mask
-
-
-def test_depth_difference_against_all_relabellings():
-    first, second = [5, 6, 7, 7], [2, 3, 5, 4, 6]
-    pool = first + second
-    differences = []
-    for own in itertools.combinations(range(9), 4):
-        rest = [pool[i] for i in range(9) if i not in own]
-        differences.append(np.mean([pool[i] for i in own]) - np.mean(rest))
-    observed = np.mean(first) - np.mean(second)
-    exact = np.mean(np.abs(differences) >= observed - 1e-9)
-    found = depth_difference(mask_of(first), mask_of(second, start=5), seed=0)
-    assert found.value == pytest.approx(observed)
-    assert found.p_value == pytest.approx(exact)
-    most = np.max(np.abs(np.array(differences) - np.mean(differences)))
-    best = np.mean(np.abs(np.array(differences) - np.mean(differences)) >= most - 1e-9)
-    assert found.smallest_p == pytest.approx(best)
-
-
-def test_depth_of_shared_heads_cancels():
-    shared = mask_of([1, 9, 9, 9], start=6)
-    found = depth_difference(mask_of([4, 5]) | shared, mask_of([4, 5], start=3) | shared, seed=0)
-    assert found.value == 0 and found.p_value == 1.0
-    assert depth_difference(shared, shared, seed=0) == (0.0, 1.0, 1.0)
-
-
-def test_depth_p_values_are_uniform_under_the_null():
-    rng = np.random.default_rng(9)
-    p_values = []
-    for trial in range(300):
-        chosen = rng.permutation(40 * 25)[:18]
-        masks = np.zeros((2, 40 * 25), dtype=bool)
-        masks[0, chosen[:10]] = masks[1, chosen[10:]] = True
-        first, second = masks.reshape(2, 40, 25)
-        p_values.append(depth_difference(first, second, seed=trial, n_permutations=199).p_value)
-    assert stats.kstest(p_values, "uniform").pvalue > 0.01
-    assert np.mean(np.array(p_values) <= 0.05) < 0.09
-
-
 def test_the_threshold_of_fv_heads_is_for_the_best_head_and_never_low():
     rng = np.random.default_rng(10)
     threshold = fv_threshold(rng.normal(size=(400, 4, 8)), quantile=0.95)
@@ -231,90 +157,6 @@ def test_the_threshold_of_fv_heads_is_for_the_best_head_and_never_low():
     assert fv_threshold(np.full((3, 4), -0.5)) == fv_threshold(np.full((3, 4), 0.001)) == FV_MINIMUM
     # unless told otherwise the 99th percentile over draws of each draw's best head, here the second of two
     assert fv_threshold(np.linspace([0.0, 0.0], [0.05, 0.1], 101)) == pytest.approx(0.099)
-
-
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        ([0, 0, 2, 2], Emergence(20, 10)),
-        ([0, 2, 0, 2], Emergence(30, 20)),  # a passing excess does not count
-        ([2, 2, 2, 2], Emergence(0, None)),
-        ([0, 2, 2, 0], Emergence(None, 30)),
-        ([0, np.nan, 2, 2], Emergence(20, 0)),
-        ([0, 2, np.nan, 2], Emergence(10, 0)),
-        ([0, 2, 2, np.nan], Emergence(10, 0)),
-        ([0, 1, 1, 1], Emergence(None, 30)),  # equal to the null is not above it
-    ],
-)
-def test_emergence_step(scores, expected):
-    scores = np.array(scores, dtype=float)
-    assert emergence_step([0, 10, 20, 30], scores, 1.0) == expected
-    assert emergence_step([0, 10, 20, 30], scores, np.ones(4)) == expected
-
-
-def test_emergence_interval_holds_its_share():
-    rows = np.array([[0.0, 2, 2, 2]] * 5 + [[0.0, 0, 2, 2]] * 90 + [[0.0, 0, 0, 0]] * 5)
-    assert emergence_interval([0, 10, 20, 30], rows, 1.0, level=0.95) == (10.0, math.inf)
-    assert emergence_interval([0, 10, 20, 30], rows, 1.0, level=0.85) == (20.0, 20.0)
-
-
-def test_transition_counts_by_hand():
-    #                      ind.first  fv first  at once  ind. only  fv only  neither  ind. first, falls later
-    induction = np.array([[0, 0, 0, 0, 0, 0, 9], [9, 0, 9, 9, 0, 0, 0], [9, 9, 9, 9, 0, 0, 0]], dtype=float)
-    fv = np.array([[0, 0, 0, 0, 0, 0, 0], [0, 9, 9, 0, 9, 0, 0], [9, 9, 9, 0, 9, np.nan, 9]], dtype=float)
-    assert first_crossing(induction, 1.0).tolist() == [1, 2, 1, 1, 3, 3, 0]
-    found = transition_counts(induction, fv, induction_threshold=1.0, fv_threshold=1.0, seed=0)
-    assert found.observed == dict(zip(ORDERS, (2, 1, 1, 1, 1, 1), strict=True))
-    assert sum(found.expected.values()) == pytest.approx(7)
-
-
-def test_transition_null_against_all_pairings():
-    rng = np.random.default_rng(11)
-    induction, fv = rng.random((3, 6)), rng.random((3, 6))
-    found = transition_counts(
-        induction, fv, induction_threshold=0.6, fv_threshold=0.6, seed=0, n_permutations=4000
-    )
-    counts = []
-    for order in itertools.permutations(range(6)):
-        a, b = first_crossing(induction, 0.6), first_crossing(fv, 0.6)[list(order)]
-        counts.append(np.sum((a < b) & (b < 3)))
-    assert found.expected["induction_first"] == pytest.approx(np.mean(counts), abs=0.06)
-    counts = np.array(counts)
-
-    def both_tails(count):
-        return min(1.0, 2 * min(np.mean(counts >= count), np.mean(counts <= count)))
-
-    assert found.p_value["induction_first"] == pytest.approx(both_tails(found.observed["induction_first"]), abs=0.05)
-    smallest = min(both_tails(counts.min()), both_tails(counts.max()))
-    assert found.smallest_p["induction_first"] == pytest.approx(smallest, abs=0.05)
-
-
-def test_transition_null_within_layers_keeps_heads_in_their_layer():
-    # Layer 0 holds all induction heads, layer 1 all FV heads: within layers no head can have both.
-    induction = np.array([[9.0] * 4 + [0.0] * 4] * 2)
-    fv = np.array([[0.0] * 8, [0.0] * 4 + [9.0] * 4])
-    order = np.array([3, 5, 0, 7, 1, 6, 2, 4])  # layers need not come sorted
-    arguments = {"induction_threshold": 1.0, "fv_threshold": 1.0, "seed": 0}
-    layers = np.repeat([0, 1], 4)[order]
-    within = transition_counts(induction[:, order], fv[:, order], layers=layers, **arguments)
-    across = transition_counts(induction[:, order], fv[:, order], **arguments)
-    assert within.expected["induction_first"] == 0
-    assert within.smallest_p["induction_first"] == 1  # every pairing gives the same count: no power
-    assert across.smallest_p["induction_first"] < 0.05
-    assert across.expected["induction_first"] == pytest.approx(2, abs=0.15)
-
-
-def test_transition_p_values_are_valid_under_the_null():
-    rng = np.random.default_rng(12)
-    p_values = []
-    for trial in range(150):
-        found = transition_counts(
-            rng.random((4, 30)), rng.random((4, 30)), induction_threshold=0.8, fv_threshold=0.8, seed=trial,
-            n_permutations=99,
-        )  # fmt: skip
-        p_values.append(found.p_value["induction_first"])
-    assert np.mean(np.array(p_values) <= 0.05) < 0.1
-    assert np.mean(np.array(p_values) <= 0.5) < 0.62
 
 
 @pytest.mark.parametrize(
@@ -338,11 +180,7 @@ def test_transition_p_values_are_valid_under_the_null():
         (lambda: expected_overlap(8, 0, 2), "a set of 0 heads is impossible, expected 1..8"),
         (lambda: overlap_p_value(3, 8, 2, 2), "n_shared 3 is impossible"),
         (lambda: spearman(np.ones(9), np.arange(9.0)), "differing scores"),
-        (lambda: trend_test(np.ones(2), np.ones(2), seed=0), "at least 3 models, got 2"),
-        (lambda: depth_difference(mask_of([]), mask_of([1]), seed=0), "empty head set"),
         (lambda: fv_threshold(np.ones((2, 2)), quantile=95.0), "quantile 95.0 is outside"),
-        (lambda: emergence_step([0, 0], np.ones(2), 0.0), "do not increase"),
-        (lambda: emergence_step([0, 1], np.full(2, np.nan), 0.0), "all 2 checkpoints are missing"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(call, message):

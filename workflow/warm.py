@@ -62,9 +62,9 @@ def _answer(connection: socket.socket) -> bytes:
 
 
 def serve(command: list[str], preload: Callable[[], bool]) -> int:
-    """Run a command and the modules that it asks for; the first of them waits for `preload`, which says whether to fork.
+    """Run a command and the modules that it asks for; its exit status.
 
-    The command's exit status.
+    The first of them waits for `preload`, which says whether to fork at all.
     """
     with tempfile.TemporaryDirectory(prefix="icl_warm.") as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/socket")

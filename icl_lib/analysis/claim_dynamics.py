@@ -8,8 +8,7 @@ from icl_lib.analysis import dynamics
 from icl_lib.analysis.claim_estimates import Estimate, size_of, tested, undecidable
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.stats.emergence import Emergence
-from icl_lib.stats.intervals import trend_test
-from icl_lib.stats.permutation import gehan_scores
+from icl_lib.stats.permutation import gehan_scores, trend_test
 
 FEW_STEPS = "fewer than two checkpoints after the first step"
 # So many checkpoints after the rise tell whether a score stays.

@@ -15,7 +15,7 @@ from icl_lib.kinds import RANKED_BY, top_sets
 from icl_lib.measurements import mean_scores
 from icl_lib.models.paper_models import family
 from icl_lib.stats.intervals import bootstrap_mean, spearman
-from icl_lib.stats.intervals import depth_difference as depth_test
+from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
 
 ACCURACY, LOSS = "first_token_accuracy", "token_loss_difference"

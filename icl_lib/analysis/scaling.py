@@ -14,12 +14,12 @@ from icl_lib.models.load import count_parameters
 from icl_lib.stats.intervals import (
     Interval,
     bootstrap_mean,
-    depth_difference,
     expected_overlap,
     overlap_p_value,
     percentile_rank,
     spearman,
 )
+from icl_lib.stats.permutation import depth_difference
 from icl_lib.tables import read_table
 
 INDUCTION = RANKED_BY["induction"]

@@ -7,7 +7,7 @@ from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scoring_numbers import number, table_of
 from icl_lib.kinds import KINDS
-from icl_lib.stats.intervals import trend_test
+from icl_lib.stats.permutation import trend_test
 
 # Columns of the comparison that are estimates: the ends of their intervals (or lowest and highest head), their p-value.
 _ESTIMATES = {

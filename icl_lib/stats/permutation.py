@@ -1,11 +1,17 @@
 """Tests by other orders of the values: of groups, top heads and signs, each with the smallest p it could have had."""
 
+import itertools
+import math
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy import stats
 
-from icl_lib.stats.intervals import ALL_ORDERS, Test, extreme, finite, orders, percentile_rank, subsets
+from icl_lib.stats.intervals import Test, finite, percentile_rank
+
+# So many values are put into all orders, 8! = 40320; more into random ones.
+ALL_ORDERS = 8
 
 
 def gehan_scores(times: Float[ndarray, "model"], came: Bool[ndarray, "model"]) -> Float[ndarray, "model"]:
@@ -81,3 +87,84 @@ def sign_test(differences: Float[ndarray, "row"]) -> Test:
     more, fewer = int((differences > 0).sum()), int((differences < 0).sum())
     p_value = float(stats.binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
     return Test(float((np.sign(differences) + 1).mean() / 2), p_value, min(1.0, 2 * 0.5 ** len(differences)))
+
+
+def trend_test(
+    sizes: Float[ndarray, "model"], values: Float[ndarray, "model"], *, seed: int, n_permutations: int = 9999
+) -> Test:
+    """Rank correlation of a value with model size and its permutation p-value, two-sided.
+
+    For the few models of a suite, where Fisher's interval is no use. Up to 8 models in all orders, more in random ones;
+    ties have mean ranks. NaN stands for a missing model and is left out, infinity for one that never came. Raises
+    ValueError below 3 models: no permutation of 2 could say anything.
+    """
+    present = ~(np.isnan(sizes) | np.isnan(values))
+    # rounded, so that what is equal but for the order of its sums is a tie
+    x, y = stats.rankdata(sizes[present]), stats.rankdata(np.round(values[present], 12))
+    if len(x) < 3:
+        raise ValueError(f"a trend needs at least 3 models, got {len(x)}")
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x**2).sum() * (y**2).sum())
+    if scale == 0:
+        return Test(0.0, 1.0, 1.0)
+    null = y[orders(len(y), seed, n_permutations)] @ x / scale
+    return extreme(float(x @ y / scale), null, exact=len(y) <= ALL_ORDERS)
+
+
+def depth_difference(
+    heads: Bool[ndarray, "layer head"],
+    others: Bool[ndarray, "layer head"],
+    *,
+    seed: int,
+    n_permutations: int = 9999,
+) -> Test:
+    """Mean layer of `heads` minus mean layer of `others` (figure 2), in layers, with a permutation p-value.
+
+    Heads in both sets stay where they are; the labels of all others are shuffled, sizes kept: in every way where there
+    are no more than 20,000 ways, else at random. Give the FV heads first to read positive as "FV heads sit deeper".
+    Raises ValueError for an empty set.
+    """
+    heads, others = np.asarray(heads), np.asarray(others)
+    if not heads.any() or not others.any():
+        raise ValueError("the depth of an empty head set is undefined")
+    layer = np.broadcast_to(np.arange(heads.shape[0])[:, None], heads.shape)
+    pool = np.concatenate([layer[heads & ~others], layer[others & ~heads]])
+    shared, n_own = layer[heads & others].sum(), int((heads & ~others).sum())
+
+    def difference(own_sum):
+        return (own_sum + shared) / heads.sum() - (pool.sum() - own_sum + shared) / others.sum()
+
+    observed = float(difference(pool[:n_own].sum()))
+    if not 0 < n_own < len(pool):
+        return Test(observed, 1.0, 1.0)
+    labelled, exact = subsets(len(pool), n_own, seed, n_permutations)
+    # With unequal sizes and shared heads the null is not centred on 0.
+    centre = float(difference(pool.mean() * n_own))
+    test = extreme(observed - centre, difference(pool[labelled].sum(1)) - centre, exact=exact)
+    return test._replace(value=observed)
+
+
+def orders(n: int, seed: int, n_permutations: int) -> Int[ndarray, "draw n"]:
+    """All orders of n things, or random ones where there are more than 8 things."""
+    if n <= ALL_ORDERS:
+        return np.array(list(itertools.permutations(range(n))))
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+
+
+def subsets(n: int, size: int, seed: int, n_permutations: int) -> tuple[Int[ndarray, "draw size"], bool]:
+    """All sets of `size` of n things and True, or random sets and False where there are more than 20,000."""
+    if math.comb(n, size) <= 20_000:
+        return np.array(list(itertools.combinations(range(n), size))), True
+    return np.random.default_rng(seed).random((n_permutations, n)).argsort(1)[:, :size], False
+
+
+def extreme(value: float, null: Float[ndarray, "draw"], *, exact: bool) -> Test:
+    """A statistic around 0 with the share of the null as far out as it, and as far out as the null goes.
+
+    `exact`: the null holds every arrangement, else the value counts as one more.
+    """
+    size = np.abs(null) + 1e-9  # for sums in another order
+    more = 0 if exact else 1
+    limits = abs(value), size.max() - 2e-9
+    p_value, smallest = ((np.sum(size >= limit) + more) / (len(null) + more) for limit in limits)
+    return Test(value, float(p_value), float(min(p_value, smallest)))

@@ -1,0 +1,110 @@
+"""When scores emerge and in which order, by hand, against all pairings, and valid under the null."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from icl_lib.stats.emergence import (
+    ORDERS,
+    Emergence,
+    emergence_interval,
+    emergence_step,
+    first_crossing,
+    transition_counts,
+)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0, 0, 2, 2], Emergence(20, 10)),
+        ([0, 2, 0, 2], Emergence(30, 20)),  # a passing excess does not count
+        ([2, 2, 2, 2], Emergence(0, None)),
+        ([0, 2, 2, 0], Emergence(None, 30)),
+        ([0, np.nan, 2, 2], Emergence(20, 0)),
+        ([0, 2, np.nan, 2], Emergence(10, 0)),
+        ([0, 2, 2, np.nan], Emergence(10, 0)),
+        ([0, 1, 1, 1], Emergence(None, 30)),  # equal to the null is not above it
+    ],
+)
+def test_emergence_step(scores, expected):
+    scores = np.array(scores, dtype=float)
+    assert emergence_step([0, 10, 20, 30], scores, 1.0) == expected
+    assert emergence_step([0, 10, 20, 30], scores, np.ones(4)) == expected
+
+
+def test_emergence_interval_holds_its_share():
+    rows = np.array([[0.0, 2, 2, 2]] * 5 + [[0.0, 0, 2, 2]] * 90 + [[0.0, 0, 0, 0]] * 5)
+    assert emergence_interval([0, 10, 20, 30], rows, 1.0, level=0.95) == (10.0, math.inf)
+    assert emergence_interval([0, 10, 20, 30], rows, 1.0, level=0.85) == (20.0, 20.0)
+
+
+def test_transition_counts_by_hand():
+    #                      ind.first  fv first  at once  ind. only  fv only  neither  ind. first, falls later
+    induction = np.array([[0, 0, 0, 0, 0, 0, 9], [9, 0, 9, 9, 0, 0, 0], [9, 9, 9, 9, 0, 0, 0]], dtype=float)
+    fv = np.array([[0, 0, 0, 0, 0, 0, 0], [0, 9, 9, 0, 9, 0, 0], [9, 9, 9, 0, 9, np.nan, 9]], dtype=float)
+    assert first_crossing(induction, 1.0).tolist() == [1, 2, 1, 1, 3, 3, 0]
+    found = transition_counts(induction, fv, induction_threshold=1.0, fv_threshold=1.0, seed=0)
+    assert found.observed == dict(zip(ORDERS, (2, 1, 1, 1, 1, 1), strict=True))
+    assert sum(found.expected.values()) == pytest.approx(7)
+
+
+def test_transition_null_against_all_pairings():
+    rng = np.random.default_rng(11)
+    induction, fv = rng.random((3, 6)), rng.random((3, 6))
+    found = transition_counts(
+        induction, fv, induction_threshold=0.6, fv_threshold=0.6, seed=0, n_permutations=4000
+    )
+    counts = []
+    for order in itertools.permutations(range(6)):
+        a, b = first_crossing(induction, 0.6), first_crossing(fv, 0.6)[list(order)]
+        counts.append(np.sum((a < b) & (b < 3)))
+    assert found.expected["induction_first"] == pytest.approx(np.mean(counts), abs=0.06)
+    counts = np.array(counts)
+
+    def both_tails(count):
+        return min(1.0, 2 * min(np.mean(counts >= count), np.mean(counts <= count)))
+
+    assert found.p_value["induction_first"] == pytest.approx(both_tails(found.observed["induction_first"]), abs=0.05)
+    smallest = min(both_tails(counts.min()), both_tails(counts.max()))
+    assert found.smallest_p["induction_first"] == pytest.approx(smallest, abs=0.05)
+
+
+def test_transition_null_within_layers_keeps_heads_in_their_layer():
+    # Layer 0 holds all induction heads, layer 1 all FV heads: within layers no head can have both.
+    induction = np.array([[9.0] * 4 + [0.0] * 4] * 2)
+    fv = np.array([[0.0] * 8, [0.0] * 4 + [9.0] * 4])
+    order = np.array([3, 5, 0, 7, 1, 6, 2, 4])  # layers need not come sorted
+    arguments = {"induction_threshold": 1.0, "fv_threshold": 1.0, "seed": 0}
+    layers = np.repeat([0, 1], 4)[order]
+    within = transition_counts(induction[:, order], fv[:, order], layers=layers, **arguments)
+    across = transition_counts(induction[:, order], fv[:, order], **arguments)
+    assert within.expected["induction_first"] == 0
+    assert within.smallest_p["induction_first"] == 1  # every pairing gives the same count: no power
+    assert across.smallest_p["induction_first"] < 0.05
+    assert across.expected["induction_first"] == pytest.approx(2, abs=0.15)
+
+
+def test_transition_p_values_are_valid_under_the_null():
+    rng = np.random.default_rng(12)
+    p_values = []
+    for trial in range(150):
+        found = transition_counts(
+            rng.random((4, 30)), rng.random((4, 30)), induction_threshold=0.8, fv_threshold=0.8, seed=trial,
+            n_permutations=99,
+        )  # fmt: skip
+        p_values.append(found.p_value["induction_first"])
+    assert np.mean(np.array(p_values) <= 0.05) < 0.1
+    assert np.mean(np.array(p_values) <= 0.5) < 0.62
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: emergence_step([0, 0], np.ones(2), 0.0), "do not increase"),
+    (lambda: emergence_step([0, 1], np.full(2, np.nan), 0.0), "all 2 checkpoints are missing"),
+])
+def test_bad_input_is_refused_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
