@@ -47,7 +47,7 @@ def top_heads(
 
     Give either `fraction` (share of all heads of the model, 0..1, counted before exclusion as the released
     code does) or `n_heads`. Heads in `exclude` are passed over and the next best take their place
-    (`paper.md` 2.4). Equal scores are taken in order of layer, then head, so that the set is always the same.
+    (src/ablate.py). Equal scores are taken in order of layer, then head, so that the set is always the same.
 
     Raises ValueError for NaN among the scores (infinities rank as usual), when both or neither size is given,
     and when exclusion leaves fewer heads than asked for.

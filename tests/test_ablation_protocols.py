@@ -165,7 +165,7 @@ def test_head_counts_of_the_released_protocol():
         assert len(pick(conditions, ranking="random")) == 7  # one draw
         assert not pick(conditions, ranking="random_layer_matched")
     assert counts == {(6, 8): [1, 1, 2, 3, 4, 7, 9], (16, 8): [1, 3, 6, 8, 11, 19, 25],
-                      (24, 16): [3, 11, 19, 26, 34, 57, 76]}  # paper.md 2.4
+                      (24, 16): [3, 11, 19, 26, 34, 57, 76]}
     paper = protocol_conditions("paper", scores(6, 8), n_draws=20, seed=0)
     assert [int(c.heads.sum()) for c in pick(paper, ranking="fv", excluded="")] == [1, 2, 3, 4, 5, 8, 10]
 

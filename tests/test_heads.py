@@ -18,7 +18,7 @@ from icl_lib.heads import (
 
 FRACTIONS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.15, 0.20)
 
-# heads -> (ablated by the released code at the fractions, excluded by it, top 2 % and top 5 % in plots): paper.md 2.4
+# heads -> (ablated by the released code at the fractions, excluded by it, top 2 % and top 5 % in plots)
 PAPER_COUNTS = {
     48: ((1, 1, 2, 3, 4, 7, 9), 0, 1, 3),
     144: ((1, 4, 7, 10, 12, 21, 28), 2, 3, 8),

@@ -6,7 +6,7 @@ import torch
 from icl_lib.models.paper_models import PAPER_STEPS, PYTHIA_STEPS, family, memory_gib, paper_models, published_steps
 
 MODELS = paper_models()
-# paper.md's heads per model, from the notebook of the released code
+# heads per model, from the notebook of the released code
 HEADS = {
     "pythia-70m-deduped": 48, "pythia-160m-deduped": 144, "pythia-410m-deduped": 384, "pythia-1b-deduped": 128,
     "pythia-1.4b-deduped": 384, "pythia-2.8b-deduped": 1024, "pythia-6.9b-deduped": 1024, "gpt2": 144,

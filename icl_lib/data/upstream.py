@@ -54,7 +54,7 @@ def upstream_tasks(preset: str = "upstream", *, seed: int = 0) -> dict[str, Task
     the pairs of 30 % of the inputs, demonstrations those of the other 70 %, so that the two share no input.
     "upstream:released": the released code's file of each task and its split, 70/30 and the rest 70/30 again for
     scoring (seed 0), 10/90 and 10/90 for evaluation (seed 32); demonstrations are the first part, queries the last.
-    Numbers are read as their digits, as there (`paper.md` X7).
+    Numbers are read as their digits, as there.
 
     Raises ValueError for an unknown preset and for a file that cannot be downloaded or is not the one expected.
     """

@@ -209,7 +209,7 @@ def percentile_rank(scores: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"
 
     Mid-rank: the share of heads below plus half the share of equal heads, itself included, so the mean over
     all heads is exactly 0.5. The released code ranks the mean score of a set instead, which reads high for
-    skewed scores (`paper.md` 3.6, P2); average these ranks over a set to avoid that.
+    skewed scores; average these ranks over a set to avoid that.
     """
     ranks = stats.rankdata(finite(scores, "scores"), axis=None)
     return ((ranks - 0.5) / scores.size).reshape(scores.shape)
@@ -252,7 +252,7 @@ def spearman(
     Without a seed the interval is Fisher's z with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright
     (2000); with a seed it is a bootstrap over heads, which assumes less. Heads of one model are not
     independent, so both are read as descriptions of this model. The paper's code ranks only the top
-    induction heads (`paper.md` 3.6, P6). Raises ValueError below 4 heads or for constant scores.
+    induction heads. Raises ValueError below 4 heads or for constant scores.
     """
     _check_level(level)
     x, y = finite(first, "first").ravel(), finite(second, "second").ravel()
