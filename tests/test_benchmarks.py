@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import fv_scores as bench
-from benchmarks import training
+from benchmarks import gpu, training
 from icl_lib import fv_scores, load_model
 from icl_lib.data.tasks import read_tasks
 from icl_lib.forward.means import clean_means
@@ -133,3 +133,28 @@ def test_an_unknown_rung_is_refused_by_name(monkeypatch):
     monkeypatch.setattr("sys.argv", ["training", "lab-8k"])
     with pytest.raises(SystemExit, match="unknown rung 'lab-8k'; known: lab-110k"):
         training.main()
+
+
+def test_the_gpu_command_on_a_processor(tmp_path, monkeypatch):
+    """Rows of two methods that took 8 s and 2 s, and a lab model in place of a real one."""
+    monkeypatch.setitem(bench.SHAPES, "tiny", (3, 4, 64))
+    monkeypatch.setattr(bench, "VOCABULARY", 2000)
+    methods = {bench.PLAIN: 1.0, "one pass per head": 8.0, bench.OURS: 2.0}
+    rows = pd.DataFrame([{
+        "shape": "tiny", "method": name, "seconds": seconds, "n_prompts": 4, "n_tokens": 20, "device": "cpu",
+        "ratio_to_flop_limit": 1.2, "peak_memory_mib": 5.0} for name, seconds in methods.items()])
+    monkeypatch.setattr(bench, "measure", lambda shape, n_prompts: rows)
+    monkeypatch.setattr(gpu, "TABLE", tmp_path / "gpu.csv")
+    monkeypatch.setattr("sys.argv", ["gpu", "tiny", "--model", "lab-7k", "--prompts", "1"])
+    gpu.main()
+    table = pd.read_csv(tmp_path / "gpu.csv").set_index("model")
+    assert table.loc["tiny", "times_faster"] == 4
+    # per token 12 x 64^2 weights in each layer, attention over 20 positions, logits once; two operations each
+    weights = 3 * (20 * 12 * 64**2 + 20**2 * 64) + 64 * 2000
+    assert table.loc["tiny", "tflop_per_s"] == pytest.approx(2 * weights * 4 / 1e12, rel=1e-3)
+    scoring = [task for task in read_tasks("lab").values() if task.split == "scoring"]
+    assert table.loc["lab-7k", "prompts"] == len(scoring) and table.loc["lab-7k", "fv_scores_s"] > 0
+    if not torch.cuda.is_available():
+        monkeypatch.setattr("sys.argv", ["gpu"])
+        with pytest.raises(SystemExit, match="there is no GPU"):
+            gpu.main()
