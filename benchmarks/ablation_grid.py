@@ -10,6 +10,7 @@ range over rounds, relative.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 
 from benchmarks.fv_scores import LAB, N_PROMPTS, N_ROUNDS, TOKENS, random_model, random_prompts
 from icl_lib.forward.edits import Edit, edited_heads
-from icl_lib.forward.passes import device_of, encode_prompts, plain_transformers
+from icl_lib.forward.encoded import encode_prompts
+from icl_lib.forward.passes import device_of, plain_transformers
 from icl_lib.heads import layer_matched_random_heads, random_heads, top_heads
 from icl_lib.metrics.evaluate import answer_readouts
 from icl_lib.models.load import load_model
@@ -47,7 +49,7 @@ def conditions(model) -> list[torch.Tensor]:
 
 def methods(model, prompts) -> dict[str, tuple]:
     """Name to (function, how many times it has to run for all conditions)."""
-    encoded = encode_prompts(model, prompts.clean, "task")
+    encoded = [replace(p, answer=p.answer[:1]) for p in encode_prompts(model, prompts.clean, "task")]
     tokens = torch.tensor([p.tokens for p in encoded], device=device_of(model))
     values = torch.zeros(1, model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_head)
     masks = conditions(model)
@@ -60,7 +62,7 @@ def methods(model, prompts) -> dict[str, tuple]:
 
     def shared(positions):
         edits = [Edit(mask, values, positions) for mask in masks]
-        return lambda: answer_readouts(model, encoded, edits, n_answer_tokens=1)
+        return lambda: answer_readouts(model, encoded, edits)
 
     def pass_each():
         for mask in masks[:SAMPLED]:

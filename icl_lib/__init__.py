@@ -5,8 +5,9 @@ model is loaded.
 """
 
 from icl_lib.data.tasks import Prompt, TaskPrompts, read_prompts
-from icl_lib.forward.edits import Edit, edited_heads, replacement_values
-from icl_lib.metrics.evaluate import ablated_answer_probabilities, answer_metrics, token_loss_difference, token_losses
+from icl_lib.forward.edits import Edit, edited_heads
+from icl_lib.forward.replacements import replacement_values
+from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences, token_losses
 from icl_lib.models.load import load_model, steps_of, wrap_model
 from icl_lib.scores.function_vectors import FVScores, fv_scores, permuted_mean_scores
 from icl_lib.scores.induction import (
@@ -21,7 +22,6 @@ __all__ = [
     "FVScores",
     "Prompt",
     "TaskPrompts",
-    "ablated_answer_probabilities",
     "answer_metrics",
     "duplicate_token_scores",
     "edited_heads",
@@ -34,7 +34,7 @@ __all__ = [
     "repeated_random_tokens",
     "replacement_values",
     "steps_of",
-    "token_loss_difference",
+    "token_loss_differences",
     "token_losses",
     "wrap_model",
 ]

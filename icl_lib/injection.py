@@ -1,6 +1,5 @@
 """Function vectors put to work: a vector made of heads' mean outputs, added to prompts that do not tell the task."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,13 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts
+from icl_lib.forward.encoded import encode_prompts, token_batches
 from icl_lib.forward.means import clean_means
-from icl_lib.forward.passes import device_of, encode_prompts, output_projections, token_batches
-from icl_lib.forward.shared_prefix import read_added_rows
+from icl_lib.forward.passes import device_of, output_projections
+from icl_lib.forward.run import run_added
 from icl_lib.forward.written import writes_projection, written_by_heads
 from icl_lib.heads import different_heads, layer_matched_random_heads, random_heads
 from icl_lib.kinds import heads_of_kind, top_sets
 from icl_lib.models.load import bos_text
+from icl_lib.names import refuse_unknown
 
 HeadMask = Bool[Tensor, "layer head"]
 
@@ -40,9 +41,7 @@ PRESETS = {
 
 def preset(name: str) -> Preset:
     """`task`: each task's own vector, without bias; `released`: as the released code. ValueError for others."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(str(name), PRESETS, n=1) or list(PRESETS)
-        raise ValueError(f"unknown preset {name!r}; valid are {', '.join(PRESETS)}; nearest: {near[0]}")
+    refuse_unknown("preset", name, PRESETS)
     return PRESETS[name]
 
 
@@ -196,6 +195,6 @@ def added_correct(
     correct = torch.empty(len(encoded), len(vectors), dtype=torch.bool)
     for batch in token_batches([p.tokens for p in encoded], batch_size, device_of(model)):
         targets = torch.tensor([[encoded[i].answer[0]] for i in batch.rows], device=batch.tokens.device)
-        readout = read_added_rows(model, batch, vectors, at.to(batch.tokens.device), targets)
+        readout = run_added(model, batch, vectors, at.to(batch.tokens.device), targets)
         correct[batch.rows] = readout.correct[..., 0].cpu()
     return correct

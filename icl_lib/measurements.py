@@ -97,9 +97,9 @@ def token_loss_rows(
     Metric `token_loss_difference`, in nats: see the function of that name; mean over documents, `standard_error` over
     documents of the difference; task and split are "documents". Errors as there.
     """
-    parts = [token_loss_differences(model, some, [None], window=window)[0]
+    parts = [token_loss_differences(model, some, [None], windows=[window])[0, 0]
              for some in progress(documents.split(_DOCUMENTS), "documents", unit="part")]
-    values = torch.cat(parts).double()
+    values = torch.cat(parts)
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else np.nan
     return pd.DataFrame([{
         "model": name, "step": step, "n_shots": 0, "labels": "clean", "task": "documents", "task_type": "documents",

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts, write_prompt
+from icl_lib.departures import SCORING
 from icl_lib.forward.means import clean_means
 from icl_lib.heads import overlap, top_heads
 from icl_lib.metrics.evaluate import answer_metrics
 from icl_lib.models.load import bos_text
+from icl_lib.names import refuse_unknown
 from icl_lib.scores.function_vectors import FVScores, fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from icl_lib.stats.intervals import spearman
@@ -74,73 +76,10 @@ FV = {
 PRESETS = {"induction": INDUCTION, "fv": FV}
 
 
-@dataclass(frozen=True)
-class Departure:
-    """One way in which scores are or could be made otherwise, and the switch for it."""
-
-    places: str
-    score: str
-    switch: dict[str, object]
-    default: str
-    departure: str
-    file: str
-    idle: str  # why the switch has nothing to act on where it changes no number
-
-    @property
-    def name(self) -> str:
-        return f"{self.places}: {self.departure}"
-
-
-_INDUCTION_FILE, _FV_FILE = "src/find_induction_heads.py", "src/find_fv_heads.py"
-DEPARTURES = (
-    Departure("I3", "induction", {"retokenised": True}, "random ids are fed as they are",
-              "ids decoded and tokenised again", _INDUCTION_FILE,
-              "every sequence is tokenised again to the same ids"),
-    Departure("I4", "induction", {"n_bos": 2}, "one BOS", "two BOS", _INDUCTION_FILE, "the tokenizer has no BOS"),
-    Departure("I5", "induction", {"special_ids": True}, "ids of ordinary tokens", "special ids drawn too",
-              _INDUCTION_FILE, "the tokenizer has no special ids"),
-    Departure("I5", "induction", {"padding_ids": True}, "ids that the tokenizer has",
-              "embedding rows without a token drawn too", _INDUCTION_FILE,
-              "the embedding has no rows beyond the tokenizer"),
-    Departure("I7, I8", "induction", {"convention": "prefix_matching"}, "share of all attention, from all positions",
-              "prefix matching (Olsson et al.)", f"{_INDUCTION_FILE} (its header)",
-              "both conventions give the same"),
-    Departure("I9", "induction", {"dtype": "bfloat16"}, "the model's dtype, float32 by default", "bfloat16 (Llama)",
-              _INDUCTION_FILE, "the model is in bfloat16"),
-    Departure("F1, F3", "fv", {"tasks": "released_share"}, "mean over all scoring tasks",
-              "9 abstractive to 20 extractive tasks", _FV_FILE, "the tasks are in this share, or of one type only"),
-    Departure("F4", "fv", {"queries": "released"}, "queries from all pairs, or from held-out ones where there are any",
-              "queries from 9 % of the pairs, demonstrations from 70 %", "src/utils/ (load_dataset)",
-              "the pairs are split like this"),
-    Departure("F5", "fv", {"clean": "correct"}, "means over all clean prompts (the released code too)",
-              "means over correctly answered prompts (Todd et al.)", _FV_FILE,
-              "no task has clean prompts answered right beside others answered wrongly"),
-    Departure("F6", "fv", {"answer": "in_context"}, "answer tokenised alone (the released code too)",
-              "answer tokenised behind its prompt (Todd et al.)", _FV_FILE,
-              "the tokenizer gives the same first token either way"),
-    Departure("F7", "fv", {"dtype": "float16"}, "the model's dtype, float32 by default", "float16 (Pythia, Llama)",
-              _FV_FILE, "the model is in float16"),
-    Departure("F8", "fv", {"shuffle": "permutation"}, "no label stays in its place where that is possible",
-              "any permutation of the labels", _FV_FILE, "both shuffles give the same prompts"),
-)  # fmt: skip
-
-# Departures without a switch: place in the list of differences, what it is, why there is none.
-NOT_REPRODUCIBLE = (
-    ("I1", "the released file cannot run for GPT-2 and Pythia", "what made their published scores is not released"),
-    ("I2", "nor at a checkpoint", "the same"),
-    ("I6", "an error measure is passed, but lost on the way", "it changes no number: what runs is the paper's measure"),
-    ("F1", "29 tasks instead of the paper's 37", "which 37 is not known; only their types are a switch (F3)"),
-    ("F2", "two of the 29 tasks use another file than the rest", "a slip of file names; a lab task has one file"),
-    ("F9", "the few-shot figures use a ranking fv_0", "no released file makes it, so what it is cannot be told"),
-    ("F10", "later steps use one mean over tasks of the head outputs", "not scoring: a replacement of the ablations"),
-)  # fmt: skip
-
-
 def preset(score: str, name: str) -> InductionProtocol | FVProtocol:
     """The protocol of that name for "induction" or "fv" scores. Raises ValueError for an unknown name."""
-    for given, known in ((score, PRESETS), (name, PRESETS.get(score, ()))):
-        if given not in known:
-            raise ValueError(f"unknown protocol {given!r}; valid are {', '.join(known)}")
+    refuse_unknown("protocol", score, PRESETS)
+    refuse_unknown("protocol", name, PRESETS[score])
     return PRESETS[score][name]
 
 
@@ -219,7 +158,7 @@ def departure_effects(
         runs = [("default", "default", default, seed, None)]
         runs += [("seed", f"seed {other}", default, other, None) for other in range(seed + 1, seed + 1 + n_seeds)]
         runs += [("departure", d.name, replace(default, **d.switch), seed, f"nothing to act on: {d.idle}")
-                 for d in DEPARTURES if d.score == score]
+                 for d in SCORING if d.score == score]
         runs += [("preset", f"all of {name}", replace(presets[name], **sizes[score]), seed, "the same as the default")
                  for name in ("paper", "released")]
         rows = []

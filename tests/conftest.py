@@ -70,6 +70,17 @@ def tiny_model(
     return wrap_model(copy.deepcopy(hf_model), tokenizer), hf_model
 
 
+def ablated_answer_probabilities(model, prompts, heads, *, replacement="mean", positions="last", scoring_prompts=None,
+                                 seed=0):
+    """P(first answer token) on each clean prompt of each task with heads replaced."""
+    from icl_lib import Edit, answer_metrics, replacement_values
+
+    values = replacement_values(model, prompts, replacement, scoring_prompts=scoring_prompts, seed=seed)
+    edit = {task: Edit(heads, value, positions) for task, value in values.items()}
+    table = answer_metrics(model, {task: p.clean for task, p in prompts.items()}, {"edit": edit})
+    return {task: torch.tensor(rows.to_numpy()) for task, rows in table.groupby("task")["first_token_probability"]}
+
+
 def projections_of(hf_model) -> list[torch.nn.Module]:
     """The attention output projections of a plain transformers model, found by their own names."""
     names = ("attention.dense", "attn.c_proj", "self_attn.o_proj")

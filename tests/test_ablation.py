@@ -7,16 +7,16 @@ from icl_lib import (
     Edit,
     Prompt,
     TaskPrompts,
-    ablated_answer_probabilities,
     answer_metrics,
     edited_heads,
     replacement_values,
-    token_loss_difference,
+    token_loss_differences,
     token_losses,
 )
-from icl_lib.forward.passes import encode_prompts, layers, plain_transformers
+from icl_lib.forward.encoded import encode_prompts
+from icl_lib.forward.passes import layers, plain_transformers
 from icl_lib.metrics.evaluate import answer_readouts
-from tests.conftest import ARCHITECTURES, golden_case, projections_of, tiny_model
+from tests.conftest import ARCHITECTURES, ablated_answer_probabilities, golden_case, projections_of, tiny_model
 
 REPLACEMENTS = ("mean", "task_mean", "zero", "resample", "bos_value")
 
@@ -284,7 +284,8 @@ def test_bad_input_is_refused_in_one_line(neox):
         "values for 2 prompts": lambda: answer_metrics(
             model, {"t": prompts["capitalize"].clean}, {"edit": Edit(heads, values.expand(2, -1, -1, -1))}
         ),
-        "needs 502 tokens": lambda: token_loss_difference(torch.zeros(2, 500)),
+        "needs 502 tokens": lambda: token_loss_differences(
+            model, torch.zeros(2, 500, dtype=torch.long), [None]),
         "2 to the context": lambda: token_losses(model, torch.zeros(1, 1, dtype=torch.long)),
         "nothing for task": lambda: answer_metrics(model, {"new": prompts["capitalize"].clean}, {"edit": {}}),
     }

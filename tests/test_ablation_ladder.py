@@ -19,7 +19,7 @@ from icl_lib.analysis.ladder import (
     statistics_rows,
 )
 from icl_lib.figures.ladder import differences
-from icl_lib.forward.edits import REPLACEMENTS
+from icl_lib.forward.replacements import REPLACEMENTS
 from icl_lib.tables import provenance, write_table
 from lab.files import GRID
 from tests.test_ablation_protocols import scores

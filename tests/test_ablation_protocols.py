@@ -29,16 +29,15 @@ from icl_lib.ablation.measure import (
     with_paired_errors,
 )
 from icl_lib.ablation.protocols import (
-    DEPARTURES,
     PAPER_FRACTIONS,
     PROTOCOLS,
     Protocol,
-    departures_table,
     measure_protocol,
     protocol,
     protocol_conditions,
     protocol_rows,
 )
+from icl_lib.departures import ABLATION, departures_table
 from icl_lib.kinds import OF_EITHER_KIND, heads_of_kind
 from icl_lib.stats.intervals import bootstrap_difference, effect_against_draws
 
@@ -188,12 +187,12 @@ def test_bad_conditions_are_refused_in_one_line():
 
 
 def test_every_departure_is_reproduced_or_has_a_reason():
-    numbers = [row[0] for row in DEPARTURES]
+    numbers = [departure["number"] for departure in ABLATION]
     assert numbers == [f"A{i}" for i in range(1, 20)] + [f"T{i}" for i in range(1, 13)]
     fields = {field.name for field in dataclasses.fields(Protocol)}
-    for number, text, how, field, why in DEPARTURES:
-        assert how in ("preset", "shown", "not reproducible", "not applicable"), number
-        assert (field in fields) == (how == "preset") and text and why, number
+    for d in ABLATION:
+        assert d["how"] in ("preset", "shown", "not reproducible", "not applicable"), d
+        assert (d.get("field") in fields) == (d["how"] == "preset") and d["departure"] and d["why"], d
     table = departures_table()
     assert len(table) == 31 and table.index.is_unique
 

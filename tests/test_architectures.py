@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from icl_lib import Edit, previous_token_scores, token_losses
-from icl_lib.forward.passes import EncodedPrompt, TokenBatch
-from icl_lib.forward.shared_prefix import read_added_rows
+from icl_lib.forward.encoded import EncodedPrompt, TokenBatch
+from icl_lib.forward.generate import generate
+from icl_lib.forward.run import run_added
 from icl_lib.metrics.evaluate import answer_readouts
-from icl_lib.metrics.generation import generate
 from tests.architectures import KINDS, SEEDS, TABLE, table, tried
 
 LIMIT = 1e-5  # nats; eager attention takes its softmax in float32
@@ -141,7 +141,7 @@ def test_vectors_added_to_a_layer_are_exact(case):
     lengths = torch.tensor([len(ids) for ids in case.ids])
     tokens = torch.tensor([ids + [0] * (12 - len(ids)) for ids in case.ids])
     targets = torch.tensor([[7], [9]])
-    readout = read_added_rows(case.model, TokenBatch(tokens, lengths, [0, 1]), vectors, torch.tensor([1, 0]), targets)
+    readout = run_added(case.model, TokenBatch(tokens, lengths, [0, 1]), vectors, torch.tensor([1, 0]), targets)
     for row, at in enumerate((1, 0)):
         def add(_layer, _args, output, row=row):
             hidden = output[0] if isinstance(output, tuple) else output

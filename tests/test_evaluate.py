@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from icl_lib import Edit, Prompt, answer_metrics, edited_heads, token_loss_difference, token_losses
-from icl_lib.forward.passes import encode_prompts, plain_transformers
+from icl_lib import Edit, Prompt, answer_metrics, edited_heads, token_losses
+from icl_lib.forward.encoded import encode_prompts
+from icl_lib.forward.generate import generate
+from icl_lib.forward.passes import plain_transformers
 from icl_lib.metrics.evaluate import edited_token_losses, token_loss_differences
-from icl_lib.metrics.generation import f1_ceiling, generate, generated_f1, generated_text
+from icl_lib.metrics.generation import f1_ceiling, generated_f1, generated_text
 from tests.conftest import ARCHITECTURES, tiny_model
 
 
@@ -122,13 +124,14 @@ def test_token_loss_differences_take_only_what_they_need(neox):
     tokens = torch.tensor(neox.expected["token_loss"]["tokens"])
     edits = edits_of(model)
     for window in (0, 2):
-        quick = token_loss_differences(model, tokens, edits, window=window)
-        slow = torch.stack([
-            token_loss_difference(token_losses(model, tokens, e), window=window) for e in edits if _cheap(e)])
+        (quick,) = token_loss_differences(model, tokens, edits, windows=[window])
+        losses = torch.stack([token_losses(model, tokens, e) for e in edits if _cheap(e)]).double()
+        early, late = (losses[..., at - window : at + window + 1].mean(-1) for at in (50, 500))
+        slow = early - late
         torch.testing.assert_close(quick[[_cheap(e) for e in edits]], slow, rtol=1e-4, atol=1e-4)
     for short, window in ((tokens[:, :501], 0), (tokens[:, :502], 1)):
         with pytest.raises(ValueError, match="these rows have 50[12]; give longer documents") as error:
-            token_loss_differences(model, short, edits, window=window)
+            token_loss_differences(model, short, edits, windows=[window])
         assert "\n" not in str(error.value)
 
 

@@ -119,23 +119,11 @@ def test_by_prompt_values_give_the_means_and_standard_errors(neox):
     torch.testing.assert_close(scored.scores, torch.stack(list(scored.by_task.values())).mean(0))
 
 
-def test_means_of_each_type_of_task_stand_apart(neox):
-    scored = fv_scores(neox.model, neox.prompts, progress=False)
-    names = list(scored.by_task)
-    types = {name: "extractive" if i else "abstractive" for i, name in enumerate(names)} | {"other": "new"}
-    by_type = scored.by_type(types)
-    assert list(by_type) == ["abstractive", "extractive"]
-    assert torch.equal(by_type["abstractive"], scored.by_task[names[0]])
-    torch.testing.assert_close(by_type["extractive"], sum(scored.by_task[n] for n in names[1:]) / (len(names) - 1))
-    with pytest.raises(ValueError, match=f"no type for task {names[0]!r}"):
-        scored.by_type({name: "abstractive" for name in names[1:]})
-
-
 def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
     import icl_lib.scores.function_vectors as module
 
     expected = fv_scores(neox.model, neox.prompts, progress=False)
-    sizes, read = [], module.read_edited_rows
+    sizes, read = [], module.run
 
     def scarce(model, batch, edits, targets):
         sizes.append(len(batch.rows))
@@ -143,7 +131,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return read(model, batch, edits, targets)
 
-    monkeypatch.setattr(module, "read_edited_rows", scarce)
+    monkeypatch.setattr(module, "run", scarce)
     scored = fv_scores(neox.model, neox.prompts, batch_size=6, progress=False)
     assert max(sizes) == 6
     torch.testing.assert_close(scored.scores, expected.scores, rtol=1e-4, atol=1e-9)
@@ -171,7 +159,7 @@ def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, 
     def broken(*_, **__):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(function_vectors, "read_edited_rows", broken)
+    monkeypatch.setattr(function_vectors, "run", broken)
     with pytest.raises(RuntimeError, match="something else"):
         fv_scores(neox.model, neox.prompts, mean_z=means, progress=False)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from icl_lib import ablated_answer_probabilities, fv_scores, induction_scores, token_loss_difference, token_losses
-from tests.conftest import ARCHITECTURES, Golden, golden_case
+from icl_lib import fv_scores, induction_scores, token_loss_differences, token_losses
+from tests.conftest import ARCHITECTURES, Golden, ablated_answer_probabilities, golden_case
 
 CASES = [(a, d) for a in ARCHITECTURES for d in ("float32", "float64")]
 
@@ -65,4 +65,5 @@ def test_token_loss(architecture, dtype):
     limit = tolerance(case, architecture)
     assert_close(losses[:, 50], early, limit)
     assert_close(losses[:, 500], late, limit)
-    assert_close(token_loss_difference(losses), early - late, limit)
+    tokens = torch.tensor(expected["tokens"])
+    assert_close(token_loss_differences(case.model, tokens, [None])[0, 0], early - late, limit)

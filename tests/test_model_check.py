@@ -8,17 +8,19 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers
 
+import icl_lib.forward.run
 import icl_lib.forward.shared_layers
 import icl_lib.forward.shared_prefix
-from icl_lib import ablated_answer_probabilities, fv_scores, load_model, token_losses, wrap_model
+from icl_lib import fv_scores, load_model, token_losses, wrap_model
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts, read_pairs
+from icl_lib.forward.encoded import encode_prompts
 from icl_lib.forward.means import clean_means
-from icl_lib.forward.passes import encode_prompts
 from icl_lib.injection import function_vector
 from icl_lib.measurements import made_by
 from icl_lib.models.load import bos_text, locate, steps_of
 from icl_lib.pages.dynamics import steps_sentence
 from tests.architectures import TOKENIZER
+from tests.conftest import ablated_answer_probabilities
 
 TEXT = "<|endoftext|>Q: red\nA: Red\n\nQ: blue\nA:"
 PROMPTS = {"t": TaskPrompts([Prompt(TEXT, " Blue"), Prompt(TEXT.replace("red", "tin"), " Blue")],
@@ -163,9 +165,9 @@ def test_a_sweep_that_edits_nothing_falls_back_or_is_refused(monkeypatch):
 
 
 def test_logits_made_otherwise_are_refused(monkeypatch):
-    real = icl_lib.forward.shared_prefix.read_targets
+    real = icl_lib.forward.run.read_targets
     monkeypatch.setattr(
-        "icl_lib.check.model_check.read_targets", lambda model, hidden, *a: real(model, hidden.roll(1), *a))
+        icl_lib.forward.run, "read_targets", lambda model, hidden, *a: real(model, hidden.roll(1), *a))
     refused(wrap_model, tiny("Cohere"), tokenizer(), words=["CohereForCausalLM", "differs by"])
 
 

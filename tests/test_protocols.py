@@ -9,6 +9,7 @@ import torch
 
 from icl_lib import fv_scores, induction_scores, load_model, measurements, protocols, repeated_random_tokens
 from icl_lib.data.tasks import Task, draw_prompts, read_tasks
+from icl_lib.departures import SCORING, SCORING_WITHOUT_SWITCH
 from icl_lib.pages import common as report
 from icl_lib.pages import protocols as protocol_report
 from icl_lib.protocols import FV, INDUCTION, FVProtocol, InductionProtocol
@@ -37,14 +38,14 @@ def test_presets_are_found_by_name_and_others_refused_naming_them():
 
 
 def test_every_listed_departure_has_a_switch_or_a_reason():
-    switched = {place for d in protocols.DEPARTURES for place in d.places.split(", ")}
-    unswitched = {place for place, _, reason in protocols.NOT_REPRODUCIBLE if reason}
+    switched = {place for d in SCORING for place in d.places.split(", ")}
+    unswitched = {place for place, _, reason in SCORING_WITHOUT_SWITCH if reason}
     assert switched | unswitched == {f"I{i}" for i in range(1, 10)} | {f"F{i}" for i in range(1, 11)}
 
 
 def test_every_switch_is_a_field_and_departs_from_the_default():
     switches = {"induction": set(), "fv": set()}
-    for departure in protocols.DEPARTURES:
+    for departure in SCORING:
         default = protocols.preset(departure.score, "default")
         assert replace(default, **departure.switch) != default
         switches[departure.score] |= set(departure.switch)

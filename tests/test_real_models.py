@@ -12,11 +12,10 @@ from transformers import AutoModelForCausalLM
 from icl_lib import load_model
 from icl_lib.data.tasks import TaskPrompts, read_tasks
 from icl_lib.measurements import prompts_of
-from icl_lib.metrics.evaluate import ablated_answer_probabilities
 from icl_lib.models.load import count_parameters, quiet
 from icl_lib.models.packaged import packaged_folder
 from icl_lib.scores.function_vectors import fv_scores
-from tests.conftest import projections_of
+from tests.conftest import ablated_answer_probabilities, projections_of
 
 pytestmark = pytest.mark.weights
 N_HEADS, TASK, OTHER = 20, "capital-country", "antonym"

@@ -39,7 +39,7 @@ def counted(function, die_before):
         return function(*args, **kwargs)
     return call
 if target == "effects":
-    fv.read_edited_rows = counted(fv.read_edited_rows, True)
+    fv.run = counted(fv.run, True)
 else:
     saved.os.replace = counted(saved.os.replace, True)
 golden = golden_case("gpt_neox")

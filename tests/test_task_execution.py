@@ -6,8 +6,8 @@ import torch
 
 from icl_lib.data.tasks import Prompt, draw_prompts, read_tasks
 from icl_lib.figures.injection import execution_by_layer, execution_points
-from icl_lib.forward.passes import TokenBatch
-from icl_lib.forward.shared_prefix import read_added_rows
+from icl_lib.forward.encoded import TokenBatch
+from icl_lib.forward.run import run_added
 from icl_lib.heads import head_names
 from icl_lib.injection import (
     PRESETS,
@@ -38,7 +38,7 @@ def test_adding_a_vector_acts_and_equals_a_plain_hook(architecture):
     vectors[2] = 0
     at = torch.tensor([2, 0, 1, 1, 0])
     targets = torch.tensor([[7], [8]])
-    quick = read_added_rows(model, TokenBatch(tokens, lengths, [0, 1]), vectors, at, targets)
+    quick = run_added(model, TokenBatch(tokens, lengths, [0, 1]), vectors, at, targets)
     for sequence in range(2):
         fed = tokens[sequence : sequence + 1, : lengths[sequence]]
         with torch.no_grad():

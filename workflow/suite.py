@@ -67,6 +67,7 @@ GROUPED = ("model_scaling", "claims")
 
 # Files that library modules read, as (module, file or folder).
 DATA = (("icl_lib/data/tasks.py", Path("lab/world")),
+        ("icl_lib/departures.py", Path("icl_lib/departures.yaml")),
         ("icl_lib/analysis/claims.py", Path("icl_lib/analysis/claims.yaml")),
         ("icl_lib/data/upstream.py", Path("icl_lib/data/upstream_tasks.sha256")),
         ("icl_lib/models/paper_models.py", Path("icl_lib/models/paper_models.yaml")),

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,15 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from icl_lib.ablation.conditions import Condition, at_fractions
-from icl_lib.data.tasks import Prompt, TaskPrompts
-from icl_lib.forward.edits import POSITIONS, Edit, document_values, replacement_values
+from icl_lib.data.tasks import TaskPrompts
+from icl_lib.forward.edits import POSITIONS, Edit
+from icl_lib.forward.encoded import encode_clean
+from icl_lib.forward.replacements import document_values, shared_value, values_of
 from icl_lib.heads import different_heads
 from icl_lib.measurements import METRICS
-from icl_lib.metrics.evaluate import PLACES, answer_metrics, check_window, edited_token_losses
+from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
 from icl_lib.metrics.generation import f1_ceiling
+from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
 
@@ -64,51 +68,76 @@ def measure(
     `spread_draws`: every prompt and document meets one draw of each random kind, the draws in turn, instead of all of
     them; values of the others are NaN. `saved`: finished tasks and documents are kept there and read again.
     """
-    if positions not in POSITIONS:
-        raise ValueError(f"unknown positions {positions!r}; valid are {', '.join(POSITIONS)}")
-    saved = saved or SavedResults(None, model)
-    found, how = [], (replacement, positions)
+    refuse_unknown("positions", positions, POSITIONS)
+    how = _Intervention(model, conditions, replacement, positions, spread_draws, saved or SavedResults(None, model))
+    measured = []
     if prompts:
-        if replacement == "mean":
-            values = dict.fromkeys(prompts, mean_value(model, scoring, saved))
-        else:
-            values = replacement_values(model, prompts, replacement, scoring_prompts=scoring, seed=seed)
-        parts, first = {}, 0
-        for task in progress(prompts, ", ".join(how)):
-            clean = prompts[task].clean
-            for of_turn, rows in _turns(conditions, len(clean), first, spread_draws):
-                heads, which = different_heads([conditions[i].heads for i in of_turn])
-                chosen, own = [clean[row] for row in rows], _of_rows(values[task], rows)
-                measured = saved.recall(
-                    partial(_few_shot, model, task, chosen, heads, own, positions, f1=f1, reach_back=reach_back),
-                    *how, f1, reach_back, [(task, p.text, p.answer) for p in chosen], torch.stack(heads), own)
-                for name, by_edit in measured.items():
-                    parts.setdefault(name, []).append((of_turn, [first + row for row in rows], by_edit[which]))
-            first += len(clean)
-        tasks = np.repeat(list(prompts), [len(p.clean) for p in prompts.values()])
-        found += [Measurement(FEW_SHOT_METRICS[name], *how, conditions, tasks, _matrix(part, len(conditions), first))
-                  for name, part in parts.items()]
+        encoded = encode_clean(model, prompts)
+        values = dict.fromkeys(prompts, mean_value(model, scoring, how.saved)) if replacement == "mean" else (
+            values_of(model, encoded, encode_clean(model, scoring), replacement, seed))
+        measured += how.few_shot(prompts, encoded, values, f1=f1, reach_back=reach_back)
     if documents is not None:
-        if replacement == "mean":
-            value = mean_value(model, scoring, saved)
-        else:
-            value = document_values(model, documents, replacement, scoring_prompts=scoring, seed=seed)
-        parts = {}
-        blocks = torch.arange(len(documents)).split(_DOCUMENTS)
-        for block in progress(blocks, f"documents, {', '.join(how)}", unit="part"):
-            for of_turn, chosen in _turns(conditions, len(block), int(block[0]), spread_draws):
-                heads, which = different_heads([conditions[i].heads for i in of_turn])
-                rows = block[chosen].tolist()
-                own = _of_rows(value, rows)
-                measured = saved.recall(
-                    partial(_token_loss_differences, model, documents[rows], heads, own, positions, loss_window),
-                    *how, loss_window, documents[rows], torch.stack(heads), own)
-                for name, by_edit in measured.items():
-                    parts.setdefault(name, []).append((of_turn, rows, by_edit[which]))
+        value = mean_value(model, scoring, how.saved) if replacement == "mean" else (
+            document_values(model, documents, encode_clean(model, scoring), replacement, seed))
+        measured += how.token_loss(documents, value, loss_window)
+    return measured
+
+
+@dataclass(frozen=True)
+class _Intervention:
+    """What is done under all conditions, and where finished parts are kept."""
+
+    model: Any
+    conditions: list[Condition]
+    replacement: str
+    positions: str
+    spread_draws: bool
+    saved: SavedResults
+
+    def few_shot(self, prompts, encoded, values: Mapping[str, Tensor], **metrics) -> list[Measurement]:
+        def compute(task: str, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
+            of_task = {task: [encoded[task][row] for row in rows]}
+            table = answer_metrics(self.model, of_task, dict(enumerate(edits)), **metrics)
+            return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(rows), len(edits)).T.copy())
+                    for name in FEW_SHOT_METRICS if name in table}
+
+        def made_from(task: str, rows: list[int]) -> tuple:
+            return *metrics.values(), [(task, p.text, p.answer) for p in (prompts[task].clean[row] for row in rows)]
+
+        tasks = np.repeat(list(encoded), [len(of_task) for of_task in encoded.values()])
+        parts = [(task, len(of_task), values[task]) for task, of_task in encoded.items()]
+        return self._measured(parts, tasks, compute, made_from)
+
+    def token_loss(self, documents: Tensor, value: Tensor, window: int) -> list[Measurement]:
+        def compute(block: Tensor, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
+            around, points = token_loss_differences(self.model, block[rows], edits, windows=(window, 0))
+            return {TOKEN_LOSS: around, TOKEN_LOSS_POINTS: points}
+
+        blocks = documents.split(_DOCUMENTS)
+        values = [value] * len(blocks) if len(value) == 1 else value.split(_DOCUMENTS)
+        parts = [(block, len(block), of_block) for block, of_block in zip(blocks, values, strict=True)]
         tasks = np.full(len(documents), "documents")
-        found += [Measurement(name, *how, conditions, tasks, _matrix(part, len(conditions), len(documents)))
-                  for name, part in parts.items()]
-    return found
+        return self._measured(parts, tasks, compute, lambda block, rows: (window, block[rows]))
+
+    def _measured(self, parts: list[tuple], tasks: np.ndarray, compute, made_from) -> list[Measurement]:
+        """Measurements of parts of the rows, each with its replaced values; NaN where nothing was measured.
+
+        Sets of heads that are the same are measured once.
+        """
+        how, values, first = (self.replacement, self.positions), {}, 0
+        for part, n, replaced in progress(parts, ", ".join(how), unit="part"):
+            for of_turn, rows in _turns(self.conditions, n, first, self.spread_draws):
+                heads, which = different_heads([self.conditions[i].heads for i in of_turn])
+                chosen = replaced if len(replaced) == 1 else replaced[rows]
+                edits = [Edit(mask, chosen, self.positions) if mask.any() else None for mask in heads]
+                by_metric = self.saved.recall(
+                    partial(compute, part, rows, edits), *how, *made_from(part, rows), torch.stack(heads), chosen)
+                for name, by_edit in by_metric.items():
+                    whole = values.setdefault(name, np.full((len(self.conditions), len(tasks)), np.nan))
+                    whole[np.ix_(of_turn, [first + row for row in rows])] = by_edit[which].numpy()
+            first += n
+        return [Measurement(FEW_SHOT_METRICS.get(name, name), *how, self.conditions, tasks, of_metric)
+                for name, of_metric in values.items()]
 
 
 def _turns(
@@ -126,28 +155,6 @@ def _turns(
         if rows:
             yield [i for i, (c, family) in enumerate(zip(conditions, families, strict=True))
                    if family not in n_draws or c.draw == turn % n_draws[family]], rows
-
-
-def _of_rows(values: Float[Tensor, "batch layer head d_head"], rows: list[int]) -> Tensor:
-    return values if len(values) == 1 else values[rows]
-
-
-def _matrix(parts: list[tuple], n_conditions: int, n_rows: int) -> Float[np.ndarray, "condition row"]:
-    """The parts (conditions, rows, values) in one matrix, NaN where nothing was measured."""
-    values = np.full((n_conditions, n_rows), np.nan)
-    for conditions, rows, part in parts:
-        values[np.ix_(conditions, rows)] = part.numpy()
-    return values
-
-
-def _few_shot(
-    model, task: str, prompts: list[Prompt], heads: list[Tensor], values: Tensor, positions: str, **metrics
-) -> dict[str, Float[Tensor, "edit prompt"]]:
-    """Few-shot metrics of one task's prompts with each set of heads replaced."""
-    edits = {str(i): Edit(mask, values, positions) if mask.any() else None for i, mask in enumerate(heads)}
-    table = answer_metrics(model, {task: prompts}, edits, **metrics)
-    return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(prompts), len(heads)).T.copy())
-            for name in FEW_SHOT_METRICS if name in table}
 
 
 def measure_grid(
@@ -177,21 +184,21 @@ def measure_grid(
     some = {task: TaskPrompts(p.clean[: n_prompts_all or None], p.shuffled[: n_prompts_all or None])
             for task, p in prompts.items()}
     cells = [(replacement, where) for replacement in replacements for where in positions]
-    found = []
+    measured = []
     for replacement, where in progress(cells, "interventions", unit="intervention"):
         how = dict(replacement=replacement, positions=where, seed=seed, **options)
-        own = conditions if replacement == replacements[0] else at_fractions(conditions, grid_fractions)
-        few_shot = at_fractions(own, fractions_all) if where == "all" else own
-        found += measure(model, few_shot, some if where == "all" else prompts, scoring, None, **how)
-        of_loss = at_fractions(own, loss_fractions)
-        found += measure(model, of_loss, {}, scoring, documents, loss_window=loss_window, **how)
-    return found
+        some_conditions = conditions if replacement == replacements[0] else at_fractions(conditions, grid_fractions)
+        few_shot = at_fractions(some_conditions, fractions_all) if where == "all" else some_conditions
+        measured += measure(model, few_shot, some if where == "all" else prompts, scoring, None, **how)
+        of_loss = at_fractions(some_conditions, loss_fractions)
+        measured += measure(model, of_loss, {}, scoring, documents, loss_window=loss_window, **how)
+    return measured
 
 
 def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:
     """Rows of the table `ablations`: per task the mean F1 of a model that always answers right (A6)."""
-    rows = [(task, float(np.mean([f1_ceiling(model, p.answer) for p in its.clean])), len(its.clean))
-            for task, its in prompts.items()]
+    rows = [(task, float(np.mean([f1_ceiling(model, p.answer) for p in of_task.clean])), len(of_task.clean))
+            for task, of_task in prompts.items()]
     return pd.DataFrame(rows, columns=["task", "value", "n_prompts"]).assign(
         metric="f1_ceiling", replacement="none", positions="none", ranking="none", excluded="", matched="",
         fraction=0.0, n_heads=0, draw=0, standard_error=np.nan)
@@ -201,28 +208,16 @@ def mean_value(
     model, scoring: Mapping[str, TaskPrompts], saved: SavedResults | None = None
 ) -> Float[Tensor, "1 layer head d_head"]:
     """The replacement `mean`, the same for prompts and documents; kept in `saved`, since all interventions need it."""
-    def compute() -> dict[str, Tensor]:
-        first = dict(list(scoring.items())[:1])
-        return {"mean": next(iter(replacement_values(model, first, "mean", scoring_prompts=scoring).values()))}
-
     texts = [(task, p.text) for task, prompts in scoring.items() for p in prompts.clean]
+    def compute() -> dict[str, Tensor]:
+        return {"mean": shared_value(model, encode_clean(model, scoring), "mean")}
+
     return (saved or SavedResults(None, model)).recall(compute, "mean value", texts)["mean"]
 
 
 def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
     """First-token accuracy measured on prompts without demonstrations, under a name of its own."""
     return [replace(m, metric="zero_shot_accuracy") for m in measurements if m.metric == "first_token_accuracy"]
-
-
-def _token_loss_differences(
-    model, documents, heads: list[Tensor], values: Tensor, positions: str, window: int
-) -> dict[str, Float[Tensor, "edit row"]]:
-    check_window(window, documents.shape[1] - 1)
-    edits = [Edit(mask, values, positions) if mask.any() else None for mask in heads]
-    at = [place + shift for place in PLACES for shift in range(-window, window + 1)]
-    losses = edited_token_losses(model, documents, edits, at=at).double().unflatten(2, (2, -1))
-    around, points = losses.mean(3), losses[..., window]
-    return {TOKEN_LOSS: around[..., 0] - around[..., 1], TOKEN_LOSS_POINTS: points[..., 0] - points[..., 1]}
 
 
 def ablation_table(
@@ -264,9 +259,9 @@ def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: st
     """Means over the prompts (or documents) of each task that a condition was measured on, with standard errors."""
     frames = []
     for task in dict.fromkeys(m.tasks.tolist()):
-        own = pd.DataFrame(values[:, m.tasks == task].T)
-        frames.append(pd.DataFrame({"task": task, "value": own.mean(), "standard_error": own.sem(),
-                                    "n_prompts": own.count(), "condition": np.arange(len(values))}))
+        of_task = pd.DataFrame(values[:, m.tasks == task].T)
+        frames.append(pd.DataFrame({"task": task, "value": of_task.mean(), "standard_error": of_task.sem(),
+                                    "n_prompts": of_task.count(), "condition": np.arange(len(values))}))
     table = pd.concat(frames, ignore_index=True)
     table = table[table["n_prompts"] > 0].reset_index(drop=True)
     which = table.pop("condition")

@@ -1,10 +1,9 @@
-"""The historical ablation protocols as points of the grid, and where the released code departs from the paper.
+"""The historical ablation protocols as points of the grid.
 
 A protocol is not another way to measure: it names a replacement, positions, metric and head counts, which are rows
 of the table `ablations` like any other.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import pandas as pd
 from icl_lib.ablation.conditions import Condition, ablation_conditions, exclusion_words
 from icl_lib.ablation.measure import TOKEN_LOSS, TOKEN_LOSS_POINTS, Measurement, measure
 from icl_lib.kinds import OF_EITHER_KIND
+from icl_lib.names import refuse_unknown
 
 PAPER_FRACTIONS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.15, 0.2)
 
@@ -51,10 +51,7 @@ def protocol(name: str) -> Protocol:
 
     Raises ValueError naming the nearest for another name.
     """
-    if name not in PROTOCOLS:
-        near = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
-        raise ValueError(f"unknown protocol {name!r}; valid are {', '.join(PROTOCOLS)}"
-                         + (f"; nearest: {near[0]}" if near else ""))
+    refuse_unknown("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 
@@ -104,83 +101,16 @@ def protocol_rows(
     clean = ablations["ranking"] == "none"
     edited = (ablations["replacement"] == replacement) & (ablations["positions"] == positions)
     random = ablations["ranking"] == "random"
-    own = ablations["excluded"].isin({"", *excluded}) & ~random
+    shown = ablations["excluded"].isin({"", *excluded}) & ~random
     if name == "single":
-        own |= random & (ablations["excluded"] == OF_EITHER_KIND)
+        shown |= random & (ablations["excluded"] == OF_EITHER_KIND)
     else:
-        own |= random & (ablations["excluded"] == "")
-        own &= ablations["fraction"].isin(p.fractions) & (ablations["ranking"] != "random_layer_matched")
-        own &= ablations["draw"] < (p.n_draws or 10**9)
-    rows = ablations[(ablations["metric"] == column) & (clean | (edited & own))]
+        shown |= random & (ablations["excluded"] == "")
+        shown &= ablations["fraction"].isin(p.fractions) & (ablations["ranking"] != "random_layer_matched")
+        shown &= ablations["draw"] < (p.n_draws or 10**9)
+    rows = ablations[(ablations["metric"] == column) & (clean | (edited & shown))]
     n_heads = rows.groupby("fraction")["n_heads"].transform("min" if p.rounding == "floor" else "max")
     rows = rows[rows["n_heads"] == n_heads]
     if p.short_divisor and metric == "token_loss":
         rows = rows.assign(value=rows["value"] * rows["n_prompts"] / (rows["n_prompts"] - 1).clip(lower=1))
     return rows
-
-
-# What became of each departure of the released code from the text (`paper.md` 3.3 and 3.4): `how` is "preset" where
-# one of the protocols does as the code does, "shown" where the page shows it beside the metric, "not reproducible"
-# and "not applicable" for the rest; `field` is the part of `Protocol` that does it.
-DEPARTURES = (
-    ("A1", "the mean of 29 tasks replaces, never the task's own", "preset", "few_shot",
-     "replacement mean; task_mean is the other one of the grid"),
-    ("A2", "only the last position is written, then each generated one", "preset", "few_shot",
-     "positions last; all is the other one of the grid"),
-    ("A3", "slot -1 whatever position is asked for", "not applicable", "",
-     "there is no such argument here; the position is the same"),
-    ("A4", "token F1 after normalisation is called accuracy", "preset", "metric", "metric generated_f1"),
-    ("A5", "the article filter removes the answer a", "preset", "metric", "generated_f1 scores such answers 0"),
-    ("A6", "five tokens, cut at hyphen, apostrophe or slash", "preset", "metric",
-     "generated_f1; the ceiling of a perfect model stands in the table of tasks"),
-    ("A7", "answers from few classes", "shown", "", "the floor of always giving the commonest label is drawn"),
-    ("A8", "Llama 2 is sampled, since its generation config says so", "not reproducible", "",
-     "no seed is set for it in the code; generation here is greedy for every model"),
-    ("A9", "the last five ids are decoded, of the prompt if generation ends early", "preset", "reach_back",
-     "released decodes so; the metric alone cuts at the end-of-text token"),
-    ("A10", "one task's file is not found and left out silently", "not reproducible", "",
-     "whether 18 or 19 tasks were averaged cannot be told; a missing task file is an error here"),
-    ("A11", "demonstrations from 10 % of a file", "not applicable", "",
-     "a lab task has its own training pairs; of the paper's files it is a matter of the split, not of the ablation"),
-    ("A12", "the first 100 items of one split", "not applicable", "",
-     "prompts are drawn by seed, the same for all conditions, which keeps the pairing"),
-    ("A13", "int(share x heads), at least one", "preset", "rounding",
-     "released rounds down; paper and single round up, as the plots do"),
-    ("A14", "int(0.02 x heads) excluded, none in a small model", "preset", "rounding",
-     "released rounds down; paper and single round up"),
-    ("A15", "one random ranking for all shares", "preset", "n_draws",
-     "one draw, nested over shares; its order is another one than Python's random gave"),
-    ("A16", "the random line is not excluded in the exclusion row", "preset", "n_draws",
-     "paper and released draw from all heads; the random heads of single are of neither kind"),
-    ("A17", "a resumed run has other demonstrations", "not reproducible", "",
-     "it depends on where a run was cut off; prompts here depend on task and seed alone"),
-    ("A18", "options zero and random, not in the launcher", "not reproducible", "",
-     "no result of them is known; zero and resample of the grid stand for them"),
-    ("A19", "held-out tasks share inputs with scoring tasks", "not applicable", "",
-     "a matter of the task files; the cards of lab tasks name their siblings"),
-    ("T1", "1000 rows instead of 10 000", "not applicable", "", "the number of documents is a parameter"),
-    ("T2", "1001 rows are added up, 1000 divided by", "preset", "short_divisor",
-     "released divides the sum over n documents by n - 1"),
-    ("T3", "index 50 and 500 of the shifted loss", "preset", "loss_metric", "so for every protocol"),
-    ("T4", "joined texts cut into rows", "not applicable", "",
-     "text files and datasets are cut so (icl_lib.data.documents); a lab document is one story"),
-    ("T5", "every position gets the value vector of the BOS", "preset", "token_loss", "replacement bos_value"),
-    ("T6", "random tokens seeded anew for each row", "not applicable", "", "only the BOS among them is ever used"),
-    ("T7", "other positions and replacement than for few-shot accuracy", "preset", "token_loss",
-     "all positions and bos_value, against last and mean; single has one intervention for both"),
-    ("T8", "the final model is loaded for every checkpoint", "not reproducible", "",
-     "it would put the last step's number at every step; steps are loaded here"),
-    ("T9", "rankings from an fp16 model, losses from a folded fp32 one", "not reproducible", "",
-     "models are never folded here; the dtype is an argument of load_model"),
-    ("T10", "the random line is read from a folder that the launcher does not fill", "not reproducible", "",
-     "its numbers come from runs that are not released; random heads without exclusion are drawn"),
-    ("T11", "runs on a GPU only", "not applicable", "", "either device here, with the same result"),
-    ("T12", "value vectors, of which grouped-query models have fewer", "not applicable", "",
-     "head outputs are replaced, which is the same where it worked and works for grouped queries too"),
-)  # fmt: skip
-
-
-def departures_table() -> pd.DataFrame:
-    """What became of each departure, for the page: columns departure, how, why; index its number in the dossier."""
-    rows = [(number, text, f"{how} ({field})" if field else how, why) for number, text, how, field, why in DEPARTURES]
-    return pd.DataFrame(rows, columns=["number", "the released code", "here", "how or why"]).set_index("number")

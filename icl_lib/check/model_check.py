@@ -27,16 +27,9 @@ from icl_lib.check.eager_reference import (
     widened,
 )
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.passes import (
-    TokenBatch,
-    device_of,
-    last_head_outputs,
-    last_positions,
-    own_attention,
-)
-from icl_lib.forward.readout import read_targets
-from icl_lib.forward.shared_layers import edited_residuals
-from icl_lib.forward.shared_prefix import RowEdits, read_edited_rows
+from icl_lib.forward.encoded import TokenBatch
+from icl_lib.forward.passes import device_of, last_head_outputs, own_attention
+from icl_lib.forward.run import run
 from icl_lib.metrics.evaluate import edited_token_losses
 from icl_lib.scores.induction import reduced_patterns
 
@@ -147,7 +140,6 @@ def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     batch = TokenBatch(padded, lengths, [0, 1])
     values = _values(model, sequences[0])
     masks = _masks(model).to(device)
-    edits = RowEdits(masks, values[None])
     reference = [Reference(model, tokens, masks, values) for tokens in sequences]
     found = _Differences(expected)
 
@@ -156,10 +148,8 @@ def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     if all(torch.allclose(r.everywhere[1], r.unedited, atol=found.limit) for r in reference):
         raise Refused("replacing heads' outputs at the output projection changes nothing")
     targets = torch.stack([own.targets(2) for own in reference])
-    read = last_positions(lengths, 2)
-    at_last = read_edited_rows(model, batch, edits.take(torch.arange(3)), targets).log_probability
-    residual = edited_residuals(model, batch.tokens, edits, read)
-    everywhere = read_targets(model, residual, targets).log_probability
+    edits = [Edit(mask, values) for mask in masks[:3]] + [Edit(mask, values, "all") for mask in masks]
+    at_last, everywhere = run(model, batch, edits, targets).log_probability.split([3, len(masks)], dim=1)
     for i, own in enumerate(reference):
         found.add("the sweep over edits at the last position", at_last[i], own.read(own.at_last, targets[i]))
         found.add("the sweep over edits at all positions", everywhere[i], own.read(own.everywhere, targets[i]))

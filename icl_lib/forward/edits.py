@@ -1,6 +1,6 @@
 """Ablation as one intervention: which heads, replaced by what, at which positions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -8,19 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from icl_lib.data.tasks import TaskPrompts
-from icl_lib.forward.means import clean_means
-from icl_lib.forward.passes import (
-    device_of,
-    encode_prompts,
-    last_head_outputs,
-    mean_head_outputs,
-    output_projections,
-    split_heads,
-)
-from icl_lib.forward.shared_prefix import RowEdits
+from icl_lib.forward.passes import device_of, hooked, output_projections, split_heads
+from icl_lib.names import refuse_unknown
 
-REPLACEMENTS = ("mean", "task_mean", "zero", "resample", "bos_value")
 POSITIONS = ("last", "all")
 
 
@@ -39,8 +29,7 @@ class Edit:
     positions: str = "last"
 
     def __post_init__(self) -> None:
-        if self.positions not in POSITIONS:
-            raise ValueError(f"unknown positions {self.positions!r}; valid are {', '.join(POSITIONS)}")
+        refuse_unknown("positions", self.positions, POSITIONS)
         if self.values.shape[1:3] != self.heads.shape:
             raise ValueError(
                 f"values are for {tuple(self.values.shape[1:3])} layers and heads, "
@@ -50,6 +39,34 @@ class Edit:
     def of_rows(self, rows: list[int]) -> "Edit":
         """The edit for some of the sequences it was made for."""
         return self if len(self.values) == 1 else replace(self, values=self.values[rows])
+
+
+def by_positions(edits: Sequence[Edit | None], *, unedited: str) -> dict[str, list[int]]:
+    """Which of the edits act at which positions; the unedited model (None) goes with those at `unedited`."""
+    at = [unedited if edit is None else edit.positions for edit in edits]
+    return {where: [i for i, here in enumerate(at) if here == where] for where in POSITIONS if where in at}
+
+
+@dataclass(frozen=True)
+class RowEdits:
+    """What each row replaces: the outputs of the heads in its mask by the values beside it.
+
+    `values` may have length 1 on the batch axis, on the row axis or on both.
+    """
+
+    masks: Bool[Tensor, "row layer head"]
+    values: Float[Tensor, "#batch #row layer head d_head"]
+
+    @property
+    def first_layers(self) -> Int[Tensor, "row"]:
+        """The lowest layer each row edits; the last layer for a row without edits."""
+        n_layers = self.masks.shape[1]
+        layer = torch.arange(n_layers, device=self.masks.device)
+        return torch.where(self.masks.any(-1), layer, n_layers - 1).amin(-1)
+
+    def take(self, order: Tensor) -> "RowEdits":
+        values = self.values if self.values.shape[1] == 1 else self.values[:, order]
+        return RowEdits(self.masks[order], values)
 
 
 def row_edits(model: nn.Module, edits: Sequence[Edit | None], sequences: Sequence[int]) -> RowEdits:
@@ -94,17 +111,11 @@ def edited_heads(model: nn.Module, edit: Edit | None) -> Iterator[None]:
         fed["attention_mask"] = kwargs.get("attention_mask")
 
     hf_model = model.original_model
-    handles = [
-        m.register_forward_pre_hook(note_mask, with_kwargs=True) for m in {hf_model, hf_model.base_model}
-    ]
-    try:
-        for layer, projection in enumerate(output_projections(model)):
-            if edit.heads[layer].any():
-                handles.append(projection.register_forward_pre_hook(_replacing(model, edit, layer, fed)))
+    hooks = [m.register_forward_pre_hook(note_mask, with_kwargs=True) for m in {hf_model, hf_model.base_model}]
+    hooks += [projection.register_forward_pre_hook(_replacing(model, edit, layer, fed))
+              for layer, projection in enumerate(output_projections(model)) if edit.heads[layer].any()]
+    with hooked(hooks):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _replacing(model: nn.Module, edit: Edit, layer: int, fed: dict):
@@ -125,110 +136,10 @@ def _replacing(model: nn.Module, edit: Edit, layer: int, fed: dict):
     return hook
 
 
-def _last_real(
-    attention_mask: Tensor | None, z: Float[Tensor, "batch pos head d_head"]
-) -> Int[Tensor, "batch"]:
+def _last_real(attention_mask: Tensor | None, z: Float[Tensor, "batch pos head d_head"]) -> Int[Tensor, "batch"]:
     """The last unpadded position among those fed now (with a cache the mask also covers the past)."""
     n_pos = z.shape[1]
     if attention_mask is None or attention_mask.ndim != 2:
         return torch.full((len(z),), n_pos - 1, device=z.device)
     real = attention_mask[:, -n_pos:].to(z.device) != 0
-    last = torch.where(real, torch.arange(real.shape[1], device=z.device), -1).amax(1)
-    return last  # -1, nowhere, for a sequence that is padding only
-
-
-def replacement_values(
-    model: nn.Module,
-    prompts: Mapping[str, TaskPrompts],
-    replacement: str = "mean",
-    *,
-    scoring_prompts: Mapping[str, TaskPrompts] | None = None,
-    seed: int = 0,
-) -> dict[str, Float[Tensor, "batch layer head d_head"]]:
-    """What each head's output is replaced by, for the clean prompts of each task in `prompts`.
-
-    All from the last position of the clean prompts of `scoring_prompts` (default: `prompts`), before
-    the output projection, BOS included in the prompts:
-    `mean`: over all tasks, each counting the same (the paper's "mean ablation", section 4; released
-    code: the mean over the 29 scoring tasks). `task_mean`: over the task's own prompts in `prompts`.
-    `resample`: another prompt's output, drawn anew for each prompt (one for all heads, so that they
-    go together), never the prompt itself. `zero`: zeros. `bos_value`: the head's output at a BOS
-    with nothing before it, which is its value vector there (released token-loss ablation).
-
-    The batch axis is 1 except for `resample`: one per clean prompt. Raises ValueError for an unknown
-    replacement, for `resample` from a single prompt and as `fv_scores` does.
-    """
-    if replacement not in REPLACEMENTS:
-        raise ValueError(f"unknown replacement {replacement!r}; valid are {', '.join(REPLACEMENTS)}")
-    source = scoring_prompts or prompts
-    if replacement == "resample":
-        return _resampled(model, prompts, source, seed)
-    if replacement == "task_mean":
-        return {task: mean[None] for task, mean in clean_means(model, prompts, progress=False).items()}
-    if replacement == "mean":
-        means = clean_means(model, source, progress=False)
-        value = (
-            torch.stack([mean.double() for mean in means.values()])
-            .mean(0)
-            .to(next(iter(means.values())).dtype)
-        )
-    else:
-        value = bos_values(model)
-        if replacement == "zero":
-            value = torch.zeros_like(value)
-    return {task: value[None] for task in prompts}
-
-
-def document_values(
-    model: nn.Module,
-    documents: Int[Tensor, "document pos"],
-    replacement: str = "mean",
-    *,
-    scoring_prompts: Mapping[str, TaskPrompts],
-    seed: int = 0,
-) -> Float[Tensor, "batch layer head d_head"]:
-    """`replacement_values` for documents: the same values as for prompts where a document can have them.
-
-    `mean`, `zero` and `bos_value` are the same values. `resample`: for each document the output on one of the
-    scoring prompts, drawn anew. `task_mean`: a document has no task, so the mean over the documents' own positions,
-    BOS left out. Batch axis 1, for `resample` one per document. Errors as in `replacement_values`.
-    """
-    if replacement == "task_mean":
-        return mean_head_outputs(model, documents)[None].cpu()
-    if replacement == "resample":
-        encoded = [p.tokens for task, tp in scoring_prompts.items() for p in encode_prompts(model, tp.clean, task)]
-        drawn = torch.randint(len(encoded), (len(documents),), generator=torch.Generator().manual_seed(seed))
-        return last_head_outputs(model, [encoded[i] for i in drawn.tolist()]).cpu()
-    values = replacement_values(model, dict(list(scoring_prompts.items())[:1]), replacement,
-                                scoring_prompts=scoring_prompts, seed=seed)
-    return next(iter(values.values()))
-
-
-def bos_values(model: nn.Module) -> Float[Tensor, "layer head d_head"]:
-    """Each head's output at a BOS with nothing before it: its value vector at the BOS.
-
-    It is the same in every text, since a first token attends to itself only. Raises ValueError for a
-    tokenizer without BOS.
-    """
-    if model.tokenizer.bos_token_id is None:
-        raise ValueError("replacement 'bos_value' needs a tokenizer with a BOS token")
-    return last_head_outputs(model, [[model.tokenizer.bos_token_id]])[0].cpu()
-
-
-def _resampled(
-    model: nn.Module, prompts: Mapping[str, TaskPrompts], source: Mapping[str, TaskPrompts], seed: int
-) -> dict[str, Float[Tensor, "batch layer head d_head"]]:
-    encoded = [p for task, tp in source.items() for p in encode_prompts(model, tp.clean, task)]
-    outputs = last_head_outputs(model, [p.tokens for p in encoded]).cpu()
-    generator = torch.Generator().manual_seed(seed)
-    values = {}
-    for task, task_prompts in prompts.items():
-        drawn = []
-        for prompt in task_prompts.clean:
-            tokens = model.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-            others = [i for i, other in enumerate(encoded) if other.tokens != tokens]
-            if not others:
-                raise ValueError(f"task {task!r}: replacement 'resample' needs another prompt to draw from")
-            drawn.append(others[int(torch.randint(len(others), (1,), generator=generator))])
-        values[task] = outputs[drawn]
-    return values
+    return torch.where(real, torch.arange(real.shape[1], device=z.device), -1).amax(1)  # -1, nowhere: only padding

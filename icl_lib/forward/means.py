@@ -1,6 +1,6 @@
 """Mean head outputs over clean prompts, and what else a long pass needs: halving where memory runs out, no NaN."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
-from icl_lib.forward.passes import EncodedPrompt, TokenBatch, encode_prompts, last_head_outputs
+from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_clean
+from icl_lib.forward.passes import last_head_outputs
 from icl_lib.progress import progress as progress_of
 from icl_lib.saved import SavedResults
 
@@ -29,15 +30,13 @@ def clean_means(
     Before the output projection (hook_z), in float64 while summing, given in the model's dtype.
     `save_to` and errors as in `fv_scores`.
     """
-    return saved_clean_means(model, prompts, batch_size, progress, SavedResults(save_to, model))
+    return means_of(model, encode_clean(model, prompts), batch_size, progress, SavedResults(save_to, model))
 
 
-def saved_clean_means(
-    model: nn.Module, prompts: Mapping[str, TaskPrompts], batch_size: int, progress: bool, saved: SavedResults
+def means_of(
+    model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], batch_size: int, progress: bool, saved: SavedResults
 ) -> dict[str, MeanZ]:
-    """`clean_means` of tasks that are read where `saved` has them."""
-    encoded = {task: encode_prompts(model, p.clean, task) for task, p in prompts.items()}
-
+    """`clean_means` of encoded prompts, read where `saved` has them."""
     def mean(task: str) -> dict[str, Tensor]:
         sequences = [p.tokens for p in encoded[task]]
         z = halving(lambda n: last_head_outputs(model, sequences, batch_size=n), batch_size)
@@ -69,7 +68,7 @@ def halves(batch: TokenBatch, error: RuntimeError) -> list[TokenBatch]:
     ]
 
 
-def halving(run, batch_size: int) -> Tensor:
+def halving(run: Callable[[int], Tensor], batch_size: int) -> Tensor:
     """What `run` gives with the largest batch that memory allows, from `batch_size` down by halves."""
     while True:
         try:
@@ -80,9 +79,11 @@ def halving(run, batch_size: int) -> Tensor:
             batch_size //= 2
 
 
-def refuse_nan(values: Float[Tensor, "row value"], encoded: list[EncodedPrompt], rows, what: str) -> None:
+def refuse_nan(
+    values: Float[Tensor, "row value"], encoded: list[EncodedPrompt], rows: Sequence[int], what: str
+) -> None:
     """Raises ValueError naming task and prompt for a row with NaN."""
     bad = values.isnan().any(1)
     if bad.any():
-        prompt = encoded[list(rows)[int(bad.nonzero()[0])]]
+        prompt = encoded[rows[int(bad.nonzero()[0])]]
         raise ValueError(f"task {prompt.task!r}, prompt {prompt.index}: NaN in the {what} prompt")

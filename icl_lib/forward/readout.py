@@ -15,10 +15,10 @@ _LOGIT_BYTES = 64 * 2**20  # of vocabulary-wide rows held at a time
 
 @dataclass(frozen=True)
 class Readout:
-    """What the model says about the target tokens, `pos` counting the target's own tokens."""
+    """What the model says about target tokens: their log-probability and whether they are the likeliest."""
 
-    log_probability: Float[Tensor, "batch row pos"]
-    correct: Bool[Tensor, "batch row pos"]
+    log_probability: Float[Tensor, "*batch row pos"]
+    correct: Bool[Tensor, "*batch row pos"]
 
 
 class _Below(tuple):

@@ -8,16 +8,20 @@ architecture needs its own mathematics.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from icl_lib.forward.edits import RowEdits
 from icl_lib.forward.passes import (
     PassDone,
     attentions,
+    feed,
+    hooked,
     layers,
     output_projections,
     own_attention,
@@ -26,9 +30,8 @@ from icl_lib.forward.passes import (
     split_heads,
     take_positions,
 )
-from icl_lib.forward.shared_prefix import RowEdits
 
-_MAX_TOKENS = 8192  # of edited copies carried at a time
+MAX_TOKENS = 8192  # of edited copies carried at a time
 
 
 @torch.inference_mode()
@@ -39,23 +42,18 @@ def edited_residuals(
     read: Int[Tensor, "batch read"] | None = None,
     *,
     edited: Bool[Tensor, "batch pos"] | None = None,
-    max_tokens: int = _MAX_TOKENS,
 ) -> Float[Tensor, "batch row read d_model"]:
     """The residual stream after the last layer, before the final norm, under each row's edits at all positions.
 
     At the positions `read` of each sequence, None for all. `edited`: the positions that edits act on, None for all.
-    `max_tokens` bounds the edited copies carried at a time. Sequences may be padded on the right, behind what is
-    read.
+    Sequences may be padded on the right, behind what is read.
     """
     own = own_attention(model)  # then the last layer's keys cannot be had apart: all its positions are computed
     sweep = _LayerSweep(model, tokens, edits, None if own else read, edited)
     order = torch.argsort(edits.first_layers, stable=True)
-    n_rows = max(1, max_tokens // tokens.numel())
-    with plain_transformers(model, None if own else sweep.attend) as hf_model, sweep.hooks():
-        try:
-            hf_model.base_model(input_ids=tokens, use_cache=False)
-        except PassDone:
-            pass
+    n_rows = max(1, MAX_TOKENS // tokens.numel())
+    with plain_transformers(model, None if own else sweep.attend) as hf_model, hooked(sweep.hooks()):
+        feed(hf_model, tokens)
         parts = []
         for rows in order.split(n_rows):
             residual = sweep.run(rows.tolist())
@@ -66,8 +64,7 @@ def edited_residuals(
 
 
 class _LayerSweep:
-    """The calls of one unedited pass, and the edited copies on their way up; copies stand row by row on the batch
-    axis."""
+    """The calls of one unedited pass, and the edited copies on their way up, row by row on the batch axis."""
 
     def __init__(
         self,
@@ -75,10 +72,9 @@ class _LayerSweep:
         tokens: Int[Tensor, "batch pos"],
         edits: RowEdits,
         read: Int[Tensor, "batch read"] | None,
-        edited: Bool[Tensor, "batch pos"] | None = None,
+        edited: Bool[Tensor, "batch pos"] | None,
     ):
-        self.edited = edited
-        self.model, self.edits, self.read, self.n_batch = model, edits, read, len(tokens)
+        self.model, self.edits, self.read, self.edited, self.n_batch = model, edits, read, edited, len(tokens)
         self.layers, self.projections, self.attentions = layers(model), output_projections(model), attentions(model)
         self.first = edits.first_layers.tolist()
         self.calls: list[tuple[tuple, dict]] = []
@@ -87,18 +83,11 @@ class _LayerSweep:
         self.stage = "unedited"  # then "rows" (whole sequences), "keys" and "read" (of the last layer)
         self.carried: list[int] = []
 
-    @contextmanager
-    def hooks(self) -> Iterator[None]:
-        handles = []
+    def hooks(self) -> Iterator[RemovableHandle]:
         for i, (layer, projection) in enumerate(zip(self.layers, self.projections, strict=True)):
-            handles.append(layer.register_forward_pre_hook(self._note_call(i), with_kwargs=True))
-            handles.append(projection.register_forward_pre_hook(self._replacing(i)))
-            handles.append(self.attentions[i].register_forward_hook(self._note_heads(i)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            yield layer.register_forward_pre_hook(self._note_call(i), with_kwargs=True)
+            yield projection.register_forward_pre_hook(self._replacing(i))
+            yield self.attentions[i].register_forward_hook(self._note_heads(i))
 
     def _note_call(self, i: int):
         def note(_layer: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -141,14 +130,12 @@ class _LayerSweep:
             z = split_heads(self.model, args[0]).unflatten(0, (len(self.carried), self.n_batch))
             where = mask[:, None, None, :, None]
             if self.edited is not None:
-                where = where & self._edited_now()[:, :, None, None]
+                now = self.edited if self.stage == "rows" else take_positions(self.edited, self.read)
+                where = where & now[:, :, None, None]
             z = torch.where(where, values.transpose(0, 1)[:, :, None].to(z.dtype), z)
             return (z.reshape(args[0].shape), *args[1:])
 
         return replace
-
-    def _edited_now(self) -> Bool[Tensor, "batch pos"]:
-        return self.edited if self.stage == "rows" else take_positions(self.edited, self.read)
 
     def run(self, rows: list[int]) -> Float[Tensor, "copies read d_model"]:
         """Take rows, sorted by the first layer they edit, through the layers above."""
@@ -193,10 +180,8 @@ class _LayerSweep:
         if self.read is None:
             whole = hidden if len(hidden) == n_rows * self.n_batch else hidden.repeat(n_rows, 1, 1)
             return self._call(last, whole, "rows")
-        try:
+        with suppress(PassDone):
             self._call(last, hidden, "keys")
-        except PassDone:
-            pass
         at_read = take_positions(hidden, self.read.repeat(len(hidden) // self.n_batch, 1))
         if len(at_read) != n_rows * self.n_batch:
             at_read = at_read.repeat(n_rows, 1, 1)
@@ -223,13 +208,7 @@ class _LayerSweep:
         return value if len(value) == 1 else value.repeat(n_copies, *[1] * (value.ndim - 1))
 
     def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        **kwargs: Any,
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, None]:
         if self.stage == "keys":
             self.keys, self.values, self.mask = key, value, attention_mask

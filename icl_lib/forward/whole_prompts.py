@@ -5,69 +5,45 @@ compute it right. Slower than `icl_lib.forward.shared_prefix` by about the lengt
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from icl_lib.forward.passes import TokenBatch, last_positions, layers, plain_transformers, take_positions
-from icl_lib.forward.readout import Readout, greedy_tokens, read_targets
-from icl_lib.forward.shared_layers import edited_residuals
-from icl_lib.forward.shared_prefix import RowEdits
-
-_MAX_TOKENS = 8192  # fed at a time
+from icl_lib.forward.edits import RowEdits
+from icl_lib.forward.passes import feed, hooked, layers, plain_transformers, take_positions
+from icl_lib.forward.shared_layers import MAX_TOKENS, edited_residuals
 
 
-def read_whole_rows(
+def edited_rows(
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], edits: RowEdits, at: Int[Tensor, "batch n"], *, apart: bool
+) -> Float[Tensor, "batch row n d_model"]:
+    """`shared_prefix.edited_rows`, whole prompts at a time."""
+    parts = []
+    for places in at.split(1 if apart else at.shape[1], dim=1):
+        edited = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, places, True)
+        parts.append(edited_residuals(model, tokens, edits, places, edited=edited))
+    return torch.cat(parts, dim=2)
+
+
+@torch.inference_mode()
+def added_rows(
     model: nn.Module,
-    batch: TokenBatch,
-    edits: RowEdits,
-    targets: Int[Tensor, "batch pos"],
-    apart: Int[Tensor, "batch pos"] | None,
-) -> Readout:
-    """`shared_prefix.read_edited_rows`, whole prompts at a time."""
-    if apart is None:
-        return _read_at(model, batch.tokens, edits, targets, last_positions(batch.lengths, targets.shape[1]))
-    each = [
-        _read_at(model, batch.tokens, edits, target[:, None], at[:, None])
-        for target, at in zip(targets.T, apart.T, strict=True)
-    ]
-    return Readout(torch.cat([r.log_probability for r in each], 2), torch.cat([r.correct for r in each], 2))
-
-
-def _read_at(model: nn.Module, tokens: Tensor, edits: RowEdits, targets: Tensor, at: Tensor) -> Readout:
-    return read_targets(model, edited_residuals(model, tokens, edits, at, edited=_marked(tokens, at)), targets)
-
-
-def _marked(tokens: Tensor, at: Int[Tensor, "batch n"]) -> Bool[Tensor, "batch pos"]:
-    return torch.zeros_like(tokens, dtype=torch.bool).scatter(1, at, True)
-
-
-def read_whole_added_rows(
-    model: nn.Module,
-    batch: TokenBatch,
+    tokens: Int[Tensor, "batch pos"],
     vectors: Float[Tensor, "row d_model"],
-    at: Int[Tensor, "row"],
-    targets: Int[Tensor, "batch 1"],
-) -> Readout:
-    """`shared_prefix.read_added_rows`, whole prompts at a time."""
-    last, n_batch = last_positions(batch.lengths, 1), len(batch.tokens)
-    n_rows = max(1, _MAX_TOKENS // batch.tokens.numel())
+    layer: Int[Tensor, "row"],
+    at: Int[Tensor, "batch 1"],
+) -> Float[Tensor, "batch row 1 d_model"]:
+    """`shared_prefix.added_rows`, whole prompts at a time."""
     residuals = []
-    for rows in torch.arange(len(vectors), device=at.device).split(n_rows):
-        copies = batch.tokens.repeat(len(rows), 1)
-        where = last.repeat(len(rows), 1)
-        seen: list[Tensor] = []
-        handles = []
-        for i, layer in enumerate(layers(model)):
-            added = torch.where((at[rows] == i)[:, None], vectors[rows], 0).repeat_interleave(n_batch, 0)
-            handles.append(layer.register_forward_hook(_adding(where, added, seen)))
-        try:
-            with plain_transformers(model) as hf_model:
-                hf_model.base_model(input_ids=copies, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
-        residuals.append(take_positions(seen[-1], where).view(len(rows), n_batch, -1))
-    return read_targets(model, torch.cat(residuals).transpose(0, 1)[:, :, None], targets)
+    for rows in torch.arange(len(vectors), device=layer.device).split(max(1, MAX_TOKENS // tokens.numel())):
+        where, seen = at.repeat(len(rows), 1), []
+        added = [torch.where((layer[rows] == i)[:, None], vectors[rows], 0).repeat_interleave(len(tokens), 0)
+                 for i in range(model.cfg.n_layers)]
+        hooks = hooked(module.register_forward_hook(_adding(where, added[i], seen))
+                       for i, module in enumerate(layers(model)))
+        with plain_transformers(model) as hf_model, hooks:
+            feed(hf_model, tokens.repeat(len(rows), 1))
+        residuals.append(take_positions(seen[-1], where).unflatten(0, (len(rows), -1)))
+    return torch.cat(residuals).transpose(0, 1)
 
 
 def _adding(where: Tensor, added: Tensor, seen: list[Tensor]):
@@ -79,23 +55,3 @@ def _adding(where: Tensor, added: Tensor, seen: list[Tensor]):
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     return add
-
-
-def generate_whole(
-    model: nn.Module, batch: TokenBatch, edits: RowEdits, n_tokens: int, *, everywhere: bool
-) -> Int[Tensor, "batch row token"]:
-    """Greedy tokens under each edit, at all positions or from the prompt's last on (`icl_lib.metrics.generation`)."""
-    norm = model.ln_final.original_component
-    rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
-    found = []
-    for row in range(len(edits.masks)):
-        own = edits.take(torch.tensor([row], device=rows.device))
-        tokens = torch.nn.functional.pad(batch.tokens, (0, n_tokens))
-        for step in range(n_tokens):
-            last = batch.lengths[:, None] - 1 + step
-            pos = torch.arange(tokens.shape[1], device=rows.device).expand_as(tokens)
-            edited = None if everywhere else (pos >= batch.lengths[:, None] - 1) & (pos <= last)
-            hidden = norm(edited_residuals(model, tokens, own, last, edited=edited)[:, :, 0])
-            tokens[rows, batch.lengths + step] = greedy_tokens(model, hidden)[:, 0]
-        found.append(take_positions(tokens, last_positions(batch.lengths + n_tokens, n_tokens)))
-    return torch.stack(found, dim=1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from icl_lib.forward.passes import attentions, layers, output_projections, plain_transformers
+from icl_lib.forward.passes import attentions, feed, hooked, layers, output_projections, plain_transformers
 
 _FAR = 1024.0  # a factor at which the small constant in a norm's root is nothing
 
@@ -36,14 +36,11 @@ def written(model: nn.Module, output: Float[Tensor, "layer row d_model"]) -> Flo
         handles.append(mlp.register_forward_hook(_silent))
         stubbed[i].forward = lambda *_args, i=i, **_kwargs: (output[i][None], None)
     try:
-        with plain_transformers(model) as hf_model:
-            tokens = torch.zeros(1, output.shape[1], dtype=torch.long, device=output.device)
-            hf_model.base_model(input_ids=tokens, use_cache=False)
+        with plain_transformers(model) as hf_model, hooked(handles):
+            feed(hf_model, torch.zeros(1, output.shape[1], dtype=torch.long, device=output.device))
     finally:
         for attention in stubbed:
             del attention.forward
-        for handle in handles:
-            handle.remove()
     return torch.cat(seen)
 
 

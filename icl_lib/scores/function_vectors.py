@@ -10,15 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
-from icl_lib.forward.means import MeanZ, halves, refuse_nan, saved_clean_means
-from icl_lib.forward.passes import (
-    EncodedPrompt,
-    TokenBatch,
-    device_of,
-    encode_prompts,
-    token_batches,
-)
-from icl_lib.forward.shared_prefix import RowEdits, read_edited_rows
+from icl_lib.forward.edits import Edit
+from icl_lib.forward.encoded import EncodedPrompt, encode_clean, encode_prompts, token_batches
+from icl_lib.forward.means import MeanZ, halves, means_of, refuse_nan
+from icl_lib.forward.passes import device_of
+from icl_lib.forward.run import run
+from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress as progress_of
 from icl_lib.saved import SavedResults
 
@@ -37,17 +34,6 @@ class FVScores:
     by_prompt: dict[str, Float[Tensor, "prompt layer head"]]
     shuffled_probability: dict[str, Float[Tensor, "prompt"]]  # of the answer, without replacement
     n_prompts: dict[str, int]
-
-    def by_type(self, task_types: Mapping[str, str]) -> dict[str, Float[Tensor, "layer head"]]:
-        """The mean over the tasks of each type, e.g. of abstractive and extractive ones apart.
-
-        Raises ValueError for a scored task without a type.
-        """
-        if missing := sorted(set(self.by_task) - set(task_types)):
-            raise ValueError(f"task_types has no type for task {missing[0]!r}; give one for every scored task")
-        types = {task_types[task] for task in self.by_task}
-        return {kind: torch.stack([s for task, s in self.by_task.items() if task_types[task] == kind]).mean(0)
-                for kind in sorted(types)}
 
 
 def fv_scores(
@@ -85,17 +71,31 @@ def fv_scores(
     """
     if not prompts:
         raise ValueError("no tasks to score")
-    if answer not in ANSWERS:
-        raise ValueError(f"unknown answer {answer!r}; valid are {', '.join(ANSWERS)}")
+    refuse_unknown("answer", answer, ANSWERS)
     # everything is encoded before anything is computed, so that bad input costs no time
     shuffled = {task: encode_prompts(model, p.shuffled, task) for task, p in prompts.items()}
     if answer == "in_context":
         shuffled = {task: answers_in_context(model, encoded, prompts[task]) for task, encoded in shuffled.items()}
     saved = SavedResults(save_to, model)
     if mean_z is None:
-        mean_z = saved_clean_means(model, prompts, batch_size or 16, progress, saved)
+        mean_z = means_of(model, encode_clean(model, prompts), batch_size or 16, progress, saved)
+    if missing := sorted(set(shuffled) - set(mean_z)):
+        raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
     batch_size = batch_size or _batch_size(model, shuffled, memory_gib)
-    return _scored(model, shuffled, mean_z, batch_size, progress, saved)
+    by_prompt, baseline = {}, {}
+    for task in progress_of(shuffled, "FV scores", show=progress):
+        result = _recalled_effects(model, shuffled[task], mean_z[task][None], batch_size, saved)
+        by_prompt[task], baseline[task] = result["effects"][0], result["shuffled_probability"]
+    by_task = {task: effects.mean(0) for task, effects in by_prompt.items()}
+    return FVScores(
+        scores=torch.stack(list(by_task.values())).mean(0),
+        by_task=by_task,
+        mean_z={task: mean_z[task].cpu() for task in shuffled},
+        standard_error_by_task={task: _standard_error(effects) for task, effects in by_prompt.items()},
+        by_prompt=by_prompt,
+        shuffled_probability=baseline,
+        n_prompts={task: len(effects) for task, effects in by_prompt.items()},
+    )
 
 
 def answers_in_context(model: nn.Module, encoded: list[EncodedPrompt], prompts: TaskPrompts) -> list[EncodedPrompt]:
@@ -110,32 +110,6 @@ def answers_in_context(model: nn.Module, encoded: list[EncodedPrompt], prompts: 
             raise ValueError(f"task {prompt.task!r}, prompt {prompt.index}: the answer is tokenised together with the "
                              "prompt's end; score it with answer='alone'")
     return [replace(p, answer=list(tokens[len(p.tokens) :])) for p, tokens in zip(encoded, whole, strict=True)]
-
-
-def _scored(
-    model: nn.Module,
-    shuffled: Mapping[str, list[EncodedPrompt]],
-    mean_z: Mapping[str, MeanZ],
-    batch_size: int,
-    progress: bool,
-    saved: SavedResults,
-) -> FVScores:
-    if missing := sorted(set(shuffled) - set(mean_z)):
-        raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
-    by_prompt, baseline = {}, {}
-    for task in progress_of(shuffled, "FV scores", show=progress):
-        found = _recalled_effects(model, shuffled[task], mean_z[task][None], batch_size, saved)
-        by_prompt[task], baseline[task] = found["effects"][0], found["shuffled_probability"]
-    by_task = {task: effects.mean(0) for task, effects in by_prompt.items()}
-    return FVScores(
-        scores=torch.stack(list(by_task.values())).mean(0),
-        by_task=by_task,
-        mean_z={task: mean_z[task].cpu() for task in shuffled},
-        standard_error_by_task={task: _standard_error(effects) for task, effects in by_prompt.items()},
-        by_prompt=by_prompt,
-        shuffled_probability=baseline,
-        n_prompts={task: len(effects) for task, effects in by_prompt.items()},
-    )
 
 
 def _recalled_effects(
@@ -195,29 +169,21 @@ def _task_effects(
     All draws of the means share the pass over the prompt.
     """
     n_draws, n_layers, n_heads, _ = means.shape
-    n_all = n_layers * n_heads
+    one_head_each = torch.eye(n_layers * n_heads, dtype=torch.bool).unflatten(1, (n_layers, n_heads))
+    edits = [*(Edit(head, mean) for mean in means.split(1) for head in one_head_each), None]
     device = device_of(model)
-    one_head_each = torch.eye(n_all, dtype=torch.bool).unflatten(1, (n_layers, n_heads))
-    masks = torch.cat([*[one_head_each] * n_draws, torch.zeros(1, n_layers, n_heads, dtype=torch.bool)])
-    values = means if n_draws == 1 else torch.cat([means.repeat_interleave(n_all, 0), means[:1]])
-    edits = RowEdits(masks.to(device), values.to(device)[None])
-    answers = torch.tensor([p.answer[0] for p in encoded], device=device)
-
-    def run(batch: TokenBatch) -> Tensor:
-        readout = read_edited_rows(model, batch, edits, answers[batch.rows][:, None])
-        return readout.log_probability[..., 0]
-
-    probability = torch.empty(len(encoded), n_draws * n_all + 1, dtype=torch.float64)
+    answers = torch.tensor([p.answer[:1] for p in encoded], device=device)
+    probability = torch.empty(len(encoded), len(edits), dtype=torch.float64)
     pending = list(token_batches([p.tokens for p in encoded], batch_size, device))
     while pending:
         batch = pending.pop(0)
         try:
-            log_probability = run(batch)
+            log_probability = run(model, batch, edits, answers[batch.rows]).log_probability[..., 0]
         except RuntimeError as error:
             pending = [*halves(batch, error), *pending]
             continue
         refuse_nan(log_probability, encoded, batch.rows, "logits of the shuffled")
-        probability[batch.rows] = log_probability.double().exp().cpu()
+        probability[batch.rows] = log_probability.exp().cpu()
     effects = (probability[:, :-1] - probability[:, -1:]).unflatten(1, (n_draws, n_layers, n_heads))
     return {"effects": effects.transpose(0, 1), "shuffled_probability": probability[:, -1]}
 

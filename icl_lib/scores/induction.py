@@ -7,14 +7,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from icl_lib.forward.encoded import refuse_unknown_tokens
 from icl_lib.forward.passes import (
     PassDone,
     attentions,
     device_of,
+    feed,
+    hidden_by,
+    hooked,
     own_attention,
     plain_transformers,
-    refuse_unknown_tokens,
 )
+from icl_lib.names import refuse_unknown
 
 CONVENTIONS = ("attention_mass", "prefix_matching")
 _PATTERN_BYTES = 256 * 2**20  # of one layer's attention held at a time
@@ -43,11 +47,8 @@ def induction_scores(
     Raises ValueError for an unknown convention, tokens in which nothing repeats, and tokens longer
     than the context.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"unknown convention {convention!r}; valid are {', '.join(CONVENTIONS)}")
-    targets = (induction_targets if convention == "attention_mass" else _prefix_matching_targets)(
-        tokens
-    )
+    refuse_unknown("convention", convention, CONVENTIONS)
+    targets = induction_targets(tokens) if convention == "attention_mass" else _prefix_matching_targets(tokens)
     real = torch.ones_like(tokens, dtype=torch.bool)
     if lengths is not None:  # a real query sees no padding: it stands on the right
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
@@ -67,9 +68,7 @@ def previous_token_scores(model: nn.Module, tokens: Int[Tensor, "batch pos"]) ->
     if tokens.shape[1] < 2:
         raise ValueError("tokens: sequences of one token have no previous token")
     n = tokens.shape[1]
-    targets = (
-        torch.eye(n, dtype=torch.bool, device=tokens.device).roll(-1, 1).tril().expand(len(tokens), n, n)
-    )
+    targets = torch.eye(n, dtype=torch.bool, device=tokens.device).roll(-1, 1).tril().expand(len(tokens), n, n)
     return _mean_attention(model, tokens, targets, queries=targets.any(-1))
 
 
@@ -106,9 +105,7 @@ def repeated_random_tokens(
     tokenizer = model.tokenizer
     n_pos = 2 * length + bos
     if not 0 < n_pos <= model.cfg.n_ctx or length < 1 or n_sequences < 1:
-        raise ValueError(
-            f"{n_sequences} sequences of {n_pos} tokens do not fit a context of {model.cfg.n_ctx}"
-        )
+        raise ValueError(f"{n_sequences} sequences of {n_pos} tokens do not fit a context of {model.cfg.n_ctx}")
     if bos and tokenizer.bos_token_id is None:
         raise ValueError("the tokenizer has no BOS token; pass bos=False")
     left_out = set() if special_ids else set(tokenizer.all_special_ids)
@@ -164,9 +161,7 @@ def _mean_attention(
     for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
         hit, asked = targets[rows], queries[rows]
 
-        def reduce(
-            pattern: Float[Tensor, "batch head pos key"], hit: Tensor = hit, asked: Tensor = asked
-        ) -> Tensor:
+        def reduce(pattern: Tensor, hit: Tensor = hit, asked: Tensor = asked) -> Tensor:
             # on queries without a target the hit is zero: they count in the denominator only
             on_target = torch.einsum("bhqk,bqk->bh", pattern, hit.to(pattern.dtype))
             return (on_target.double() / asked.sum(1)[:, None]).sum(0)
@@ -179,64 +174,38 @@ def _mean_attention(
 def reduced_patterns(
     model: nn.Module, tokens: Int[Tensor, "batch pos"], reduce: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:
-    """`reduce` of every layer's attention pattern, one layer at a time."""
-    if own_attention(model):
-        return _own_patterns(model, tokens, reduce)
+    """`reduce` of every layer's attention pattern `[batch, head, pos, key]`, one layer at a time.
+
+    An architecture with an attention of its own gives patterns itself, beside the output (`output_attentions`); raises
+    ValueError for one that does not.
+    """
     reduced: list[Tensor] = []
+    shape = (len(tokens), model.cfg.n_heads, tokens.shape[1], tokens.shape[1])
 
     def attend(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        **kwargs: Any,
+        _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, None]:
-        if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-            raise ValueError(f"{type(module).__name__}: attention with softcap or sinks is not supported")
-        batch, n_heads, n_pos, d_head = query.shape
-        grouped = query.reshape(batch, key.shape[1], -1, n_pos, d_head)
+        grouped = query.unflatten(1, (key.shape[1], -1))
         scores = grouped @ key[:, :, None].mT
-        scores *= d_head**-0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
-        hidden = torch.ones(n_pos, n_pos, dtype=torch.bool, device=query.device).triu(1)
+        scores *= query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
+        hidden = torch.ones(shape[2:], dtype=torch.bool, device=query.device).triu(1)
         if attention_mask is not None:
-            seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-            hidden = ~seen[:, :, None]
+            hidden = hidden_by(attention_mask)[:, :, None]
         pattern = scores.masked_fill_(hidden, float("-inf")).softmax(
-            -1, dtype=torch.promote_types(query.dtype, torch.float32)
-        )
-        reduced.append(reduce(pattern.view(batch, n_heads, n_pos, n_pos)))
+            -1, dtype=torch.promote_types(query.dtype, torch.float32))
+        reduced.append(reduce(pattern.view(shape)))
         if len(reduced) == model.cfg.n_layers:
             raise PassDone
-        out = pattern.to(value.dtype) @ value[:, :, None]
-        return out.view(batch, n_heads, n_pos, d_head).transpose(1, 2), None
-
-    with plain_transformers(model, attend) as hf_model:
-        try:
-            hf_model.base_model(input_ids=tokens, use_cache=False)
-        except PassDone:
-            pass
-    return reduced
-
-
-def _own_patterns(
-    model: nn.Module, tokens: Int[Tensor, "batch pos"], reduce: Callable[[Tensor], Tensor]
-) -> list[Tensor]:
-    """The same from what the architecture's attention modules give beside their output (`output_attentions`)."""
-    shape = (len(tokens), model.cfg.n_heads, tokens.shape[1], tokens.shape[1])
-    reduced: list[Tensor] = []
+        return (pattern.to(value.dtype) @ value[:, :, None]).flatten(1, 2).transpose(1, 2), None
 
     def read(attention: nn.Module, _args: tuple, output: Any) -> None:
-        found = [part for part in output if isinstance(part, Tensor) and part.shape == shape]
-        if len(found) != 1:
+        patterns = [part for part in output if isinstance(part, Tensor) and part.shape == shape]
+        if len(patterns) != 1:
             raise ValueError(f"{type(attention).__name__} gives no attention pattern, so there are no induction scores")
-        reduced.append(reduce(found[0]))
+        reduced.append(reduce(patterns[0]))
 
-    handles = [attention.register_forward_hook(read) for attention in attentions(model)]
-    try:
-        with plain_transformers(model) as hf_model:
-            hf_model.base_model(input_ids=tokens, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    own = own_attention(model)
+    hooks = hooked(attention.register_forward_hook(read) for attention in attentions(model) if own)
+    with plain_transformers(model, None if own else attend) as hf_model, hooks:
+        feed(hf_model, tokens)
     return reduced

@@ -1,0 +1,98 @@
+"""Prompts as tokens, and batches of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from icl_lib.data.tasks import Prompt, TaskPrompts
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids of a prompt and of its answer, with the place it came from for error messages."""
+
+    task: str
+    index: int
+    tokens: list[int]
+    answer: list[int]
+    answer_text: str = ""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts of a batch, padded on the right.
+
+    Right, because causal attention then needs no padding mask and no shifted positions: nothing
+    before the padding can see it, so a prompt's numbers do not depend on its batch.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    lengths: Int[Tensor, "batch"]
+    rows: list[int]  # where each prompt stood in the list that was batched
+
+
+def encode_prompts(model: nn.Module, prompts: Sequence[Prompt | EncodedPrompt], task: str) -> list[EncodedPrompt]:
+    """Tokenise prompts and, alone with their leading space, answers (find_fv_heads.py does so too).
+
+    Prompts that are encoded stay as they are.
+    No special tokens are added: the BOS text is part of the prompt's text. A tokenizer that puts a space
+    before every text itself (Llama's) is given the answer without its own, or all answers would begin with
+    the same token; the released code skips that token. Raises ValueError, naming task and prompt index, for an
+    empty task, a prompt without tokens or longer than the context, an answer that tokenises to nothing, and a
+    token that the model has no embedding for.
+    """
+    if not prompts:
+        raise ValueError(f"task {task!r} has no prompts")
+    if isinstance(prompts[0], EncodedPrompt):
+        return list(prompts)
+    texts = model.tokenizer([p.text for p in prompts], add_special_tokens=False)["input_ids"]
+    spaced = puts_space_before(model.tokenizer)
+    answers = [p.answer.removeprefix(" ") if spaced else p.answer for p in prompts]
+    answers = model.tokenizer(answers, add_special_tokens=False)["input_ids"]
+    encoded = []
+    for i, (tokens, answer) in enumerate(zip(texts, answers, strict=True)):
+        where = f"task {task!r}, prompt {i}"
+        if not tokens:
+            raise ValueError(f"{where}: the prompt {prompts[i].text!r} tokenises to nothing")
+        if not answer:
+            raise ValueError(f"{where}: the answer {prompts[i].answer!r} tokenises to nothing")
+        refuse_unknown_tokens(model, max(*tokens, *answer), where)
+        if len(tokens) > model.cfg.n_ctx:
+            raise ValueError(f"{where}: {len(tokens)} tokens exceed the context of {model.cfg.n_ctx}")
+        encoded.append(EncodedPrompt(task, i, list(tokens), list(answer), prompts[i].answer))
+    return encoded
+
+
+def encode_clean(model: nn.Module, prompts: Mapping[str, TaskPrompts]) -> dict[str, list[EncodedPrompt]]:
+    """The clean prompts of every task, encoded; errors as in `encode_prompts`."""
+    return {task: encode_prompts(model, of_task.clean, task) for task, of_task in prompts.items()}
+
+
+def puts_space_before(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts a space before a text that has none."""
+    first = tokenizer.convert_ids_to_tokens(tokenizer("A", add_special_tokens=False)["input_ids"])[:1]
+    return bool(first) and first[0].startswith("\N{LOWER ONE EIGHTH BLOCK}")
+
+
+def refuse_unknown_tokens(model: nn.Module, highest: int, where: str) -> None:
+    """Raise ValueError for a token id beyond the rows of the embedding."""
+    rows = model.embed.original_component.weight.shape[0]
+    if highest >= rows:
+        raise ValueError(f"{where}: token id {highest}, but the model has embeddings for ids 0 to {rows - 1}; is its "
+                         "tokenizer another model's?")
+
+
+def token_batches(sequences: Sequence[Sequence[int]], batch_size: int, device: torch.device) -> Iterator[TokenBatch]:
+    """Batches of sequences of similar length, longest first (so memory runs out early, not late)."""
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        lengths = [len(sequences[i]) for i in rows]
+        tokens = torch.zeros(len(rows), max(lengths), dtype=torch.long)
+        for row, i in enumerate(rows):
+            tokens[row, : lengths[row]] = torch.tensor(sequences[i])
+        yield TokenBatch(tokens.to(device), torch.tensor(lengths, device=device), rows)

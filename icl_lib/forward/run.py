@@ -1,0 +1,83 @@
+"""The one way to run edits over prompts: each goes to the sweep that shares most with the unedited pass.
+
+Edits at the last position share the rest of the prompt, edits at all positions the layers below the first that each
+edits; an architecture with an attention of its own is fed whole prompts.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from icl_lib.forward import shared_prefix, whole_prompts
+from icl_lib.forward.edits import Edit, by_positions, row_edits
+from icl_lib.forward.encoded import TokenBatch
+from icl_lib.forward.passes import last_positions, own_attention
+from icl_lib.forward.readout import Readout, read_targets
+from icl_lib.forward.shared_layers import edited_residuals
+
+RUN_TOKENS = 4096  # positions of edited texts that are read at a time, where each is a text of its own
+
+
+@torch.inference_mode()
+def run(
+    model: nn.Module,
+    batch: TokenBatch,
+    edits: Sequence[Edit | None],
+    targets: Int[Tensor, "batch pos"],
+    *,
+    at: Int[Tensor, "batch pos"] | None = None,
+) -> Readout:
+    """What the model says about target tokens under each edit (row = edit; None is the unedited model).
+
+    `targets[:, i]` is predicted at the i-th of the last `pos` positions of a prompt; an edit at the last position acts
+    on all of these, as when an answer is generated. With positions `at`, in rising order, each target is predicted at
+    the one of these, as if the text ended there: there alone an edit at the last position then acts. Log-probabilities
+    are float64 whatever the model's dtype.
+    """
+    apart, device = at is not None, targets.device
+    at = last_positions(batch.lengths, targets.shape[1]) if at is None else at
+    shape = (len(targets), len(edits), targets.shape[1])
+    log_probability = torch.empty(shape, dtype=torch.float64, device=device)
+    correct = torch.empty(shape, dtype=torch.bool, device=device)
+    for where, chosen in by_positions(edits, unedited="all" if apart else "last").items():
+        rows = row_edits(model, [edits[i] for i in chosen], batch.rows)
+        for some in torch.arange(len(chosen), device=device).split(_at_once(where, len(chosen), batch, at, apart)):
+            part = rows if len(some) == len(chosen) else rows.take(some)
+            if where == "all":
+                read = None if at.shape == batch.tokens.shape else at
+                residual = edited_residuals(model, batch.tokens, part, read)
+            else:
+                sweep = whole_prompts if own_attention(model) else shared_prefix
+                residual = sweep.edited_rows(model, batch.tokens, part, at, apart=apart)
+            readout = read_targets(model, residual, targets)
+            columns = torch.tensor(chosen, device=device)[some]
+            log_probability[:, columns], correct[:, columns] = readout.log_probability.double(), readout.correct
+    return Readout(log_probability, correct)
+
+
+def _at_once(where: str, n_edits: int, batch: TokenBatch, at: Tensor, apart: bool) -> int:
+    """Edits whose residual streams are held together."""
+    if apart and where == "last":
+        return max(1, RUN_TOKENS // at.numel())
+    if apart and at.shape == batch.tokens.shape:  # whole texts of every edit would be too much
+        return max(1, 4 * RUN_TOKENS // batch.tokens.numel())
+    return n_edits
+
+
+@torch.inference_mode()
+def run_added(
+    model: nn.Module,
+    batch: TokenBatch,
+    vectors: Float[Tensor, "row d_model"],
+    layer: Int[Tensor, "row"],
+    targets: Int[Tensor, "batch 1"],
+) -> Readout:
+    """The same with a vector added to the output of a layer, counted from 0, at the last position.
+
+    Row by row: `vectors` at the output of `layer`. A zero vector is the unedited model.
+    """
+    sweep = whole_prompts if own_attention(model) else shared_prefix
+    residual = sweep.added_rows(model, batch.tokens, vectors, layer, last_positions(batch.lengths, 1))
+    return read_targets(model, residual, targets)
