@@ -28,9 +28,7 @@ METRICS = {
 }
 
 
-def prompts_of(
-    model, tasks: Mapping[str, Task], *, n_prompts: int, n_shots: int, seed: int
-) -> dict[str, TaskPrompts]:
+def prompts_of(model, tasks: Mapping[str, Task], *, n_prompts: int, n_shots: int, seed: int) -> dict[str, TaskPrompts]:
     """Clean and shuffled prompts of every task, beginning with the model's BOS text; see `draw_prompts`."""
     bos = bos_text(model)
     return {name: draw_prompts(task, n_prompts=n_prompts, n_shots=n_shots, bos=bos, seed=seed)

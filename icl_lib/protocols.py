@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts, write_prompt
+from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts
 from icl_lib.departures import SCORING
 from icl_lib.forward.means import clean_means
 from icl_lib.heads import overlap, top_heads
@@ -116,14 +116,12 @@ def protocol_prompts(
         tasks = _released_share(tasks, seed)
     if protocol.queries == "released":
         tasks = {name: _released_split(task) for name, task in tasks.items()}
-    draw = draw_prompts if protocol.shuffle == "derangement" else _draw_permuted
-    return {name: draw(task, n_prompts=protocol.n_prompts, n_shots=protocol.n_shots, bos=bos_text(model), seed=seed)
+    how = dict(n_prompts=protocol.n_prompts, n_shots=protocol.n_shots, bos=bos_text(model), seed=seed)
+    return {name: draw_prompts(task, any_permutation=protocol.shuffle == "permutation", **how)
             for name, task in tasks.items()}
 
 
-def protocol_fv_scores(
-    model: nn.Module, tasks: Mapping[str, Task], protocol: FVProtocol, *, seed: int
-) -> FVScores:
+def protocol_fv_scores(model: nn.Module, tasks: Mapping[str, Task], protocol: FVProtocol, *, seed: int) -> FVScores:
     """FV scores as the protocol makes them; unit, position, BOS, averaging and errors as in `fv_scores`.
 
     Where means are over correctly answered prompts, a task with none keeps all.
@@ -223,21 +221,6 @@ def _released_split(task: Task) -> Task:
     n_queries = -(-3 * n_rest // 10)
     kept = [task.pairs[i] for i in [*order[n_rest:], *order[:n_queries]]]
     return replace(task, pairs=kept, held_out=n_queries)
-
-
-def _draw_permuted(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: int) -> TaskPrompts:
-    """As `draw_prompts`, but the labels may stay in their places."""
-    rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode()), 1])
-    clean, shuffled = [], []
-    for _ in range(n_prompts):
-        query, answer = task.query_pairs[rng.integers(len(task.query_pairs))]
-        pool = [pair for pair in task.training_pairs if pair[0] != query]
-        shown = [pool[i] for i in rng.permutation(len(pool))[:n_shots]]
-        labels = [shown[i][1] for i in rng.permutation(len(shown))]
-        moved = [(question, label) for (question, _), label in zip(shown, labels, strict=True)]
-        clean.append(Prompt(write_prompt(shown, query, bos), f" {answer}"))
-        shuffled.append(Prompt(write_prompt(moved, query, bos), f" {answer}"))
-    return TaskPrompts(clean, shuffled)
 
 
 def _correct(model: nn.Module, prompts: Mapping[str, TaskPrompts]) -> dict[str, TaskPrompts]:

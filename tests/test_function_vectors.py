@@ -138,20 +138,21 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
 
 
 def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, monkeypatch):
-    from icl_lib.forward import means as module
+    from icl_lib.forward import passes
+    from icl_lib.forward.means import clean_means
     from icl_lib.scores import function_vectors
 
-    expected = module.clean_means(neox.model, neox.prompts, progress=False)
-    sizes, outputs = [], module.last_head_outputs
+    expected = clean_means(neox.model, neox.prompts, progress=False)
+    sizes, feed = [], passes.feed
 
-    def scarce(model, sequences, batch_size):
-        sizes.append(batch_size)
-        if batch_size > 1:  # what a CPU says
+    def scarce(hf_model, tokens):
+        sizes.append(len(tokens))
+        if len(tokens) > 1:  # what a CPU says
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes.")
-        return outputs(model, sequences, batch_size=batch_size)
+        return feed(hf_model, tokens)
 
-    monkeypatch.setattr(module, "last_head_outputs", scarce)
-    means = module.clean_means(neox.model, neox.prompts, batch_size=4, progress=False)
+    monkeypatch.setattr(passes, "feed", scarce)
+    means = clean_means(neox.model, neox.prompts, batch_size=4, progress=False)
     assert sizes[:3] == [4, 2, 1]
     for task, mean in means.items():
         torch.testing.assert_close(mean, expected[task], rtol=1e-4, atol=1e-6)

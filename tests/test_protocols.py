@@ -136,13 +136,14 @@ def test_released_queries_come_from_nine_percent_and_no_demonstration(neox):
 
 def test_a_plain_permutation_keeps_about_one_label_and_a_derangement_none():
     kept = {}
-    for draw in (draw_prompts, protocols._draw_permuted):
-        prompts = draw(TASKS["x"], n_prompts=300, n_shots=5, bos="<|endoftext|>", seed=0)
+    for permuted in (False, True):
+        prompts = draw_prompts(
+            TASKS["x"], n_prompts=300, n_shots=5, bos="<|endoftext|>", seed=0, any_permutation=permuted)
         lines = [[p.text.split("\n")[1::3][:5] for p in given] for given in (prompts.clean, prompts.shuffled)]
-        kept[draw] = np.mean([sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(*lines, strict=True)])
+        kept[permuted] = np.mean([sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(*lines, strict=True)])
         assert all(sorted(a) == sorted(b) for a, b in zip(*lines, strict=True))
         assert all(c.answer == s.answer for c, s in zip(prompts.clean, prompts.shuffled, strict=True))
-    assert kept[draw_prompts] == 0 and 0.8 < kept[protocols._draw_permuted] < 1.2
+    assert kept[False] == 0 and 0.8 < kept[True] < 1.2
 
 
 def test_means_over_correct_prompts_leave_out_the_others(neox, monkeypatch):

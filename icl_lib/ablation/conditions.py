@@ -1,9 +1,8 @@
 """Which heads are ablated: rankings of both kinds without and with exclusion, and the random heads beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
@@ -91,9 +90,10 @@ def random_conditions(
     if taken is not None and n_heads > int((~taken).sum()):
         return []
     words = "" if taken is None else OF_EITHER_KIND
-    drawn = [top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=taken)
-             for draw in range(n_draws)]
-    return [Condition("random", words, "", fraction, draw, heads) for draw, heads in _first_of_each(drawn)]
+    different, _ = different_heads([
+        top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=taken)
+        for draw in range(n_draws)])
+    return [Condition("random", words, "", fraction, draw, heads) for draw, heads in enumerate(different)]
 
 
 def matched_conditions(
@@ -102,15 +102,10 @@ def matched_conditions(
     """Different draws of layer-matched heads for an ablated set, none of them `taken`; none where too few are left."""
     if int(ablated.heads.sum()) > int((~taken).sum()):
         return []
-    drawn = [layer_matched_random_heads(ablated.heads, seed=seed, draw=draw, exclude=taken) for draw in range(n_draws)]
+    different, _ = different_heads([
+        layer_matched_random_heads(ablated.heads, seed=seed, draw=draw, exclude=taken) for draw in range(n_draws)])
     return [Condition("random_layer_matched", ablated.excluded, ablated.ranking, ablated.fraction, draw, heads)
-            for draw, heads in _first_of_each(drawn)]
-
-
-def _first_of_each(drawn: list[Bool[Tensor, "layer head"]]) -> list[tuple[int, Bool[Tensor, "layer head"]]]:
-    """Draws numbered anew, those left out that repeat an earlier one: a set of heads counts once."""
-    heads, _ = different_heads(drawn)
-    return list(enumerate(heads))
+            for draw, heads in enumerate(different)]
 
 
 def refuse_overlap(conditions: list[Condition]) -> None:
@@ -133,10 +128,15 @@ def exclusion_words(fraction: float, kind: str, rounding: str) -> str:
     return f"top {fraction:g} {kind}" + (", rounded down" if rounding == "floor" else "")
 
 
+def nearest_fraction(measured: Iterable[float], fraction: float) -> float:
+    """The measured fraction nearest to the one asked for, the smaller of two."""
+    return min(sorted(set(measured)), key=lambda at: abs(at - fraction))
+
+
 def at_fractions(conditions: list[Condition], fractions: Sequence[float]) -> list[Condition]:
     """The clean model and the conditions at the fractions nearest to the given ones; all for none given."""
-    at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
-    wanted = {at[np.abs(at - fraction).argmin()] for fraction in (fractions or at)}
+    at = {c.fraction for c in conditions if c.ranking != "none"}
+    wanted = {nearest_fraction(at, fraction) for fraction in (fractions or at)}
     return [c for c in conditions if c.ranking == "none" or c.fraction in wanted]
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_lib.ablation.conditions import Condition, refuse_overlap
+from icl_lib.ablation.conditions import Condition, at_fractions, nearest_fraction, refuse_overlap
 from icl_lib.ablation.measure import TOKEN_LOSS, Measurement
 from icl_lib.forward.edits import Edit
 from icl_lib.heads import overlap
@@ -44,8 +44,8 @@ def effects_table(
         for fraction, excluded in dict.fromkeys((c.fraction, c.excluded != "") for c in m.conditions
                                                 if c.ranking in KINDS):
             for control in CONTROLS:
-                lost = {kind: found for kind in (*KINDS, LOWEST)
-                        if (found := _against(m, kind, fraction, excluded, control)) is not None}
+                lost = {kind: against for kind in (*KINDS, LOWEST)
+                        if (against := _against(m, kind, fraction, excluded, control)) is not None}
                 if set(lost) >= set(KINDS):
                     lost[DIFFERENCE] = (np.zeros(len(m.tasks)), _gap(lost), lost["fv"][2])
                 for ranking, (values, draws, c) in lost.items():
@@ -63,12 +63,12 @@ def effects_table(
 def _against(m: Measurement, kind: str, fraction: float, excluded: bool, control: str):
     """A kind's values, those of its control by draw, and its condition; None where either is missing."""
     at = [(i, c) for i, c in enumerate(m.conditions) if c.ranking == "none" or c.fraction == fraction]
-    own = [(i, c) for i, c in at if c.ranking == kind and (c.excluded != "") == excluded]
+    of_kind = [(i, c) for i, c in at if c.ranking == kind and (c.excluded != "") == excluded]
     compared = [i for i, c in at if c.ranking == control and (
         control != "random_layer_matched" or c.matched == kind and (c.excluded != "") == excluded)]
-    if not own or not compared:
+    if not of_kind or not compared:
         return None
-    (i, condition), *_ = own
+    i, condition = of_kind[0]
     return m.values[i], m.values[compared], condition
 
 
@@ -105,8 +105,7 @@ def with_holm(effects: pd.DataFrame) -> pd.DataFrame:
 
 def at_fraction(effects: pd.DataFrame, fraction: float) -> pd.DataFrame:
     """The rows at the ablated fraction nearest to `fraction`; those with exclusion only where it changes a set."""
-    at = effects["fraction"].unique()
-    rows = effects[effects["fraction"] == at[np.abs(at - fraction).argmin()]]
+    rows = effects[effects["fraction"] == nearest_fraction(effects["fraction"], fraction)]
     key, numbers = ["metric", "replacement", "positions", "ranking", "control"], ["value", "low", "high"]
     plain, excluded = (rows[(rows["excluded"] != "") == words].set_index(key)[numbers] for words in (False, True))
     same = len(excluded) and excluded.equals(plain.reindex(excluded.index))
@@ -135,11 +134,8 @@ def set_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame
 
 def curve_conditions(conditions: list[Condition], fraction: float) -> list[Condition]:
     """The clean model, both kinds without exclusion and up to five layer-matched draws, at the nearest share."""
-    at = np.array(sorted({c.fraction for c in conditions if c.ranking != "none"}))
-    nearest = at[np.abs(at - fraction).argmin()]
-    return [c for c in conditions
-            if c.ranking == "none" or (c.fraction == nearest and not c.excluded and c.draw < 5
-                                       and c.ranking in (*KINDS, "random_layer_matched"))]
+    return [c for c in at_fractions(conditions, [fraction])
+            if c.ranking == "none" or not c.excluded and c.draw < 5 and c.ranking in (*KINDS, "random_layer_matched")]
 
 
 def loss_curves(
@@ -157,8 +153,8 @@ def loss_curves(
     edges = np.unique(np.geomspace(1, losses.shape[2] + 1, n_bins + 1).round().astype(int))
     rows = []
     for ranking, matched, fraction in dict.fromkeys((c.ranking, c.matched, c.fraction) for c in conditions):
-        own = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
-        mean = losses[own].mean(0)
+        draws = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
+        mean = losses[draws].mean(0)
         for low, high in zip(edges[:-1], edges[1:], strict=True):
             by_document = pd.Series(mean[:, low - 1 : high - 1].mean(1))
             rows.append({"ranking": ranking, "matched": matched, "fraction": fraction,

@@ -97,7 +97,7 @@ class _Intervention:
     def few_shot(self, prompts, encoded, values: Mapping[str, Tensor], **metrics) -> list[Measurement]:
         def compute(task: str, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
             of_task = {task: [encoded[task][row] for row in rows]}
-            table = answer_metrics(self.model, of_task, dict(enumerate(edits)), **metrics)
+            table = answer_metrics(self.model, of_task, {str(i): edit for i, edit in enumerate(edits)}, **metrics)
             return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(rows), len(edits)).T.copy())
                     for name in FEW_SHOT_METRICS if name in table}
 
@@ -140,9 +140,7 @@ class _Intervention:
                 for name, of_metric in values.items()]
 
 
-def _turns(
-    conditions: list[Condition], n_rows: int, first: int, spread: bool
-) -> Iterator[tuple[list[int], list[int]]]:
+def _turns(conditions: list[Condition], n_rows: int, first: int, spread: bool) -> Iterator[tuple[list[int], list[int]]]:
     """Which conditions are measured on which of the rows that begin with number `first`: all, or draws in turn."""
     if not spread:
         yield list(range(len(conditions))), list(range(n_rows))

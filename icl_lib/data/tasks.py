@@ -206,18 +206,20 @@ def write_prompt(demonstrations: list[tuple[str, str]], query: str, bos: str) ->
     return f"{bos}{shown}Q: {query}\nA:"
 
 
-def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: int) -> TaskPrompts:
+def draw_prompts(
+    task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: int, any_permutation: bool = False
+) -> TaskPrompts:
     """Clean prompts of one task and the same prompts with labels shuffled among the demonstrations.
 
     A query is drawn from the task's query pairs with replacement over prompts, `n_shots` demonstrations from its
     training pairs without the query's input (fewer where the task has fewer pairs). The shuffle is a permutation
-    that leaves no label in its place where the labels allow it, so that a shuffled prompt is never a clean one
-    (the released code takes any permutation: F8). The same task and seed give the same prompts, whatever else
+    that leaves no label in its place where the labels allow it, so that a shuffled prompt is never a clean one,
+    or `any_permutation` as in the released code (F8). The same task and seed give the same prompts, whatever else
     is drawn. Raises ValueError where most shuffled prompts would equal their clean ones, because the task's labels are
     too much alike.
     """
     # crc32, not hash(): Python salts the hash of a string anew in every process.
-    rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode())])
+    rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode()), *[1] * any_permutation])
     clean, shuffled = [], []
     for _ in range(n_prompts):
         query, answer = task.query_pairs[rng.integers(len(task.query_pairs))]
@@ -225,7 +227,7 @@ def draw_prompts(task: Task, *, n_prompts: int, n_shots: int, bos: str, seed: in
         chosen = rng.permutation(len(pool))[:n_shots]
         demonstrations = [pool[i] for i in chosen]
         inputs, labels = [q for q, _ in demonstrations], [label for _, label in demonstrations]
-        moved = list(zip(inputs, _moved_labels(labels, rng), strict=True))
+        moved = list(zip(inputs, _moved_labels(labels, rng, 1 if any_permutation else 100), strict=True))
         clean.append(Prompt(write_prompt(demonstrations, query, bos), f" {answer}"))
         shuffled.append(Prompt(write_prompt(moved, query, bos), f" {answer}"))
     refuse_unshuffled(task, clean, shuffled, n_shots)
@@ -247,11 +249,11 @@ def refuse_unshuffled(task: Task, clean: list[Prompt], shuffled: list[Prompt], n
                          "leave the task out or give it more")
 
 
-def _moved_labels(labels: list[str], rng: np.random.Generator) -> list[str]:
-    """A permutation with as few labels in their old place as 100 draws find, none where that is possible."""
+def _moved_labels(labels: list[str], rng: np.random.Generator, n_draws: int) -> list[str]:
+    """A permutation with as few labels in their old place as the draws find, of 100 none where that is possible."""
     if len(labels) < 2:
         return labels
-    draws = ([labels[i] for i in rng.permutation(len(labels))] for _ in range(100))
+    draws = ([labels[i] for i in rng.permutation(len(labels))] for _ in range(n_draws))
     best, fewest = labels, len(labels) + 1
     for draw in draws:
         kept = sum(map(operator.eq, labels, draw))

@@ -1,6 +1,6 @@
 """Prompts as tokens, and batches of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,3 +96,25 @@ def token_batches(sequences: Sequence[Sequence[int]], batch_size: int, device: t
         for row, i in enumerate(rows):
             tokens[row, : lengths[row]] = torch.tensor(sequences[i])
         yield TokenBatch(tokens.to(device), torch.tensor(lengths, device=device), rows)
+
+
+def in_batches(
+    run: Callable[[TokenBatch], Tensor], sequences: Sequence[Sequence[int]], batch_size: int, device: torch.device
+) -> Iterator[tuple[list[int], Tensor]]:
+    """What `run` gives for each batch, with the places of its sequences; batches are halved where memory runs out."""
+    pending = list(token_batches(sequences, batch_size, device))
+    while pending:
+        batch = pending.pop(0)
+        try:
+            result = run(batch)
+        except RuntimeError as error:
+            half = len(batch.rows) // 2
+            # the CPU allocator has no exception of its own
+            if not half or not (isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)):
+                raise
+            if batch.tokens.is_cuda:
+                torch.cuda.empty_cache()
+            pending[:0] = [TokenBatch(batch.tokens[part], batch.lengths[part], batch.rows[part])
+                           for part in (slice(half), slice(half, None))]
+            continue
+        yield batch.rows, result

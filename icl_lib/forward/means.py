@@ -1,15 +1,14 @@
-"""Mean head outputs over clean prompts, and what else a long pass needs: halving where memory runs out, no NaN."""
+"""Mean head outputs over clean prompts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
-from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_clean
+from icl_lib.forward.encoded import EncodedPrompt, encode_clean
 from icl_lib.forward.passes import last_head_outputs
 from icl_lib.progress import progress as progress_of
 from icl_lib.saved import SavedResults
@@ -38,8 +37,7 @@ def means_of(
 ) -> dict[str, MeanZ]:
     """`clean_means` of encoded prompts, read where `saved` has them."""
     def mean(task: str) -> dict[str, Tensor]:
-        sequences = [p.tokens for p in encoded[task]]
-        z = halving(lambda n: last_head_outputs(model, sequences, batch_size=n), batch_size)
+        z = last_head_outputs(model, [p.tokens for p in encoded[task]], batch_size=batch_size)
         refuse_nan(z.flatten(1), encoded[task], range(len(z)), "head outputs of the clean")
         return {"mean_z": z.double().mean(0).to(z.dtype).cpu()}
 
@@ -48,35 +46,6 @@ def means_of(
         tokens = [p.tokens for p in encoded[task]]
         means[task] = saved.recall(partial(mean, task), "clean means", tokens)["mean_z"]
     return means
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # the CPU allocator has no exception of its own
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def halves(batch: TokenBatch, error: RuntimeError) -> list[TokenBatch]:
-    """A batch as two, after an error for lack of memory; raises any other error, and that of a single row."""
-    half = len(batch.rows) // 2
-    if not half or not _out_of_memory(error):
-        raise error
-    if batch.tokens.is_cuda:
-        torch.cuda.empty_cache()
-    return [
-        TokenBatch(batch.tokens[part], batch.lengths[part], batch.rows[part])
-        for part in (slice(half), slice(half, None))
-    ]
-
-
-def halving(run: Callable[[int], Tensor], batch_size: int) -> Tensor:
-    """What `run` gives with the largest batch that memory allows, from `batch_size` down by halves."""
-    while True:
-        try:
-            return run(batch_size)
-        except RuntimeError as error:
-            if batch_size == 1 or not _out_of_memory(error):
-                raise
-            batch_size //= 2
 
 
 def refuse_nan(

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from icl_lib.forward.encoded import token_batches
+from icl_lib.forward.encoded import TokenBatch, in_batches
 
 _ATTENTION = "icl_lib"  # our name in transformers' registry of attention functions
 
@@ -163,21 +163,24 @@ def last_head_outputs(
     BOS is included if the sequences hold it. Nothing is averaged. Same device and dtype as the model.
     """
     projections = output_projections(model)
+
+    def run(batch: TokenBatch) -> Tensor:
+        last, seen = last_positions(batch.lengths, 1), []
+
+        def read(_module: nn.Module, args: tuple) -> None:
+            seen.append(split_heads(model, take_positions(args[0], last)[:, 0]))
+            if len(seen) == len(projections):
+                raise PassDone
+
+        with hooked(projection.register_forward_pre_hook(read) for projection in projections):
+            feed(hf_model, batch.tokens)
+        return torch.stack(seen, dim=1)
+
     outputs: list[Tensor | None] = [None] * len(sequences)
     with plain_transformers(model) as hf_model:
-        for batch in token_batches(sequences, batch_size, device_of(model)):
-            last = last_positions(batch.lengths, 1)
-            seen: list[Tensor] = []
-
-            def read(_module: nn.Module, args: tuple, last: Tensor = last, seen: list = seen) -> None:
-                seen.append(split_heads(model, take_positions(args[0], last)[:, 0]))
-                if len(seen) == len(projections):
-                    raise PassDone
-
-            with hooked(projection.register_forward_pre_hook(read) for projection in projections):
-                feed(hf_model, batch.tokens)
-            for row, z in zip(batch.rows, torch.stack(seen, dim=1), strict=True):
-                outputs[row] = z
+        for rows, z in in_batches(run, sequences, batch_size, device_of(model)):
+            for row, of_row in zip(rows, z, strict=True):
+                outputs[row] = of_row
     return torch.stack(outputs)
 
 

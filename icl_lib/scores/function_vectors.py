@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import EncodedPrompt, encode_clean, encode_prompts, token_batches
-from icl_lib.forward.means import MeanZ, halves, means_of, refuse_nan
+from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_clean, encode_prompts, in_batches
+from icl_lib.forward.means import MeanZ, means_of, refuse_nan
 from icl_lib.forward.passes import device_of
 from icl_lib.forward.run import run
 from icl_lib.names import refuse_unknown
@@ -174,16 +174,13 @@ def _task_effects(
     device = device_of(model)
     answers = torch.tensor([p.answer[:1] for p in encoded], device=device)
     probability = torch.empty(len(encoded), len(edits), dtype=torch.float64)
-    pending = list(token_batches([p.tokens for p in encoded], batch_size, device))
-    while pending:
-        batch = pending.pop(0)
-        try:
-            log_probability = run(model, batch, edits, answers[batch.rows]).log_probability[..., 0]
-        except RuntimeError as error:
-            pending = [*halves(batch, error), *pending]
-            continue
-        refuse_nan(log_probability, encoded, batch.rows, "logits of the shuffled")
-        probability[batch.rows] = log_probability.exp().cpu()
+
+    def run_batch(batch: TokenBatch) -> Tensor:
+        return run(model, batch, edits, answers[batch.rows]).log_probability[..., 0]
+
+    for rows, log_probability in in_batches(run_batch, [p.tokens for p in encoded], batch_size, device):
+        refuse_nan(log_probability, encoded, rows, "logits of the shuffled")
+        probability[rows] = log_probability.exp().cpu()
     effects = (probability[:, :-1] - probability[:, -1:]).unflatten(1, (n_draws, n_layers, n_heads))
     return {"effects": effects.transpose(0, 1), "shuffled_probability": probability[:, -1]}
 
