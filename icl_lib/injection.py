@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts
 from icl_lib.forward.encoded import encode_prompts, token_batches
-from icl_lib.forward.means import clean_means
+from icl_lib.forward.means import clean_means, mean_over_tasks
 from icl_lib.forward.passes import device_of, output_projections
 from icl_lib.forward.run import run_added
 from icl_lib.forward.written import writes_projection, written_by_heads
@@ -140,14 +140,15 @@ def execution_table(
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:
         raise ValueError(f"layer {bad[0]} is outside 0..{model.cfg.n_layers - 1}, the layers of the model")
     bos = bos_text(model)
-    split = {task: split_pairs(its, seed=seed) for task, its in tasks.items()}
     options = {"n_prompts": n_prompts, "n_shots": n_shots, "bos": bos}
-    prompts = {task: draw_prompts(its[1], seed=seed, **options) for task, its in split.items()}
-    means = clean_means(
-        model, {task: draw_prompts(its[0], seed=seed + 1, **options) for task, its in split.items()}, progress=False)
+    prompts, of_means = {}, {}
+    for task, pairs in tasks.items():
+        for_means, for_testing = split_pairs(pairs, seed=seed)
+        prompts[task] = draw_prompts(for_testing, seed=seed, **options)
+        of_means[task] = draw_prompts(for_means, seed=seed + 1, **options)
+    means = clean_means(model, of_means, progress=False)
     if not how.own_task:
-        together = torch.stack([mean.double() for mean in means.values()]).mean(0)
-        means = {task: together.to(mean.dtype) for task, mean in means.items()}
+        means = dict.fromkeys(means, mean_over_tasks(means))
     sets = head_sets(scores, fraction=fraction, n_draws=how.n_draws or n_draws, seed=seed)
     rows = [("none", -1, 0)] + [(kind, layer, draw) for kind, draw, _ in sets for layer in layers]
     at = torch.tensor([0] + [layer for _ in sets for layer in layers])
@@ -172,12 +173,11 @@ def _of_task(
     frames = []
     for items, kept in (("all", torch.ones_like(answered)), ("answered", answered)):
         for kind, values in correct.items():
-            own = values[kept].double().numpy()
-            if len(own):
-                error = own.std(0, ddof=1) / len(own) ** 0.5 if len(own) > 1 else np.full(own.shape[1], np.nan)
-                frame = pd.DataFrame(rows[: own.shape[1]], columns=["heads", "layer", "draw"])
-                frames.append(frame.assign(prompts=kind, items=items, value=own.mean(0), standard_error=error,
-                                           n_prompts=len(own)))
+            of_items = pd.DataFrame(values[kept].double().numpy())
+            if len(of_items):
+                frame = pd.DataFrame(rows[: of_items.shape[1]], columns=["heads", "layer", "draw"])
+                frames.append(frame.assign(prompts=kind, items=items, value=of_items.mean(),
+                                           standard_error=of_items.sem(), n_prompts=len(of_items)))
     return pd.concat(frames, ignore_index=True).assign(task=task)
 
 

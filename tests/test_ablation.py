@@ -133,7 +133,7 @@ def test_shared_passes_equal_a_plain_pass_for_every_replacement(golden, replacem
     for task, prompts in golden.prompts.items():
         encoded = encode_prompts(model, prompts.clean, task)
         for i, prompt in enumerate(encoded):
-            edit = Edit(heads, values[task], positions).of_rows([i])
+            edit = Edit(heads, values[task][i : i + 1] if len(values[task]) > 1 else values[task], positions)
             plain = logits(model, torch.tensor([prompt.tokens]), edit)[0, -1].softmax(-1)[prompt.answer[0]]
             assert abs(quick[task][i] - plain) < 1e-6
 

@@ -31,6 +31,6 @@ def candidate_tasks(scores: pd.DataFrame, accuracy: pd.DataFrame, least_accuracy
     rows = rows[(rows["n_shots"] == rows["n_shots"].max()) & (rows["value"] >= least_accuracy)]
     if rows.empty:
         raise ValueError(f"no abstractive scoring task has an accuracy of {least_accuracy:g}; give a lower one")
-    found = rows[["task", "value"]].rename(columns={"value": "accuracy"})
-    found = found.join(fv_by_task(scores, *top_head_of_each_kind(scores)["fv"]), on="task")
-    return found.sort_values(["fv", "task"], ascending=[False, True], ignore_index=True)
+    tasks = rows[["task", "value"]].rename(columns={"value": "accuracy"})
+    tasks = tasks.join(fv_by_task(scores, *top_head_of_each_kind(scores)["fv"]), on="task")
+    return tasks.sort_values(["fv", "task"], ascending=[False, True], ignore_index=True)

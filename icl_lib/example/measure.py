@@ -13,7 +13,7 @@ from icl_lib.data.tasks import Task
 from icl_lib.example.choice import candidate_tasks, top_head_of_each_kind
 from icl_lib.forward.edits import Edit, edited_heads
 from icl_lib.forward.encoded import EncodedPrompt, encode_prompts
-from icl_lib.forward.means import clean_means
+from icl_lib.forward.means import clean_means, mean_over_tasks
 from icl_lib.forward.passes import device_of, plain_transformers
 from icl_lib.measurements import in_split, prompts_of
 from icl_lib.models.load import bos_text
@@ -33,9 +33,9 @@ def repeated_words(model: nn.Module, tasks: Mapping[str, Task], *, n_words: int,
 
     Words are inputs of the tasks in 4 to 7 small letters. Raises ValueError where too few of them are one token.
     """
-    found = sorted({word for task in tasks.values() for word, _ in task.pairs
+    words = sorted({word for task in tasks.values() for word, _ in task.pairs
                     if word.isascii() and word.isalpha() and word.islower() and 4 <= len(word) <= 7})
-    encoded = model.tokenizer([f" {word}" for word in found], add_special_tokens=False)["input_ids"] if found else []
+    encoded = model.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"] if words else []
     single = [tokens[0] for tokens in encoded if len(tokens) == 1]
     if len(single) < n_words:
         raise ValueError(f"{len(single)} words of the tasks are one token each, {n_words} are asked for")
@@ -82,7 +82,7 @@ def example_table(
     at = _first_clear(model, clean, shuffled)
     frames = [_attention_rows(model, "repeated", words, heads, whole=True)]
     means = clean_means(model, prompts)
-    values = {"task_mean": means[task], "mean": torch.stack([m.double() for m in means.values()]).mean(0)}
+    values = {"task_mean": means[task], "mean": mean_over_tasks(means)}
     nowhere = {"position": -1, "to_position": -1, "token": ""}
     rows = [{"metric": "passed_over", "prompts": "clean", "value": at, **nowhere, **_NOT_A_HEAD}]
     for labels, prompt in (("clean", clean[at]), ("shuffled", shuffled[at])):
@@ -129,7 +129,7 @@ def _answer_rows(
     """The probability of the answer's token and of the likeliest one, read at the prompt's last position."""
     probability = next_token_probabilities(model, prompt.tokens, edit)
     n = len(prompt.tokens)
-    found = {"answer_probability": prompt.answer[0], "top_probability": int(probability.argmax())}
+    tokens = {"answer_probability": prompt.answer[0], "top_probability": int(probability.argmax())}
     return [{"metric": metric, "prompts": labels, "position": n - 1, "to_position": n, **of,
              "token": token_texts(model.tokenizer, [*prompt.tokens, token])[-1], "value": float(probability[token])}
-            for metric, token in found.items()]
+            for metric, token in tokens.items()]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,10 +35,6 @@ class Edit:
                 f"values are for {tuple(self.values.shape[1:3])} layers and heads, "
                 f"the mask for {tuple(self.heads.shape)}"
             )
-
-    def of_rows(self, rows: list[int]) -> "Edit":
-        """The edit for some of the sequences it was made for."""
-        return self if len(self.values) == 1 else replace(self, values=self.values[rows])
 
 
 def by_positions(edits: Sequence[Edit | None], *, unedited: str) -> dict[str, list[int]]:
@@ -91,11 +87,10 @@ def row_edits(model: nn.Module, edits: Sequence[Edit | None], sequences: Sequenc
 def edited_heads(model: nn.Module, edit: Edit | None) -> Iterator[None]:
     """Replace heads' outputs in every forward pass of the model while the context lasts.
 
-    Works for the bridge, for the transformers model under it and for `generate` with and without a
-    cache. With padding on either side pass the `attention_mask` to the forward pass: the last
-    position is the last one it shows; without a mask it is the last one fed. None edits nothing.
-    Raises ValueError for a mask of another shape than the model's heads and for values of a batch of
-    another size than the one fed.
+    Works for the bridge, for the transformers model under it and for `generate` with and without a cache. With padding
+    on either side pass the `attention_mask` to the forward pass: the last position is the last one it shows; without a
+    mask it is the last one fed. None edits nothing. Raises ValueError for a mask of another shape than the model's
+    heads and for values of a batch of another size than the one fed.
     """
     if edit is None or not edit.heads.any():
         yield

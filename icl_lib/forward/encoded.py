@@ -38,12 +38,11 @@ class TokenBatch:
 def encode_prompts(model: nn.Module, prompts: Sequence[Prompt | EncodedPrompt], task: str) -> list[EncodedPrompt]:
     """Tokenise prompts and, alone with their leading space, answers (find_fv_heads.py does so too).
 
-    Prompts that are encoded stay as they are.
-    No special tokens are added: the BOS text is part of the prompt's text. A tokenizer that puts a space
-    before every text itself (Llama's) is given the answer without its own, or all answers would begin with
-    the same token; the released code skips that token. Raises ValueError, naming task and prompt index, for an
-    empty task, a prompt without tokens or longer than the context, an answer that tokenises to nothing, and a
-    token that the model has no embedding for.
+    Prompts that are encoded stay as they are. No special tokens are added: the BOS text is part of the prompt's text. A
+    tokenizer that puts a space before every text itself (Llama's) is given the answer without its own, or all answers
+    would begin with the same token; the released code skips that token. Raises ValueError, naming task and prompt
+    index, for an empty task, a prompt without tokens or longer than the context, an answer that tokenises to nothing,
+    and a token that the model has no embedding for.
     """
     if not prompts:
         raise ValueError(f"task {task!r} has no prompts")

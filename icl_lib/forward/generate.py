@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from icl_lib.forward.edits import Edit, RowEdits, by_positions, edited_heads, row_edits
+from icl_lib.forward.edits import Edit, RowEdits, by_positions, row_edits
 from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, token_batches
 from icl_lib.forward.passes import (
     PassDone,
@@ -55,17 +55,16 @@ def generate(
                 f"task {prompt.task!r}, prompt {prompt.index}: {len(prompt.tokens)} tokens and {n_tokens} generated "
                 f"ones exceed the context of {model.cfg.n_ctx}; take fewer demonstrations")
     generated = torch.empty(len(encoded), len(edits), n_tokens, dtype=torch.long)
-    own = own_attention(model)
+    by_modules = own_attention(model)
     for batch in token_batches([p.tokens for p in encoded], batch_size, device_of(model)):
         for where, chosen in by_positions(edits, unedited="last").items():
             # an edit at all positions has a prompt of its own
-            for some in [chosen] if own or where == "last" else [[i] for i in chosen]:
+            for some in [chosen] if by_modules or where == "last" else [[i] for i in chosen]:
                 rows = row_edits(model, [edits[i] for i in some], batch.rows)
-                if own:
+                if by_modules:
                     tokens = _generate_whole(model, batch, rows, n_tokens, everywhere=where == "all")
                 else:
-                    everywhere = edits[some[0]].of_rows(batch.rows) if where == "all" else None
-                    tokens = _Decoder(model, batch, rows).run(n_tokens, everywhere)
+                    tokens = _Decoder(model, batch, rows).run(n_tokens, everywhere=where == "all")
                 generated[torch.tensor(batch.rows)[:, None], torch.tensor(some)] = tokens.cpu()
     return generated
 
@@ -104,14 +103,15 @@ class _Decoder:
         self.generated: list[list[tuple[Tensor, Tensor]]] = []  # the same of each row's own tokens
         self.in_rows, self.layer = False, 0
 
-    def run(self, n_tokens: int, everywhere: Edit | None) -> Int[Tensor, "batch row token"]:
-        """Greedy tokens of every row; `everywhere` also acts on the prompt."""
-        with edited_heads(self.model, everywhere), plain_transformers(self.model, self.attend) as hf_model:
-            feed(hf_model, self.batch.tokens)
-        self.in_rows = True
+    def run(self, n_tokens: int, *, everywhere: bool) -> Int[Tensor, "batch row token"]:
+        """Greedy tokens of every row; `everywhere`, for a single row, its edit also acts on the prompt."""
         token = self.batch.tokens.gather(1, self.last[:, None]).expand(-1, len(self.edits.masks))
         tokens = []
-        with hooked(p.register_forward_pre_hook(self._replacing(i)) for i, p in enumerate(self.projections)):
+        hooks = (p.register_forward_pre_hook(self._replacing(i, everywhere)) for i, p in enumerate(self.projections))
+        with hooked(hooks):
+            with plain_transformers(self.model, self.attend) as hf_model:
+                feed(hf_model, self.batch.tokens)
+            self.in_rows = True
             for step in range(n_tokens):
                 self.layer = 0
                 position = (self.last[:, None] + step).expand_as(token)
@@ -121,11 +121,11 @@ class _Decoder:
                 tokens.append(token)
         return torch.stack(tokens, dim=2)
 
-    def _replacing(self, layer: int):
+    def _replacing(self, layer: int, everywhere: bool):
         mask, values = self.edits.masks[:, layer], self.edits.values[:, :, layer]
 
         def replace(_projection: nn.Module, args: tuple) -> tuple | None:
-            if not mask.any():
+            if not mask.any() or not (self.in_rows or everywhere):
                 return None
             z = split_heads(self.model, args[0])
             return (torch.where(mask[:, :, None], values.to(z.dtype), z).reshape(args[0].shape), *args[1:])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,6 +31,12 @@ def clean_means(
     `save_to` and errors as in `fv_scores`.
     """
     return means_of(model, encode_clean(model, prompts), batch_size, progress, SavedResults(save_to, model))
+
+
+def mean_over_tasks(means: Mapping[str, MeanZ]) -> MeanZ:
+    """The mean of the tasks' means, each counting the same; summed in float64."""
+    together = torch.stack([mean.double() for mean in means.values()]).mean(0)
+    return together.to(next(iter(means.values())).dtype)
 
 
 def means_of(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.encoded import EncodedPrompt, encode_clean
-from icl_lib.forward.means import MeanZ, means_of
+from icl_lib.forward.means import MeanZ, mean_over_tasks, means_of
 from icl_lib.forward.passes import last_head_outputs, mean_head_outputs
 from icl_lib.names import refuse_unknown
 from icl_lib.saved import SavedResults
@@ -28,13 +28,12 @@ def replacement_values(
 ) -> dict[str, Values]:
     """What each head's output is replaced by, for the clean prompts of each task in `prompts`.
 
-    All from the last position of the clean prompts of `scoring_prompts` (default: `prompts`), before
-    the output projection, BOS included in the prompts:
-    `mean`: over all tasks, each counting the same (the paper's "mean ablation", section 4; released
-    code: the mean over the 29 scoring tasks). `task_mean`: over the task's own prompts in `prompts`.
-    `resample`: another prompt's output, drawn anew for each prompt (one for all heads, so that they
-    go together), never the prompt itself. `zero`: zeros. `bos_value`: the head's output at a BOS
-    with nothing before it, which is its value vector there (released token-loss ablation).
+    All from the last position of the clean prompts of `scoring_prompts` (default: `prompts`), before the output
+    projection, BOS included in the prompts: `mean`: over all tasks, each counting the same (the paper's "mean
+    ablation", section 4; released code: the mean over the 29 scoring tasks). `task_mean`: over the task's own prompts
+    in `prompts`. `resample`: another prompt's output, drawn anew for each prompt (one for all heads, so that they go
+    together), never the prompt itself. `zero`: zeros. `bos_value`: the head's output at a BOS with nothing before it,
+    which is its value vector there (released token-loss ablation).
 
     The batch axis is 1 except for `resample`: one per clean prompt. Raises ValueError for an unknown
     replacement, for `resample` from a single prompt and as `fv_scores` does.
@@ -91,8 +90,7 @@ def shared_value(model: nn.Module, scoring: Encoded, replacement: str) -> Values
     """
     refuse_unknown("replacement", replacement, REPLACEMENTS)
     if replacement == "mean":
-        means = list(_means(model, scoring).values())
-        return torch.stack([mean.double() for mean in means]).mean(0).to(means[0].dtype)[None]
+        return mean_over_tasks(_means(model, scoring))[None]
     if model.tokenizer.bos_token_id is None:
         raise ValueError("replacement 'bos_value' needs a tokenizer with a BOS token")
     value = last_head_outputs(model, [[model.tokenizer.bos_token_id]]).cpu()

@@ -1,10 +1,9 @@
 """Many edits at all positions of the same sequences, the layers below each edit computed once.
 
-An edit at all positions changes nothing before the output projection of the first layer that it edits. So the
-unedited model runs once, residual stream and heads' outputs are kept where some edit begins, and every edited
-copy of the sequences ("row") goes up from there. In the last layer only the positions that are read are
-computed: the others give keys and values. Layers are called as the unedited pass called them, so that no
-architecture needs its own mathematics.
+An edit at all positions changes nothing before the output projection of the first layer that it edits. So the unedited
+model runs once, residual stream and heads' outputs are kept where some edit begins, and every edited copy of the
+sequences ("row") goes up from there. In the last layer only the positions that are read are computed: the others give
+keys and values. Layers are called as the unedited pass called them, so that no architecture needs its own mathematics.
 """
 
 from collections.abc import Iterator
@@ -48,16 +47,16 @@ def edited_residuals(
     At the positions `read` of each sequence, None for all. `edited`: the positions that edits act on, None for all.
     Sequences may be padded on the right, behind what is read.
     """
-    own = own_attention(model)  # then the last layer's keys cannot be had apart: all its positions are computed
-    sweep = _LayerSweep(model, tokens, edits, None if own else read, edited)
+    by_modules = own_attention(model)  # then the last layer's keys cannot be had apart: all its positions are computed
+    sweep = _LayerSweep(model, tokens, edits, None if by_modules else read, edited)
     order = torch.argsort(edits.first_layers, stable=True)
     n_rows = max(1, MAX_TOKENS // tokens.numel())
-    with plain_transformers(model, None if own else sweep.attend) as hf_model, hooked(sweep.hooks()):
+    with plain_transformers(model, None if by_modules else sweep.attend) as hf_model, hooked(sweep.hooks()):
         feed(hf_model, tokens)
         parts = []
         for rows in order.split(n_rows):
             residual = sweep.run(rows.tolist())
-            if own and read is not None:
+            if by_modules and read is not None:
                 residual = take_positions(residual, read.repeat(len(rows), 1))
             parts.append(residual.unflatten(0, (len(rows), -1)))
     return torch.cat(parts)[torch.argsort(order)].transpose(0, 1)

@@ -1,10 +1,9 @@
 """Many edits of the last positions of a prompt, the rest of the prompt computed once.
 
-An edit at the last position leaves everything before it alone. So each layer is run once on the
-whole prompt, its keys and values are kept while that layer lasts, and every edited copy of the last
-position ("row") is carried upwards beside it, from the first layer that it edits. Rows stand where
-positions stand in a transformers layer, so its own code does the rest and only attention is ours:
-a row sees the prompt's keys and itself, never another row.
+An edit at the last position leaves everything before it alone. So each layer is run once on the whole prompt, its keys
+and values are kept while that layer lasts, and every edited copy of the last position ("row") is carried upwards beside
+it, from the first layer that it edits. Rows stand where positions stand in a transformers layer, so its own code does
+the rest and only attention is ours: a row sees the prompt's keys and itself, never another row.
 """
 
 import math
@@ -185,10 +184,10 @@ def attend_rows(
     q = query * (d_head**-0.5 if scaling is None else scaling)
     q = q.reshape(batch, n_groups, n_shared * n_queries, d_head)
     by_row = (batch, n_groups, n_shared, n_rows, n_queries // n_rows)
-    own = q.view(*by_row, d_head) @ row_keys[:, :, None].mT
-    scores = torch.empty(*by_row, n_prefix + own.shape[-1], dtype=q.dtype, device=q.device)
+    to_row = q.view(*by_row, d_head) @ row_keys[:, :, None].mT
+    scores = torch.empty(*by_row, n_prefix + to_row.shape[-1], dtype=q.dtype, device=q.device)
     scores.flatten(2, 4)[..., :n_prefix] = q @ keys.mT
-    scores[..., n_prefix:] = own if others is None else own.masked_fill(others, -math.inf)
+    scores[..., n_prefix:] = to_row if others is None else to_row.masked_fill(others, -math.inf)
     if hidden is not None:
         scores[..., :n_prefix].masked_fill_(hidden, -math.inf)
     pattern = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)

@@ -79,10 +79,10 @@ def written_by_heads(
     )
     part = part - bias + bias * heads.sum(1).to(weight.device)[:, None] * bias_per_head
     rows = torch.stack([torch.zeros_like(part), part, _FAR * part, 2 * _FAR * part, whole, _FAR * whole], dim=1)
-    nothing, own, far, farther, all_heads, all_far = written(model, rows).unbind(1)
+    nothing, once, far, farther, all_heads, all_far = written(model, rows).unbind(1)
     some = heads.any(1).to(weight.device)
-    if torch.allclose((far - nothing)[some], _FAR * (own - nothing)[some], rtol=1e-2, atol=1e-3):
-        return (own - nothing)[some].sum(0)
+    if torch.allclose((far - nothing)[some], _FAR * (once - nothing)[some], rtol=1e-2, atol=1e-3):
+        return (once - nothing)[some].sum(0)
     if not torch.allclose(farther[some], far[some], rtol=1e-2, atol=1e-3):
         raise ValueError(f"{type(model.original_model).__name__}: what a head writes to the residual stream depends on "
                          "the other heads other than by a norm's scale, so there is no function vector")

@@ -32,14 +32,13 @@ def answer_metrics(
     """Few-shot metrics per prompt: what makes "few-shot ICL accuracy" (section 4).
 
     One row per edit, task and prompt, with `edit, task, prompt, exact_match, first_token_correct,
-    first_token_probability`. `exact_match`: greedy decoding gives the whole answer, every token of
-    it (checked by feeding the answer: it is the greedy continuation if each token is the likeliest
-    one). With `f1` also `generated_f1`, what the released code calls accuracy: the F1 on five greedy
-    tokens (`icl_lib.metrics.generation`; `reach_back` as there). `edits`: name to an edit, or to an edit per
-    task, or to None for the unedited model (the default). An edit at the last position also acts
-    where answer tokens are fed, as when they are generated. Edits share what they leave alone. BOS as
-    in the prompts' text; nothing is averaged. Errors as in `fv_scores`, and for an edit that lacks a
-    task.
+    first_token_probability`. `exact_match`: greedy decoding gives the whole answer, every token of it (checked by
+    feeding the answer: it is the greedy continuation if each token is the likeliest one). With `f1` also
+    `generated_f1`, what the released code calls accuracy: the F1 on five greedy tokens (`icl_lib.metrics.generation`;
+    `reach_back` as there). `edits`: name to an edit, or to an edit per task, or to None for the unedited model (the
+    default). An edit at the last position also acts where answer tokens are fed, as when they are generated. Edits
+    share what they leave alone. BOS as in the prompts' text; nothing is averaged. Errors as in `fv_scores`, and for an
+    edit that lacks a task.
     """
     edits = {"none": None} if edits is None else edits
     encoded = {task: encode_prompts(model, task_prompts, task) for task, task_prompts in prompts.items()}
@@ -141,11 +140,10 @@ def token_loss_differences(
 ) -> Float[Tensor, "window edit row"]:
     """Loss at the 50th token minus loss at the 500th, in nats, per row (section 2; Olsson et al. 2022).
 
-    Indices 50 and 500 of the shifted losses, as evaluate_icl_score.py takes them: the losses on tokens
-    51 and 501 with BOS as token 0. Positive where the later token is predicted better. With a window each
-    is the mean over that many positions to either side, which the paper does not do: the loss of one token is
-    noisy, and short runs have few documents. Raises ValueError for rows too short for the window and as
-    `token_losses`.
+    Indices 50 and 500 of the shifted losses, as evaluate_icl_score.py takes them: the losses on tokens 51 and 501 with
+    BOS as token 0. Positive where the later token is predicted better. With a window each is the mean over that many
+    positions to either side, which the paper does not do: the loss of one token is noisy, and short runs have few
+    documents. Raises ValueError for rows too short for the window and as `token_losses`.
     """
     widest, n_losses = max(windows), tokens.shape[1] - 1
     if not 0 <= widest <= 50:

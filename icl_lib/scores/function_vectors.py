@@ -42,7 +42,6 @@ def fv_scores(
     *,
     mean_z: Mapping[str, MeanZ] | None = None,
     batch_size: int | None = None,
-    memory_gib: float | None = None,
     answer: str = "alone",
     save_to: str | Path | None = None,
     progress: bool = True,
@@ -56,12 +55,11 @@ def fv_scores(
     projection. BOS is in the prompt if its text holds it. All clean prompts enter the mean, also
     those that the model answers wrongly. The answer is tokenised alone, with its leading space.
 
-    `mean_z` replaces the means over clean prompts, e.g. by another task's. `batch_size` is prompts
-    at a time; by default what fits `memory_gib` (1 GiB on a CPU, half of what is free on a GPU).
-    Either halves itself when memory runs out; the scores do not depend on it beyond rounding.
-    Differences are taken in float64, whatever the model's dtype. A float32 model's own rounding is
-    about 1e-6 of a probability. Half precision is another model: float16 moves scores by about 3e-3
-    and bfloat16 by about 2e-2 where the largest is about 0.15 (lab-40k, 20 prompts).
+    `mean_z` replaces the means over clean prompts, e.g. by another task's. `batch_size` is prompts at a time; by
+    default what fits 1 GiB on a CPU, half of what is free on a GPU. It is halved when memory runs out; the scores do
+    not depend on it beyond rounding. Differences are taken in float64, whatever the model's dtype. A float32 model's
+    own rounding is about 1e-6 of a probability. Half precision is another model: float16 moves scores by about 3e-3 and
+    bfloat16 by about 2e-2 where the largest is about 0.15 (lab-40k, 20 prompts).
 
     `save_to`: a folder for each finished task's results. A later call with the same model, prompts and
     means reads them there and goes on with the other tasks; see `icl_lib.saved` for what "same" means.
@@ -81,7 +79,7 @@ def fv_scores(
         mean_z = means_of(model, encode_clean(model, prompts), batch_size or 16, progress, saved)
     if missing := sorted(set(shuffled) - set(mean_z)):
         raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
-    batch_size = batch_size or _batch_size(model, shuffled, memory_gib)
+    batch_size = batch_size or _batch_size(model, shuffled)
     by_prompt, baseline = {}, {}
     for task in progress_of(shuffled, "FV scores", show=progress):
         result = _recalled_effects(model, shuffled[task], mean_z[task][None], batch_size, saved)
@@ -143,7 +141,7 @@ def permuted_mean_scores(
     shuffled = {task: encode_prompts(model, p.shuffled, task) for task, p in prompts.items()}
     others = [derangement(len(tasks), generator) for _ in range(n_draws)]
     at_once = _draws_at_once(model, n_draws)
-    batch_size = batch_size or _batch_size(model, shuffled, None, at_once)
+    batch_size = batch_size or _batch_size(model, shuffled, at_once)
     saved = SavedResults(save_to, model)
     total = torch.zeros(n_draws, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
     for i, task in enumerate(progress_of(shuffled, "null of the FV scores", show=progress)):
@@ -191,18 +189,14 @@ def _draws_at_once(model: nn.Module, n_draws: int) -> int:
     return max(1, min(n_draws, _VALUE_BYTES // (4 * n_all**2 * model.cfg.d_head)))
 
 
-def _batch_size(
-    model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], memory_gib: float | None, n_draws: int = 1
-) -> int:
+def _batch_size(model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], n_draws: int = 1) -> int:
     """Prompts whose rows fit the budget: residual and MLP of every row, its attention, the prompt."""
     device, n_rows = device_of(model), n_draws * model.cfg.n_layers * model.cfg.n_heads + 1
-    if memory_gib is None:
-        on_gpu = device.type == "cuda"
-        memory_gib = torch.cuda.mem_get_info(device)[0] / 2**31 if on_gpu else 1.0
+    budget = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else 2**30
     n_pos = max(len(p.tokens) for task in encoded.values() for p in task)
     per_row = 16 * model.cfg.d_model + 3 * model.cfg.n_heads * n_pos
     per_prompt = n_rows * per_row + n_pos * (16 * model.cfg.d_model + 2 * model.cfg.n_heads * n_pos)
-    return max(1, min(64, int(memory_gib * 2**30 / (4 * per_prompt))))
+    return max(1, min(64, int(budget / (4 * per_prompt))))
 
 
 def _standard_error(effects: Float[Tensor, "prompt layer head"]) -> Float[Tensor, "layer head"]:

@@ -43,9 +43,8 @@ def induction_scores(
     Where a sequence is BOS and one run of tokens twice, those tokens are the second half without its
     last, and the copy is the one a period earlier, also if the run holds a token twice by chance.
 
-    `tokens`: ids, fed as they are; `lengths`, if given, leaves out padding on their right. Range 0..1.
-    Raises ValueError for an unknown convention, tokens in which nothing repeats, and tokens longer
-    than the context.
+    `tokens`: ids, fed as they are; `lengths`, if given, leaves out padding on their right. Range 0..1. Raises
+    ValueError for an unknown convention, tokens in which nothing repeats, and tokens longer than the context.
     """
     refuse_unknown("convention", convention, CONVENTIONS)
     targets = induction_targets(tokens) if convention == "attention_mass" else _prefix_matching_targets(tokens)
@@ -96,11 +95,10 @@ def repeated_random_tokens(
 ) -> Int[Tensor, "batch pos"]:
     """BOS, `length` uniform random tokens, the same again (section 2: 1000 sequences of 50).
 
-    Ids come from the trained part of the vocabulary: those the tokenizer knows, less special tokens.
-    The released code draws from all rows of the embedding (`special_ids`, and `padding_ids` for rows
-    beyond the tokenizer's, which were never trained), and re-tokenises the text, which destroys the
-    repetition (find_induction_heads.py; `icl_lib.protocols`). Raises ValueError for sequences longer
-    than the context and a tokenizer without BOS.
+    Ids come from the trained part of the vocabulary: those the tokenizer knows, less special tokens. The released code
+    draws from all rows of the embedding (`special_ids`, and `padding_ids` for rows beyond the tokenizer's, which were
+    never trained), and re-tokenises the text, which destroys the repetition (find_induction_heads.py;
+    `icl_lib.protocols`). Raises ValueError for sequences longer than the context and a tokenizer without BOS.
     """
     tokenizer = model.tokenizer
     n_pos = 2 * length + bos
@@ -204,8 +202,8 @@ def reduced_patterns(
             raise ValueError(f"{type(attention).__name__} gives no attention pattern, so there are no induction scores")
         reduced.append(reduce(patterns[0]))
 
-    own = own_attention(model)
-    hooks = hooked(attention.register_forward_hook(read) for attention in attentions(model) if own)
-    with plain_transformers(model, None if own else attend) as hf_model, hooks:
+    by_modules = own_attention(model)
+    hooks = hooked(attention.register_forward_hook(read) for attention in attentions(model) if by_modules)
+    with plain_transformers(model, None if by_modules else attend) as hf_model, hooks:
         feed(hf_model, tokens)
     return reduced
