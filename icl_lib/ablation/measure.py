@@ -16,7 +16,7 @@ from icl_lib.ablation.conditions import Condition, at_fractions
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import POSITIONS, Edit
 from icl_lib.forward.encoded import encode_clean
-from icl_lib.forward.replacements import document_values, shared_value, values_of
+from icl_lib.forward.replacements import Encoded, document_values, shared_value, values_of
 from icl_lib.heads import different_heads
 from icl_lib.measurements import METRICS
 from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
@@ -70,15 +70,15 @@ def measure(
     """
     refuse_unknown("positions", positions, POSITIONS)
     how = _Intervention(model, conditions, replacement, positions, spread_draws, saved or SavedResults(None, model))
+    mean = mean_value(model, scoring, how.saved) if replacement == "mean" else None
+    source = encode_clean(model, scoring) if replacement == "resample" else {}  # the others do not read it
     measured = []
     if prompts:
         encoded = encode_clean(model, prompts)
-        values = dict.fromkeys(prompts, mean_value(model, scoring, how.saved)) if replacement == "mean" else (
-            values_of(model, encoded, encode_clean(model, scoring), replacement, seed))
-        measured += how.few_shot(prompts, encoded, values, f1=f1, reach_back=reach_back)
+        values = values_of(model, encoded, source, replacement, seed) if mean is None else dict.fromkeys(encoded, mean)
+        measured += how.few_shot(encoded, values, f1=f1, reach_back=reach_back)
     if documents is not None:
-        value = mean_value(model, scoring, how.saved) if replacement == "mean" else (
-            document_values(model, documents, encode_clean(model, scoring), replacement, seed))
+        value = document_values(model, documents, source, replacement, seed) if mean is None else mean
         measured += how.token_loss(documents, value, loss_window)
     return measured
 
@@ -94,15 +94,16 @@ class _Intervention:
     spread_draws: bool
     saved: SavedResults
 
-    def few_shot(self, prompts, encoded, values: Mapping[str, Tensor], **metrics) -> list[Measurement]:
+    def few_shot(self, encoded: Encoded, values: Mapping[str, Tensor], **metrics: bool) -> list[Measurement]:
         def compute(task: str, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
-            of_task = {task: [encoded[task][row] for row in rows]}
-            table = answer_metrics(self.model, of_task, {str(i): edit for i, edit in enumerate(edits)}, **metrics)
+            chosen = {task: [encoded[task][row] for row in rows]}
+            table = answer_metrics(self.model, chosen, {str(i): edit for i, edit in enumerate(edits)}, **metrics)
             return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(rows), len(edits)).T.copy())
                     for name in FEW_SHOT_METRICS if name in table}
 
         def made_from(task: str, rows: list[int]) -> tuple:
-            return *metrics.values(), [(task, p.text, p.answer) for p in (prompts[task].clean[row] for row in rows)]
+            chosen = [encoded[task][row] for row in rows]
+            return *metrics.values(), [(p.task, p.tokens, p.answer, p.answer_text) for p in chosen]
 
         tasks = np.repeat(list(encoded), [len(of_task) for of_task in encoded.values()])
         parts = [(task, len(of_task), values[task]) for task, of_task in encoded.items()]
