@@ -182,8 +182,8 @@ def test_fingerprints_take_tensors_of_any_stride():
 
 
 def test_the_mean_of_all_interventions_is_computed_once(neox, tmp_path, monkeypatch):
-    calls, real = [], grid.replacement_values
-    monkeypatch.setattr(grid, "replacement_values", lambda *a, **k: calls.append(a[2]) or real(*a, **k))
+    calls, real = [], grid.shared_value
+    monkeypatch.setattr(grid, "shared_value", lambda *a, **k: calls.append(a[2]) or real(*a, **k))
     shape = neox.model.cfg.n_layers, neox.model.cfg.n_heads
     clean = Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))
     top = replace(clean, ranking="fv", fraction=0.5, heads=torch.ones_like(clean.heads))
