@@ -53,7 +53,7 @@ def function_vector(
     That is the output projection applied to them, times what the architecture multiplies it by. With a norm after
     attention (OLMo2, Gemma 2 and 3), which takes its scale from all heads together, that scale is the one of all
     heads at their means; the released code has no such model. Without the projection's bias, which is no head's
-    output; the released code adds it once per head (`paper.md` V3), which `bias_per_head` does. Raises ValueError
+    output; the released code adds it once per head (V3), which `bias_per_head` does. Raises ValueError
     for an architecture in which heads do not write a sum.
     """
     if not writes_projection(model):

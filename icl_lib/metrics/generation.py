@@ -22,7 +22,7 @@ def generated_f1(text: str, answer: str) -> float:
 
     eval_utils.py: the span is the first run of word characters, dots and spaces, so it ends at a hyphen, an
     apostrophe or a line break; both sides are lower-cased and lose punctuation and articles. An answer that is
-    an article ("a") has nothing left and scores 0, whatever is generated (`paper.md` A4 to A6).
+    an article ("a") has nothing left and scores 0, whatever is generated (A4 to A6).
     """
     span = _SPAN.search(text)
     given, wanted = _words(span.group() if span else ""), _words(answer)
@@ -45,7 +45,7 @@ def f1_ceiling(model: nn.Module, answer: str) -> float:
 def generated_text(model: nn.Module, prompt: Sequence[int], generated: Sequence[int], *, reach_back: bool) -> str:
     """The text of generated tokens up to the end-of-text token, without it.
 
-    `reach_back` as the released code decodes (`paper.md` A9): generation ends with that token, and the last five
+    `reach_back` as the released code decodes (A9): generation ends with that token, and the last five
     ids are decoded even where some of them are then the prompt's.
     """
     generated, end = list(generated), model.tokenizer.eos_token_id
