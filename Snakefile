@@ -236,6 +236,8 @@ ALL = {
         "executions", CHOSEN["task_execution"]) + of_groups("claims")),
     "lab": ("", measured("scoring", SCORED), sorted(str(path) for pattern in (
         "rungs/*.yaml", "models/*/*/curve.csv", "recipe.*") for path in Path("lab").glob(pattern))),
+    "paper_figures": ("", measured("scoring", SCORED), [*written("claims"), *of_groups("claims"), *tables("scores", [
+        (model, step) for suite in SUITE.groups for model, steps in suite.ablated.items() for step in steps])]),
     "index": ("", [path for kind in GROUPED for path in (*written(kind), *of_groups(kind))] + CAUSAL, [
         *tables("ablations", ABLATED), *(path for suite in SUITE.included for model, steps in suite.ablated.items()
                                          for path in tables("ablations", [(model, step) for step in steps]))]),
@@ -294,7 +296,7 @@ rule book:
     input:
         notebooks=NOTEBOOKS,
         settings=["_config.yml", "_toc.yml"],
-        code=["workflow/book.py", "workflow/inert.py", "workflow/runs.py"],
+        code=["workflow/book.py", "workflow/inert.py", "workflow/links.py", "workflow/runs.py"],
         pages=sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and "_build" not in p.parts),
     output:
         PAGE,

@@ -20,6 +20,7 @@ PARAMETERS = {
     "causal_test": "",
     "claims": 'models: dict[str, list[int]] = {"m": [0]}',
     "lab": 'models: dict[str, list[int]] = {"m": [0]}',
+    "paper_figures": 'models: dict[str, list[int]] = {"m": [0]}',
     "index": 'models: dict[str, list[int]] = {"m": [0]}',
 }
 COMMON = 'suite: str = "s"\nseed: int = 0\nresults: str = "../results/s"'
@@ -83,6 +84,7 @@ write("statistics", "claims", notebook="claims", model="", name="claim", value=f
       p_value=0.5, n=len(models))
 """,
     "lab": "print(len(models))",
+    "paper_figures": "print(len(models))",
     "index": "print(len(models))",
 }
 # heads is imported by one notebook only, and from there by nothing else
@@ -98,6 +100,7 @@ IMPORTS = {
     "causal_test": "",
     "claims": "",
     "lab": "",
+    "paper_figures": "",
     "index": "",
 }
 

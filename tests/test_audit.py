@@ -3,10 +3,12 @@
 import json
 import re
 from collections import Counter
+from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from IPython.display import HTML, Markdown
 
 from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, size_of
@@ -14,7 +16,7 @@ from icl_lib.data.tasks import read_tasks
 from icl_lib.pages.claims import rule_words
 from icl_lib.tables import read_table
 from tests import audit_pages, audit_plain
-from tests.audit import check, covered, numbers_in, rows_of, run_page
+from tests.audit import Figure, check, covered, numbers_in, rows_of, run_page
 from tests.audit_ledger import AUDIT, NOT_AUDITED, Suite
 from tests.audit_suite import MODELS, made_up_suite
 from tests.project import ROOT
@@ -41,6 +43,8 @@ def suite(tmp_path_factory):
             {"executed_models": REAL} if notebook == "claims" else {"overlap_fractions": FRACTIONS})
         pages[f"{notebook}/real"] = run_page(notebook, **given, **SHARES)[0]
     pages["index"] = run_page("index", **common, real_models={"real": REAL})[0]
+    del common["ablated_models"]
+    pages["paper_figures"] = run_page("paper_figures", **common, real_models={"real": REAL})[0]
     return results, pages
 
 
@@ -309,6 +313,52 @@ def test_the_front_page_prints_numbers_of_the_ledger_and_the_scaling_page(suite,
     copied = last["prompt_retrieval"].dropna()
     check(conjecture, [*last.index, *(x for seed, rate in copied.items() for x in (rate, seed)),
                        *last.index.difference(copied.index)])
+
+
+def test_the_papers_figures_have_the_ledgers_numbers_and_words(suite, sizes):
+    tested = [pd.read_parquet(suite[0] / f"statistics/claims{group}.parquet") for group in ("/real", "")]
+    printed = [verdicts(texts(suite[1][f"claims{group}"], HTML)[0]) for group in ("/real", "")]
+    html, = texts(suite[1]["paper_figures"], HTML)
+    given = yaml.safe_load((ROOT / "icl_lib/analysis/paper_figures.yaml").read_text())
+    word = {HOLDS: "agrees", FAILS: "differs", OPEN: "undecided", POWERLESS: "undecided"}
+    rows, said = html.split("<tr>")[2:], []
+    assert [figure["number"] for figure in given["figures"]] == [1, 2, 3, 4, 5, 6, 9, 12, 14, 19, 21, 22]
+    for figure, row in zip(given["figures"], rows, strict=True):
+        first, *cells, agreement, _ = re.findall(r"<td[^>]*>(.*?)</td>", row)
+        assert all(words in unescape(first) for words in (
+            f"{figure['number']}. {figure['title']}", figure["shows"], given["here"][figure["claims"][0]]))
+        for cell, table, of_ledger in zip(cells, tested, printed, strict=True):
+            measured = [claim for claim in figure["claims"] if of_ledger[claim][0] in word]
+            wanted = [word.get(of_ledger[claim][0], "not measured") for claim in dict.fromkeys(
+                [figure["claims"][0], *measured])]
+            parts = re.split(r'<span class="verdict [\w-]+">', cell)[1:]
+            assert [part.split("</span>")[0] for part in parts] == wanted
+            for part, claim in zip(parts, dict.fromkeys([figure["claims"][0], *measured]), strict=True):
+                own = table[(table["name"] == claim) & table["value"].notna()]
+                model = max(own["model"], key=lambda name: sizes.get(name, 0), default=None)
+                number = re.search(r"<small>([^<]*): ([^<:]*)</small>", part)
+                if model is None or claim not in measured:
+                    assert not number
+                    continue
+                assert number[1] == (model or "all models")
+                value, low, high, p = own[own["model"] == model][["value", "low", "high", "p_value"]].to_numpy()[0]
+                check(number[2], [value, low, high] if low < high else [value] if np.isnan(p) else [value, p])
+        counts = Counter()
+        for claim in figure["claims"]:
+            spoken = [of_ledger[claim][0] for of_ledger in printed if of_ledger[claim][0] in word]
+            counts.update(spoken[:1])
+        half, (n_hold, n_fail) = sum(counts.values()) / 2, (counts[HOLDS], counts[FAILS])
+        said.append("not measured" if not half else "partly" if n_hold and n_fail else "agrees" if n_hold > half else
+                    "differs" if n_fail > half else "undecided")
+        assert re.search(r">([^<]*)</span>$", agreement)[1] == said[-1], figure["number"]
+    counted = Counter(said)
+    check(texts(suite[1]["paper_figures"])[0], [12, *(counted[w] for w in (
+        "agrees", "differs", "partly", "undecided", "not measured") if counted[w])])
+    assert len(set(said)) > 1  # or the tables would test nothing; all words: test_paper_figures.py
+    figures = [shown.caption for shown in suite[1]["paper_figures"] if isinstance(shown, Figure)]
+    wanted = [[19, 0.02], [19, 0.1], [21, 0.1], [22, 5]]
+    for caption, numbers in zip(figures, wanted, strict=True):
+        check(caption, numbers)
 
 
 def test_provenance_names_everything_the_tables_depend_on(scored):

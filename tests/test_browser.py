@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 BOOK = Path(os.environ.get("BOOK", "results/lab/book/_build/html")).resolve()
 WIDTHS = (390, 1280)
 SHOWN = ("index", "example", "claims", "scoring", "ablation", "training_dynamics", "model_scaling", "ablation_ladder",
-         "causal_test", "performance")
+         "causal_test", "paper_figures", "performance")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 

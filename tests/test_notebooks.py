@@ -50,6 +50,7 @@ def results(tmp_path_factory):
     run("ablation_ladder", "ablation_ladder")
     run("causal_test", "causal_test")
     run("lab", "lab", models=models["models"])
+    run("paper_figures", "paper_figures", models=models["models"])
     run("index", "index", **models)
     return folder
 
@@ -114,7 +115,7 @@ def test_executions_compare_vectors_of_heads_at_every_layer(results):
 
 
 PAGES = ("protocols", "scoring0", "scoring8192", "ablation", "task_execution", "example", "training_dynamics",
-         "model_scaling", "ablation_ladder", "causal_test", "claims", "lab", "index")
+         "model_scaling", "ablation_ladder", "causal_test", "claims", "lab", "paper_figures", "index")
 
 
 def test_every_template_is_among_the_pages():

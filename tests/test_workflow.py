@@ -332,7 +332,7 @@ def touch(path, text):
 @pytest.mark.slow
 def test_the_whole_workflow(project):
     everything = dict.fromkeys(
-        ["ablation", "training_dynamics", "model_scaling", "claims", "lab", "index", "book"], 1)
+        ["ablation", "training_dynamics", "model_scaling", "claims", "lab", "paper_figures", "index", "book"], 1)
     everything |= {"scoring": 2, "ablation_ladder": 1, "causal_test": 1}
     assert planned(project) == everything
     assert not (project / "results").exists()

@@ -23,6 +23,7 @@ from urllib.parse import quote
 import yaml
 
 from workflow.inert import refuse_active
+from workflow.links import link_figures
 from workflow.lock import LockedError, lock_sweep
 from workflow.runs import runs_page, write_csv
 from workflow.suite import TABLES, TEMPLATES, Suite, read_suite
@@ -83,6 +84,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
         if not names and not is_page:
             absent = [name for path in missing if (name := _run_name(results, path)).split("/")[0] == kind]
             (source / f"{kind}.md").write_text(_without_runs(kind, absent), encoding="utf-8")
+    link_figures(source, pages)
     (source / "runs.md").write_text(
         runs_page(results, pages, [_run_name(results, path) for path in missing]), encoding="utf-8")
     toc = yaml.safe_load(CONTENTS.read_text(encoding="utf-8"))

@@ -34,6 +34,7 @@ TABLES = {
     "causal_test": ("statistics",),
     "claims": ("statistics",),
     "lab": (),
+    "paper_figures": (),
     "index": (),
 }
 # What the workflow gives each notebook. A template must declare these ...
@@ -49,6 +50,7 @@ GIVEN = {
     "causal_test": ("suite", "seed", "results"),
     "claims": ("suite", "seed", "results", "models"),
     "lab": ("suite", "seed", "results", "models"),
+    "paper_figures": ("suite", "seed", "results", "models"),
     "index": ("suite", "seed", "results", "models"),
 }
 # Notebooks that run on some of the scored steps: the key of a model's entry that says which, and its default.
@@ -60,6 +62,7 @@ CHOSEN_BY = {
 GIVEN_IF_DECLARED = {
     "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",),
     "claims": ("ablated_models", "executed_models", "real_models"), "index": ("ablated_models", "real_models"),
+    "paper_figures": ("real_models",),
 }  # fmt: skip
 
 # Notebooks over all models that run once more over those of each included suite.
@@ -69,6 +72,7 @@ GROUPED = ("model_scaling", "claims")
 DATA = (("icl_lib/data/tasks.py", Path("lab/world")),
         ("icl_lib/departures.py", Path("icl_lib/departures.yaml")),
         ("icl_lib/analysis/claims.py", Path("icl_lib/analysis/claims.yaml")),
+        ("icl_lib/analysis/paper_figures.py", Path("icl_lib/analysis/paper_figures.yaml")),
         ("icl_lib/data/upstream.py", Path("icl_lib/data/upstream_tasks.sha256")),
         ("icl_lib/models/paper_models.py", Path("icl_lib/models/paper_models.yaml")),
         ("icl_lib/models/packaged.py", Path("icl_lib/models/packaged_models.yaml")))

@@ -1,5 +1,6 @@
 """The claims ledger: the paper's claims, their tests in claims.yaml, and the verdicts of their rules on a suite."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -128,6 +129,13 @@ def overall(rows: pd.DataFrame) -> str:
     """The verdict over sizes of model: what more than half of those with power say."""
     said = list(votes(rows).values())
     return _majority(said) if said else ABSENT
+
+
+def of_largest_model(rows: pd.DataFrame, sizes: Mapping[str, int]):
+    """The row of the largest model that has an estimate, or that over all models; None where nothing was measured."""
+    measured = rows[(rows["verdict"] != ABSENT) & rows["value"].notna()]
+    ordered = sorted(measured.itertuples(), key=lambda row: sizes.get(row.model, 0))
+    return ordered[-1] if ordered else None
 
 
 def _majority(said: list[str]) -> str:

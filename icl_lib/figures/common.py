@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, display
+from matplotlib.ticker import MaxNLocator
 
 from icl_lib.ablation.measure import with_paired_errors
 from icl_lib.stats.intervals import bootstrap_mean
@@ -75,19 +76,37 @@ def scores_by_layer(scores: pd.DataFrame, tops: dict[str, np.ndarray], names: li
     """Figure 2: every head at its layer; the top heads filled; a dashed line at the score-weighted mean layer."""
     figure, axes = plt.subplots(1, len(names), figsize=(4.8 * len(names), 4.0), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
-        kind, values = KIND_OF_SCORE[name], matrix(scores, name)
-        layers = np.repeat(np.arange(values.shape[0]), values.shape[1])
-        top = tops[kind].ravel()
-        ax.scatter(layers[~top], values.ravel()[~top], facecolors="none", edgecolors=COLOUR["random"], s=24,
-                   label="other heads")
-        ax.scatter(layers[top], values.ravel()[top], color=COLOUR[kind], marker=MARKER[kind], s=40,
-                   label=f"top {LABEL[kind]}")
-        weight = np.clip(values.ravel()[top], 0, None)
-        if weight.sum() > 0:
-            ax.axvline(np.average(layers[top], weights=weight), color=COLOUR[kind], linestyle="--", linewidth=1)
-        ax.set(xlabel="layer", ylabel=SCORE_LABEL[name], xticks=range(values.shape[0]))
+        _at_layers(ax, matrix(scores, name), tops[KIND_OF_SCORE[name]], name)
         ax.legend(fontsize=9)
     return axes[0]
+
+
+def layers_by_model(models: dict[str, tuple[pd.DataFrame, dict[str, np.ndarray]]], names: list[str]):
+    """Figure 19: as `scores_by_layer`, a row of panels per model; `models`: scores and top sets by name."""
+    figure, axes = plt.subplots(len(models), len(names), figsize=(6.4, 0.6 + 1.7 * len(models)), squeeze=False)
+    for row, (model, (scores, tops)) in zip(axes, models.items(), strict=True):
+        for ax, name in zip(row, names, strict=True):
+            _at_layers(ax, matrix(scores, name), tops[KIND_OF_SCORE[name]], name, size=14)
+            ax.set(xlabel="layer" if row is axes[-1] else "", ylabel="")
+            ax.tick_params(labelsize=10)
+            ax.set_title(f"{model}: {SCORE_LABEL[name].split(chr(10))[0]}", fontsize=10, loc="left")
+    labels = {label: part for ax in axes[0] for part, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=3, fontsize=10)
+    return axes
+
+
+def _at_layers(ax, values: np.ndarray, top: np.ndarray, name: str, size: int = 24) -> None:
+    kind, top = KIND_OF_SCORE[name], top.ravel()
+    layers = np.repeat(np.arange(values.shape[0]), values.shape[1])
+    ax.scatter(layers[~top], values.ravel()[~top], facecolors="none", edgecolors=COLOUR["random"], s=size,
+               label="other heads")
+    ax.scatter(layers[top], values.ravel()[top], color=COLOUR[kind], marker=MARKER[kind], s=1.7 * size,
+               label=f"top {LABEL[kind]}")
+    weight = np.clip(values.ravel()[top], 0, None)
+    if weight.sum() > 0:
+        ax.axvline(np.average(layers[top], weights=weight), color=COLOUR[kind], linestyle="--", linewidth=1)
+    ax.set(xlabel="layer", ylabel=SCORE_LABEL[name])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def score_scatter(scores: pd.DataFrame, tops: dict[str, np.ndarray], induction: str):

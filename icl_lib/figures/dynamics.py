@@ -1,6 +1,7 @@
 """Figures along training: table in, axes out. A checkpoint that is missing breaks the lines and is marked."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,20 +21,41 @@ def training_scores(curves: pd.DataFrame, steps: Sequence[int]):
     selections = list(curves["selection"].unique())
     figure, axes = plt.subplots(1, len(selections), figsize=(5.4 * len(selections), 4.2), squeeze=False)
     for ax, selection in zip(axes[0], selections, strict=True):
-        twin = ax.twinx()
-        twin.spines["right"].set_visible(True)
-        for side, kind in ((ax, "induction"), (twin, "fv")):
-            own = curves[(curves["selection"] == selection) & (curves["kind"] == kind)]
-            rows = _with_gaps(own[["step", "value", "low", "high"]], steps)
-            x = _place(rows["step"])
-            side.plot(x, rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4)
-            side.fill_between(x, rows["low"], rows["high"], color=COLOUR[kind], alpha=0.15, linewidth=0)
-            side.tick_params(axis="y", colors=COLOUR[kind])
-        _step_axis(ax, steps, curves["step"])
+        _both_scores(ax, curves[curves["selection"] == selection], steps)
         ax.set_title(selection, fontsize=11)
-        ax.set_ylabel(SCORE_OF_TOP_HEADS["induction"], color=COLOUR["induction"])
-        twin.set_ylabel(SCORE_OF_TOP_HEADS["fv"], color=COLOUR["fv"])
     return axes[0]
+
+
+def training_by_model(curves: pd.DataFrame, steps: dict[str, list[int]]):
+    """Figure 21: as `training_scores`, a panel per model; `curves` with a column model, one selection."""
+    rows = -(-len(steps) // 2)
+    figure, axes = plt.subplots(rows, min(2, len(steps)), figsize=(6.8, 0.4 + 2.4 * rows), squeeze=False)
+    for ax, model in zip_longest(axes.ravel(), steps):
+        if model is None:
+            ax.set_axis_off()
+            continue
+        twin = _both_scores(ax, curves[curves["model"] == model], steps[model])
+        ax.set_title(model, fontsize=10, loc="left")
+        for side in (ax, twin):
+            side.set_ylabel(side.get_ylabel().split(",")[0], fontsize=10)
+            side.tick_params(labelsize=9)
+        ax.tick_params(axis="x", rotation=60)
+    return axes.ravel()[:len(steps)]
+
+
+def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
+    """Both kinds' curves, FV on an axis of its own at the right, which is returned."""
+    twin = ax.twinx()
+    twin.spines["right"].set_visible(True)
+    for side, kind in ((ax, "induction"), (twin, "fv")):
+        rows = _with_gaps(curves[curves["kind"] == kind][["step", "value", "low", "high"]], steps)
+        x = _place(rows["step"])
+        side.plot(x, rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4)
+        side.fill_between(x, rows["low"], rows["high"], color=COLOUR[kind], alpha=0.15, linewidth=0)
+        side.tick_params(axis="y", colors=COLOUR[kind])
+        side.set_ylabel(SCORE_OF_TOP_HEADS[kind], color=COLOUR[kind])
+    _step_axis(ax, steps, curves["step"])
+    return twin
 
 
 def scores_by_seed(curves: pd.DataFrame, steps: dict[str, list[int]]):
@@ -74,10 +96,7 @@ def head_trajectories(
     figure, axes = plt.subplots(2, 2, figsize=(9.2, 5.6), sharex=True, sharey="row")
     for row, (score, label) in zip(axes, names.items(), strict=True):
         for ax, kind in zip(row, heads, strict=True):
-            for rank, head in enumerate(heads[kind]):
-                rows = _with_gaps(_path(scores, score, head), steps)
-                ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=3,
-                        alpha=1 - 0.7 * rank / max(1, len(heads[kind])), label=f"L{head[0]}H{head[1]}")
+            _paths(ax, scores, score, heads[kind], kind, steps)
             if score == next(iter(names)):
                 ax.set_title(f"final {LABEL[kind]}", fontsize=11)
                 ax.legend(fontsize=8, ncol=2)
@@ -85,6 +104,31 @@ def head_trajectories(
     for ax in axes[1]:
         _step_axis(ax, steps, scores["step"])
     return axes
+
+
+def trajectories_by_model(
+    scores: dict[str, pd.DataFrame], heads: dict[str, dict[str, list[tuple[int, int]]]], names: dict[str, str],
+    steps: dict[str, list[int]]
+):
+    """Figure 22: as `head_trajectories`, a row per model, a column per score, both kinds in one panel by colour."""
+    figure, axes = plt.subplots(len(scores), 2, figsize=(6.8, 0.4 + 2.2 * len(scores)), squeeze=False)
+    for row, (model, table) in zip(axes, scores.items(), strict=True):
+        for ax, (score, label) in zip(row, names.items(), strict=True):
+            for kind, own in heads[model].items():
+                _paths(ax, table, score, own, kind, steps[model])
+            _step_axis(ax, steps[model], table["step"])
+            ax.set_title(f"{model}: {label}", fontsize=10, loc="left")
+            ax.tick_params(labelsize=9)
+            ax.tick_params(axis="x", rotation=60)
+            ax.set_xlabel(ax.get_xlabel() if row is axes[-1] else "")
+    return axes
+
+
+def _paths(ax, scores: pd.DataFrame, score: str, heads: list[tuple[int, int]], kind: str, steps: Sequence[int]) -> None:
+    for rank, head in enumerate(heads):
+        rows = _with_gaps(_path(scores, score, head), steps)
+        ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=3,
+                alpha=1 - 0.7 * rank / max(1, len(heads)), label=f"L{head[0]}H{head[1]}")
 
 
 def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: int):

@@ -46,6 +46,6 @@ def rule_words(rule: dict[str, Any]) -> str:
     return f"between {limit[0]:g} and {limit[1]:g}" if name == "between" else f"{name.replace('_', ' ')} {limit:g}"
 
 
-def chip(said: str) -> str:
-    """A verdict as it is coloured on a page."""
-    return f'<span class="verdict {said.replace(" ", "-")}">{said}</span>'
+def chip(said: str, colour: str = "") -> str:
+    """A verdict as it is coloured on a page, or another word in a verdict's colour."""
+    return f'<span class="verdict {colour or said.replace(" ", "-")}">{said}</span>'

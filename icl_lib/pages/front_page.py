@@ -14,6 +14,7 @@ from icl_lib.analysis.claims import (
     OPEN,
     POWERLESS,
     estimate_words,
+    of_largest_model,
     overall,
     read_claims,
     tally_words,
@@ -36,7 +37,7 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]
     parts = []
     for world, found in worlds.items():
         rows = found[found["claim"] == MAIN]
-        last = _largest(rows, sizes)
+        last = of_largest_model(rows, sizes)
         largest = "" if last is None else f" ({last.model}, the largest measured: {estimate_words(last)} of accuracy)"
         parts.append(f"in {world} {_SAID[overall(rows)]}{largest}")
     return ("Does few-shot accuracy drop more when FV heads are ablated than when induction heads are, each beyond "
@@ -55,7 +56,7 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -
         cells, votes = [], []
         for world, found in worlds.items():
             rows = found[found["claim"] == claim.id]
-            last = _largest(rows, sizes)
+            last = of_largest_model(rows, sizes)
             words = "" if last is None else (f"<br><small>{escape(last.model or 'all models')}: "
                                              f"{escape(estimate_words(last))} {escape(claim.front['unit'])}</small>")
             cells.append(f'<td data-head="{escape(world)}">{chip(overall(rows))}{words}</td>')
@@ -96,10 +97,3 @@ def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
 def _dependence(row: pd.Series, unit: str) -> str:
     said = "yes" if row["low"] > 0 else "no" if row["high"] < 0 else "not told apart"
     return f"{said}: {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) {unit}"
-
-
-def _largest(rows: pd.DataFrame, sizes: Mapping[str, int]):
-    """The estimate of the largest model that has one, or that over all models; None where nothing was measured."""
-    measured = rows[(rows["verdict"] != ABSENT) & rows["value"].notna()]
-    ordered = sorted(measured.itertuples(), key=lambda row: sizes.get(row.model, 0))
-    return ordered[-1] if ordered else None
