@@ -75,7 +75,7 @@ def test_the_numbers_are_the_largest_models_and_the_verdict_that_of_most_sizes()
     assert word == "differs"
     real, lab = (re.search(rf'data-head="{world}">(.*?)</td>', row)[1] for world in ("real", "lab"))
     assert re.sub("<[^>]*>", "", real) == "not measured"
-    assert re.sub("<[^>]*>", "", lab).startswith("differs large: 0.25 (0.1 to 0.4)2 more")
+    assert re.sub("<[^>]*>", "", lab).startswith("differslarge: 0.25 (0.1 to 0.4)2 more")
     assert "large: 0.2 (p = 0.01)" in lab and "large: 0.3 (p = 0.02)" in lab
 
 
@@ -140,7 +140,10 @@ def test_places_name_the_model_whose_number_is_shown():
     row = of_figure({"real": ledger(r={"4c": (0.1, 0.05, 0.2)}), "lab": found}, number=4, sizes={"large": 2})[1]
     assert re.findall(r'data-run="([^"]*)"', unescape(row)) == ["ablation/r", "ablation/small"]
     by_size = of_figure({"real": ledger(r=HOLDS), "lab": ledger(m=HOLDS)})[1]
-    assert re.findall(r'data-run="([^"]*)"', by_size) == ["model_scaling/real"] * 2 + ["model_scaling"] * 2
+    assert re.findall(r'data-run="([^"]*)"', by_size) == ["model_scaling/real", "model_scaling"] * 2
+    trained = ledger(m={"H2 (connected), 5e": (0.6, 0.4, 0.8)})
+    alone = of_figure({"real": ledger(r={"4c": (0.1, 0.05, 0.2)}), "lab": trained}, number=1)[1]
+    assert re.findall(r'data-run="([^"]*)"', alone) == ["training_dynamics/m", "ablation/r"]
 
 
 def test_panels_of_all_models_show_each_model_in_the_colours_of_its_heads():

@@ -43,13 +43,12 @@ def read_figures(path: Path = FILE) -> tuple[PaperFigure, ...]:
     return found
 
 
-def agreement(verdicts: Iterable[str]) -> str:
-    """One word for the ledger's verdicts on a figure's claims; those that were not measured have no say.
+def agreement(said: list[str]) -> str:
+    """One word for the ledger's verdicts on a figure's claims, of those that were measured.
 
     Agrees: more than half hold and none fails; differs: more than half fail and none holds; partly: some hold, some
     fail; else undecided.
     """
-    said = [verdict for verdict in verdicts if verdict != ABSENT]
     n_hold, n_fail = said.count(HOLDS), said.count(FAILS)
     if not said:
         return UNMEASURED
@@ -79,7 +78,7 @@ def compared(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> pd
 def figure_words(rows: pd.DataFrame) -> dict[int, str]:
     """The word of each figure of `compared`: each claim speaks by the first world in which it was measured."""
     measured = rows[rows["verdict"] != ABSENT].drop_duplicates(["figure", "claim"])
-    return {int(figure): agreement(measured[measured["figure"] == figure]["verdict"])
+    return {int(figure): agreement(list(measured[measured["figure"] == figure]["verdict"]))
             for figure in rows["figure"].unique()}
 
 

@@ -1,6 +1,6 @@
 """The paper's figures beside ours, as the table of their page."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 
 import pandas as pd
@@ -27,8 +27,7 @@ def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
         own = rows[rows["figure"] == figure.number]
         cells = "".join(f'<td data-head="{escape(world)}">{_cell(figure, own[own["world"] == world])}</td>'
                         for world in groups)
-        links = "<br>".join(dict.fromkeys(link for world, group in groups.items() for link in _links(
-            figure, own[own["world"] == world], group, world)))
+        links = "<br>".join(_links(place, figure, own, groups) for place in figure.ours)
         lines.append(
             f"<tr><td><b>{figure.number}. {escape(figure.title)}</b><br><small>{escape(figure.shows)}.<br>"
             f"<i>Here: {escape(figure.here[figure.claims[0]])}</i></small></td>{cells}"
@@ -44,33 +43,37 @@ def _cell(figure: PaperFigure, rows: pd.DataFrame) -> str:
     first, *others = rows.itertuples()
     more = "".join(f"<li>{escape(figure.here[row.claim])}: {_estimate(row)}</li>"
                    for row in others if row.verdict != ABSENT)
-    lacks = f"<br><small>{escape(figure.lacks)}</small>" if first.verdict == ABSENT and figure.lacks else ""
+    along = rows[rows["claim"].map(_pages()) == "training_dynamics"]
+    lacks = f"<br><small>{escape(figure.lacks)}</small>" if figure.lacks and along["verdict"].eq(ABSENT).all() else ""
     return _estimate(first) + lacks + (f"<details><summary>{more.count('<li>')} more</summary><ul>{more}</ul></details>"
                                        if more else "")
 
 
 def _estimate(row) -> str:
     of = escape(f"{row.model or 'all models'}: {estimate_words(row)}") if pd.notna(row.value) else ""
-    return _chip(WORD[row.verdict]) + (f" <small>{of}</small>" if of else "")
+    return _chip(WORD[row.verdict]) + (f"<br><small>{of}</small>" if of else "")
 
 
-def _links(figure: PaperFigure, rows: pd.DataFrame, group: str, world: str) -> Iterator[str]:
-    """Places of our figures, which the book turns into links where it has the run; the model is the estimate's."""
-    pages = {claim.id: claim.page for claim in read_claims()}
-    models = rows[rows["model"].notna() & rows["model"].ne("")]
-    for place in figure.ours:
-        notebook, _, cell = place.partition("#")
-        run, words = notebook + group, f"{notebook.replace('_', ' ')} ({world})"
-        if notebook == "paper_figures":
-            run, words = notebook, "below"
-        elif notebook in _OF_MODEL:
-            nearest = models[models["claim"].map(pages) == notebook]
-            of = next(iter((nearest if len(nearest) else models)["model"]), "")
-            run, words = f"{notebook}/{of}", f"{notebook.replace('_', ' ')} ({of})"
-            if not of:
-                continue
-        yield f'<a data-run="{escape(run)}" data-cell="{escape(cell)}">{escape(words)}</a>'
+def _links(place: str, figure: PaperFigure, rows: pd.DataFrame, groups: Mapping[str, str]) -> str:
+    """Our figures at a place of each world, which the book turns into links; a model's is that of the estimate."""
+    notebook, _, cell = place.partition("#")
+    if notebook == "paper_figures":
+        return _link(notebook, cell, "below")
+    if notebook not in _OF_MODEL:
+        links = [_link(notebook + group, cell, world) for world, group in groups.items()]
+    else:
+        there = rows[rows["claim"].map(_pages()) == notebook] if notebook in map(_pages().get, figure.claims) else rows
+        models = there[there["model"].notna() & there["model"].ne("")].drop_duplicates("world").set_index("world")["model"]
+        links = [_link(f"{notebook}/{models[world]}", cell, models[world]) for world in groups if world in models]
+    return f"{notebook.replace('_', ' ')}: {', '.join(links)}"
 
+
+def _link(run: str, cell: str, words: str) -> str:
+    return f'<a data-run="{escape(run)}" data-cell="{escape(cell)}">{escape(words)}</a>'
+
+
+def _pages() -> dict[str, str]:
+    return {claim.id: claim.page for claim in read_claims()}
 
 
 def _chip(word: str) -> str:
