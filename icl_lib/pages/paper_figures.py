@@ -63,7 +63,8 @@ def _links(place: str, figure: PaperFigure, rows: pd.DataFrame, groups: Mapping[
         links = [_link(notebook + group, cell, world) for world, group in groups.items()]
     else:
         there = rows[rows["claim"].map(_pages()) == notebook] if notebook in map(_pages().get, figure.claims) else rows
-        models = there[there["model"].notna() & there["model"].ne("")].drop_duplicates("world").set_index("world")["model"]
+        named = there[there["model"].notna() & there["model"].ne("")]
+        models = named.drop_duplicates("world").set_index("world")["model"]
         links = [_link(f"{notebook}/{models[world]}", cell, models[world]) for world in groups if world in models]
     return f"{notebook.replace('_', ' ')}: {', '.join(links)}"
 
