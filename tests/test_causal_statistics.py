@@ -141,8 +141,9 @@ def test_heads_before_induction_are_told_from_heads_after_it():
     found = judge.formed_while_absent(runs, PLAN).set_index(["arm", "seed"])["step"].sort_index()
     assert found["a"].tolist()[:4] == [1000] * 4 and np.isnan(found[("a", 4)])
     assert found[["b", "none", "sham_a"]].isna().all()
-    told = causal_report.before_induction_sentence(runs, PLAN)
-    assert "a at strength 1 in 4 of 5 seeds (first at step 1000)" in told and "b at" not in told
+    told = causal_report.outcome_table(runs, PLAN)["FV heads before induction"]
+    assert told.to_dict() == {"untouched": "0 of 5", "a": "4 of 5", "sham of a": "0 of 5", "b": "0 of 5",
+                              "sham of b": "0 of 5"}
 
 
 def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
@@ -150,6 +151,9 @@ def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
     table = causal_report.outcome_table(runs, PLAN)
     assert table.loc["a", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "5 of 5"]
     assert table.loc["b", ["FV heads formed", "labels used"]].tolist() == ["0 of 5", "0 of 5"]
+    assert table["induction absent"].to_dict()["a"] == "yes" and table.loc["untouched", "induction absent"] == "no"
+    assert table.loc["a", "highest prefix matching"] == 0.05 and table.loc["b", "emergence"] == "not within 1000 steps"
+    assert table.loc["b", ["accuracy", "induction heads at zero", "training loss (nats)"]].tolist() == [0.3, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("folder", [CAUSAL, CONFIRMATION], ids=["plan", "confirmation"])
@@ -191,10 +195,3 @@ def test_not_necessary_is_told_with_what_speaks_against_it():
     undecided = causal_report.conjecture_sentence({"one": judge.Verdict("undecided", [], "why")})
     assert "Against it" not in undecided and "changed after runs" not in undecided
 
-
-def test_copying_within_prompts_is_told_by_seed_where_it_was_measured():
-    runs = runs_of(a=[WITHOUT] * 4 + [FAILED], b=WITH).assign(prompt_retrieval=np.nan)
-    end = (runs["arm"] == "a") & (runs["step"] == 1000)
-    runs.loc[end & (runs["seed"] >= 3), "prompt_retrieval"] = [0.75, 0.125]
-    told = causal_report.retrieval_sentence(runs, PLAN)
-    assert told.endswith("a 0.75 in seed 3 (FV heads), 0.12 in seed 4 (no FV heads).")

@@ -5,7 +5,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from icl_lib.figures.common import COLOUR, MARKER
 
@@ -72,44 +71,4 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any]):
     for ax, (label, _, _) in zip(axes[0], MEASURES.values(), strict=True):
         ax.set_title(label, fontsize=11)
     figure.supxlabel("optimiser step", fontsize=11)
-    return axes
-
-
-def effect_intervals(effects: pd.DataFrame, arms: pd.DataFrame, plan: dict[str, Any]):
-    """Arm less sham with 95 % intervals over seeds, one panel per outcome; the margin as a grey band.
-
-    `effects`, `arms`: of `causal_statistics`. Hollow: induction was not absent in the arm.
-    """
-    titles = {"accuracy": "10-shot accuracy\narm less sham", "fv_score": "FV score, best head\narm less sham",
-              "emergence": "pairs of runs in which FV heads\ncome later, less earlier (share)"}
-    colours = {"accuracy": COLOUR["none"], "fv_score": COLOUR["fv"], "emergence": COLOUR["fv"]}
-    names = [arm for arm in pairs(plan) if arm in set(effects["arm"])]
-    figure, axes = plt.subplots(1, 3, figsize=(11.4, 0.5 * len(names) + 1.3), sharey=True)
-    for ax, (outcome, title) in zip(axes, titles.items(), strict=True):
-        for place, arm in enumerate(names):
-            row, = effects[(effects["arm"] == arm) & (effects["outcome"] == outcome)].itertuples()
-            if row.margin == row.margin:
-                ax.fill_betweenx([place - 0.4, place + 0.4], -row.margin, row.margin, color=COLOUR["random"], alpha=0.2,
-                                 linewidth=0)
-            reach = None if row.low != row.low else [[row.value - row.low], [row.high - row.value]]
-            ax.errorbar(row.value, place, xerr=reach, color=colours[outcome],
-                        marker="s" if arms.loc[arm, "absent"] else "o", capsize=3,
-                        mfc=colours[outcome] if arms.loc[arm, "absent"] else "white")
-        ax.axvline(0, color="black", linewidth=0.8)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.set(xlabel=title)
-    axes[0].set_yticks(range(len(names)), [ARM_LABEL.get(arm, arm) for arm in names])
-    axes[0].invert_yaxis()
-    return axes
-
-
-def dose_response(last: pd.DataFrame, arm: str):
-    """The three measures at the last step against an arm's strength, a point per seed; 0 is the untouched arm."""
-    rows = pd.concat([last[last["arm"] == "none"].assign(strength=0.0), last[last["arm"] == arm]])
-    figure, axes = plt.subplots(1, 3, figsize=(10.2, 3.2))
-    for ax, (measure, (label, colour, marker)) in zip(axes, MEASURES.items(), strict=True):
-        ax.scatter(rows["strength"], rows[measure], color=colour, marker=marker, s=24, alpha=0.8, linewidths=0)
-        mean = rows.groupby("strength")[measure].mean()
-        ax.plot(mean.index, mean, color=colour, linewidth=1.3)
-        ax.set(xlabel="strength (share of\nthe odds taken away)", ylabel=label)
     return axes

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 
 from icl_lib.analysis import causal as judge
 from icl_lib.figures.causal import ARM_LABEL
@@ -15,6 +14,15 @@ MEANING = {
     "neither": "in this world induction is **neither** necessary nor helpful for FV heads",
     "not_necessary": "in this world induction is **not necessary** for FV heads; whether it is helpful is not decided",
     "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
+}
+
+_MEANS = {  # column of the runs: words, digits
+    "repeat_gain": ("gain on repeats (nats)", 2), "any_order_gain": ("gain in another order (nats)", 2),
+    "fv_score": ("FV score", 3), "accuracy": ("accuracy", 2), "accuracy_shuffled": ("labels shuffled", 2),
+    "accuracy_ablated": ("induction heads at zero", 2), "prompt_retrieval": ("label of the query's copy", 2),
+    "trained_abstractive": ("trained abstractive", 2), "unseen_abstractive": ("unseen abstractive", 2),
+    "trained_extractive": ("trained extractive", 2), "unseen_extractive": ("unseen extractive", 2),
+    "loss": ("training loss (nats)", 2),
 }
 
 # The history of the plans, which is in their files.
@@ -60,117 +68,27 @@ def copying_sentence(found: judge.Verdict) -> str:
             f"was left trainable (seeds {seeds}: {told}).")
 
 
-def runs_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
-    """How many of the plan's runs are there."""
-    n_missing = judge.missing_runs(runs, plan)
-    n, seeds = len(runs[judge.RUN].drop_duplicates()), ", ".join(map(str, plan["seeds"]))
-    return (f"{n} runs are in the tables, on seeds {seeds}; "
-            f"{n_missing or 'none'} of the plan's runs {'is' if n_missing == 1 else 'are'} missing.")
-
-
-def check_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """The manipulation check per arm and strength, in words and rounded."""
-    table = _in_order(judge.manipulation_checks(runs, plan).reset_index(), plan)
-    table["absent"] = table["absent"].map({True: "yes", False: "no"})
-    table["arm"] = [_label(arm) for arm in table["arm"]]
-    reference = _label(plan["rules"]["induction_absent"].get("reference", "none"))
-    gain = {"repeat_gain": "gain on repeats", "order_gain": "gain by order on repeats"}[judge.gain_measure(plan)]
-    return table.round(3).rename(columns={
-        "prefix_matching": "best prefix matching, any seed and step",
-        "gain": f"{gain}, share of {reference}",
-        "gain_of_heads": "of the gain on repeats by induction heads, last step",
-        "absent": "induction absent"}).set_index("arm")
-
-
-def check_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
-    """Which arms with a sham passed the manipulation check, with FV heads in how many seeds, and which count."""
-    arms = judge.arms_table(runs, plan)
-
-    def named(rows: pd.DataFrame) -> str:
-        return ", ".join(ARM_LABEL.get(arm, arm) for arm in rows.index) or "none"
-
-    def counted(rows: pd.DataFrame) -> str:
-        return ", ".join(f"{ARM_LABEL.get(row.Index, row.Index)} ({row.formed} of {row.seeds})"
-                         for row in rows.itertuples()) or "none"
-
-    return (f"Induction was absent in every seed in (seeds in which FV heads formed): {counted(arms[arms['absent']])}. "
-            f"It was not in: {counted(arms[~arms['absent']])}. Shams in which FV heads formed in fewer than "
-            f"{plan['rules']['informative']} seeds, so that their arm decides nothing: "
-            f"{named(arms[~arms['informative']])}. For the verdict count: {named(arms[arms['counts']])}.")
-
-
-def pairing_sentence(runs: pd.DataFrame, plan: dict[str, Any], oracle: float) -> str:
-    """What accuracy without induction rests on: on shuffled labels it stays where sets of labels are read.
-
-    `oracle`: accuracy, 0..1, of one that sees which labels are shown and not which inputs they belong to.
-    """
-    arms = judge.arms_table(runs, plan)
-    last = judge.last_rows(runs, plan).groupby(["arm", "strength"])[["accuracy", "accuracy_shuffled"]].mean()
-    parts = []
-    for arm in arms.index[arms["absent"]]:
-        entry = plan["arms"][arm]
-        ours, sham = (last.loc[(name, float(entry["strengths"][0]))] for name in (arm, entry["control"]))
-        parts.append(f"{_label(arm)} {ours['accuracy']:.2f} and {ours['accuracy_shuffled']:.2f} "
-                     f"(sham {sham['accuracy']:.2f} and {sham['accuracy_shuffled']:.2f})")
-    return ("An oracle that sees which inputs and labels are shown, and not which belong together, answers "
-            f"{oracle:.2f} of these prompts, clean or shuffled. Accuracy on clean and on shuffled labels where "
-            f"induction was absent: {'; '.join(parts) or 'no such arm'}.")
-
-
-def before_induction_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
-    """In how many runs of which arms FV heads stood at a step up to which there was no induction."""
-    found = judge.formed_while_absent(runs, plan)
-    found = found[~found["arm"].str.startswith("sham_") & (found["arm"] != "none")]
-    by_arm = found.groupby(["arm", "strength"])["step"].agg(
-        some="count", seeds="size", first="min", last="max").reset_index()
-    parts = [f"{_label(row.arm)} at strength {row.strength:g} in {row.some} of {row.seeds} seeds (first at step "
-             f"{row.first:.0f}{'' if row.first == row.last else f' to {row.last:.0f}'})"
-             for row in _in_order(by_arm[by_arm["some"] > 0], plan).itertuples()]
-    return ("FV heads stood at a measured step up to which the run had no induction, by the plan's limits for either, "
-            f"in: {'; '.join(parts) or 'no run of any arm'}.")
-
-
-def order_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
-    """The gain on repeats beside the gain on a copy in another order, of the runs in which both were measured."""
-    last = judge.last_rows(runs, plan).dropna(subset="any_order_gain")
-    means = last.groupby(["arm", "strength"]).agg(
-        gain=("repeat_gain", "mean"), any_order=("any_order_gain", "mean"), n=("seed", "size")).reset_index()
-    return "Gain at the last step on a copy in the same and in another order, nats, means over seeds: " + "; ".join(
-        f"{_label(row.arm)} at strength {row.strength:g}: {row.gain:.1f} and {row.any_order:.1f} ({row.n} seeds)"
-        for row in _in_order(means, plan).itertuples()) + "."
-
-
-def retrieval_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
-    """How often a prompt's query gets the label that it has among the demonstrations, by run where it was measured."""
-    last = judge.last_rows(runs, plan).dropna(subset="prompt_retrieval")
-    parts = []
-    for arm in plan["arms"]:
-        rows = last[last["arm"] == arm].sort_values("seed")
-        seeds = [f"{row.prompt_retrieval:.2f} in seed {row.seed} ({'' if row.formed else 'no '}FV heads)"
-                 for row in rows.itertuples()]
-        if seeds:
-            parts.append(f"{_label(arm)} {', '.join(seeds)}")
-    return f"Share of prompts answered with the label dealt to their query: {'; '.join(parts)}."
-
-
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Means over seeds at the last step per arm and strength; seeds with FV heads, and with accuracy that needs the
-    right labels, with or without FV heads."""
+    """A row per arm and strength at the last step: counts of seeds, step of emergence, then means over seeds.
+
+    "highest prefix matching" is of any seed and step. "FV heads before induction" counts seeds with FV heads at a step
+    up to which the run had no induction, "labels used" those whose accuracy needs the right labels.
+    """
     last = judge.last_rows(runs, plan)
     last["labels_used"] = last["gap"] > plan["rules"]["fv_formed"]["gap"]
-    seeds = last.groupby(["arm", "strength"], sort=False).agg(
-        formed=("formed", "sum"), labels_used=("labels_used", "sum"), n=("formed", "size"))
-    table = _means(last, ["prefix_matching", "fv_score", "accuracy", "accuracy_shuffled", "accuracy_ablated", "loss"],
-                   plan)
-    keys = list(zip(table["arm"], table["strength"], strict=True))
-    by_arm = {key: emergence_words(rows) for key, rows in last.groupby(["arm", "strength"])}
-    table.insert(4, "emergence", [by_arm[key] for key in keys])
-    for place, (name, column) in enumerate({"FV heads formed": "formed", "labels used": "labels_used"}.items(), 2):
-        table.insert(place, name, [f"{seeds.loc[key, column]} of {seeds.loc[key, 'n']}" for key in keys])
-    table = table.round({"prefix_matching": 2, "fv_score": 3}).round(2)
-    return _labelled(table.rename(columns={
-        "fv_score": "FV score", "accuracy_shuffled": "labels shuffled", "accuracy_ablated": "induction heads at zero",
-        "loss": "training loss (nats)"}))
+    groups, checks = last.groupby(["arm", "strength"]), judge.manipulation_checks(runs, plan)
+    before = judge.formed_while_absent(runs, plan).groupby(["arm", "strength"])["step"].count()
+    counts = {"FV heads formed": groups["formed"].sum(), "FV heads before induction": before,
+              "labels used": groups["labels_used"].sum()}
+    told = {"induction absent": checks["absent"].map({True: "yes", False: "no"})}
+    told |= {name: of.astype(str) + " of " + groups.size().astype(str) for name, of in counts.items()}
+    told |= {"emergence": groups[list(last)].apply(emergence_words),
+             "highest prefix matching": checks["prefix_matching"].round(2)}
+    told |= {words: groups[column].mean().round(digits) for column, (words, digits) in _MEANS.items() if column in last}
+    table = pd.DataFrame(told).reset_index()
+    order = {arm: place for place, arm in enumerate(plan["arms"])}
+    table = table.sort_values(["arm", "strength"], key=lambda c: c.map(order) if c.name == "arm" else -c)
+    return table.assign(arm=table["arm"].map(_label)).set_index("arm").astype(object).fillna("-")
 
 
 def emergence_words(last: pd.DataFrame) -> str:
@@ -185,21 +103,6 @@ def emergence_words(last: pd.DataFrame) -> str:
     if not came:
         return within
     return ("" if np.isinf(middle) else f"{middle:.0f}; ") + f"{within} in {len(never)} of {len(last)}"
-
-
-def task_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Accuracy at the last step over trained and unseen tasks, abstractive and extractive apart; means over seeds."""
-    columns = [f"{split}_{kind}" for kind in ("abstractive", "extractive") for split in ("trained", "unseen")]
-    return _labelled(_means(judge.last_rows(runs, plan), columns, plan).round(2))
-
-
-def _means(last: pd.DataFrame, columns: list[str], plan: dict[str, Any]) -> pd.DataFrame:
-    return _in_order(last.groupby(["arm", "strength"], sort=False)[columns].mean().reset_index(), plan)
-
-
-def _labelled(table: pd.DataFrame) -> pd.DataFrame:
-    table["arm"] = [_label(arm) for arm in table["arm"]]
-    return table.set_index("arm").rename(columns=lambda name: name.replace("_", " "))
 
 
 def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
@@ -222,16 +125,14 @@ def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("arm")
 
 
-def plan_table(plan: dict[str, Any], descriptions: dict[str, str]) -> HTML:
-    """The arms: what is changed, at which strengths, against which sham, and whether the verdict may rest on it."""
+def arms_shown(plan: dict[str, Any], descriptions: dict[str, str]) -> pd.DataFrame:
+    """The arms: what is changed, at which strengths, for how long, and whether the verdict may rest on it."""
     rows = [{"arm": _label(arm), "what changes": descriptions[entry["intervention"]],
-             "strengths": ", ".join(f"{s:g}" for s in entry["strengths"]),
-             "sham": "" if "control" not in entry else "yes",
+             "strengths": ", ".join(f"{s:g}" for s in entry["strengths"]), "sham": "yes" * ("control" in entry),
              "steps": entry.get("change", {}).get("steps", plan["change"]["steps"]),
              "spares what FV heads do": {True: "yes", False: "no"}.get(entry.get("specific"), "")}
             for arm, entry in plan["arms"].items() if not entry.get("sham")]
-    with pd.option_context("display.max_colwidth", None):
-        return HTML(pd.DataFrame(rows).to_html(index=False))
+    return pd.DataFrame(rows).set_index("arm")
 
 
 def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any], prefix: str = "") -> pd.DataFrame:
@@ -245,12 +146,6 @@ def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any], prefix: str = "") 
         "name": prefix + found["arm"] + " less sham, " + outcome, "value": found["value"], "low": found["low"],
         "high": found["high"], "p_value": found["p_value"], "n": found["n"], "notebook": "causal_test",
         "model": plan["rung"]})
-
-
-def _in_order(table: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Rows as the plan lists the arms, the highest strength first."""
-    order = {arm: place for place, arm in enumerate(plan["arms"])}
-    return table.sort_values(["arm", "strength"], key=lambda c: c.map(order) if c.name == "arm" else -c)
 
 
 def _label(arm: str) -> str:
