@@ -159,6 +159,7 @@ def make_project(folder):
     (folder / "_toc.yml").write_text(
         "format: jb-book\nroot: index\nparts:\n- caption: Results\n  chapters:\n"
         "  - file: scoring\n  - file: model_scaling\n  - file: training_dynamics\n"
+        "  - file: runs\n"
     )
     (folder / "book" / "method.md").write_text("# Stand-in\n\nHello.\n")
     return folder

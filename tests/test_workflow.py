@@ -441,12 +441,14 @@ def test_staging_fills_in_the_runs(project):
     }  # fmt: skip
     assert "scoring.md" not in found
     chapters = yaml.safe_load((source / "_toc.yml").read_text())["parts"][0]["chapters"]
-    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling", "training_dynamics"]
-    assert chapters[0]["sections"] == [
-        {"file": "notebooks/scoring/models/a/step0", "title": "models/a, step0"},
-        {"file": "notebooks/scoring/models/a/step8", "title": "models/a, step8"},
+    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling", "training_dynamics", "runs"]
+    assert [chapter.get("title") for chapter in chapters] == ["scoring", "model_scaling", None, None]
+    assert chapters.pop()["sections"] == [
+        {"file": "notebooks/scoring/models/a/step0", "title": "scoring: models/a, step0"},
+        {"file": "notebooks/scoring/models/a/step8", "title": "scoring: models/a, step8"},
+        {"file": "notebooks/model_scaling", "title": "model_scaling"},
     ]
-    assert chapters[1]["sections"] == [{"file": "notebooks/model_scaling", "title": "model_scaling"}]
+    assert not any("sections" in chapter for chapter in chapters)
     # A chapter without a run says so, whether nothing was asked for or a run is missing, and so does the page of runs.
     assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
     assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import yaml
@@ -60,8 +59,8 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
 
     The last run of each notebook in the order given, by the suite the last step of the last model, is the
     page that bears the notebook's name, unless book/ has a page of that name; the other runs are sections
-    below it. A chapter without a run is a page that says so and names what of it is `missing`. Raises
-    FileNotFoundError for a missing file and ValueError for a notebook whose page would run a script.
+    below the page of runs. A chapter without a run is a page that says so and names what of it is `missing`.
+    Raises FileNotFoundError for a missing file and ValueError for a notebook whose page would run a script.
     """
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
@@ -88,9 +87,17 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     (source / "runs.md").write_text(
         runs_page(results, pages, [_run_name(results, path) for path in missing]), encoding="utf-8")
     toc = yaml.safe_load(CONTENTS.read_text(encoding="utf-8"))
-    for part in [toc, *toc.get("parts", [])]:
-        if "chapters" in part:
-            part["chapters"] = [_with_runs(chapter, runs, pages) for chapter in part["chapters"]]
+    others = []
+    for name, page_of in pages.items():
+        kind, _, run = name.partition("/")
+        if page_of != kind:
+            of_run = ", ".join(run.rsplit("/", 1))
+            others.append({"file": page_of, "title": f"{_title(kind)}: {of_run}" if run else _title(kind)})
+    for chapter in (chapter for part in [toc, *toc.get("parts", [])] for chapter in part.get("chapters", [])):
+        if runs.get(chapter.get("file")):
+            chapter["title"] = _title(chapter["file"])  # the page's own names a model
+        if chapter.get("file") == "runs" and others:
+            chapter["sections"] = others
     (source / CONTENTS.name).write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return source
 
@@ -133,21 +140,14 @@ def _run_name(results: Path, notebook: Path) -> str:
     return notebook.relative_to(results / "notebooks").with_suffix("").as_posix()
 
 
-def _with_runs(chapter: dict[str, Any], runs: dict[str, list[str]], pages: dict[str, str]) -> dict[str, Any]:
-    kind = chapter.get("file")
-    sections = [
-        {"file": pages[name], "title": ", ".join(name.split("/", 1)[-1].rsplit("/", 1))}
-        for name in runs.get(kind, []) if pages[name] != kind
-    ]
-    if runs.get(kind):
-        chapter = chapter | {"title": title(TEMPLATES / f"{kind}.ipynb")}  # the page's own names a model
-    return chapter | {"sections": [*chapter.get("sections", []), *sections]} if sections else chapter
+def _title(kind: str) -> str:
+    return title(TEMPLATES / f"{kind}.ipynb")
 
 
 def _without_runs(kind: str, absent: list[str]) -> str:
     why = f"Not finished: {', '.join(f'`{name}`' for name in absent)}." if absent else \
         "No model of this suite is measured here; its suite file says for which models this notebook runs."
-    return f"# {title(TEMPLATES / f'{kind}.ipynb')}\n\n{why}\n"
+    return f"# {_title(kind)}\n\n{why}\n"
 
 
 def _smaller(found: re.Match[str]) -> str:
