@@ -1,4 +1,4 @@
-"""Sentences and figures of the ablation page on planted tables: counts, no control, same sets, losses without power."""
+"""What the ablation page says on planted tables: counts, no control, same sets, losses without power."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,25 +54,24 @@ def planted(fv, induction):
 ])  # fmt: skip
 def test_heads_are_beyond_random_by_their_own_interval(plain, fv, induction, of_fv, of_induction):
     numbers = numbers_of(plain, planted(fv, induction))
-    text = report.robustness_sentence(numbers)
-    assert f"FV heads beyond random in {of_fv}," in text and f"induction heads beyond random in {of_induction}," in text
-    ahead = 10 * (fv[0] > induction[0] > 0)
-    assert f"FV heads above induction heads above random in {ahead} of 10 interventions" in text
+    table = report.order_table(numbers).set_index("drops most for")
+    assert table.loc[["FV heads", "induction heads"], "beyond random"].tolist() == [of_fv, of_induction]
+    assert table.loc["FV heads", "in the paper's order"] == 10 * (fv[0] > induction[0] > 0)
+    assert (table["interventions"] == 10).all()
 
 
 def test_without_a_control_the_page_says_so_and_gives_no_corrected_effect(bare):
     assert set(bare.effects["control"]) == {"none"} and corrected(bare.effects).empty
     numbers = numbers_of(bare)
-    text = report.intervention_sentence(numbers)
+    text = report.finding_sentence(numbers)
     neither = int(find(numbers, "heads of neither kind")["value"])
-    assert neither < 4 and text.startswith(f"There is no valid control here: {neither} of 32 heads are of neither kind")
-    assert "Without a valid control" in report.robustness_sentence(numbers)
-    for positions in ("all", "last"):
-        words = report.ablation_sentence(numbers, positions)
-        assert "no valid control" in words and "beyond random heads of the same" not in words
+    assert neither < 4 and f"There is no valid control here: {neither} of 32 heads are of neither kind" in text
+    assert "against no ablation" in text and "beyond random heads" not in text
+    assert report.order_table(numbers).empty
     table = report.controls_table(numbers)
-    assert (table["beyond random heads"] == "no valid control").all() and (table.iloc[:, 3] == 0).all()
-    assert table["against no ablation"].str.match(r"[-+]\d").all()
+    assert (table["beyond random heads"] == "no valid control").all()
+    assert (table["different draws of the same layers"] == 0).all()
+    assert table["against no ablation"].str.match(r"[-+]\d").all() and (table["Holm's p"] == "-").all()
     assert (report.changes_table(numbers).iloc[:6, 1:] == "-").all(axis=None)
     axes = robustness(with_holm(at_fraction(bare.effects, 0.1)), excluded=False)
     assert [bool(ax.texts) for ax in axes[0]] == [False, True, True]
@@ -81,9 +80,9 @@ def test_without_a_control_the_page_says_so_and_gives_no_corrected_effect(bare):
 
 def test_the_same_set_for_both_kinds_is_said(plain):
     numbers = numbers_of(plain)
-    assert "are the same heads" not in report.intervention_sentence(numbers)
+    assert "are the same heads" not in report.finding_sentence(numbers)
     same = numbers.assign(value=numbers["value"].where(numbers["name"] != "shared heads at the shown share", 1.0))
-    assert "The plain sets of the two kinds are the same heads" in report.intervention_sentence(same)
+    assert "The plain sets of both kinds are the same heads" in report.finding_sentence(same)
 
 
 @pytest.mark.parametrize(("clean", "low", "least", "carries"), [
@@ -97,8 +96,8 @@ def test_a_token_loss_that_cannot_show_a_loss_does_not_carry_the_third_row(clean
             {"name": "least change told, paper", "value": least, "low": np.nan, "high": np.nan, "n": 20}]
     numbers = pd.DataFrame(rows)
     assert carries_loss(numbers, "paper") is carries and carries_loss(numbers, "single") is None
-    text = report.loss_power_sentence(numbers)
-    assert ("this can carry the third row" in text) is carries and ("which is not drawn" in text) is not carries
+    row, = report.protocols_table(numbers, {}).itertuples(index=False)
+    assert row[-1] == ("drawn" if carries else "not drawn") and row[1] == "20"
 
 
 def test_a_loss_that_cannot_carry_its_row_is_not_drawn(plain, bare):
@@ -132,12 +131,11 @@ def test_the_figure_has_each_effect_under_its_control(plain):
 
 
 def test_every_effect_has_one_interval_on_the_page(plain):
-    """An effect that two sentences print is the same number in both, and in the table of effects."""
+    """An effect that the sentence prints is the same number in the table of controls, and in that of effects."""
     numbers = numbers_of(plain)
     row = corrected(plain.effects).query(
         "metric == @FEW_SHOT and ranking == 'fv' and excluded == '' and fraction == 0.1 and replacement == 'mean' "
         "and positions == 'all'").iloc[0]
     printed = f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-    for text in (report.intervention_sentence(numbers), report.ablation_sentence(numbers, "all"),
-                 report.controls_table(numbers).to_string()):
+    for text in (report.finding_sentence(numbers), report.controls_table(numbers).to_string()):
         assert printed in text

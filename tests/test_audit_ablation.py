@@ -10,12 +10,13 @@ from scipy import optimize, stats
 
 from icl_lib.tables import read_table, run_path
 from tests import ablation_page as page
-from tests.audit import check, run_page
+from tests.audit import check, rows_of, run_page
 
 FEW_SHOT, LOSS = "first_token_accuracy", "token_loss_difference"
 KINDS, SHARE, LARGEST = ("fv", "induction"), 0.1, 0.2
 CONTROLS = ("none", "random", "random_layer_matched")
 HEADS = page.LAYERS * page.HEADS
+HOLM = "Holm's p"
 
 
 @pytest.fixture(scope="module")
@@ -292,69 +293,80 @@ def sentences(shown):
     return [text.data for text in shown[0] if type(text).__name__ == "Markdown"]
 
 
+def frames(shown):
+    return [table for table in shown[0] if isinstance(table, pd.DataFrame)]
+
+
 def interval(shown, what):
     return [shown[1].loc[what, end] for end in ("value", "low", "high")]
 
 
-def test_the_sentences_of_effects_print_these_numbers(shown, values):
-    expected, heads = [], [values["heads ablated"], values["share of heads ablated"]]
-    for metric, excluded, kind in itertools.product((FEW_SHOT, LOSS), (False, True), KINDS):
-        what = name(metric, kind, excluded, "mean", "all", CONTROLS[2])
-        expected += [values[what], *interval(shown, what)[1:], max(values[f"{what}, Holm's p"], 0.001)]
-    n_matched = values["draws, layer-matched, fv"]
-    check(sentences(shown)[0], [*heads, values["draws, random"], n_matched, 95, 0, *expected, 32])
-    for text, positions in zip((s for s in sentences(shown) if s.startswith("Without")), ("all", "last"), strict=True):
-        expected = interval(shown, f"{FEW_SHOT}, no ablation") + heads
-        for kind, excluded in itertools.product(KINDS, (False, True)):
-            words = " with exclusion" * excluded
-            expected.append(values[f"{FEW_SHOT}, {kind}{words}, mean at {positions}"])
-            for control in (CONTROLS[0], CONTROLS[2]):
-                expected += interval(shown, name(FEW_SHOT, kind, excluded, "mean", positions, control))
-        check(text, [*expected, 95])
-
-
-def test_the_other_sentences_print_these_numbers(shown, values):
-    texts = {text.split(" ")[0]: text for text in sentences(shown)}
-    n, expected = 4, []
-    for (metric, first), excluded in itertools.product(((FEW_SHOT, "fv"), (LOSS, "induction")), (False, True)):
-        order, beyond, apart = (values[f"interventions {what}, {metric}, {first}{' with exclusion' * excluded}"]
-                                for what in ("in order", "beyond random", "told apart"))
-        expected += [order, n, beyond, apart]
-    check(next(text for text in sentences(shown) if "interventions" in text), expected)
-    expected = []
-    for protocol, metric in (("paper", f"{LOSS}_points"), ("released", f"{LOSS}_points"), ("single", LOSS)):
-        expected += [*interval(shown, f"{metric}, no ablation"), page.DOCUMENTS,
-                     values[f"least change told, {protocol}"], 4]  # of Figure 4
-    check(next(text for text in sentences(shown) if "carry" in text), expected)
-    expected = []
-    for protocol in ("paper", "released"):
-        shares = {values[what] for what in values if what.startswith(f"heads ablated, {protocol},")}
-        expected += [*sorted(shares), 0.02, values[f"sets changed by exclusion, {protocol}"], 14]
-    check(texts["**paper**"], expected)
-    check(texts["Accuracy"], [
+def test_the_sentences_print_these_numbers(shown, values):
+    finding, without, left = sentences(shown)
+    expected = [*interval(shown, f"{FEW_SHOT}, no ablation"), values["heads ablated"], SHARE]
+    for metric, kind in itertools.product((FEW_SHOT, LOSS), KINDS):
+        expected += interval(shown, name(metric, kind, False, "mean", "all", CONTROLS[2]))
+    check(finding, [*expected, 95])
+    check(without, [
         values["zero_shot_accuracy, no ablation"], values[f"{FEW_SHOT}, no ablation"], LARGEST,
         values["zero_shot_accuracy, fv with exclusion, mean at all"],
         values["zero_shot_accuracy, induction with exclusion, mean at all"]])
-    check(next(text for text in sentences(shown) if text.startswith("The plain sets")), [
+    check(left, [
         values["shared heads at the smallest share"], SHARE, values["shared heads at the largest share"], LARGEST,
         values["percentile in fv after induction"], values["percentile in induction after fv"], 0.5])
-    assert len(sentences(shown)) == 8
 
 
-def test_the_tables_of_controls_and_departures_print_these_numbers(shown, values):
-    side_by_side, few, changes = (table for table in shown[0] if isinstance(table, pd.DataFrame))
+def test_the_tables_of_interventions_and_protocols_print_these_numbers(shown, values):
+    order, _, protocols, _ = frames(shown)
+    rows = order.reset_index().to_numpy()
+    for row, ((metric, first), excluded) in zip(rows, itertools.product(
+            ((FEW_SHOT, "fv"), (LOSS, "induction")), (False, True)), strict=True):
+        assert row[1].startswith({"fv": "FV", "induction": "induction"}[first]) and ("exclusion" in row[1]) == excluded
+        assert row[2:].tolist() == [*(values[
+            f"interventions {what}, {metric}, {first}{' with exclusion' * excluded}"]
+            for what in ("in order", "beyond random", "told apart")), 4]
+    for row, (protocol, metric) in zip(protocols.to_dict("records"), (
+            ("paper", f"{LOSS}_points"), ("released", f"{LOSS}_points"), ("single", LOSS)), strict=True):
+        counted = {values[what] for what in values if what.startswith(f"heads ablated, {protocol},")}
+        if protocol == "single":
+            assert row["heads ablated"] == row["excluded"] == row["sets changed by exclusion"] == "-"
+        else:
+            check(row["heads ablated"], sorted(counted))
+            check(f"{row['excluded']}; {row['sets changed by exclusion']}", [
+                0.02, values[f"sets changed by exclusion, {protocol}"], 14])
+        check(row["token-loss difference (nats)"], interval(shown, f"{metric}, no ablation"))
+        check(f"{row['documents']}; {row['least change told (nats)']}", [
+            page.DOCUMENTS, values[f"least change told, {protocol}"]])
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_the_tables_of_controls_print_these_numbers(shown, values, positions):
+    at = {"all": "all positions", "last": "the last position"}[positions]
+    html, = (thing.data for thing in shown[0] if f"Lost at {at}" in str(getattr(thing, "data", "")))
+    head, _, *rows = rows_of(html)
+    for cells, (metric, excluded, kind) in zip(rows, itertools.product(
+            (FEW_SHOT, LOSS), (False, True), KINDS), strict=True):
+        row, words = dict(zip(head[::-1], cells[::-1], strict=False)), kind + " with exclusion" * excluded
+        left = values.get(f"{metric}, {words}, mean at {positions}")
+        assert left is not None or (metric, row["left"]) == (LOSS, "-")
+        what = [name(metric, kind, excluded, "mean", positions, control) for control in CONTROLS]
+        heads = ("against no ablation", "beyond random heads", "beyond random heads of the same layers")
+        for told, effect in zip(heads, what, strict=True):
+            check(row[told], interval(shown, effect))
+        check(f"{row['left']} {row[HOLM]}", [*([] if left is None else [left]),
+                                             max(values[f"{what[2]}, Holm's p"], 0.001)])
+        check(f"{row['different draws of the same layers']} {row['mean distance of their layers']}", [
+            values[f"draws, layer-matched, {words}"], values[f"layer distance, {words}"]])
+
+
+def test_the_tables_of_single_heads_and_departures_print_these_numbers(shown, values):
+    _, few, _, changes = frames(shown)
     assert few.index.str.endswith("lowest FV scores").any()
     for what, row in few.iterrows():
         n, words, *_ = what.split()
         ranking = {"FV": "fv", "induction": "induction", "lowest": "fv_lowest"}[words]
         for positions, text in (("all", row["lost, all positions"]), ("last", row["lost, last position"])):
             check(text, interval(shown, f"{FEW_SHOT} lost, {n} heads of {ranking}, mean at {positions}"))
-    cells = iter(side_by_side.itertuples(index=False))
-    for metric, excluded, kind in itertools.product((FEW_SHOT, LOSS), (False, True), KINDS):
-        words, row = kind + " with exclusion" * excluded, next(cells)
-        for text, control in zip(row[:3], CONTROLS, strict=True):
-            check(text, interval(shown, name(metric, kind, excluded, "mean", "all", control)))
-        check(f"{row[3]} {row[4]}", [values[f"draws, layer-matched, {words}"], values[f"layer distance, {words}"]])
     gap = "fv_minus_induction"
     expected = {
         "": [(False, "mean", "all")], "A2": [(False, "mean", "last")], "A18": [(False, "zero", "all")],

@@ -1,7 +1,7 @@
 """How much there is to read: the words of the book's main text. BOOK names the html folder of a rendered book.
 
-The main text is every page of `_toc.yml` outside its part "Appendix". A word is a run of letters, at least two; counted is
-what stands in the page's article: text, captions and tables, without code, formulas and what opens on a click.
+The main text is every page of `_toc.yml` outside its part "Appendix". A word is a run of two or more letters; counted
+is what stands in the page's article: text, captions and tables, without code, formulas and what opens on a click.
 """
 
 import json

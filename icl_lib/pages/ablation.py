@@ -33,11 +33,6 @@ def _kept(excluded: bool) -> str:
     return " with exclusion" if excluded else ""
 
 
-def _heads(numbers: pd.DataFrame) -> str:
-    n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
-    return f"{n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%})"
-
-
 def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
     """The ablated heads of each ranking that is not random, by fraction."""
     rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
@@ -51,47 +46,32 @@ def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
     return [metric for metric in (FEW_SHOT, "token_loss_difference") if metric in measured]
 
 
-def intervention_sentence(numbers: pd.DataFrame, *, replacement: str = "mean", positions: str = "all") -> str:
-    """Which heads matter for which metric under one intervention, beyond random heads of the same layers.
+def finding_sentence(numbers: pd.DataFrame) -> str:
+    """By how much either metric drops when the top heads of a kind are replaced by their mean at all positions.
 
-    `numbers`: the page's (`ablation_numbers`), of one share of heads; p-values are Holm's over all its corrected
-    effects. Where there is no valid control the sentence says so and gives no corrected effect.
+    Beyond random heads of the same layers; where there is no valid control that is said, and the drop without one.
     """
-    parts, family = [], 0
+    clean, neither = find(numbers, f"{FEW_SHOT}, no ablation"), find(numbers, "heads of neither kind")
+    n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
+    heads = f"{n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%}) of a kind"
+    controlled = find(numbers, effect_name(FEW_SHOT, "fv", False, "mean", "all", "random_layer_matched")) is not None
+    control = "random_layer_matched" if controlled else "none"
+    parts = []
     for metric, words in _METRIC.items():
-        for excluded in (False, True):
-            texts = []
-            for kind, label in _KIND.items():
-                name = effect_name(metric, kind, excluded, replacement, positions, "random_layer_matched")
-                r, p = find(numbers, name), find(numbers, f"{name}, Holm's p")
-                if r is not None:
-                    verdict = "more" if r["low"] > 0 else "less" if r["high"] < 0 else "not told apart"
-                    texts.append(f"{_interval(r)} when {label} are ablated ({verdict}; Holm's p {_p(p['value'])})")
-                    family = int(p["n"])
-            if texts:
-                parts.append(f"**{words}{_kept(excluded)}** by " + ", by ".join(texts))
-    if not parts:
-        return no_control_sentence(numbers)
-    return (f"Heads replaced by {replacement} at {positions} positions, {_heads(numbers)} of each kind, "
-            f"{draws_words(numbers)}. Beyond random heads of the same layers (95 % interval; more or less than they, "
-            f"where it excludes 0) ablation lowers " + "; ".join(parts)
-            + f". Holm's correction is over the {family} effects in the last column of the figures."
-            + same_sets_sentence(numbers))
-
-
-def same_sets_sentence(numbers: pd.DataFrame) -> str:
-    """That the plain sets of the two kinds are the same heads, "" where they are not."""
-    if find(numbers, "shared heads at the shown share")["value"] < 1:
-        return ""
-    return " The plain sets of the two kinds are the same heads, so only with exclusion can the kinds be told apart."
-
-
-def no_control_sentence(numbers: pd.DataFrame) -> str:
-    """That too few heads are of neither kind for a control, with the numbers."""
-    neither = find(numbers, "heads of neither kind")
-    return (f"There is no valid control here: {neither['value']:.0f} of {neither['n']} heads are of neither kind, and "
-            f"with the ablated sets taken out they are fewer than the {_heads(numbers)} of a set. So no effect beyond "
-            "random heads is given, only what is lost against no ablation.")
+        drops = [(label, find(numbers, effect_name(metric, kind, False, "mean", "all", control)))
+                 for kind, label in _KIND.items()]
+        unit = " nats" if metric == TOKEN_LOSS else ""
+        if texts := [f"{_interval(row)}{unit} when {label} are ablated" for label, row in drops if row is not None]:
+            parts.append(f"**{words}** drops by {' and by '.join(texts)}")
+    text = (f"Without ablation few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to {clean['high']:.2f}). "
+            f"With {heads} replaced by their mean at all positions {'; '.join(parts)}, {_CONTROL[control]} (95 % "
+            "intervals).")
+    if not controlled:
+        text += (f" There is no valid control here: {neither['value']:.0f} of {neither['n']} heads are of neither "
+                 "kind, and with the ablated sets taken out they are fewer than the heads of a set.")
+    if find(numbers, "shared heads at the shown share")["value"] == 1:
+        text += " The plain sets of both kinds are the same heads: only with exclusion can the kinds be told apart."
+    return text
 
 
 def draws_words(numbers: pd.DataFrame) -> str:
@@ -102,77 +82,69 @@ def draws_words(numbers: pd.DataFrame) -> str:
             "layer-matched ones")
 
 
-def robustness_sentence(numbers: pd.DataFrame) -> str:
-    """In how many interventions the order FV, induction, random (and its reverse for the loss) holds."""
-    parts = []
-    for metric, first, second in ((FEW_SHOT, "fv", "induction"), (TOKEN_LOSS, "induction", "fv")):
-        for excluded, words in ((False, "plain"), (True, "with exclusion")):
-            order, beyond, apart = (find(numbers, f"interventions {what}, {metric}, {set_name(first, excluded)}")
-                                    for what in ("in order", "beyond random", "told apart"))
-            if order is not None:
-                parts.append(f"**{_METRIC[metric]}, {words}**: {_KIND[first]} above {_KIND[second]} above random in "
-                             f"{order['value']:.0f} of {order['n']} interventions, {_KIND[first]} beyond random in "
-                             f"{beyond['value']:.0f}, and above {_KIND[second]} by more than the interval in "
-                             f"{apart['value']:.0f}")
-    if not parts:
-        return "Without a valid control the order against random heads cannot be counted over interventions."
-    return "The order the paper reports, counted over replacements and positions: " + "; ".join(parts) + "."
+def controls_table(numbers: pd.DataFrame, positions: str = "all") -> pd.DataFrame:
+    """What is lost against each control at the shown share, side by side: a row per metric, kind and exclusion.
 
-
-def ablation_sentence(numbers: pd.DataFrame, positions: str) -> str:
-    """By how much accuracy drops when a kind is ablated: against no ablation and beyond random heads of its layers."""
-    clean = find(numbers, f"{FEW_SHOT}, no ablation")
-    parts = []
-    for kind, label in _KIND.items():
-        for excluded in (False, True):
-            left = find(numbers, f"{FEW_SHOT}, {set_name(kind, excluded)}, mean at {positions}")
-            lost = [(_CONTROL[control], find(numbers, effect_name(
-                FEW_SHOT, kind, excluded, "mean", positions, control))) for control in ("none", "random_layer_matched")]
-            texts = [f"{_interval(row)} {words}" for words, row in lost if row is not None]
-            if left is not None and texts:
-                parts.append(f"to {left['value']:.2f} when {label} are ablated{_kept(excluded)}, by "
-                             + ", by ".join(texts))
-    missing = "" if any("random" in part for part in parts) else " " + no_control_sentence(numbers)
-    where = "all positions" if positions == "all" else "the last position"
-    return (f"Without ablation the few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to "
-            f"{clean['high']:.2f}). With {_heads(numbers)} replaced by their mean at {where} it drops "
-            + "; ".join(parts) + ". Intervals: 95 %, bootstrap over tasks, prompts and draws." + missing)
-
-
-def loss_power_sentence(numbers: pd.DataFrame) -> str:
-    """What the token-loss differences of the protocols can show here, against their errors."""
-    parts = []
-    for name, words in _LOSS.items():
-        carried = carries_loss(numbers, name)
-        if carried is None:
-            continue
-        clean, least = find(numbers, f"{LOSSES[name]}, no ablation"), find(numbers, f"least change told, {name}")
-        verdict = "this can carry the third row of Figure 4" if carried else (
-            "this cannot carry the third row of Figure 4, which is not drawn: " + (
-                "no loss of it could be told from none" if clean["low"] > 0 else "there is nothing shown to be lost"))
-        parts.append(f"**{words}**: {clean['value']:+.2f} nats without ablation ({clean['low']:+.2f} to "
-                     f"{clean['high']:+.2f}, {clean['n']} documents), changes above {least['value']:.2f} nats are told "
-                     f"from none; {verdict}")
-    return "The token-loss difference and its error. " + "; ".join(parts) + "." if parts else ""
-
-
-def controls_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """What is lost against each control at the shown share, side by side: a row per metric, kind and exclusion."""
+    `left`: the metric with the heads ablated, where the page has it; Holm's p is of the effect in the same layers.
+    """
     rows = []
     for metric, words in _METRIC.items():
         for excluded in (False, True):
             for kind, label in _KIND.items():
-                lost = {head: find(numbers, effect_name(metric, kind, excluded, "mean", "all", control))
-                        for control, head in _CONTROL.items()}
-                name = set_name(kind, excluded)
+                names = {head: effect_name(metric, kind, excluded, "mean", positions, control)
+                         for control, head in _CONTROL.items()}
+                lost = {head: find(numbers, name) for head, name in names.items()}
+                name, p_value = set_name(kind, excluded), find(numbers, f"{[*names.values()][-1]}, Holm's p")
+                left = find(numbers, f"{metric}, {name}, mean at {positions}")
                 draws, far = find(numbers, f"draws, layer-matched, {name}"), find(numbers, f"layer distance, {name}")
                 if lost["against no ablation"] is not None:
                     rows.append({
-                        "lost": words.removeprefix("the "), "ablated": label + _kept(excluded),
+                        "metric": words.removeprefix("the "), "ablated": label + _kept(excluded),
+                        "left": "-" if left is None else f"{left['value']:.2f}",
                         **{head: "no valid control" if r is None else _interval(r) for head, r in lost.items()},
+                        "Holm's p": "-" if p_value is None else _p(p_value["value"]),
                         "different draws of the same layers": int(draws["value"]),
                         "mean distance of their layers": "-" if far is None else f"{far['value']:.2f}"})
-    return pd.DataFrame(rows).set_index(["lost", "ablated"])
+    return pd.DataFrame(rows).set_index(["metric", "ablated"])
+
+
+def order_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """In how many interventions the order that the paper reports holds, beyond random heads of the same layers."""
+    rows = []
+    for metric, first in ((FEW_SHOT, "fv"), (TOKEN_LOSS, "induction")):
+        for excluded in (False, True):
+            order, beyond, apart = (find(numbers, f"interventions {what}, {metric}, {set_name(first, excluded)}")
+                                    for what in ("in order", "beyond random", "told apart"))
+            if order is not None:
+                rows.append((_METRIC[metric].removeprefix("the "), _KIND[first] + _kept(excluded), int(order["value"]),
+                             int(beyond["value"]), int(apart["value"]), int(order["n"])))
+    columns = ["metric", "drops most for", "in the paper's order", "beyond random", "beyond the other kind",
+               "interventions"]
+    return pd.DataFrame(rows, columns=columns).set_index("metric")
+
+
+def protocols_table(numbers: pd.DataFrame, historic: Mapping[str, list[Condition]]) -> pd.DataFrame:
+    """Per protocol the heads it ablates and excludes, and what its token-loss difference can show against its error.
+
+    The third row of Figure 4 is drawn where that difference lies above 0 and losing all of it would be told from none.
+    """
+    rows = {}
+    for name, words in _LOSS.items():
+        row, own = {}, numbers[numbers["name"].str.startswith(f"heads ablated, {name}, ")]
+        if name in historic:
+            changed = find(numbers, f"sets changed by exclusion, {name}")
+            row |= {"heads ablated": ", ".join(map(str, sorted({int(value) for value in own["value"]}))),
+                    "excluded": f"top {float(next(c.excluded for c in historic[name] if c.excluded).split()[1]):.0%}",
+                    "sets changed by exclusion": f"{changed['value']:.0f} of {changed['n']}"}
+        carried = carries_loss(numbers, name)
+        if carried is not None:
+            clean, least = find(numbers, f"{LOSSES[name]}, no ablation"), find(numbers, f"least change told, {name}")
+            row |= {"token-loss difference (nats)": _interval(clean), "documents": f"{clean['n']}",
+                    "least change told (nats)": f"{least['value']:.2f}",
+                    "third row of Figure 4": "drawn" if carried else "not drawn"}
+        if row:
+            rows[words] = row
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("-").rename_axis("protocol")
 
 
 def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -210,19 +182,6 @@ def figure_columns(
         if protocol(name).metric == "generated_f1":
             levels[title]["F1 of right answers"] = float(f1_limits(ablations).mean())
     return columns, levels
-
-
-def protocol_sentence(numbers: pd.DataFrame, historic: Mapping[str, list[Condition]]) -> str:
-    """How many heads each protocol excludes and ablates in this model."""
-    parts = []
-    for name, own in historic.items():
-        rows = numbers[numbers["name"].str.startswith(f"heads ablated, {name}, ")]
-        counts = sorted({int(value) for value in rows["value"]})
-        changed = find(numbers, f"sets changed by exclusion, {name}")
-        words = next(c.excluded for c in own if c.excluded).split(" ", 2)
-        parts.append(f"**{name}** ablates {', '.join(map(str, counts))} heads; excluding the top {float(words[1]):.0%} "
-                     f"changes {changed['value']:.0f} of {changed['n']} sets")
-    return "; ".join(parts) + "."
 
 
 # Departures that change a number of the grid: places, words, and what differs from the one intervention.
