@@ -75,7 +75,7 @@ def ladder_table() -> pd.DataFrame:
             "seeds": ", ".join(map(str, seeds)), "steps": config["steps"],
             "million tokens": round(curve["tokens"].iloc[-1] / 1e6, 1), "minutes": round(seconds / 60),
             "tokens per second": round(curve["tokens"].iloc[-1] / seconds), "checkpoints, MB": round(size / 1e6, 1)})
-    return pd.DataFrame(rows).set_index("rung")
+    return pd.DataFrame(rows).set_index("rung").rename_axis("size")
 
 
 def curves(runs: Iterable[tuple[str, int]]) -> pd.DataFrame:

@@ -123,7 +123,7 @@ def _over_models(put, found, chosen, lost, sizes, shares):
                     put("", f"{gap}, trend with size, smallest p", smallest, n=k)
 
 
-def scaling_sentences(found, shares):
+def scaling_sentences(found):
     """The numbers of each sentence of the scaling page, in order."""
     def of(name, i=0):
         return found["", name][i]
@@ -134,33 +134,33 @@ def scaling_sentences(found, shares):
     comparison = [of("models with deeper FV heads"), n, 0.05, of("models with significantly deeper FV heads"),
                   of("models with power for depth"), of("models with more overlap than by chance"), n,
                   of("induction percentile of FV heads"), of("FV percentile of induction heads")]
-    overlaps = []
-    for fraction in shares["overlap_fractions"]:
-        at = f", top {fraction:g}"
-        overlaps += [fraction, of(f"fewest heads{at}"), of(f"most heads{at}"), of(f"overlap{at}"),
-                     of(f"overlap by chance{at}"), of(f"models with more overlap{at}"), n,
-                     of(f"models with less overlap{at}"), 0.05, of(f"models with power for overlap{at}")]
     effects = []
     for metric in METRICS:
-        for control in CONTROLS:
-            gap = name_of(metric, "fv_minus_induction", control)
-            effects += [of(name_of(metric, "fv", control)), of(name_of(metric, "induction", control)), of(gap, 4),
-                        of(f"{gap}, above zero"), of(f"{gap}, interval above zero"), of(f"{gap}, interval below zero")]
+        fv, induction, gap = (name_of(metric, kind, CONTROLS[-1]) for kind in ("fv", "induction", "fv_minus_induction"))
         rho, _, _, p, k = found["", f"{gap}, trend with size"]
         smallest = of(f"{gap}, trend with size, smallest p")
-        effects += [rho, k, p, *([smallest] if smallest >= 0.05 else [])]
-    return models, comparison, overlaps, effects
+        effects += [of(fv), of(induction), of(gap, 4), of(f"{gap}, interval above zero"),
+                    of(f"{gap}, interval below zero"), rho, k, p, *([smallest] if smallest >= 0.05 else [])]
+    return effects, models, comparison
+
+
+def scaling_overlaps(found, shares):
+    """The rows of the scaling page's table of overlaps."""
+    names = ("fewest heads", "most heads", "overlap", "overlap by chance", "models with more overlap",
+             "models with less overlap", "models with power for overlap")
+    n = found["", "models with heads of both kinds"][0]
+    return [[fraction, *(found["", f"{name}, top {fraction:g}"][0] for name in names), n]
+            for fraction in shares["overlap_fractions"]]
 
 
 def scoring_sentences(scores, accuracy, groups, types, floors, parameters):
-    """The numbers of the scoring page's sentences: accuracy by group; then tasks, loss, scores, few heads, overlap,
-    types."""
+    """The numbers of the scoring page: accuracy by group, the table of scores; then those of its sentences in order."""
     rows = accuracy[(accuracy["metric"] == plain.ACCURACY) & (accuracy["split"] != "unseen")]
     by_group = {}
     for group, own in rows.groupby(rows["task"].map(groups)):
         means = own.groupby(["labels", "n_shots"])["value"].mean()
-        by_group[group] = [x for labels in ("clean", "shuffled") for shots, mean in means[labels].items()
-                           for x in (mean, shots)]
+        by_group[group] = {f"{shots} shots{', shuffled' * (labels == 'shuffled')}": mean
+                           for (labels, shots), mean in means.items()}
     most = accuracy[(accuracy["metric"] == plain.ACCURACY) & (accuracy["labels"] == "clean")]
     most = most[most["n_shots"] == most["n_shots"].max()]
     p_values = [stats.binomtest(round(row.value * row.n_prompts), row.n_prompts, floors[row.task], "greater").pvalue
@@ -176,15 +176,16 @@ def scoring_sentences(scores, accuracy, groups, types, floors, parameters):
 
     mass, prefix, fv = (plain.heads(scores, score) for score in (plain.MASS, plain.PREFIX, plain.FV))
     count, gap = plain.kinds(scores, accuracy), plain.label_gap(accuracy)
-    found = [*best(mass), *best(prefix), *best(fv), fv.size, count["induction"], 0.3, count["fv"],
+    found = [fv.size, count["induction"], 0.3, count["fv"],
              plain.threshold(scores), 99, parameters["n_null_draws"], 0.005, gap.mean(), 0.05]
-    few = [1, 2, 5]
-    for values in (mass, fv):
+    highest = []
+    for values in (mass, prefix, fv):
         ordered = sorted((value for value in values.ravel() if value > 0), reverse=True)
-        few += [sum(ordered[:k]) / sum(ordered) for k in (1, 2, 5) if ordered]
+        highest.append([*best(values), *([] if values is prefix else [sum(ordered[:k]) / sum(ordered)
+                                                                      for k in (1, 2, 5) if ordered])])
     alone = [own.sort_values(["layer", "head"])["value"].to_numpy().argmax()
              for _, own in scores[scores["score"] == "fv"].groupby("task")]
-    few += [alone.count(fv.argmax()), len(alone), fv.min(), *np.unravel_index(fv.argmin(), fv.shape)]
+    few = [alone.count(fv.argmax()), len(alone), fv.min(), *np.unravel_index(fv.argmin(), fv.shape)]
     top = plain.tops(scores, parameters["top_fraction"])
     n, shared = len(top["fv"]), len(top["fv"] & top["induction"])
     overlap = [x for kind in ("induction", "fv") for x in (
@@ -195,7 +196,7 @@ def scoring_sentences(scores, accuracy, groups, types, floors, parameters):
         index="layer", columns="head", values="value").to_numpy() for kind in ("abstractive", "extractive")}
     rho, low, high = plain.rank_correlation(*by_type.values())
     kinds = [x for values in by_type.values() for x in best(values)] + [rho, 95, low, high]
-    return by_group, undone, losses, found, few, overlap, kinds
+    return by_group, highest, found, overlap, undone, losses, few, kinds
 
 
 def check_heads(html, scores):

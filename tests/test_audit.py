@@ -104,38 +104,43 @@ def test_the_scaling_page_writes_the_recomputed_numbers_and_no_others(suite, rec
 
 def test_the_sentences_of_the_scaling_page_print_these_numbers(suite, recomputed):
     said = texts(suite[1]["model_scaling"])
-    wanted = audit_pages.scaling_sentences(recomputed, {"overlap_fractions": FRACTIONS})
+    wanted = audit_pages.scaling_sentences(recomputed)
     assert len(said) == len(wanted)
     for text, numbers in zip(said, wanted, strict=True):
         check(text, numbers, names=MODELS)
-    assert "Left out: lab-7k (no induction heads and no FV heads); lab-20k (no FV heads); lab-450k (" in said[-1]
+    assert "Left out: lab-7k (no induction heads and no FV heads); lab-20k (no FV heads); lab-450k (" in said[0]
     audit_pages.captions(suite[1]["model_scaling"], *SHARES.values())
 
 
 def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
-    of_sizes, comparison, effects = frames(suite[1]["model_scaling"])
+    of_sizes, overlaps = frames(suite[1]["model_scaling"])
+    for (heads, row), wanted in zip(overlaps.iterrows(), audit_pages.scaling_overlaps(
+            recomputed, {"overlap_fractions": FRACTIONS}), strict=True):
+        check(f"{heads} {' '.join(map(str, row))}", wanted)
     for column in ("parameters", "induction heads", "FV heads"):
         assert of_sizes[column].to_dict() == {model: recomputed[model, column][0] for model in MODELS}
     places = {"p (overlap)": ("overlap", 3), "p (depth)": ("depth difference (layers)", 3), "heads": ("top heads", 4)}
     for end, low in (("these", "induction percentile of FV heads"), ("those", "FV percentile of induction heads")):
         places |= {f"lowest of {end}": (low, 1), f"highest of {end}": (low, 2)}
     places |= {f"rank correlation, {end}": ("rank correlation", i) for i, end in ((1, "low"), (2, "high"))}
-    for row, by_model in comparison.iterrows():
+    (models, *comparison), (head, *effects) = map(rows_of, texts(suite[1]["model_scaling"], HTML))
+    assert set(models[1:]) == set(MODELS) and len(comparison) > 10 and len(effects) == 12
+    for row, *by_model in comparison:
         name, i = places.get(row, (row, 0))
-        for model, text in by_model.items():
+        for model, text in zip(models[1:], by_model, strict=True):
             check(text, [recomputed[model, name][i]])
-    words = {"Against the model without ablation": "none", "Beyond random heads of neither kind": "random",
-             "Beyond such heads of the same layers": "random_layer_matched"}
+    words = {"against no ablation": "none", "beyond random heads": "random",
+             "beyond random heads of the same layers": "random_layer_matched"}
     metric = {words: name for name, words in audit_pages.METRICS.items()}
-    assert len(effects) == 12
-    for row in effects.to_dict("records"):
-        control = words[row["lost"].capitalize()]
+    for cells in effects:
+        row = dict(zip(head, cells, strict=True))
         excluded = row["ranking"] != "plain"
-        fv, induction, gap = (audit_pages.name_of(metric[row["metric"]], ranking, control, excluded)
-                              for ranking in ("fv", "induction", "fv_minus_induction"))
+        fv, induction, gap = (
+            audit_pages.name_of(metric[row["metric"]], ranking, words[row["lost"]], excluded)
+            for ranking in ("fv", "induction", "fv_minus_induction"))
         wanted = [recomputed["", gap][4], *(recomputed["", name][0] for name in (
             fv, induction, f"{gap}, above zero", f"{gap}, interval above zero", f"{gap}, interval below zero"))]
-        check(" ".join(str(row[name]) for name in list(row)[3:]), wanted)
+        check(" ".join(cells[4:]), wanted)
 
 
 def test_the_scoring_page_prints_what_its_tables_say(scored):
@@ -147,26 +152,30 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
     floors = {name: max(map(own.count, own)) / len(own) for name, own in labels.items()}
     for model, shown in pages.items():
         scores, accuracy = (audit_plain.read(results, kind, {model: [8192]}) for kind in ("scores", "accuracy"))
-        by_group, *wanted = audit_pages.scoring_sentences(
+        by_group, highest, *wanted = audit_pages.scoring_sentences(
             scores, accuracy, groups, {name: task.type for name, task in tasks.items()}, floors, SCORED)
-        first, *rest = texts(shown)
-        parts = {part.split("**")[1]: part.split("** ")[1] for part in first.split(": ", 1)[1].split(". ")}
-        assert parts.keys() == by_group.keys()
-        for group, numbers in by_group.items():
-            check(parts[group], numbers)
-        assert len(rest) == len(wanted)
-        for text, numbers in zip(rest, wanted, strict=True):
+        said = texts(shown)
+        assert len(said) == len(wanted)
+        for text, numbers in zip(said, wanted, strict=True):
             check(text, numbers)
-        by_task, all_heads = texts(shown, HTML)
+        of_groups, of_scores = frames(shown)
+        assert sorted(of_groups.index) == sorted(by_group)
+        for group, numbers in by_group.items():
+            assert {name: value for name, value in of_groups.loc[group].items() if value == value} == pytest.approx(
+                numbers, abs=0.00501)
+        for (_, row), numbers in zip(of_scores.iterrows(), highest, strict=True):
+            check(" ".join(text for text in row if text != "-"), numbers)
+        by_task, top, all_heads = texts(shown, HTML)
         audit_pages.check_accuracy(by_task, accuracy, floors)
         audit_pages.check_heads(all_heads, scores)
-        best, = frames(shown)
+        head, _, *best = rows_of(top)
         values = {label: audit_plain.heads(scores, score) for label, score in (
             ("attention mass", audit_plain.MASS), ("prefix matching", audit_plain.PREFIX),
             ("previous token", "previous_token"), ("FV score", audit_plain.FV))}
-        for head, row in best.iterrows():
-            at = tuple(int(value) for value, _ in numbers_in(head))
-            assert all(abs(row[label] - of[at]) <= 0.000501 for label, of in values.items())
+        for name, *row in best:
+            at = tuple(int(value) for value, _ in numbers_in(name))
+            assert all(abs(float(row[head.index(label) - 1]) - of[at]) <= 0.000501 for label, of in values.items())
+        assert len(best) >= min(8, values["FV score"].size)
         audit_pages.captions(shown, SCORED["top_fraction"])
         table = pd.read_parquet(results / "statistics" / "scoring" / model / "step8192.parquet")
         assert {"induction heads", "fv heads", "FV threshold", "token-loss difference"} <= set(table["name"])

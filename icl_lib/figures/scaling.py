@@ -63,7 +63,7 @@ def effects_by_size(effects: pd.DataFrame, excluded: bool = False):
                 ax.text(0.5, 0.5, "no such control", transform=ax.transAxes, ha="center", fontsize=10)
             ax.axhline(0, color=COLOUR[control], linestyle=LINE[control], linewidth=1)
             ax.set_title(words if metric == "first_token_accuracy" else "", fontsize=11)
-        row[0].set_ylabel(METRIC_LABEL[metric].split("\n")[0] + "\nlost to ablation")
+        row[0].set_ylabel(METRIC_LABEL[metric].split("\n")[0] + "\ndrop under ablation")
     for ax in axes[1]:
         size_axis(ax, effects["parameters"])
     _families(axes[0, 0], effects["model"])

@@ -168,8 +168,8 @@ def answer_sentences(example: pd.DataFrame) -> list[str]:
         f"{'' if back['fv'] > max(back['induction'], other) else ' not'}.",
         f"**Ablate.** Without {names['fv']} it is {without['fv'][0]:.3f} (replaced at the last token) and "
         f"{without['fv'][1]:.3f} (at every token), without {names['induction']} {without['induction'][0]:.3f} and "
-        f"{without['induction'][1]:.3f}; with both {clean:.3f}. Expected is that the FV head costs more: it does "
-        f"{' and '.join(more) if more else 'not'}. The model answers rightly in {kept} of these 4.",
+        f"{without['induction'][1]:.3f}; with both {clean:.3f}. Expected is that it drops further without the FV head: "
+        f"it does {' and '.join(more) if more else 'not'}. The model answers rightly in {kept} of these 4.",
     ]
 
 

@@ -6,8 +6,8 @@ from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scaling_numbers import lost
 
-CONTROL_WORDS = {"none": "Against the model without ablation", "random": "Beyond random heads of neither kind",
-                 "random_layer_matched": "Beyond such heads of the same layers"}
+CONTROL_WORDS = {"none": "against no ablation", "random": "beyond random heads",
+                 "random_layer_matched": "beyond random heads of the same layers"}
 
 
 def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
@@ -49,53 +49,45 @@ def comparison_sentence(numbers: pd.DataFrame) -> str:
             f"{value['FV percentile of induction heads']:.2f} in the FV score.")
 
 
-def overlaps_sentence(numbers: pd.DataFrame) -> str:
-    """In how many models the top sets share more or fewer heads than two random sets, per share of heads."""
+def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Per share of heads how many the top sets share, against two random sets, and in how many models at p < 0.05."""
     of = _over_models(numbers)
-    names = [name.split(", ")[1] for name in of.index if name.startswith("overlap, ")]
-    parts = []
-    for where in sorted(names, key=lambda name: float(name.split()[1])):
+    rows = []
+    for where in sorted((name.split(", ")[1] for name in of.index if name.startswith("overlap, ")),
+                        key=lambda name: float(name.split()[1])):
         row = {name: of.at[f"{name}, {where}", "value"] for name in
-               ("overlap", "overlap by chance", "fewest heads", "most heads", "models with more overlap",
+               ("fewest heads", "most heads", "overlap", "overlap by chance", "models with more overlap",
                 "models with less overlap", "models with power for overlap")}
-        parts.append(
-            f"top {float(where.split()[1]):.0%} ({row['fewest heads']:.0f} to {row['most heads']:.0f} heads): "
-            f"{row['overlap']:.0%} shared on average, {row['overlap by chance']:.0%} by chance; more than chance in "
-            f"{row['models with more overlap']:.0f} of {of.at[f'overlap, {where}', 'n']} models, fewer in "
-            f"{row['models with less overlap']:.0f} (p < 0.05, hypergeometric; so small a p is possible in "
-            f"{row['models with power for overlap']:.0f})")
-    return "; ".join(parts) + "." if parts else ""
+        rows.append((f"top {float(where.split()[1]):.0%}", *(f"{row.pop(name):.0f}" for name in list(row)[:2]),
+                     *(f"{row.pop(name):.0%}" for name in list(row)[:2]), *(f"{value:.0f}" for value in row.values()),
+                     of.at[f"overlap, {where}", "n"]))
+    return pd.DataFrame(rows, columns=[
+        "heads", "fewest", "most", "shared", "by chance", "more than chance in", "fewer in", "with power", "models"
+    ]).set_index("heads")
 
 
 def effects_sentence(numbers: pd.DataFrame) -> str:
-    """What either metric loses when either kind is ablated, against each control side by side; plain rankings."""
+    """By how much either metric drops when either kind is ablated, beyond random heads of the same layers."""
     of = _over_models(numbers)
     lines = []
     for metric, words in METRIC_WORDS.items():
-        parts = []
-        for control in CONTROLS:
-            names = {ranking: lost(metric, ranking, control, False) for ranking in ("fv", "induction", DIFFERENCE)}
-            if names["fv"] not in of.index:
-                parts.append(f" {CONTROL_WORDS[control]}: no model has this control for both kinds.")
-                continue
-            fv, induction = (of.at[names[kind], "value"] for kind in ("fv", "induction"))
-            n, gap = of.at[names["fv"], "n"], names[DIFFERENCE]
-            drop = (f"- **{words}** drops by {fv:.2f} when FV heads are ablated, by {induction:.2f} when induction "
-                    "heads are" if control == "none" else f" {CONTROL_WORDS[control]}: {fv:.2f} and {induction:.2f}")
-            parts.append(
-                f"{drop} ({n} {'model' if n == 1 else 'models'}; more with FV heads in "
-                f"{of.at[f'{gap}, above zero', 'value']:.0f}, interval of the difference above zero in "
-                f"{of.at[f'{gap}, interval above zero', 'value']:.0f}, below in "
-                f"{of.at[f'{gap}, interval below zero', 'value']:.0f}).")
-        if lost(metric, "fv", "none", False) in of.index:
-            lines.append("".join(parts) + _trend_words(of, lost(metric, DIFFERENCE, CONTROLS[-1], False)))
-    left = [f"{', '.join(models)} ({what})" for what, models in _without_control(numbers).items()]
-    if left:
-        lines.append(f"- Left out: {'; '.join(left)}.")
+        fv, induction, gap = (lost(metric, ranking, CONTROLS[-1], False) for ranking in ("fv", "induction", DIFFERENCE))
+        unit = " nats" if metric == "token_loss_difference" else ""
+        if fv in of.index:
+            n, (above, below) = of.at[fv, "n"], (
+                of.at[f"{gap}, interval {side} zero", "value"] for side in ("above", "below"))
+            models = "1 model" if n == 1 else f"{n} models"
+            lines.append(
+                f"- **{words}** drops by {of.at[fv, 'value']:.2f}{unit} when FV heads are ablated, by "
+                f"{of.at[induction, 'value']:.2f}{unit} when induction heads are ({models}; "
+                f"the interval of the difference lies above zero in {above:.0f}, below in {below:.0f})."
+                + _trend_words(of, gap))
     if not lines:
-        return "No model was ablated."
-    return ("What is lost when the top heads of a kind are replaced by their mean, means over models with heads of "
-            "both kinds:\n\n" + "\n".join(lines))
+        lines.append("- No model has this control for both kinds.")
+    if left := [f"{', '.join(models)} ({what})" for what, models in _without_control(numbers).items()]:
+        lines.append(f"- Left out: {'; '.join(left)}.")
+    return ("Beyond random heads of the same layers, means over models with heads of both kinds:\n\n"
+            + "\n".join(lines))
 
 
 def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +101,7 @@ def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
                 if names["fv"] in of.index:
                     gap = of["value"][[f"{names[DIFFERENCE]}, {end}" for end in
                                        ("above zero", "interval above zero", "interval below zero")]]
-                    rows.append((words, "other kind kept" if excluded else "plain", CONTROL_WORDS[control].lower(),
+                    rows.append((words, "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
                                  of.at[names["fv"], "n"], *(f"{of.at[names[kind], 'value']:.3f}" for kind in
                                                             ("fv", "induction")), *gap.astype(int)))
     return pd.DataFrame(rows, columns=[
@@ -149,5 +141,5 @@ def _trend_words(of: pd.DataFrame, gap: str) -> str:
         return f" {sizes:.0f} {'size' if sizes == 1 else 'sizes'} cannot say whether the difference grows with size."
     smallest = of.at[f"{name}, smallest p", "value"]
     power = "" if smallest < 0.05 else f"; so few sizes allow no p below {smallest:.2g}, so it cannot be told"
-    return (f" Rank correlation of that difference (same layers) with size: {of.at[name, 'value']:+.2f} over "
+    return (f" Rank correlation of the difference with size: {of.at[name, 'value']:+.2f} over "
             f"{sizes:.0f} sizes (permutation p = {of.at[name, 'p_value']:.2g}, two-sided{power}).")

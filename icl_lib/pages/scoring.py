@@ -18,19 +18,13 @@ def with_groups(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     return accuracy.merge(tasks[["task", "group"]], on="task")
 
 
-def accuracy_sentence(numbers: pd.DataFrame) -> str:
-    """Accuracy by number of demonstrations, and with shuffled labels where that was measured, per group of tasks."""
-    found = numbers["name"].str.extract(r"^accuracy, (?P<group>.*), (?P<labels>.*), (?P<shots>\d+) shots$")
-    found = found.assign(value=numbers["value"], shots=found["shots"].astype(float)).dropna(subset="group")
-    parts = []
-    for group, rows in found.groupby("group", sort=False):
-        clean, shuffled = (rows[rows["labels"] == labels].sort_values("shots") for labels in ("clean", "shuffled"))
-        text = ", ".join(f"{row.value:.2f} with {row.shots:.0f}" for row in clean.itertuples()) + " demonstrations"
-        if len(shuffled):
-            text += "; with shuffled labels " + ", ".join(
-                f"{row.value:.2f} with {row.shots:.0f}" for row in shuffled.itertuples())
-        parts.append(f"**{group}** tasks {text}")
-    return "Accuracy, means over tasks: " + ". ".join(parts) + "."
+def accuracy_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy per group of tasks by demonstrations, and with shuffled labels where that was measured."""
+    found = numbers["name"].str.extract(r"^accuracy, (?P<tasks>.*), (?P<labels>.*), (?P<shots>\d+) shots$")
+    found = found.assign(value=numbers["value"], shots=found["shots"].astype(float)).dropna(subset="tasks")
+    wide = found.pivot(index="tasks", columns=["labels", "shots"], values="value").sort_index(axis=1).round(2)
+    wide.columns = [f"{shots:.0f} shots{'' if labels == 'clean' else ', shuffled'}" for labels, shots in wide.columns]
+    return wide.loc[found["tasks"].unique()]
 
 
 def undone_sentence(numbers: pd.DataFrame, undone: list[str]) -> str:
@@ -43,17 +37,26 @@ def undone_sentence(numbers: pd.DataFrame, undone: list[str]) -> str:
 
 
 def concentration_sentence(numbers: pd.DataFrame) -> str:
-    """How few heads carry each score, the head that lowers the answer most, and how many tasks share their top head."""
+    """On how many tasks the top FV head has the highest score, and the head that lowers the answer most."""
     of, n = numbers.set_index("name")["value"], numbers.set_index("name")["n"]
-    shares = {kind: ", ".join(f"{of[f'share of top {k}, {kind}']:.0%}" for k in TOP) for kind in KIND
-              if f"share of top 1, {kind}" in of}
-    words = {"fv": "positive FV score", "induction": "attention mass"}
-    ks = ", ".join(str(k) for k in TOP[:-1]) + f" and {TOP[-1]}"
-    text = "; ".join(f"{share} of the summed {words[kind]}" for kind, share in shares.items())
     name = "tasks with the top FV head highest"
-    return (f"The top {ks} heads have {text}. The head with the highest mean FV score has the highest one on "
-            f"{of[name]:.0f} of {n[name]} scoring tasks taken alone. Lowest FV score: {of['lowest fv']:.4f} "
-            f"({_head(of, 'lowest fv')}): the mean output of such a head lowers the answer's probability.")
+    return (f"The head with the highest mean FV score has the highest one on {of[name]:.0f} of {n[name]} scoring tasks "
+            f"taken alone. Lowest FV score: {of['lowest fv']:.4f} ({_head(of, 'lowest fv')}): the mean output of such "
+            "a head lowers the answer's probability.")
+
+
+def scores_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Per score the highest value with its head, and which share of the sum (FV: of positive scores) few heads have."""
+    of, rows = numbers.set_index("name")["value"], []
+    for label, score, kind, digits in (
+            ("attention mass (ranks)", RANKED_BY["induction"], "induction", 3),
+            ("prefix matching (defines)", DEFINED_BY["induction"], "", 3),
+            ("FV score (ranks, defines)", "fv", "fv", 4)):
+        shares = {f"of the sum, top {k}": f"{of[f'share of top {k}, {kind}']:.0%}"
+                  if f"share of top {k}, {kind}" in of else "-" for k in TOP}
+        rows.append({"score": label, "highest": f"{of[f'highest {score}']:.{digits}f}",
+                     "head": _head(of, f"highest {score}"), **shares})
+    return pd.DataFrame(rows).set_index("score")
 
 
 def accuracy_by_task(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
@@ -77,24 +80,17 @@ def loss_sentence(numbers: pd.DataFrame, window: int) -> str:
 
 
 def score_sentence(numbers: pd.DataFrame) -> str:
-    """The highest scores, which of them rank, and how many heads of each kind the model has by the one definition."""
+    """How many heads of each kind the model has by the one definition."""
     of, n = numbers.set_index("name")["value"], numbers.set_index("name")["n"]
-
-    def highest(score: str, digits: int) -> str:
-        return f"{of[f'highest {score}']:.{digits}f} ({_head(of, f'highest {score}')})"
-
     lost = of["accuracy lost to shuffled labels"]
-    labels = ("in a model that reads labels, which was not measured here" if np.isnan(lost)
-              else f"in a model that reads labels: accuracy is {lost:.2f} lower with shuffled labels, at least "
-                   f"{LABELS_READ:g} is asked for")
+    labels = ("whether the model reads labels was not measured here" if np.isnan(lost) else
+              f"in a model that reads labels: accuracy is {lost:.2f} lower with shuffled ones, at least "
+              f"{LABELS_READ:g} is asked for")
     return (
-        f"Highest attention mass, by which induction heads are ranked here and in the paper: "
-        f"{highest(RANKED_BY['induction'], 3)}. Beside it prefix matching, which says whether a head is an induction "
-        f"head: {highest(DEFINED_BY['induction'], 3)}. Highest FV score: {highest('fv', 4)}. Of {n['fv heads']} heads "
-        f"{of['induction heads']:.0f} {_are(of['induction heads'], 'an induction head', KIND['induction'])} (prefix "
-        f"matching above {INDUCTION_THRESHOLD:g}) and {of['fv heads']:.0f} "
-        f"{_are(of['fv heads'], 'an FV head', KIND['fv'])} "
-        f"(FV score above {of['FV threshold']:.4f}: the percentile {100 * NULL_QUANTILE:g} of the best head under "
+        f"Of {n['fv heads']} heads {of['induction heads']:.0f} "
+        f"{_are(of['induction heads'], 'an induction head', KIND['induction'])} (prefix matching above "
+        f"{INDUCTION_THRESHOLD:g}) and {of['fv heads']:.0f} {_are(of['fv heads'], 'an FV head', KIND['fv'])} (FV score "
+        f"above {of['FV threshold']:.4f}: the percentile {100 * NULL_QUANTILE:g} of the best head under "
         f"{n['FV threshold']} permutations of the clean means, or {FV_MINIMUM:g} where that is lower; {labels}).")
 
 
