@@ -154,13 +154,6 @@ def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[
     return table.merge(sizes, on="model").sort_values(["parameters", "model", "fraction"], ignore_index=True)
 
 
-def correlations(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation of the two scores over all heads: columns model, parameters, both, series, value, low, high."""
-    names = {f"rank correlation{end}": column
-             for end, column in (("", "value"), (", low", "low"), (", high", "high"))}
-    return comparison.rename(columns=names)[["model", "parameters", "both", *names.values()]].assign(series="all heads")
-
-
 def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
     """Both percentiles of the comparison in long form: columns model, parameters, both, series, value, low, high."""
     fv = comparison.rename(
