@@ -82,7 +82,7 @@ slurm-test: env ## the smoke suite through a Slurm of one node, started and stop
 	tests/slurm/run.sh
 
 browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
-	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py
+	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py tests/test_words.py
 
 lab: env ## train a lab model (RUNG=lab-7k SEED=0), a committed one again to compare; without RUNG what is missing
 	$(BIN)/python -m $(if $(RUNG),lab.retrain $(RUNG) --seed $(SEED),lab.train)

@@ -74,6 +74,7 @@ def test_the_main_text_is_written_in_few_words():
     assert sum(found.values()) <= WRITTEN, found
 
 
+@pytest.mark.browser  # of a built book; needs no browser
 @pytest.mark.skipif("BOOK" not in os.environ, reason="BOOK names no rendered book")
 def test_the_main_text_of_the_book_is_read_in_few_words():
     texts = {name: " ".join(Article((Path(os.environ["BOOK"]) / f"{name}.html").read_text("utf-8")).text)

@@ -62,7 +62,7 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
                  for kind, label in _KIND.items()]
         unit = " nats" if metric == TOKEN_LOSS else ""
         if texts := [f"{_interval(row)}{unit} when {label} are ablated" for label, row in drops if row is not None]:
-            parts.append(f"**{words}** drops by {' and by '.join(texts)}")
+            parts.append(f"**{words}** drops by {' and by '.join(texts)}".removesuffix(" ablated"))
     text = (f"Without ablation few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to {clean['high']:.2f}). "
             f"With {heads} replaced by their mean at all positions {'; '.join(parts)}, {_CONTROL[control]} (95 % "
             "intervals).")
@@ -186,11 +186,11 @@ def figure_columns(
 
 # Departures that change a number of the grid: places, words, and what differs from the one intervention.
 _CHANGES = (
-    ("A1", "each task's own mean instead of that of all scoring tasks", {"replacement": "task_mean"}),
-    ("A2", "only the last position is replaced", {"positions": "last"}),
+    ("A1", "each task's own mean", {"replacement": "task_mean"}),
+    ("A2", "the last position only", {"positions": "last"}),
     ("A18", "zero instead of the mean", {"replacement": "zero"}),
-    ("A18", "another prompt's output instead of the mean", {"replacement": "resample"}),
-    ("T5", "the output at the BOS instead of the mean", {"replacement": "bos_value"}),
+    ("A18", "another prompt's output", {"replacement": "resample"}),
+    ("T5", "the output at the BOS", {"replacement": "bos_value"}),
     ("A14", "the other kind's top heads kept", {"excluded": True}),
 )
 
@@ -210,8 +210,8 @@ def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
     lines = [("", "one intervention, as on this page", told(FEW_SHOT), told(TOKEN_LOSS))]
     lines += [(place, words, told(FEW_SHOT, **change), told(TOKEN_LOSS, **change)) for place, words, change in _CHANGES]
     at_last = {"positions": "last", "control": "without"}
-    lines += [("A4", "F1 of generated tokens, last position, no random heads", told("generated_f1", **at_last), "-"),
-              ("", "first-token accuracy, last position, no random heads", told(FEW_SHOT, **at_last), "-")]
+    lines += [("A4", "F1, last position, no random heads", told("generated_f1", **at_last), "-"),
+              ("", "accuracy, last position, no random heads", told(FEW_SHOT, **at_last), "-")]
     columns = ["place", "what differs", "few-shot accuracy", "token-loss difference (nats)"]
     return pd.DataFrame(lines, columns=columns).set_index("place")
 
