@@ -4,6 +4,7 @@ The tables are made up with planted facts (which heads change kind, how deep the
 real notebooks have to find these again.
 """
 
+import re
 from math import ceil
 
 import nbformat
@@ -156,9 +157,10 @@ def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
     assert lost["llama-2-7b"] == pytest.approx(0.1 + 0.02 * 11) and lost["pythia-70m"] == pytest.approx(0.1)
     text = text_of(pages / "model_scaling.ipynb")
     assert "11 models of" in text and f"Not run: {ABSENT}." in text
-    for more, above, below in ((10, 10, 0), (0, 0, 10)):  # accuracy and token loss, against each control
-        assert text.count(f"(11 models; more with FV heads in {more}, interval of the difference above zero in "
-                          f"{above}, below in {below})") == 3
+    for more, above, below in ((10, 10, 0), (0, 0, 10)):  # accuracy and token loss
+        assert f"(11 models; the interval of the difference lies above zero in {above}, below in {below})" in text
+        cells = r"</td>\s*<td>".join(map(str, (more, above, below)))  # against each control
+        assert len(re.findall(rf"<td>plain(?:(?!</tr>).)*<td>{cells}</td>", text, re.S)) == 3
 
 
 @pytest.mark.slow
