@@ -13,7 +13,7 @@ import nbformat
 _SCRIPT_TYPES = ("application/json",)  # data, which no browser runs
 _REFUSED = ("iframe", "object", "embed", "applet", "base", "meta", "link", "form")
 _LINKS = ("href", "src", "action", "formaction", "data", "xlink:href", "srcdoc")
-_SAFE_SCHEMES = ("http:", "https:", "mailto:", "data:image/")
+_SAFE_SCHEMES = ("http:", "https:", "mailto:", "data:image/", "data:text/csv;")
 
 
 def refuse_active(path: Path) -> None:

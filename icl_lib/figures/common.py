@@ -12,6 +12,7 @@ from IPython.display import HTML, display
 from matplotlib.ticker import MaxNLocator
 
 from icl_lib.ablation.measure import with_paired_errors
+from icl_lib.figures.data import drawn
 from icl_lib.stats.intervals import bootstrap_mean
 
 # Okabe-Ito colours: distinct under the common kinds of colour blindness, dark enough on white.
@@ -262,12 +263,13 @@ def show(axes, text: str, alt: str):
 
 
 def as_html(axes, text: str, alt: str) -> str:
-    """The figure of `axes`, which is closed, as HTML with a caption and an alternative text."""
+    """The figure of `axes`, which is closed, as HTML with a caption, an alternative text and what it shows as CSV."""
     figure = np.ravel(axes)[0].figure
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
+    numbers = drawn(figure).to_csv(index=False, float_format="%.6g")
     plt.close(figure)
-    data = b64encode(buffer.getvalue()).decode()
+    picture, data = (b64encode(content).decode() for content in (buffer.getvalue(), numbers.encode()))
     return (f'<figure><img class="figure" style="background: white" alt="{escape(alt)}" '
-            f'src="data:image/svg+xml;base64,{data}"/>'
-            f"<figcaption>{escape(text)}</figcaption></figure>")
+            f'src="data:image/svg+xml;base64,{picture}"/><figcaption>{escape(text)} '
+            f'<a download="figure.csv" href="data:text/csv;base64,{data}">Numbers (CSV)</a></figcaption></figure>')
