@@ -15,9 +15,9 @@ from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts
 from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
 from icl_lib.models.load import bos_text
 from icl_lib.progress import progress
+from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
 from icl_lib.scores.induction import duplicate_token_scores, induction_scores, previous_token_scores
-from icl_lib.tables import provenance
 
 _DOCUMENTS = 20  # between two signs of progress
 _AT_ONCE, _WIDE = 1000, 256  # tasks whose prompts share batches, in models narrower than this

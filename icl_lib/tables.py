@@ -1,14 +1,10 @@
 """Tables: tidy parquet files with a fixed schema each, and what made them in the file's metadata."""
 
-import datetime
 import difflib
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,146 +13,25 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from pandas.api.types import infer_dtype
 
-_MEASURED = {"value": "float", "standard_error": "float", "n_prompts": "int"}
+from icl_lib.provenance import PROVENANCE_KEYS
 
-# Columns in their order with their types; the rows of a table are sorted by its keys and unique in them.
-SCHEMAS: dict[str, dict[str, str]] = {
-    # `task` is "" for scores that have none; `value` in the unit of the score (attention mass 0..1 or
-    # a difference of probabilities).
-    "scores": {
-        "model": "str", "step": "int", "score": "str", "layer": "int", "head": "int", "task": "str",
-        **_MEASURED,
-    },
-    # What the unedited model does: few-shot metrics per task, and its token-loss difference (task "documents").
-    "accuracy": {
-        "model": "str", "step": "int", "n_shots": "int", "labels": "str", "task": "str", "task_type": "str",
-        "split": "str", "metric": "str", **_MEASURED,
-    },
-    # `excluded` says in words what was excluded from the ranking, "" for nothing; `matched` which kind's layers
-    # layer-matched random heads have ("induction" or "fv"), "" for other rankings; `draw` is 0 for rankings
-    # that are not random.
-    "ablations": {
-        "model": "str", "step": "int", "metric": "str", "replacement": "str", "positions": "str",
-        "ranking": "str", "excluded": "str", "matched": "str", "fraction": "float", "n_heads": "int", "draw": "int",
-        "task": "str", **_MEASURED,
-    },
-    # What is lost when a set is ablated, against `control`: "none" is the clean model, else beyond random heads
-    # (positive: the set matters more), paired by prompt or document. `ranking` is "fv", "induction" or, the first minus
-    # the second, "fv_minus_induction". `n_prompts`: rows paired.
-    "effects": {
-        "model": "str", "step": "int", "metric": "str", "replacement": "str", "positions": "str", "ranking": "str",
-        "excluded": "str", "control": "str", "fraction": "float", "n_heads": "int", "n_draws": "int",
-        "value": "float", "low": "float", "high": "float", "p_value": "float", "n_prompts": "int",
-    },
-    # Mean loss in nats by position in the document (a bin's geometric mean), heads replaced at all positions.
-    "curves": {
-        "model": "str", "step": "int", "ranking": "str", "matched": "str", "fraction": "float", "position": "float",
-        "value": "float", "standard_error": "float", "n_prompts": "int",
-    },
-    # First-token accuracy with a function vector added: `prompts` is zero_shot, shuffled or clean; `heads` the kind
-    # whose vector is added at the output of `layer` ("none" and -1: nothing is added); `items` all or those that
-    # the model answers with clean demonstrations ("answered").
-    "executions": {
-        "model": "str", "step": "int", "preset": "str", "prompts": "str", "heads": "str", "layer": "int",
-        "draw": "int", "items": "str", "task": "str", **_MEASURED,
-    },
-    # One prompt of one task, and the top head of each kind (`ranking`; "none" and -1: nothing is replaced). `prompts`:
-    # repeated (BOS, random words, the same again), clean or shuffled. `metric`: attention (0..1) from `position` to
-    # `to_position`, where `token` stands; probability of the answer, or of the likeliest token, to come next at
-    # `to_position`; passed_over, the number of drawn prompts before the one that is shown.
-    "example": {
-        "model": "str", "step": "int", "task": "str", "metric": "str", "prompts": "str", "ranking": "str",
-        "layer": "int", "head": "int", "replacement": "str", "positions": "str", "position": "int",
-        "to_position": "int", "token": "str", "value": "float",
-    },
-    # The tasks as they were when a model was measured: `floor` is the accuracy of always giving the commonest label,
-    # 0..1; `faults` what is odd in their files, "" for nothing.
-    "tasks": {
-        "model": "str", "step": "int", "task": "str", "task_type": "str", "split": "str", "group": "str",
-        "floor": "float", "n_pairs": "int", "faults": "str",
-    },
-    # Statistics over tables: `model` is "" for one over all models of a suite. The only table whose values
-    # may be NaN (no such number) or infinite (a step that never comes).
-    "statistics": {
-        "notebook": "str", "model": "str", "name": "str", "value": "float", "low": "float", "high": "float",
-        "p_value": "float", "n": "int",
-    },
-}  # fmt: skip
-
-KEYS = {
-    name: [c for c in columns if c not in ("value", "standard_error", "n_prompts")]
-    for name, columns in SCHEMAS.items()
-} | {
-    "statistics": ["notebook", "model", "name"],
-    "tasks": ["model", "step", "task"],
-    "effects": ["model", "step", "metric", "replacement", "positions", "ranking", "excluded", "control", "fraction"],
-}
-
-# Columns with a closed set of values.
-VALUES = {
-    "score": (
-        "induction_attention_mass", "induction_prefix_matching", "previous_token", "duplicate_token",
-        "fv", "fv_null",
-    ),
-    "labels": ("clean", "shuffled"),
-    "ranking": (
-        "none", "induction", "fv", "random", "random_layer_matched", "fv_minus_induction", "fv_lowest",
-    ),
-    "replacement": ("none", "mean", "task_mean", "zero", "resample", "bos_value"),
-    "positions": ("none", "last", "all"),
-    "control": ("none", "random", "random_layer_matched"),
-}  # fmt: skip
+# Every table: what a row is, columns with types and meanings, keys; and the columns with a closed set of values.
+DICTIONARY = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SCHEMAS: dict[str, dict[str, str]] = {name: table["columns"] for name, table in DICTIONARY["tables"].items()}
+KEYS = {name: table.get("keys") or [c for c in table["columns"] if c not in ("value", "standard_error", "n_prompts")]
+        for name, table in DICTIONARY["tables"].items()}
+VALUES: dict[str, list[str]] = DICTIONARY["values"]
 
 _MAY_BE_NAN = {"standard_error", "low", "high", "p_value"}
-
-PROVENANCE_KEYS = (
-    "suite", "seed", "dtype", "device", "bos", "versions", "git_commit", "git_dirty", "time", "parameters", "made_from",
-)  # fmt: skip
 
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
 _METADATA_KEY = b"icl_lib"
 # What suite files may name: parts of letters, digits and _ . - that do not begin with a dot.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 _MARKUP = re.compile(r"[<>`\x00-\x1f\x7f]")  # names are put into pages
-
-
-def provenance(
-    *, suite: str, seed: int, dtype: str, device: str, bos: str, parameters: dict[str, Any], revision: str = "",
-    sums: dict[str, str] | None = None, seconds: float | None = None, checked: str = "",
-) -> dict[str, Any]:
-    """What made a table: the arguments, library versions, git commit and time (UTC, ISO 8601).
-
-    `bos` names the BOS policy in words, `parameters` are the notebook's, `revision` is that of a hub model with its
-    commit ("step1000 (commit 0123...)"), `sums` names the SHA-256 sums of texts and task files, `seconds` the
-    processor time of the process that measured, `checked` how the model proved itself on loading. `git_commit` is
-    "unknown" and `git_dirty` null outside a git work tree; dirty means that tracked files were changed since. For
-    tables made from tables give "" for dtype, device and bos.
-    `made_from` holds the fingerprints of all input files where the workflow ran the notebook, else nothing.
-    """
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
-    return {
-        "suite": str(suite),
-        "seed": int(seed),
-        "dtype": str(dtype),
-        "device": str(device),
-        "bos": str(bos),
-        "revision": str(revision),
-        "sums": dict(sums or {}),
-        "processor": platform.machine() + (f", {_processor()}" if device else ""),
-        "seconds": None if seconds is None else round(float(seconds)),
-        "checked": str(checked),
-        "versions": {
-            name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")
-        },
-        "git_commit": commit or "unknown",
-        "git_dirty": None if changes is None else bool(changes),
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "parameters": dict(parameters),
-        "made_from": _made_from(),
-    }
 
 
 def write_table(
@@ -342,7 +217,7 @@ def _refuse_gaps(frame: pd.DataFrame) -> None:
 def _checked_provenance(made_by: dict[str, Any]) -> dict[str, Any]:
     missing = [key for key in PROVENANCE_KEYS if key not in made_by]
     if missing:
-        raise ValueError(f"provenance lacks {', '.join(missing)}; make it with icl_lib.tables.provenance")
+        raise ValueError(f"provenance lacks {', '.join(missing)}; make it with icl_lib.provenance.provenance")
     try:
         json.dumps(made_by, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -357,40 +232,7 @@ def _made_by_workflow(path: Path) -> bool:
         return False
 
 
-def _made_from() -> dict[str, Any]:
-    path = os.environ.get("ICL_LIB_MADE_FROM")  # a file: a large suite's fingerprints are too long for a variable
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-
-
 def _nearest(name: str, valid) -> str:
     valid = list(valid)
     near = difflib.get_close_matches(name, valid, n=1)
     return f"one of {', '.join(valid)}" + (f"; nearest: {near[0]}" if near else "")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    """The processor's name and what it can multiply with, where Linux says so."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).parent
-    try:
-        # A library copied into some other project's work tree has no commit of its own.
-        own = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
-        subprocess.run(own, capture_output=True, check=True, timeout=20)
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -10,7 +10,8 @@ from icl_lib.ablation.conditions import ablation_conditions, at_fractions
 from icl_lib.ablation.effects import effects_table
 from icl_lib.ablation.measure import Measurement, ablation_table, zero_shot
 from icl_lib.ablation.protocols import PROTOCOLS, protocol_conditions
-from icl_lib.tables import provenance, run_path, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import run_path, write_table
 
 LAYERS, HEADS, TASKS, PROMPTS, DOCUMENTS = 4, 8, 6, 5, 12
 MODEL, STEP = "lab-40k", 8192

@@ -6,7 +6,8 @@ import pandas as pd
 from icl_lib.ablation.conditions import ablation_conditions
 from icl_lib.ablation.effects import effects_table
 from icl_lib.ablation.measure import Measurement, ablation_table, zero_shot
-from icl_lib.tables import provenance, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import write_table
 
 LAYERS, HEADS, TASKS, PROMPTS, DOCUMENTS = 4, 8, 6, 5, 10
 # Model to its steps; the lab's names, as sizes are read from their configurations. The last step is ablated.

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.analysis.suite_tables import SuiteTables
-from icl_lib.tables import provenance, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import write_table
 
 SHAPE = (4, 10)  # layers and heads per layer
 N_TASKS = 8

@@ -115,7 +115,8 @@ def notebook(*sources, parameters=0):
 
 
 def write_template(folder, kind, body=None):
-    imports = "import pandas as pd\nfrom icl_lib.tables import provenance, read_table, write_table\n"
+    imports = "import pandas as pd\nfrom icl_lib.provenance import provenance\n"
+    imports += "from icl_lib.tables import read_table, write_table\n"
     imports += IMPORTS[kind]
     book_title = nbformat.v4.new_markdown_cell(f"# {kind}", id="title")
     content = notebook(

@@ -20,7 +20,8 @@ from icl_lib.analysis.ladder import (
 )
 from icl_lib.figures.ladder import differences
 from icl_lib.forward.replacements import REPLACEMENTS
-from icl_lib.tables import provenance, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import write_table
 from lab.files import GRID
 from tests.test_ablation_protocols import scores
 from workflow import grid as command

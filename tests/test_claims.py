@@ -24,7 +24,8 @@ from icl_lib.analysis.claims import (
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.pages.claims import ledger_table
 from icl_lib.pages.front_page import answer_sentence, claims_table
-from icl_lib.tables import provenance, read_table, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import read_table, write_table
 from tests.planted_tables import MADE_BY, PlantedTables, layer, with_heads
 from tests.project import ROOT
 

@@ -7,7 +7,8 @@ import pytest
 from icl_lib.analysis import dynamics
 from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.pages import dynamics as dynamics_report
-from icl_lib.tables import provenance, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import write_table
 from tests import planted_tables
 
 STEPS = [0, 10, 20, 40]

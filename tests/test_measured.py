@@ -8,7 +8,8 @@ import pytest
 from icl_lib.data.tasks import read_tasks
 from icl_lib.notebook import check_given, is_measured
 from icl_lib.progress import progress
-from icl_lib.tables import KEYS, model_folder, provenance, read_table, run_path, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import KEYS, model_folder, read_table, run_path, write_table
 from tests.project import make_project
 from workflow.inputs import measured_from
 from workflow.measure import largest_difference
@@ -128,7 +129,7 @@ def template(tmp_path, monkeypatch):
             of('model: str = "m"\nstep: int = 0\nvalue: float = 0.5\ntitle: str = "t"\nresults: str = "r"\n'
                'suite: str = "s"\nseed: int = 0', metadata={"tags": ["parameters"]}),
             of("from pathlib import Path\nimport pandas as pd\nfrom icl_lib.figures import common as figures\n"
-               "from icl_lib.tables import provenance, read_table, write_table\n"
+               "from icl_lib.provenance import provenance\nfrom icl_lib.tables import read_table, write_table\n"
                'made_by = provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters={})'),
             of(measuring, metadata={"tags": ["measure"]}),
             of(f"print({caption!r}, title, read_table(path).value[0])")]

@@ -15,7 +15,8 @@ import transformers
 from scipy.stats import hypergeom
 
 from icl_lib.analysis.claims import overall, with_verdicts
-from icl_lib.tables import provenance, read_table, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import read_table, write_table
 from tests.project import ROOT
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES

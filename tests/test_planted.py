@@ -19,6 +19,7 @@ from icl_lib.analysis.claims import FAILS, HOLDS, POWERLESS, ledger
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.injection import execution_table
 from icl_lib.models.load import load_model
+from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import (
     duplicate_token_scores,
@@ -26,7 +27,7 @@ from icl_lib.scores.induction import (
     previous_token_scores,
     repeated_random_tokens,
 )
-from icl_lib.tables import provenance, write_table
+from icl_lib.tables import write_table
 from tests import planted
 
 WORKING = {"both": ("previous", "induction", "fv"), "fv": ("previous", "fv"), "induction": ("previous", "induction")}

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.tables import model_folder, provenance, read_table, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import model_folder, read_table, write_table
 from tests.drawn import figures_in, points_drawn
 from tests.front_door import FrontDoor
 from tests.project import ROOT

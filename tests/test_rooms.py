@@ -8,7 +8,8 @@ from tests.project import ROOT
 
 # From the bottom up; a room is a folder or a file of icl_lib. What stands in one line may not know each other.
 ORDER = [
-    ("progress", "stats", "tables", "heads", "names", "departures"),
+    ("progress", "stats", "provenance", "heads", "names", "departures"),
+    ("tables",),
     ("saved", "notebook", "models"),
     ("data",),
     ("forward",),

@@ -12,7 +12,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from icl_lib.tables import SCHEMAS, provenance, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import SCHEMAS, write_table
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
 from tests.support.trial import NO_NETWORK, without_network_allowed
 from workflow.book import build

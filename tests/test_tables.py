@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from icl_lib import provenance as provenance_file
 from icl_lib import tables
-from icl_lib.tables import KEYS, SCHEMAS, VALUES, provenance, read_table, tables_equal, write_table
+from icl_lib.provenance import PROVENANCE_KEYS, provenance
+from icl_lib.tables import DICTIONARY, KEYS, SCHEMAS, VALUES, read_table, tables_equal, write_table
 
 MADE_BY = {
     "suite": "smoke", "seed": 3, "dtype": "float32", "device": "cpu", "bos": "prepended",
@@ -58,6 +60,14 @@ def test_every_schema_takes_an_empty_table_and_closed_columns_exist(tmp_path):
         assert list(read_table(tmp_path / name).columns) == list(columns)
         assert set(KEYS[name]) < set(columns)
     assert set(VALUES) <= {column for columns in SCHEMAS.values() for column in columns}
+
+
+def test_the_dictionary_tells_every_column_and_nothing_else():
+    common = DICTIONARY["meanings"]
+    for name, table in DICTIONARY["tables"].items():
+        meanings = table.get("meanings", {})
+        assert table["row"] and set(meanings) <= set(SCHEMAS[name]) <= {*meanings, *common}, name
+    assert set(common) <= {column for columns in SCHEMAS.values() for column in columns}
 
 
 def test_statistics_may_lack_a_number(tmp_path):
@@ -191,7 +201,7 @@ def test_provenance_is_complete_and_plain():
     made = provenance(
         suite="lab", seed=1, dtype="float32", device="cpu", bos="prepended", parameters={"models": {"a": [1]}}
     )
-    assert set(made) == {*tables.PROVENANCE_KEYS, "revision", "checked", "sums", "seconds", "processor"}
+    assert set(made) == {*PROVENANCE_KEYS, "revision", "checked", "sums", "seconds", "processor"}
     assert json.loads(json.dumps(made)) == made
     assert set(made["versions"]) == {"icl_lib", "torch", "transformers", "transformer_lens"}
     assert made["versions"]["torch"][0].isdigit()
@@ -205,10 +215,10 @@ def git(folder, *arguments):
 
 
 def test_git_state_is_that_of_the_library(tmp_path):
-    copy = tmp_path / "copied_tables.py"
-    shutil.copy(tables.__file__, copy)
+    copy = tmp_path / "copied.py"
+    shutil.copy(provenance_file.__file__, copy)
     program = (
-        "import copied_tables as t; print(t._git('rev-parse', 'HEAD'), repr(t._git('status', '--porcelain')))"
+        "import copied as t; print(t._git('rev-parse', 'HEAD'), repr(t._git('status', '--porcelain')))"
     )
 
     def state():
@@ -228,4 +238,4 @@ def test_git_state_is_that_of_the_library(tmp_path):
     commit, changes = state()
     assert len(commit) == 40 and changes == "''"
     copy.write_text(copy.read_text() + "\n")
-    assert state() == [commit, "'M copied_tables.py'"]
+    assert state() == [commit, "'M copied.py'"]

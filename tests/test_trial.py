@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.tables import SCHEMAS, provenance, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import SCHEMAS, write_table
 from tests.support import trial
 from tests.support.torture import Kill, Torture, incomplete, working, write_report
 from tests.support.trial import record_tests, record_trial, unequal_tables

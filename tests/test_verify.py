@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from icl_lib.tables import SCHEMAS, provenance, write_table
+from icl_lib.provenance import provenance
+from icl_lib.tables import SCHEMAS, write_table
 from tests.project import make_project, write_suite, write_template
 from workflow.inputs import MADE_FROM, made_from, write_record
 from workflow.suite import dependencies, read_suite, weights

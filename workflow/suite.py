@@ -69,7 +69,8 @@ GIVEN_IF_DECLARED = {
 GROUPED = ("model_scaling", "claims")
 
 # Files that library modules read, as (module, file or folder).
-DATA = (("icl_lib/data/tasks.py", Path("lab/world")),
+DATA = (("icl_lib/tables.py", Path("icl_lib/tables.yaml")),
+        ("icl_lib/data/tasks.py", Path("lab/world")),
         ("icl_lib/departures.py", Path("icl_lib/departures.yaml")),
         ("icl_lib/analysis/claims.py", Path("icl_lib/analysis/claims.yaml")),
         ("icl_lib/analysis/paper_figures.py", Path("icl_lib/analysis/paper_figures.yaml")),

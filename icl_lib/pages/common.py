@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from icl_lib.tables import provenance
+from icl_lib.provenance import provenance
 
 
 def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
