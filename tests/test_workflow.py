@@ -1,5 +1,4 @@
 import base64
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ import yaml
 
 from icl_lib.tables import read_table, tables_equal
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
-from workflow.book import FIGURE, _as_page, _smaller, stage
+from workflow.book import FIGURE, _smaller, stage
 from workflow.lock import lock_sweep
 from workflow.run import main as run_main
 from workflow.suite import GIVEN, TABLES, SuiteError, check_suite, read_suite
@@ -453,29 +452,6 @@ def test_staging_fills_in_the_runs(project):
     assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
     assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()
     assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
-
-
-def test_a_page_says_of_which_run_it_is_and_numbers_its_figures(project):
-    path = project / "results" / "fake" / "notebooks" / "scoring" / "models" / "a" / "step8.ipynb"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = notebook(parameters=None)
-    made.cells.append(nbformat.v4.new_markdown_cell("# Scores\n\nText."))
-    figure = '<figure><img class="figure"/><figcaption>It rises.</figcaption></figure>'
-    outputs = [nbformat.v4.new_output("display_data", {"text/html": html})
-               for html in (figure, '<a href="ablation.html">', 2 * figure)]
-    made.cells.append(nbformat.v4.new_code_cell("show()", outputs=outputs))
-    nbformat.write(made, path)
-    source = stage(project / "results" / "fake", [path])
-    page = nbformat.read(source / "scoring.ipynb", as_version=4)
-    assert page.cells[0].source == "# Scores: models/a at step 8\n\nText."
-    assert '<a href=\\"../../ablation.html\\">' in _as_page(path, "scoring/models/a/step8", "../../")
-    titles = {name: "".join(json.loads(_as_page(path, name))["cells"][0]["source"]).split("\n")[0] for name in (
-        "index", "training_dynamics/lab-40k", "claims/real", "scoring/smollm2-135m/step-1", "ablation/a/b/step0")}
-    assert list(titles.values()) == [
-        "# Scores", "# Scores: lab-40k", "# Scores: real", "# Scores: smollm2-135m", "# Scores: a/b at step 0"]
-    html = "".join(output.data["text/html"] for output in page.cells[-1].outputs)
-    assert re.findall(r'<figure id="figure-(\d)">.*?<b>Figure (\d)\.</b> It rises', html) == [
-        ("1", "1"), ("2", "2"), ("3", "3")]
 
 
 def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():

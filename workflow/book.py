@@ -24,7 +24,7 @@ import yaml
 from workflow.inert import refuse_active
 from workflow.links import link_figures
 from workflow.lock import LockedError, lock_sweep
-from workflow.runs import runs_page, write_csv
+from workflow.runs import data_of_page, dictionary_page, runs_page, write_data
 from workflow.suite import TABLES, TEMPLATES, Suite, read_suite
 from workflow.templates import title
 
@@ -38,7 +38,10 @@ SCRIPTS = (
 )
 # Files of the theme that no page asks for: source maps, fonts for browsers without woff2, texts in other languages.
 UNUSED = ("*.map", "*.ttf", "*.mo", "*.po")
-FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>", re.DOTALL)
+FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>(.*?</figcaption>)", re.DOTALL)
+# A table whose index has a name: pandas gives the name a row of its own below the columns' heads.
+TWO_HEADS = re.compile(r"<thead>\s*<tr[^>]*>\s*((?:<th></th>\s*)+)((?:<th>[^<]*</th>\s*)+)</tr>\s*"
+                       r"<tr[^>]*>\s*((?:<th>[^<]+</th>\s*)+)(?:<th></th>\s*)+</tr>\s*</thead>")
 FIGURE = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 # What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
 # the network, declared twice, that would run cells.
@@ -78,14 +81,14 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
             pages[name] = kind if name == names[-1] and not is_page else f"notebooks/{name}"
             target = source / f"{pages[name]}.ipynb"
             target.parent.mkdir(parents=True, exist_ok=True)
-            page_text = _as_page(results / "notebooks" / f"{name}.ipynb", name, up="../" * pages[name].count("/"))
-            target.write_text(page_text, encoding="utf-8")
+            target.write_text(_as_page(results, name, up="../" * pages[name].count("/")), encoding="utf-8")
         if not names and not is_page:
             absent = [name for path in missing if (name := _run_name(results, path)).split("/")[0] == kind]
             (source / f"{kind}.md").write_text(_without_runs(kind, absent), encoding="utf-8")
     link_figures(source, pages)
     (source / "runs.md").write_text(
         runs_page(results, pages, [_run_name(results, path) for path in missing]), encoding="utf-8")
+    (source / "data.md").write_text(dictionary_page(), encoding="utf-8")
     toc = yaml.safe_load(CONTENTS.read_text(encoding="utf-8"))
     others = []
     for name, page_of in pages.items():
@@ -102,18 +105,19 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     return source
 
 
-def _as_page(notebook: Path, name: str, up: str = "") -> str:
+def _as_page(results: Path, name: str, up: str = "") -> str:
     """An executed notebook whose title says of which run it is, with its figures numbered: `#figure-1` leads to one.
 
     The parameters that it got are shown on a click; where the template's own are left out of the page, so are these.
-    Links of outputs lead to pages at the book's root, which lies `up` from here.
+    Links of outputs lead to pages at the book's root, which lies `up` from here. The last line leads to its data.
     """
-    found = json.loads(notebook.read_text(encoding="utf-8"))
+    found = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     hidden, numbers = "hide-input", itertools.count(1)
 
     def numbered(figure: re.Match[str]) -> str:
         n = next(numbers)
-        return f'<figure id="figure-{n}"{figure[1]}<figcaption><b>Figure {n}.</b> '
+        return f'<figure id="figure-{n}"{figure[1]}<figcaption><b>Figure {n}.</b> {figure[2]}'.replace(
+            'download="figure.csv"', f'download="{name.replace("/", "-")}-figure-{n}.csv"')
 
     for cell in found["cells"]:
         tags = cell["metadata"].get("tags", [])
@@ -125,6 +129,7 @@ def _as_page(notebook: Path, name: str, up: str = "") -> str:
             if "text/html" in output.get("data", {}):
                 html = "".join(output["data"]["text/html"])
                 html = re.sub(r'<a href="(?=\w+\.html")', f'<a href="{up}', html)
+                html = TWO_HEADS.sub(r'<thead><tr style="text-align: right;">\3\2</tr></thead>', html)
                 output["data"]["text/html"] = FIGURE_ELEMENT.sub(numbered, html)
     named = re.sub(r"/step(-?\d+)$", lambda step: "" if step[1] == "-1" else f" at step {step[1]}",
                    name.partition("/")[2])
@@ -133,6 +138,8 @@ def _as_page(notebook: Path, name: str, up: str = "") -> str:
         lines = "".join(first["source"]).split("\n")
         lines[0] += f": {named}"
         first["source"] = "\n".join(lines)
+    found["cells"].append({
+        "cell_type": "markdown", "id": "data-of-page", "metadata": {}, "source": data_of_page(results, name, up)})
     return json.dumps(found)
 
 
@@ -183,7 +190,7 @@ def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence
         page(results).unlink(missing_ok=True)
         first = (marked or lines[-1:] or ["no output"])[0]
         raise RuntimeError(f"the book has {len(marked)} warnings or errors, first: {first} (log {log})")
-    write_csv(results, page(results).parent / "tables")
+    write_data(results, [_run_name(results, notebook) for notebook in notebooks], page(results).parent)
     _copy_scripts(page(results).parent / "_static")
     for pattern in UNUSED:
         for file in (page(results).parent / "_static").rglob(pattern):

@@ -1,14 +1,15 @@
-"""The book's page of all runs, and their tables as CSV."""
+"""The book's page of all runs, their tables as CSV, and what the columns of these mean."""
 
 import gzip
 import json
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from icl_lib.tables import read_table
+from icl_lib.tables import DICTIONARY, KEYS, read_table
 from workflow.suite import TABLES, place
 
 _PLAIN = 15_000  # bytes of a parquet file up to which its CSV is not compressed
@@ -27,6 +28,44 @@ def runs_page(results: Path, pages: dict[str, str], missing: list[str]) -> str:
         "tables are compressed.\n" + absent
         + f'\n<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead>'
         + f"<tbody>{rows}</tbody></table></div>\n")
+
+
+def dictionary_page() -> str:
+    """Markdown of the data dictionary: every kind of table with its columns, from icl_lib/tables.yaml."""
+    parts = ["# Data dictionary\n\nThe tables of this book, as they lie in `results/` and `pretrained/` (parquet; "
+             "`icl_lib.tables.read_table` reads them with their provenance) and below each page (CSV of seven digits). "
+             "No two rows have the same values in all columns with a star.\n"]
+    for name, table in DICTIONARY["tables"].items():
+        meanings = DICTIONARY["meanings"] | table.get("meanings", {})
+        rows = "".join(
+            f"<tr><td><code>{column}</code>{'*' if column in KEYS[name] else ''}</td><td>{kind}</td>"
+            f"<td>{escape(meanings[column])}{_values(column)}</td></tr>" for column, kind in table["columns"].items())
+        head = "".join(f"<th>{title}</th>" for title in ("column", "type", "what it holds"))
+        parts.append(f"\n## {name}\n\n{table['row']}\n\n"
+                     f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n')
+    return "".join(parts)
+
+
+def _values(column: str) -> str:
+    values = DICTIONARY["values"].get(column)
+    return f": {', '.join(f'<code>{value}</code>' for value in values)}" if values else ""
+
+
+def data_of_page(results: Path, name: str, up: str) -> str:
+    """HTML of the last line of a run's page: its tables, the executed notebook, and where the columns are explained.
+
+    Links lead to the book's root, which lies `up` from the page.
+    """
+    tables = [f'<a href="{up}tables/{csv_name(results, file).as_posix()}">{file.relative_to(results).parts[0]}</a>'
+              for file in tables_of_run(results, name)]
+    return (f'<p class="data-of-page">Data of this page: {"".join(f"{table}, " for table in tables)}'
+            f'<a download href="{up}{notebook_name(name)}">executed notebook</a>. '
+            f'<a href="{up}data.html">What the columns hold</a>.</p>')
+
+
+def notebook_name(name: str) -> str:
+    """Where the book keeps the executed notebook of a run, compressed."""
+    return f"tables/notebooks/{name}.ipynb.gz"
 
 
 def _row(results: Path, name: str, target: str) -> str:
@@ -65,11 +104,16 @@ def csv_name(results: Path, table: Path) -> Path:
     return table.relative_to(results).with_suffix(".csv.gz" if table.stat().st_size > _PLAIN else ".csv")
 
 
-def write_csv(results: Path, folder: Path) -> None:
-    """Every table of the results as CSV of seven digits under `folder`, in the same tree."""
+def write_data(results: Path, names: Iterable[str], folder: Path) -> None:
+    """Every table of the results as CSV of seven digits, in the same tree, and the named runs' executed notebooks."""
     for kind in sorted({table for tables in TABLES.values() for table in tables}):
         for table in sorted((results / kind).rglob("*.parquet")):
-            target = folder / csv_name(results, table)
-            target.parent.mkdir(parents=True, exist_ok=True)
             text = read_table(table).to_csv(index=False, float_format="%.7g").encode()
-            target.write_bytes(gzip.compress(text, mtime=0) if target.suffix == ".gz" else text)
+            _write(folder / "tables" / csv_name(results, table), text)
+    for name in names:
+        _write(folder / notebook_name(name), (results / "notebooks" / f"{name}.ipynb").read_bytes())
+
+
+def _write(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(gzip.compress(content, mtime=0) if target.suffix == ".gz" else content)

@@ -1,4 +1,4 @@
-// Hoverable head maps and sortable tables. Everything is read from the page's own folder; without scripts the maps are
+// Hoverable head maps, and tables that sort, filter and can be saved as CSV. Everything is read from the page's own folder; without scripts the maps are
 // pictures and the tables stay as they are.
 (() => {
   const folder = document.currentScript.src.replace(/book\.js.*$/, "");
@@ -75,8 +75,40 @@
     });
   }
 
+  function csv(table) {
+    const cell = (c) => (/[",\n]/.test(c) ? `"${c.replace(/"/g, '""')}"` : c);
+    const words = (c) => cell(c.innerText.trim().replace(/\s*\n\s*/g, "; "));
+    const rows = [...table.rows].map((row) => [...row.cells].flatMap((c) => [words(c), ...Array(c.colSpan - 1).fill("")]));
+    return rows.map((row) => row.join(",")).join("\n") + "\n";
+  }
+
+  function tools(table, number) { // above each table of results: its CSV, and a filter where it is long
+    const bar = document.createElement("div");
+    bar.className = "table-tools";
+    if (table.tBodies[0].rows.length > 15) {
+      const filter = Object.assign(document.createElement("input"), { type: "search", placeholder: "filter rows" });
+      filter.setAttribute("aria-label", "filter the rows of the table below");
+      filter.addEventListener("input", () => {
+        for (const row of table.tBodies[0].rows)
+          row.hidden = !row.textContent.toLowerCase().includes(filter.value.toLowerCase());
+      });
+      bar.append(filter);
+    }
+    const page = location.pathname.split("/").pop().replace(".html", "");
+    const link = Object.assign(document.createElement("a"), { textContent: "CSV", download: `${page}-table-${number}.csv` });
+    link.setAttribute("aria-label", "the table below as CSV");
+    link.href = "#";
+    link.addEventListener("click", () => {
+      link.href = "data:text/csv;charset=utf-8," + encodeURIComponent(csv(table));
+    });
+    bar.append(link);
+    table.before(bar);
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
-    document.querySelectorAll("table.sortable").forEach(sortable);
+    const results = [...document.querySelectorAll("table.dataframe, table.sortable, table.ledger")];
+    results.forEach((table, i) => tools(table, i + 1));
+    results.filter((table) => table.tHead.rows.length === 1 && !table.querySelector("tbody [rowspan]")).forEach(sortable);
     document.querySelectorAll(".pst-scrollable-table-container").forEach(reachable);
     const maps = document.querySelectorAll(".head-map");
     if (maps.length) load("plotly.min.js").then(() => maps.forEach(draw));
