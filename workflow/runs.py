@@ -42,7 +42,8 @@ def dictionary_page() -> str:
             f"<td>{escape(meanings[column])}{_values(column)}</td></tr>" for column, kind in table["columns"].items())
         head = "".join(f"<th>{title}</th>" for title in ("column", "type", "what it holds"))
         parts.append(f"\n## {name}\n\n{table['row']}\n\n"
-                     f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n')
+                     f'<div class="wide dictionary"><table><thead><tr>{head}</tr></thead>'
+                     f"<tbody>{rows}</tbody></table></div>\n")
     return "".join(parts)
 
 

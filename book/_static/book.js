@@ -14,10 +14,10 @@
 
   function panel(data, place) {
     const largest = Math.max(...data.values.flat().map(Math.abs));
-    const scale = data.signed ? "RdBu" : "Blues";
+    const scale = data.signed ? [[0, "#5E3C99"], [0.5, "#F4F4F4"], [1, "#D55E00"]] : [[0, "#F4F4F4"], [1, "#0072B2"]];
     return {
       type: "heatmap", z: data.values, text: data.text, hoverinfo: "text", xgap: 1, ygap: 1,
-      xaxis: "x" + place, yaxis: "y" + place, colorscale: scale, reversescale: true,
+      xaxis: "x" + place, yaxis: "y" + place, colorscale: scale,
       zmin: data.signed ? -largest : 0, zmax: largest,
       colorbar: { thickness: 10, len: 0.8, x: place === "" ? 0.43 : 1 },
     };

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, display
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
 from icl_lib.ablation.measure import with_paired_errors
@@ -20,6 +21,9 @@ COLOUR = {
     "induction": "#0072B2", "fv": "#D55E00", "random": "#8C8C8C", "random_layer_matched": "#5A5A5A",
     "none": "#000000",
 }
+# Maps of a score go to its kind's colour, negative FV scores to one of their own. The book's script has the same.
+UNSIGNED = LinearSegmentedColormap.from_list("unsigned", ["#F4F4F4", COLOUR["induction"]])
+SIGNED = LinearSegmentedColormap.from_list("signed", ["#5E3C99", "#F4F4F4", COLOUR["fv"]])
 MARKER = {"induction": "o", "fv": "s", "random": "v", "random_layer_matched": "^", "none": ""}
 LINE = {"induction": "-", "fv": "-", "random": ":", "random_layer_matched": "--", "none": "-"}
 LABEL = {
@@ -66,7 +70,7 @@ def head_map(scores: pd.DataFrame, names: list[str]):
         values = matrix(scores, name)
         top = np.abs(values).max()
         signed = name.startswith("fv")
-        sns.heatmap(values, ax=ax, cmap="RdBu_r" if signed else "Blues", vmin=-top if signed else 0, vmax=top,
+        sns.heatmap(values, ax=ax, cmap=SIGNED if signed else UNSIGNED, vmin=-top if signed else 0, vmax=top,
                     cbar_kws={"label": SCORE_LABEL[name]}, linewidths=0.5, linecolor="white")
         ax.invert_yaxis()
         ax.set(xlabel="head", ylabel="layer")
