@@ -1,20 +1,33 @@
 """A built book in headless Chromium, opened from disk: `make browser-test SUITE=lab`. BOOK names its html folder."""
 
+import base64
+import gzip
+import io
 import os
 import re
 import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
+import pandas as pd
 import pytest
 
 from tests.drawn import figures_in, points_drawn
 
 pytestmark = pytest.mark.browser
 BOOK = Path(os.environ.get("BOOK", "results/lab/book/_build/html")).resolve()
-WIDTHS = (390, 1280)
+WIDTHS = (390, 768, 1280)
 SHOWN = ("index", "example", "claims", "scoring", "ablation", "training_dynamics", "model_scaling", "ablation_ladder",
          "causal_test", "paper_figures", "performance")
+# Elements of the text that reach out of it and do not scroll by themselves.
+BEYOND_ITS_COLUMN = """() => {
+  const article = document.querySelector("article"), right = article.getBoundingClientRect().right + 1;
+  const scrolls = (e) => e !== article && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX)
+    || scrolls(e.parentElement));
+  return [...article.querySelectorAll("*")].filter((e) => e.getClientRects().length && !e.closest("mjx-container, svg")
+    && e.getBoundingClientRect().right > right && !scrolls(e.parentElement)).map((e) => e.outerHTML.slice(0, 80));
+}"""
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -68,6 +81,7 @@ def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
         open_page(page, name, width=width)
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{wide} px too wide at {width} px"
+        assert not (cut := page.evaluate(BEYOND_ITS_COLUMN)), f"beyond the column at {width} px: {cut[:3]}"
     page.wait_for_function("!document.querySelector('.math') || document.querySelector('mjx-container')")
     assert page.evaluate("[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))")
     nameless = page.evaluate("[...document.images].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80))")
@@ -89,6 +103,48 @@ def test_every_figure_shows_something(page, name):
     captions = page.evaluate("[...document.querySelectorAll('figure[id^=figure-]')].map("
                              "f => [f.id, f.querySelector('figcaption b').textContent])")
     assert captions == [[f"figure-{n}", f"Figure {n}."] for n in range(1, len(captions) + 1)]
+
+
+def test_the_front_page_answers_before_any_code(page):
+    open_page(page, "index.html")
+    parts = "article table, article img.figure, article .cell_input"
+    first = page.evaluate(f"[...document.querySelectorAll('{parts}')].filter(e => e.getClientRects().length)"
+                          ".map(e => e.className)")
+    assert first[0].startswith("ledger") and "figure" in first
+    assert not any("cell_input" in name for name in first[: first.index("figure")])
+    assert page.locator(".ledger.front a[href*='#figure-']").count() > 0
+
+
+def test_titles_tell_pages_apart():
+    titles = [re.search(r"<title>(.*?)</title>", (BOOK / name).read_text("utf-8"), re.DOTALL)[1] for name in pages()]
+    assert len(set(titles)) == len(titles), sorted(title for title in titles if titles.count(title) > 1)
+
+
+@pytest.mark.parametrize("name", pages())
+def test_what_can_be_saved_can_be_read(page, name):
+    open_page(page, name)
+    links = page.evaluate("[...document.querySelectorAll('article a[download]')].map(a => [a.download, a.href])")
+    for named, address in links:
+        if address.startswith("data:text/csv"):
+            table = pd.read_csv(io.BytesIO(base64.b64decode(address.split(",", 1)[1])))
+            assert {"panel", "mark"} <= set(table) and named.endswith(".csv")
+        elif urlsplit(address).path.endswith(".gz"):
+            nbformat.reads(gzip.decompress(Path(unquote(urlsplit(address).path)).read_bytes()).decode(), as_version=4)
+    figures = page.locator("article figure[id^=figure-]").count()
+    assert sum(address.startswith("data:text/csv") for _, address in links) == figures
+
+
+def test_a_table_filters_and_can_be_saved(page):
+    open_page(page, "claims.html")
+    tools = page.locator(".table-tools", has=page.locator("input")).first
+    rows = tools.locator("xpath=following-sibling::table[1]").locator("tbody tr")
+    every = rows.count()
+    with page.expect_download() as saved:
+        tools.locator("a").click()
+    table = pd.read_csv(saved.value.path())
+    assert len(table) == every > 15 and saved.value.suggested_filename.startswith("claims-table-")
+    tools.locator("input").fill("H1, 4a")
+    assert 0 < rows.locator("visible=true").count() < every
 
 
 def test_the_pages_looked_at_are_there():

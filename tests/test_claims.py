@@ -261,11 +261,12 @@ def test_the_front_page_answers_by_the_largest_model_and_says_what_has_no_power(
     text = answer_sentence(worlds, sizes)
     assert "**In real models it does (b, the largest measured: 0.2 (0.1 to 0.3) of accuracy); in the lab it " in text
     assert "in the lab it does not (b" in text
-    html = claims_table(worlds, sizes).data
+    html = claims_table(worlds, sizes, {"real models": "/pretrained", "the lab": ""}).data
     assert "real models: 2 for, 1 against, 0 open, 0 no power (sizes of model)<br>the lab: 0 for, 1 against" in html
     first, size, *rest = html.split("<tr>")[2:]
     assert 'class="verdict holds"' in first and 'class="verdict does-not-hold"' in first
     assert size.count('class="verdict cannot-be-decided-here"') == 1 and "none measured" in size
+    assert '<a data-run="ablation/b" data-cell="ablation-10">b: 0.2 (0.1 to 0.3) of accuracy</a>' in first
     loss = next(row for row in rest if "loss along a document" in row)
     assert loss.count('class="verdict cannot-be-decided-here"') == 2
     assert all(row.count('class="verdict not-measured-here"') == 2 for row in rest if row != loss)

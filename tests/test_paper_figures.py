@@ -100,12 +100,13 @@ def test_a_claim_that_is_not_in_the_ledger_is_refused_by_name(tmp_path, words, m
 
 
 def test_our_figures_are_drawn_by_cells_of_the_notebooks():
-    for figure in paper_figures.read_figures():
-        for place in figure.ours:
-            name, cell, nth = re.fullmatch(r"(\w+)#([\w-]+)(?:\.(\d))?", place).groups()
-            cells = {c.id: c for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells}
-            assert "figures.show(" in cells[cell].source, place
-            assert ("for " in cells[cell].source.split("figures.show(")[0]) >= (nth is not None), place
+    places = [place for figure in paper_figures.read_figures() for place in figure.ours]
+    places += [f"{claim.page}#{claim.front['figure']}" for claim in read_claims() if claim.front]
+    for place in places:
+        name, cell, nth = re.fullmatch(r"(\w+)#([\w-]+)(?:\.(\d))?", place).groups()
+        cells = {c.id: c for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells}
+        assert "figures.show(" in cells[cell].source, place
+        assert ("for " in cells[cell].source.split("figures.show(")[0]) >= (nth is not None), place
 
 
 def page(path, **cells):

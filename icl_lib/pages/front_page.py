@@ -21,6 +21,7 @@ from icl_lib.analysis.claims import (
 )
 from icl_lib.analysis.scaling_numbers import lost
 from icl_lib.pages.claims import chip
+from icl_lib.pages.paper_figures import OF_MODEL, figure_link
 
 MAIN = "H1, 4a"
 _SAID = {HOLDS: "it does", FAILS: "it does not", OPEN: "this is not decided", POWERLESS: "this cannot be decided",
@@ -44,10 +45,11 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]
             f"random heads of the same layers? **{'; '.join(parts)}.**".replace("**in", "**In", 1))
 
 
-def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> HTML:
+def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], groups: Mapping[str, str]) -> HTML:
     """The claims of claims.yaml that have words for the front page: a row each, a column per world of models.
 
-    A claim's words lead to the page with its figure.
+    An estimate leads to its figure; `groups`: by world what follows a notebook's name in those of its runs over all
+    models.
     """
     lines = []
     for claim in read_claims():
@@ -57,14 +59,17 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -
         for world, found in worlds.items():
             rows = found[found["claim"] == claim.id]
             last = of_largest_model(rows, sizes)
-            words = "" if last is None else (f"<br><small>{escape(last.model or 'all models')}: "
-                                             f"{escape(estimate_words(last))} {escape(claim.front['unit'])}</small>")
+            words = ""
+            if last is not None:
+                said = f"{last.model or 'all models'}: {estimate_words(last)} {claim.front['unit']}"
+                of = f"/{last.model}" if claim.page in OF_MODEL else groups[world]
+                words = f"<br><small>{figure_link(claim.page + of, claim.front['figure'], said)}</small>"
             cells.append(f'<td data-head="{escape(world)}">{chip(overall(rows))}{words}</td>')
             measured = rows[rows["verdict"] != ABSENT]
             votes.append(f"{world}: " + ("none measured" if measured.empty else "one test over all models"
                          if measured["model"].eq("").all() else tally_words(measured)))
         lines.append(
-            f"<tr><td><a href=\"{claim.page}.html\">{escape(claim.front['says'])}</a><br>"
+            f"<tr><td>{escape(claim.front['says'])}<br>"
             f"<small>Paper: {escape(claim.paper)}</small></td>"
             f"{''.join(cells)}"
             f'<td data-head="how sure"><small>{"<br>".join(map(escape, votes))}</small></td></tr>')

@@ -13,7 +13,7 @@ from icl_lib.pages.claims import chip
 # How a word is coloured: as the ledger's verdict.
 _COLOUR = {AGREES: "holds", DIFFERS: "does-not-hold", UNMEASURED: "not-measured-here"}
 # Pages of a model, by the notebook; the others are over all models.
-_OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
+OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
 
 
 def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
@@ -58,18 +58,19 @@ def _links(place: str, figure: PaperFigure, rows: pd.DataFrame, groups: Mapping[
     """Our figures at a place of each world, which the book turns into links; a model's is that of the estimate."""
     notebook, _, cell = place.partition("#")
     if notebook == "paper_figures":
-        return _link(notebook, cell, "below")
-    if notebook not in _OF_MODEL:
-        links = [_link(notebook + group, cell, world) for world, group in groups.items()]
+        return figure_link(notebook, cell, "below")
+    if notebook not in OF_MODEL:
+        links = [figure_link(notebook + group, cell, world) for world, group in groups.items()]
     else:
         there = rows[rows["claim"].map(_pages()) == notebook] if notebook in map(_pages().get, figure.claims) else rows
         named = there[there["model"].notna() & there["model"].ne("")]
         models = named.drop_duplicates("world").set_index("world")["model"]
-        links = [_link(f"{notebook}/{models[world]}", cell, models[world]) for world in groups if world in models]
+        links = [figure_link(f"{notebook}/{models[world]}", cell, models[world]) for world in groups if world in models]
     return f"{notebook.replace('_', ' ')}: {', '.join(links)}"
 
 
-def _link(run: str, cell: str, words: str) -> str:
+def figure_link(run: str, cell: str, words: str) -> str:
+    """Words that the book links to the figure of a cell in the page of a run (workflow/links.py)."""
     return f'<a data-run="{escape(run)}" data-cell="{escape(cell)}">{escape(words)}</a>'
 
 
