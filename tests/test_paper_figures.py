@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from icl_lib.analysis import paper_figures
-from icl_lib.analysis.claims import POWER, with_verdicts
+from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
 from icl_lib.figures import common as figures
 from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.pages.paper_figures import figures_table
