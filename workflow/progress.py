@@ -1,0 +1,63 @@
+"""One line in the terminal: how many runs are done, how many are at work, about how many minutes are left.
+
+Without a terminal a line for each finished run. Errors and warnings are printed as ever, by whoever has them.
+"""
+
+import logging
+import statistics
+import sys
+import time
+from typing import Any
+
+_TARGETS = ("all", "sweep")  # rules that run nothing
+
+
+class Progress(logging.Handler):
+    """Follows the jobs of a sweep by what Snakemake logs."""
+
+    def __init__(self, dag: Any):
+        super().__init__()
+        jobs = [job for job in dag.needrun_jobs() if job.rule.name not in _TARGETS]
+        self.rules = {dag.jobid(job): job.rule.name for job in jobs}
+        self.names = {dag.jobid(job): job.output[-1] for job in jobs}
+        self.began: dict[int, float] = {}
+        self.seconds: dict[int, float] = {}  # of finished jobs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now, event = time.monotonic(), getattr(record, "event", None)
+        if event == "job_started":
+            self.began |= {job: now for job in record.jobs if job in self.rules}
+        elif event in ("job_finished", "job_error"):
+            job = record.job_id if event == "job_finished" else record.jobid
+            began = self.began.pop(job, None)
+            if began is None:
+                return
+            if event == "job_finished":
+                self.seconds[job] = now - began
+                if not sys.stderr.isatty():
+                    print(f"{self.names[job]} ({now - began:.0f} s): {self.line(now)}", file=sys.stderr, flush=True)
+        if sys.stderr.isatty() and event:
+            # the cursor goes back, so that an error takes the line's place
+            end = "\r" if len(self.seconds) < len(self.rules) else "\n"
+            print(f"\033[K{self.line(now)}", end=end, file=sys.stderr, flush=True)
+
+    def line(self, now: float) -> str:
+        text = f"{len(self.seconds)} of {len(self.rules)} done, {len(self.began)} running"
+        minutes = self.minutes_left(now)
+        return text + ("" if minutes is None else f", about {minutes:.0f} min left")
+
+    def minutes_left(self, now: float) -> float | None:
+        """As many at a time as now, each as long as finished ones of its rule, or of all rules; None before any."""
+        took = {rule: [self.seconds[job] for job in self.seconds if self.rules[job] == rule]
+                for rule in self.rules.values()}
+        if not self.seconds:
+            return None
+        of_all = statistics.fmean(self.seconds.values())
+        left = [max(0.0, statistics.fmean(took[rule] or [of_all]) - (now - self.began.get(job, now)))
+                for job, rule in self.rules.items() if job not in self.seconds]
+        return sum(left) / max(1, len(self.began)) / 60
+
+
+def show_progress(dag: Any) -> None:
+    """From now on, for the jobs that a sweep has to run."""
+    logging.getLogger("snakemake.logging").addHandler(Progress(dag))
