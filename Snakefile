@@ -10,7 +10,7 @@ sys.path.insert(0, str(workflow.basedir))
 from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
 from workflow.notebooks import NOTEBOOKS, Run
-from workflow.progress import show_progress
+from workflow.progress import quiet_terminal, show_progress
 from workflow.suite import check_suite, dependencies, points, read_suite
 
 try:
@@ -22,6 +22,8 @@ try:
 except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
 
+if not workflow.dryrun and "progress" in map(str, workflow.output_settings.quiet or ()):
+    quiet_terminal()
 OUT = SUITE.results
 RUNS = {run.executed: run for run in SUITE.runs}
 PAGES = [path.as_posix() for path in SUITE.notebooks]

@@ -58,6 +58,13 @@ class Progress(logging.Handler):
         return sum(left) / max(1, len(self.began)) / 60
 
 
+def quiet_terminal() -> None:
+    """Of what Snakemake prints leave warnings, errors, and that there is nothing to do; its own log keeps all."""
+    for handler in logging.getLogger("snakemake.logging").handlers:
+        if handler.name == "DefaultStreamHandler":
+            handler.addFilter(lambda of: of.levelno >= logging.WARNING or "Nothing to be done" in str(of.msg))
+
+
 def show_progress(dag: Any) -> None:
     """From now on, for the jobs that a sweep has to run."""
     logging.getLogger("snakemake.logging").addHandler(Progress(dag))
