@@ -22,7 +22,7 @@ try:
 except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
 
-if not workflow.dryrun and "progress" in map(str, workflow.output_settings.quiet or ()):
+if not workflow.dryrun and "rules" in [quiet.name.lower() for quiet in workflow.output_settings.quiet or ()]:
     quiet_terminal()
 OUT = SUITE.results
 RUNS = {run.executed: run for run in SUITE.runs}

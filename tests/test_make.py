@@ -79,7 +79,7 @@ def test_variables_reach_the_programs(door):
     door.make("lab", "RUNG=lab-7k", "SEED=4")
     assert door.calls == ["python -m lab.retrain lab-7k --seed 4"]
     door.make("plan")
-    assert "--quiet host rules --cores" in door.calls[1] and door.calls[1].endswith(" -n"), "a plan lists its runs"
+    assert "--quiet host rules --cores" in door.calls[1] and door.calls[1].endswith(" -n")
 
 
 def test_a_book_is_made_of_what_has_finished_where_the_sweep_fails(door):

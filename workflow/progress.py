@@ -4,6 +4,7 @@ Without a terminal a line for each finished run. Errors and warnings are printed
 """
 
 import logging
+import math
 import statistics
 import sys
 import time
@@ -22,40 +23,36 @@ class Progress(logging.Handler):
         self.names = {dag.jobid(job): job.output[-1] for job in jobs}
         self.began: dict[int, float] = {}
         self.seconds: dict[int, float] = {}  # of finished jobs
+        self.at_once = 1  # the most that ran
 
     def emit(self, record: logging.LogRecord) -> None:
-        now, event = time.monotonic(), getattr(record, "event", None)
-        if event == "job_started":
-            self.began |= {job: now for job in record.jobs if job in self.rules}
-        elif event in ("job_finished", "job_error"):
-            job = record.job_id if event == "job_finished" else record.jobid
-            began = self.began.pop(job, None)
-            if began is None:
-                return
+        now, event, terminal = time.monotonic(), getattr(record, "event", None), sys.stderr.isatty()
+        job = getattr(record, "job_id" if event == "job_finished" else "jobid", None)
+        if event == "job_started" and (began := {job: now for job in record.jobs if job in self.rules}):
+            self.began |= began
+            self.at_once = max(self.at_once, len(self.began))
+        elif event in ("job_finished", "job_error") and job in self.began:
+            seconds = now - self.began.pop(job)
             if event == "job_finished":
-                self.seconds[job] = now - began
-                if not sys.stderr.isatty():
-                    print(f"{self.names[job]} ({now - began:.0f} s): {self.line(now)}", file=sys.stderr, flush=True)
-        if sys.stderr.isatty() and event:
-            # the cursor goes back, so that an error takes the line's place
+                self.seconds[job] = seconds
+                if not terminal:
+                    print(f"{self.names[job]} ({seconds:.0f} s): {self.line(now)}", file=sys.stderr, flush=True)
+        else:
+            return
+        if terminal:  # the cursor goes back, so that an error takes the line's place
             end = "\r" if len(self.seconds) < len(self.rules) else "\n"
             print(f"\033[K{self.line(now)}", end=end, file=sys.stderr, flush=True)
 
     def line(self, now: float) -> str:
+        """With an estimate: as many at a time as ever, each as long as finished ones of its rule, or of all rules."""
         text = f"{len(self.seconds)} of {len(self.rules)} done, {len(self.began)} running"
-        minutes = self.minutes_left(now)
-        return text + ("" if minutes is None else f", about {minutes:.0f} min left")
-
-    def minutes_left(self, now: float) -> float | None:
-        """As many at a time as now, each as long as finished ones of its rule, or of all rules; None before any."""
+        if not self.seconds or len(self.seconds) == len(self.rules):
+            return text
         took = {rule: [self.seconds[job] for job in self.seconds if self.rules[job] == rule]
                 for rule in self.rules.values()}
-        if not self.seconds:
-            return None
-        of_all = statistics.fmean(self.seconds.values())
-        left = [max(0.0, statistics.fmean(took[rule] or [of_all]) - (now - self.began.get(job, now)))
+        left = [max(0.0, statistics.fmean(took[rule] or self.seconds.values()) - (now - self.began.get(job, now)))
                 for job, rule in self.rules.items() if job not in self.seconds]
-        return sum(left) / max(1, len(self.began)) / 60
+        return f"{text}, about {math.ceil(sum(left) / self.at_once / 60)} min left"
 
 
 def quiet_terminal() -> None:

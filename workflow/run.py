@@ -8,11 +8,12 @@ each other, tables of this run are removed, one line says what happened, and the
 import argparse
 import contextlib
 import glob
+import itertools
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,47 +43,57 @@ def run_notebook(
     import papermill  # late: it takes longer to import than a bad parameter takes to find
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    attempt, record = log.with_suffix(".ipynb"), log.with_suffix(".inputs.json")
-    _remove([executed, attempt, *tables])
-    of_measured = log.with_suffix(".measured.json")
-    for path in (record, of_measured, *tables):  # what a killed run of this notebook was writing
-        _remove(list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")))
+    attempt, record, of_measured = (log.with_suffix(end) for end in (".ipynb", ".inputs.json", ".measured.json"))
+    unfinished = (path.parent.glob(f".{glob.escape(path.name)}.*.tmp") for path in (record, of_measured, *tables))
+    _remove([executed, attempt, *tables, *itertools.chain(*unfinished)])  # what a killed run was writing
+    measures = bool(inputs and measuring_source(template))
+    try:
+        with _logged(log):
+            if inputs:
+                _set_aside_damaged([path for path in inputs if path.suffix == ".parquet"])
+                results = Path(parameters["results"])
+                write_record(made_from(inputs, parameters, results), record)
+                if measures:
+                    measured = measured_from(template, inputs, parameters, results)
+                    put_back(tables, results, measured, committed)
+                    write_record(measured, of_measured)
+                os.environ[MADE_FROM] = str((of_measured if measures else record).resolve())
+            papermill.execute_notebook(
+                template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
+                log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
+                shutdown_kernel="immediate",  # all is written by then, and an orderly exit takes torch two seconds
+            )  # fmt: skip
+            if absent := [str(table) for table in tables if not table.is_file()]:
+                raise FileNotFoundError(f"it ended without writing {', '.join(absent)}")
+            for path in tables if measures else ():  # to where no rule removes it
+                if path.relative_to(results).parts[0] != "statistics":
+                    _copy(path, results / KEPT / path.relative_to(results))
+    except BaseException as error:
+        _remove(tables)
+        kept = f"log {log}, notebook {attempt}" if attempt.exists() else f"log {log}"
+        raise RuntimeError(f"{template.name} failed: {_summary(error)} ({kept})") from error
+    finally:
+        os.environ.pop(MADE_FROM, None)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(attempt, executed)
+
+
+@contextlib.contextmanager
+def _logged(log: Path) -> Iterator[None]:
+    """What is logged, with the traceback of an error, goes to this file."""
     handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        if inputs:
-            _set_aside_damaged([path for path in inputs if path.suffix == ".parquet"])
-            results = Path(parameters["results"])
-            write_record(made_from(inputs, parameters, results), record)
-            if measuring_source(template):
-                measured = measured_from(template, inputs, parameters, results)
-                put_back(tables, results, measured, committed)
-                write_record(measured, of_measured)
-            os.environ[MADE_FROM] = str((of_measured if measuring_source(template) else record).resolve())
-        papermill.execute_notebook(
-            template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
-            log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
-            shutdown_kernel="immediate",  # all is written by then, and an orderly exit takes torch two seconds
-        )  # fmt: skip
-        absent = [str(table) for table in tables if not table.is_file()]
-        if absent:
-            raise FileNotFoundError(f"it ended without writing {', '.join(absent)}")
-        if inputs and measuring_source(template):
-            keep(tables, results)
-    except BaseException as error:
-        root.exception("%s failed", template.name)
-        _remove(tables)
-        kept = f"log {log}, notebook {attempt}" if attempt.exists() else f"log {log}"
-        raise RuntimeError(f"{template.name} failed: {_summary(error)} ({kept})") from error
+        yield
+    except BaseException:
+        root.exception("the run failed")
+        raise
     finally:
-        os.environ.pop(MADE_FROM, None)
         root.removeHandler(handler)
         handler.close()
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(attempt, executed)
 
 
 def put_back(
@@ -97,13 +108,6 @@ def put_back(
             with contextlib.suppress(ValueError):  # a damaged one is measured anew
                 if read_table(kept).attrs["provenance"]["made_from"] == measured:
                     _copy(kept, path)
-
-
-def keep(tables: Sequence[Path], results: Path) -> None:
-    """Copy what a run measured to where no rule removes it."""
-    for path in tables:
-        if path.relative_to(results).parts[0] != "statistics":
-            _copy(path, results / KEPT / path.relative_to(results))
 
 
 def _copy(source: Path, target: Path) -> None:
