@@ -1,4 +1,4 @@
-"""What a sweep says while it runs: a line for each finished run, or one in a terminal, and an estimate from what ran."""
+"""What a sweep says while it runs: a line for each finished run, one line in a terminal, and an estimate."""
 
 import io
 import logging
