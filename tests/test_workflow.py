@@ -400,6 +400,21 @@ def test_the_whole_workflow(project):
 
 
 @pytest.mark.slow
+def test_a_notebook_is_added_by_its_template_and_one_entry(project):
+    """And a line of the table of contents, for its place in the book."""
+    entries = project / "workflow" / "notebooks.py"
+    entries.write_text(entries.read_text().replace(
+        '    "lab": Notebook(', '    "added": Notebook(reads=("scores",)),\n    "lab": Notebook('))
+    declared = 'suite: str = "s"\nseed: int = 0\nresults: str = "r"\nmodels: dict = {}\nshare: float = 0.1'
+    nbformat.write(notebook(declared), project / "notebooks" / "added.ipynb")
+    write_suite(project, parameters={"added": {"share": 0.2}})
+    assert planned(project, "results/fake/statistics/added.parquet") == {"scoring": 2, "added": 1}
+    write_suite(project, parameters={"added": {"shares": 0.2}})
+    status, output = snakemake(project, "-n")
+    assert status == 1 and output.startswith("error: added.ipynb has no parameter 'shares'")
+
+
+@pytest.mark.slow
 def test_a_second_sweep_on_the_same_results_is_refused_and_changes_nothing(project):
     with lock_sweep(project / "results" / "fake"):
         status, output = snakemake(project, "--nolock", "sweep")

@@ -1,6 +1,5 @@
 """A suite: which models and steps, what each notebook is given, and where its results go."""
 
-import difflib
 import itertools
 import os
 import re
@@ -9,17 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
-from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 from icl_lib.models.load import locate, steps_of
 from icl_lib.tables import run_path
 from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run
+from workflow.schema import SCHEMA, SuiteError, UniqueKeys, check_schema, short
 from workflow.templates import check_parameters, library_files, template_parameters
 
-SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 TEMPLATES = Path("notebooks")
 RESULTS = Path("results")
 # Files that library modules read, as (module, file or folder).
@@ -34,23 +30,6 @@ DATA = (("icl_lib/data/tasks.py", Path("lab/world")),
 KNOWN = ("suite", "seed", "results", "model", "step", "steps", "ablated_steps", "seeds", "models", "ablated_models",
          "executed_models", "real_models")
 NO_STEP = -1  # stands for a model's published weights where it has no checkpoints
-
-
-class SuiteError(ValueError):
-    """A suite file that is not valid; the message is one line."""
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice in a mapping is an error; yaml itself would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.YAMLError(f"key {key.value} stands there twice, again in line {key.start_mark.line + 1}")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -200,7 +179,7 @@ def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
     try:
         config = UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise SuiteError(f"{path} is not YAML: {_short(error)}") from None
+        raise SuiteError(f"{path} is not YAML: {short(error)}") from None
     try:
         return check_suite({**config, **over} if over and isinstance(config, dict) else config)
     except SuiteError as error:
@@ -209,7 +188,7 @@ def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
 
 def check_suite(config: Any) -> Suite:
     """The suite that a parsed file describes. Raises SuiteError naming the key and the nearest valid ones."""
-    _check_schema(config)
+    check_schema(config)
     chosen: dict[str, dict[str, list[int]]] = {name: {} for name in OF_STEP}
     for entry in config["models"]:
         model = entry["name"]
@@ -294,53 +273,6 @@ def _chosen(model: str, wanted: str | list[int], among: list[int] | None) -> lis
             raise SuiteError(f"model {model}: step {step} is not among its scored steps ({among})")
         locate(model, step)
     return sorted(wanted)
-
-
-def _check_schema(config: Any) -> None:
-    """Refuse what the schema does, and names that are no notebook's."""
-    of_entry = ("name", *(notebook.key for notebook in OF_STEP.values()), "parameters")
-    if not isinstance(config, dict):
-        raise SuiteError(f"suite file: {_short(repr(config))} is not of type 'object'")
-    try:
-        validate(config, str(SCHEMA), set_default=False)
-    except WorkflowError as error:
-        raise SuiteError(_one_line(error.__context__, of_entry)) from None
-    for where, part, known in (
-        ("parameters", config.get("parameters", {}), NOTEBOOKS), ("sweep", config.get("sweep", {}), OF_STEP),
-        *((f"models.{i}", entry, of_entry) for i, entry in enumerate(config["models"])),
-        *((f"models.{i}.parameters", entry.get("parameters", {}), OF_STEP) for i, entry in enumerate(config["models"])),
-    ):
-        if unknown := [key for key in part if key not in known]:
-            raise SuiteError(_unknown(unknown[0], where, known))
-
-
-def _unknown(key: Any, where: str, known: Any) -> str:
-    near = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"; nearest: {near[0]}" if near else ""
-    return f"unknown key {key!r} in {where}, expected one of {', '.join(known)}{hint}"
-
-
-def _one_line(error: jsonschema.ValidationError, of_entry: tuple[str, ...]) -> str:
-    while error.parent is not None:  # of a list of steps, or of a word for them
-        error = error.parent
-    where = ".".join(map(str, error.absolute_path)) or "suite file"
-    if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        return _unknown(next(key for key in error.instance if key not in known), where, known)
-    if error.validator == "required":
-        return f"{where} lacks the key {next(k for k in error.validator_value if k not in error.instance)!r}"
-    if error.validator == "oneOf":
-        entry, _, key = where.rpartition(".")
-        none = "" if key == "steps" else "none, "
-        return (f"{where} is {_short(repr(error.instance))}, expected {none}all, last or a list of different steps "
-                "from 0" if key in of_entry else _unknown(key, entry, of_entry))
-    return f"{where}: {_short(error.message)}"
-
-
-def _short(message: object) -> str:
-    """One line, the middle left out where a value makes it long."""
-    line = " ".join(str(message).split())
-    return line if len(line) < 400 else f"{line[:200]} ... {line[-150:]}"
 
 
 def main() -> int:
