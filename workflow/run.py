@@ -60,7 +60,7 @@ def run_notebook(
                 os.environ[MADE_FROM] = str((of_measured if measures else record).resolve())
             papermill.execute_notebook(
                 template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
-                log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
+                log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=50"],  # or it tells how to connect
                 shutdown_kernel="immediate",  # all is written by then, and an orderly exit takes torch two seconds
             )  # fmt: skip
             if absent := [str(table) for table in tables if not table.is_file()]:
