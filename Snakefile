@@ -145,4 +145,5 @@ rule book:
     log:
         f"{OUT}/logs/book.log",
     shell:
-        "{PYTHON} -m workflow.book {params.results:q} --log {log:q} --notebooks {input.notebooks:q}"
+        "{PYTHON} -m workflow.book {params.results:q} --log {log:q} --notebooks {input.notebooks:q} "
+        "> /dev/null"
