@@ -22,7 +22,8 @@ try:
 except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
 
-if not workflow.dryrun and "rules" in [quiet.name.lower() for quiet in workflow.output_settings.quiet or ()]:
+TOLD = workflow.output_settings
+if not TOLD.dryrun and "rules" in [quiet.name.lower() for quiet in TOLD.quiet or ()]:
     quiet_terminal()
 OUT = SUITE.results
 RUNS = {run.executed: run for run in SUITE.runs}
