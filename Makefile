@@ -1,12 +1,10 @@
-# The front door. `make help` lists what there is.
+# The front door. `make help` lists what there is; rarer commands are in book/reproduce.md.
 SUITE ?= lab
 CORES ?= 2
 RUNG ?=
 MODEL ?= smollm2-135m
 PROFILE ?=
 SEED ?= 0
-KILLS ?= 100
-MINUTES ?=
 PYTHON ?= python3
 # The default suites never ask the hub; `make sweep SUITE=paper HF_HUB_OFFLINE=0` does.
 export HF_HUB_OFFLINE ?= 1
@@ -16,8 +14,6 @@ export OMP_NUM_THREADS ?= $(CORES)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The suite that torture and determinism repeat: the default one would take hours.
-TRIED = $(if $(filter lab,$(SUITE)),torture,$(SUITE))
 CONFIG := config/$(SUITE).yaml
 PAGE = results/$(SUITE)/book/_build/html/index.html
 # Ablations, the longest runs, and the scorings that they need go first, or one is left for the end and for one core.
@@ -30,10 +26,10 @@ WARM = env PYTHONHASHSEED=0 $(BIN)/python -m workflow.warm
 SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy --max-jobs-per-timespan 100/10s
 
 .DEFAULT_GOAL := help
-.PHONY: help env book sweep plan suite measure spot-check verify torture determinism faults test check slurm-test browser-test lab lab-check lab-recipe grid causal causal-arm bench lock clean
+.PHONY: help env book sweep plan suite measure spot-check verify test check browser-test lab bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.* ## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
@@ -57,20 +53,6 @@ spot-check: env ## measure a sample of a packaged model (MODEL=smollm2-135m: min
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
 
-torture: env ## kill sweeps of a small suite at random moments (KILLS=100 MINUTES= SUITE=torture); results/torture/report.md
-	@$(BIN)/python -m tests.support.torture $(TRIED) --kills $(KILLS) $(if $(MINUTES),--minutes $(MINUTES)) --seed $(SEED) --cores $(CORES)
-
-determinism: env ## sweep a small suite again, with one job, with its models in reverse: the same bits (SUITE=torture)
-	@$(BIN)/python -m tests.support.determinism $(TRIED)
-
-faults: env ## what a full disk, a dead kernel, a damaged file and the like do to a sweep, and bad input; minutes
-	@mkdir -p results
-	$(BIN)/python -m pytest -m 'faults or not faults' tests/test_faults.py --junitxml=results/faults.xml
-	@$(BIN)/python -m tests.support.trial faults 'make faults' results/faults.xml
-	$(BIN)/python -m pytest -m faults tests/test_safety.py
-	$(BIN)/python -m pytest tests/test_bad_input.py -k one_line --junitxml=results/bad_input.xml
-	@$(BIN)/python -m tests.support.trial 'bad inputs' 'make faults' results/bad_input.xml
-
 test: env ## the tests, a module at a time on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadscope
 
@@ -78,32 +60,11 @@ check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
 	$(BIN)/python -m workflow.templates notebooks
 
-slurm-test: env ## the smoke suite through a Slurm of one node, started and stopped here, with a job killed on the way
-	tests/slurm/run.sh
-
 browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
 	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py tests/test_words.py
 
 lab: env ## train a lab model (RUNG=lab-7k SEED=0), a committed one again to compare; without RUNG what is missing
 	$(BIN)/python -m $(if $(RUNG),lab.retrain $(RUNG) --seed $(SEED),lab.train)
-
-lab-check: env ## evaluate every committed lab model on fresh prompts (SEED=1)
-	$(BIN)/python -m lab.check --seed $(SEED)
-
-lab-recipe: env ## train one rung without each part of the recipe; a table in lab/recipe.csv
-	$(BIN)/python -m lab.recipe
-
-grid: env ## the ablation grid of the ladder's models with both kinds, about 20 minutes, and its table lab/grid.csv
-	@$(MAKE) --no-print-directory sweep SUITE=grid
-	@$(BIN)/python -m workflow.grid
-
-causal: env ## train what is missing of the causal test and its confirmation (plan.yaml: hours); tables in lab/causal
-	$(BIN)/python -m lab.causal
-	$(BIN)/python -m lab.causal --folder lab/causal/confirmation
-
-causal-arm: env ## train one arm of the causal test again and compare it with its table: ARM=mask_outside SEED=0 (FOLDER=lab/causal/confirmation)
-	@test -n "$(ARM)" || { echo "error: ARM is empty, expected an arm of lab/causal/plan.yaml; try ARM=mask_outside" >&2; exit 1; }
-	OMP_NUM_THREADS=1 $(BIN)/python -m lab.causal $(ARM) --seed $(SEED) --again $(if $(STRENGTH),--strength $(STRENGTH)) $(if $(FOLDER),--folder $(FOLDER))
 
 bench: env ## what FV scores, a grid of ablations and training steps cost; tables in results/bench
 	$(BIN)/python -m benchmarks.fv_scores
@@ -113,13 +74,7 @@ bench: env ## what FV scores, a grid of ablations and training steps cost; table
 clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake
 
-lock: env ## write requirements.lock from the environment
-	@$(BIN)/pip freeze --all --exclude-editable --exclude pip > requirements.lock.tmp
-	@{ echo '# Exact versions of everything in the environment. Written by `make lock`; see the ranges in pyproject.toml.'; \
-	  sed -E 's/\+[^=]*$$//' requirements.lock.tmp | sort -f; \
-	} > requirements.lock && rm requirements.lock.tmp
-
-env: $(STAMP)
+env: $(STAMP) ## make the environment in .venv, anew where requirements.lock has changed
 
 # One line for a suite that is missing or wrong, before anything runs.
 suite: env

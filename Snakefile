@@ -1,4 +1,4 @@
-# What depends on what. Suites: config/*.yaml (default lab), checked by workflow/suite.py.
+# What depends on what. Suites: config/*.yaml (default lab), checked by workflow/suite.py; notebooks: workflow/notebooks.py.
 #   snakemake -n                                          the plan
 #   snakemake --cores 2 --configfile config/smoke.yaml    another suite
 import json
@@ -9,99 +9,35 @@ sys.path.insert(0, str(workflow.basedir))
 
 from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
-from workflow.suite import GROUPED, RESULTS, TABLES, check_suite, committed, dependencies, place, read_suite, weights
+from workflow.notebooks import NOTEBOOKS, Run
+from workflow.progress import quiet_terminal, show_progress
+from workflow.suite import check_suite, dependencies, points, read_suite
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
     # Keys given on the command line alone go over the default suite.
     SUITE = check_suite(config) if "models" in config else read_suite("config/lab.yaml", over=config)
     SUITE.check_templates()
-    CODE = {notebook: dependencies(notebook) for notebook in TABLES}
+    CODE = {notebook: dependencies(notebook) for notebook in NOTEBOOKS}
 except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
 
+TOLD = workflow.output_settings
+if not TOLD.dryrun and "rules" in [quiet.name.lower() for quiet in TOLD.quiet or ()]:
+    quiet_terminal()
 OUT = SUITE.results
-SCORED = [(model, step) for model, steps in SUITE.steps.items() for step in steps]
-CHOSEN = {notebook: [(model, step) for model, steps in chosen.items() for step in steps]
-          for notebook, chosen in SUITE.chosen.items()}
-ABLATED = CHOSEN["ablation"]
-
-
-def tables(kind, runs):
-    return [f"{OUT}/{kind}/{model}/step{step}.parquet" for model, step in runs]
-
-
-def measured(notebook, runs):
-    """What runs of a notebook measured, without the numbers of its page."""
-    return [path for kind in TABLES[notebook] if kind != "statistics" for path in tables(kind, runs)]
-
-
-def written(notebook, stem=""):
-    """The tables of a notebook's run; `stem` with its model and step, or with wildcards for them."""
-    return [f"{OUT}/{place(notebook, kind)}{stem}.parquet" for kind in TABLES[notebook]]
-
-
-def of_groups(notebook):
-    """The tables of a notebook's runs over the models of included suites."""
-    return [path for suite in SUITE.groups for path in written(notebook, f"/{suite.name}")]
-
-
-def of_model(runs, model):
-    return [run for run in runs if run[0] == model]
-
-
-def swept_folder(notebook, point):
-    return f"{OUT}/sweeps/{notebook}/{point}"
-
-
-def swept_tables(notebook, point, model, step):
-    return {table: f"{swept_folder(notebook, point)}/{place(notebook, table)}/{model}/step{step}.parquet"
-            for table in TABLES[notebook]}
-
-
-def swept_parameters(wildcards):
-    notebook, model, step = wildcards.notebook, wildcards.model, int(wildcards.step)
-    values = next(values for name, values, *run in SWEPT[notebook] if [name, *run] == [wildcards.point, model, step])
-    given = SUITE.parameters(notebook, model=model, step=step) | {"results": swept_folder(notebook, wildcards.point)}
-    return json.dumps(given | values, sort_keys=True)
-
-
-def of_cluster(resource, notebook=None):
-    """What a run asks a cluster for; on one machine its GPU, which runs of a suite share one after another."""
-    return lambda wildcards: resources(SUITE, notebook or wildcards.notebook, wildcards.model)[resource]
-
-
-def parameters(notebook):
-    """JSON is YAML, and Snakemake notices when it changes."""
-    return lambda wildcards: json.dumps(
-        SUITE.parameters(
-            notebook,
-            model=getattr(wildcards, "model", ""),
-            step=int(getattr(wildcards, "step", 0)),
-            group=getattr(wildcards, "group", ""),
-        ),
-        sort_keys=True,
-    )
-
-
-NOTEBOOKS = [path.as_posix() for path in SUITE.notebooks]
-SWEPT = {notebook: SUITE.swept(notebook) for notebook in SUITE.sweep}
-JOINED = [f"{OUT}/sweeps/{notebook}/{table}.parquet" for notebook in SWEPT for table in TABLES[notebook]]
-CAUSAL = sorted(str(path) for kind in ("csv", "yaml") for path in Path("lab/causal").rglob(f"*.{kind}"))
+RUNS = {run.executed: run for run in SUITE.runs}
+PAGES = [path.as_posix() for path in SUITE.notebooks]
 PAGE = f"{OUT}/book/_build/html/index.html"
+JOINED = [f"{OUT}/sweeps/{notebook}/{table}.parquet" for notebook in SUITE.sweep for table in NOTEBOOKS[notebook].writes]
+# All kinds of runs, by the name of their rule.
+KINDS = {"step": {"model": "{model}", "step": "{step}"}, "model": {"model": "{model}"}, "suite": {}, "book": {}}
+RULES = {name: Run(name, **KINDS[notebook.of]) for name, notebook in NOTEBOOKS.items()}
+RULES |= {f"{name}_of_group": Run(name, group="{group}") for name, notebook in NOTEBOOKS.items() if notebook.grouped}
+RULES |= {f"swept_{name}": Run(name, **KINDS["step"], point="{point}") for name in SUITE.sweep}
 
 PYTHON = shlex.quote(sys.executable)
-# One or several threads a process, never more than its share: torch processes fight over cores.
-RUN = (
-    "printf '%s\\n' {params.parameters:q} > {log.parameters:q} && "
-    "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} -S workflow/warm.py "
-    "--module workflow.run {input.template:q} {output.notebook:q} "
-    "--parameters {log.parameters:q} --log {log.text:q} --results {OUT:q} --inputs {input:q}"
-    + "".join(f" --committed {suite.tables}" for suite in (SUITE, *SUITE.included) if suite.tables)
-)
-RUN_WITH_TABLES = RUN + " --tables {output.tables:q}"
-
-
+COMMITTED = [suite.tables for suite in (SUITE, *SUITE.included) if suite.tables]
 LOCKS = []  # held until this process ends
 
 
@@ -111,15 +47,15 @@ onstart:
         LOCKS.append(lock_sweep(Path(OUT)))
     except (LockedError, OSError) as error:
         sys.exit(f"error: {error}")
+    show_progress(workflow.dag)
 
 
 wildcard_constraints:
     model=r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*",
     step=r"-?\d+",
-    notebook="|".join(TABLES),
+    notebook="|".join(NOTEBOOKS),
     point=r"[^/]+",
     table="[a-z]+",
-    grouped="|".join(GROUPED),
     group="|".join(suite.name for suite in SUITE.groups) or "none",
 
 
@@ -135,166 +71,71 @@ rule all:
 
 rule sweep:
     input:
-        NOTEBOOKS,
+        PAGES,
         JOINED,
 
 
-def made_by(notebook):
-    """The committed tables of a run, or else the weights that it measures."""
-    return lambda wildcards: (
-        committed(SUITE, notebook, wildcards.model, int(wildcards.step))
-        or weights(wildcards.model, int(wildcards.step)))
+def of_run(kind, what):
+    """What depends on the run that the wildcards of this kind stand for."""
+    return lambda wildcards: what(RUNS[kind.executed.format(**dict(wildcards.items()))])
 
 
-# Notebooks that run on a model at a step, and the tables of scoring that they need.
-OF_STEP = {"scoring": (), "ablation": ("scores", "tasks"), "protocols": (), "task_execution": ("scores",),
-           "example": ("scores", "accuracy")}
-for NOTEBOOK, NEEDED in OF_STEP.items():
+def of_cluster(kind, resource):
+    """What a run asks a cluster for; on one machine its GPU, which runs of a suite share one after another."""
+    return of_run(kind, lambda run: resources(SUITE, run.notebook, run.model)[resource])
+
+
+# One or several threads a process, never more than its share: torch processes fight over cores.
+for NAME, KIND in RULES.items():
 
     rule:
         name:
-            NOTEBOOK
+            NAME
         input:
-            template=f"notebooks/{NOTEBOOK}.ipynb",
-            code=CODE[NOTEBOOK],
-            weights=made_by(NOTEBOOK),
-            scores=[f"{OUT}/{kind}/{{model}}/step{{step}}.parquet" for kind in NEEDED],
+            template=KIND.template,
+            code=CODE[KIND.notebook],
+            read=of_run(KIND, SUITE.inputs),
         output:
-            tables=written(NOTEBOOK, "/{model}/step{step}"),
-            notebook=f"{OUT}/notebooks/{NOTEBOOK}/{{model}}/step{{step}}.ipynb",
+            tables=[f"{OUT}/{path}" for path in KIND.tables],
+            notebook=f"{OUT}/{KIND.executed}",
         params:
-            parameters=parameters(NOTEBOOK),
+            # JSON is YAML, and Snakemake notices when it changes.
+            parameters=of_run(KIND, lambda run: json.dumps(SUITE.given(run), sort_keys=True)),
+            committed=[] if KIND.point else COMMITTED,
         log:
-            text=f"{OUT}/logs/{NOTEBOOK}/{{model}}/step{{step}}.log",
-            parameters=f"{OUT}/logs/{NOTEBOOK}/{{model}}/step{{step}}.yaml",
+            f"{OUT}/{KIND.log}",
         resources:
-            gpu=of_cluster("gpu", NOTEBOOK),
-            mem_mb=of_cluster("mem_mb", NOTEBOOK),
-            runtime=of_cluster("runtime", NOTEBOOK),
+            gpu=of_cluster(KIND, "gpu"),
+            mem_mb=of_cluster(KIND, "mem_mb"),
+            runtime=of_cluster(KIND, "runtime"),
         threads: SUITE.threads
         shell:
-            RUN_WITH_TABLES
+            "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} -S workflow/warm.py --module workflow.run "
+            "{input.template:q} {output.notebook:q} --parameters_yaml {params.parameters:q} --log {log:q} --results {OUT:q} --inputs {input:q} "
+            "--committed {params.committed:q} --tables {output.tables:q}"
 
 
-rule swept:
-    input:
-        template="notebooks/{notebook}.ipynb",
-        code=lambda wildcards: CODE[wildcards.notebook],
-        weights=lambda wildcards: weights(wildcards.model, int(wildcards.step)),
-        scores=lambda wildcards: [] if wildcards.notebook in ("scoring", "protocols")
-        else [f"{OUT}/{kind}/{wildcards.model}/step{wildcards.step}.parquet" for kind in ("scores", "tasks")],
-    output:
-        notebook=f"{OUT}/sweeps/{{notebook}}/{{point}}/notebooks/{{model}}/step{{step}}.ipynb",
-    params:
-        parameters=swept_parameters,
-        tables=lambda wildcards: list(
-            swept_tables(wildcards.notebook, wildcards.point, wildcards.model, wildcards.step).values()),
-        # The notebook looks for the scores in its own results folder.
-        folder=lambda wildcards: swept_folder(wildcards.notebook, wildcards.point),
-    log:
-        text=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.log",
-        parameters=f"{OUT}/logs/sweeps/{{notebook}}/{{point}}/{{model}}/step{{step}}.yaml",
-    resources:
-        gpu=of_cluster("gpu"),
-        mem_mb=of_cluster("mem_mb"),
-        runtime=of_cluster("runtime"),
-    threads: SUITE.threads
-    shell:
-        "for table in {input.scores:q}; do own={params.folder:q}\"${{table#{OUT}}}\" && mkdir -p \"${{own%/*}}\" "
-        "&& cp \"$table\" \"$own\"; done && "
-        + RUN + " --tables {params.tables:q}"
+def swept_tables(wildcards):
+    return [f"{OUT}/{path}" for run in RUNS.values() if run.point and run.notebook == wildcards.notebook
+            for path, kind in run.tables.items() if kind == wildcards.table]
 
 
 rule joined:
     input:
-        lambda wildcards: [f"{swept_folder(wildcards.notebook, name)}/notebooks/{model}/step{step}.ipynb"
-                           for name, _, model, step in SWEPT[wildcards.notebook]],
+        swept_tables,
     output:
         f"{OUT}/sweeps/{{notebook}}/{{table}}.parquet",
     params:
-        runs=lambda wildcards: json.dumps([
-            {"point": values, "tables": swept_tables(wildcards.notebook, name, model, step)}
-            for name, values, model, step in SWEPT[wildcards.notebook]]),
-    log:
-        f"{OUT}/logs/sweeps/{{notebook}}/{{table}}.json",
+        points=lambda wildcards: json.dumps([
+            points(SUITE.sweep[wildcards.notebook])[run.point] for run in RUNS.values()
+            if run.point and run.notebook == wildcards.notebook]),
     shell:
-        "printf '%s\n' {params.runs:q} > {log:q} && {PYTHON} -m workflow.sweep {log:q} {output:q}"
-
-
-def of_seeds(wildcards):
-    return [table for model in {wildcards.model, *SUITE.seeds_of(wildcards.model)}
-            for table in measured("scoring", of_model(SCORED, model))]
-
-
-# Notebooks that run once, or once for each model that is followed: what follows their names in files, what they read.
-ALL = {
-    "training_dynamics": ("/{model}", of_seeds, lambda wildcards: tables("effects", of_model(ABLATED, wildcards.model))),
-    "model_scaling": ("", measured("scoring", SCORED), tables("effects", ABLATED)),
-    "ablation_ladder": ("", sorted(map(str, Path("lab").glob("grid.csv"))), []),
-    "causal_test": ("", CAUSAL, []),
-    "claims": ("", measured("scoring", SCORED) + measured("ablation", ABLATED), tables(
-        "executions", CHOSEN["task_execution"]) + of_groups("claims")),
-    "lab": ("", measured("scoring", SCORED), sorted(str(path) for pattern in (
-        "rungs/*.yaml", "models/*/*/curve.csv", "recipe.*") for path in Path("lab").glob(pattern))),
-    "paper_figures": ("", measured("scoring", SCORED), [*written("claims"), *of_groups("claims"), *tables("scores", [
-        (model, step) for suite in SUITE.groups for model, steps in suite.ablated.items() for step in steps])]),
-    "index": ("", [path for kind in GROUPED for path in (*written(kind), *of_groups(kind))] + CAUSAL, [
-        *tables("ablations", ABLATED), *(path for suite in SUITE.included for model, steps in suite.ablated.items()
-                                         for path in tables("ablations", [(model, step) for step in steps]))]),
-}
-for NOTEBOOK, (OF, FIRST, SECOND) in ALL.items():
-
-    rule:
-        name:
-            NOTEBOOK
-        input:
-            template=f"notebooks/{NOTEBOOK}.ipynb",
-            code=CODE[NOTEBOOK],
-            first=FIRST,
-            second=SECOND,
-        output:
-            tables=written(NOTEBOOK, OF),
-            notebook=f"{OUT}/notebooks/{NOTEBOOK}{OF}.ipynb",
-        params:
-            parameters=parameters(NOTEBOOK),
-        log:
-            text=f"{OUT}/logs/{NOTEBOOK}{OF}.log",
-            parameters=f"{OUT}/logs/{NOTEBOOK}{OF}.yaml",
-        threads: SUITE.threads
-        shell:
-            RUN_WITH_TABLES
-
-
-def of_group(wildcards):
-    suite, = [suite for suite in SUITE.included if suite.name == wildcards.group]
-    runs = {notebook: [(model, step) for model, steps in chosen.items() for step in steps]
-            for notebook, chosen in {"scoring": suite.steps, **suite.chosen}.items()}
-    return measured("scoring", runs["scoring"]) + measured("ablation", runs["ablation"]) + (
-        tables("executions", runs["task_execution"]))
-
-
-# The notebooks over all models once more, over those of an included suite.
-rule grouped:
-    input:
-        template="notebooks/{grouped}.ipynb",
-        code=lambda wildcards: CODE[wildcards.grouped],
-        tables=of_group,
-    output:
-        tables=[f"{OUT}/statistics/{{grouped}}/{{group}}.parquet"],
-        notebook=f"{OUT}/notebooks/{{grouped}}/{{group}}.ipynb",
-    params:
-        parameters=lambda wildcards: parameters(wildcards.grouped)(wildcards),
-    log:
-        text=f"{OUT}/logs/{{grouped}}/{{group}}.log",
-        parameters=f"{OUT}/logs/{{grouped}}/{{group}}.yaml",
-    threads: SUITE.threads
-    shell:
-        RUN_WITH_TABLES
+        "{PYTHON} -m workflow.sweep {output:q} {params.points:q} {input:q}"
 
 
 rule book:
     input:
-        notebooks=NOTEBOOKS,
+        notebooks=PAGES,
         settings=["_config.yml", "_toc.yml"],
         code=["workflow/book.py", "workflow/inert.py", "workflow/links.py", "workflow/runs.py"],
         pages=sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and "_build" not in p.parts),
@@ -305,4 +146,5 @@ rule book:
     log:
         f"{OUT}/logs/book.log",
     shell:
-        "{PYTHON} -m workflow.book {params.results:q} --log {log:q} --notebooks {input.notebooks:q}"
+        "{PYTHON} -m workflow.book {params.results:q} --log {log:q} --notebooks {input.notebooks:q} "
+        "> /dev/null"

@@ -2,8 +2,8 @@
 
 `lab/causal/plan.yaml` says what is trained and how the outcome is judged; it was committed before the runs. So was
 `lab/causal/confirmation/plan.yaml`, which asks again on new seeds (`--folder lab/causal/confirmation`). A finished
-run's rows go into `<arm>.csv` beside the plan; finished runs are not repeated. With `--again` (`make causal-arm ARM=...
-SEED=...`) a run is trained anew and its rows are compared with the committed ones. The weights are not kept.
+run's rows go into `<arm>.csv` beside the plan; finished runs are not repeated. With `--again` (one arm, with
+`--seed`) a run is trained anew and its rows are compared with the committed ones. The weights are not kept.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Evaluate every committed lab model on fresh prompts: `python -m lab.check [--seed N] [RUNG ...]`, `make lab-check`.
+"""Evaluate every committed lab model on fresh prompts: `python -m lab.check [--seed N] [RUNG ...]`.
 
 Prints one row per rung and seed and ends with status 1 where a model falls below what its rung's file promises.
 """

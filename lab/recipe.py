@@ -1,4 +1,4 @@
-"""What each part of the recipe does: `python -m lab.recipe [ARM ...] [--seed K]`, `make lab-recipe`.
+"""What each part of the recipe does: `python -m lab.recipe [ARM ...] [--seed K]`.
 
 Trains the rung of `recipe.yaml` once per arm, one change at a time, measures it as `lab.check` does and puts a row
 per arm and seed into `recipe.csv`. The arm without a change is the committed model where there is one. Trained models

@@ -22,8 +22,7 @@ class FrontDoor:
         for name in ("Makefile", "requirements.lock", "pyproject.toml"):
             shutil.copy(ROOT / name, self.folder)
         shutil.copytree(ROOT / "config", self.folder / "config")
-        script = self.folder / "tests" / "slurm" / "run.sh"
-        for path in (*(self.folder / ".venv" / "bin" / name for name in PROGRAMS), script):
+        for path in (self.folder / ".venv" / "bin" / name for name in PROGRAMS):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(PROGRAM)
             path.chmod(0o755)

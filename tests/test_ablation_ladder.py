@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from icl_lib.analysis.ladder import (
     COLUMNS,
@@ -22,9 +21,9 @@ from icl_lib.figures.ladder import differences
 from icl_lib.forward.replacements import REPLACEMENTS
 from icl_lib.provenance import provenance
 from icl_lib.tables import write_table
+from lab import grid as command
 from lab.files import GRID
 from tests.test_ablation_protocols import scores
-from workflow import grid as command
 from workflow.suite import read_suite
 
 
@@ -132,7 +131,7 @@ def test_the_figure_marks_the_cells_whose_interval_is_clear_of_zero():
 def test_a_table_that_is_not_the_grids_is_refused_in_one_line(tmp_path, text, message):
     if text is not None:
         (tmp_path / "grid.csv").write_text(text)
-    with pytest.raises(ValueError, match="make grid") as error:
+    with pytest.raises(ValueError, match="make sweep SUITE=grid") as error:
         read_grid(tmp_path / "grid.csv")
     assert message in str(error.value) and "\n" not in str(error.value)
 
@@ -140,12 +139,10 @@ def test_a_table_that_is_not_the_grids_is_refused_in_one_line(tmp_path, text, me
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
     """A suite of two models whose tables `effects` are there, the larger one listed first."""
-    models = [{"name": "lab-20k", "steps": "last"}, {"name": "lab-7k", "steps": "last"}]
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"suite": "few", "models": models}))
     monkeypatch.setattr(command, "GRID", tmp_path / "grid.csv")
     monkeypatch.chdir(tmp_path)
     made_by = provenance(suite="few", seed=0, dtype="", device="", bos="", parameters={})
-    for model, (step,) in read_suite("grid.yaml").ablated.items():
+    for model, step in (("lab-20k", 8192), ("lab-7k", 8192)):
         reads = model == "lab-20k"  # the other has FV scores, but does not read labels
         rows = pd.DataFrame(cell(model, **FV_MORE)).drop(columns="of_kind")
         random = rows[rows["control"] == "none"].assign(control="random")  # not written, nor other rankings
@@ -164,7 +161,7 @@ def finished(tmp_path, monkeypatch):
 
 
 def test_the_command_collects_all_models_by_size(finished, capsys):
-    assert command.main(["grid.yaml"]) == 0
+    assert command.main(["results/few"]) == 0
     assert capsys.readouterr().out == "12 rows of 2 models -> grid.csv\n"
     grid = read_grid(finished / "grid.csv")
     assert grid["model"].unique().tolist() == ["lab-7k", "lab-20k"]
@@ -178,7 +175,7 @@ def test_the_command_collects_all_models_by_size(finished, capsys):
 def test_an_unfinished_grid_leaves_the_old_table_alone(finished, capsys):
     (finished / "grid.csv").write_text("old")
     next((finished / "results/few/effects/lab-7k").iterdir()).unlink()
-    assert command.main(["grid.yaml"]) == 2
+    assert command.main(["results/few"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: table results/few/effects/lab-7k/") and error.count("\n") == 1
     assert (finished / "grid.csv").read_text() == "old" and not list(finished.glob("*.partial"))

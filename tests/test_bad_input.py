@@ -133,12 +133,11 @@ def of_suite_command(*arguments):
     return command(main, *arguments)
 
 
-def run_with(*arguments, parameters="model: lab-7k"):
+def run_with(parameters):
     def main(given):
-        Path("p.yaml").write_text(parameters)
         return run.main([str(ROOT / "notebooks/scoring.ipynb"), "out.ipynb", "--log", "l.log", *given])
 
-    return command(main, *(arguments or ("--parameters", "p.yaml")))
+    return command(main, "-y", parameters)
 
 
 TASK = Task("t", "abstractive", "scoring", [("a", "b"), ("c", "d")])
@@ -245,9 +244,9 @@ CASES = {
     "torture unknown": (command(torture.main, "tortur"), "error: suite file config/tortur.yaml does not"),
     "determinism command": (command(determinism.main), "error: expected the name of one suite"),
     "book without settings": (command(book.main, "results/x", "--log", "b.log"), "error: .*No such file or directory"),
-    "run without file": (run_with("--parameters", "gone.yaml"), "error: cannot read parameters from gone.yaml"),
-    "run with a list": (run_with(parameters="[model]"), "error: p.yaml holds list, expected names with values"),
-    "run with text": (run_with(parameters="step: first"), r"error: .*parameter step is 'first' \(str\), expected int"),
+    "run with no YAML": (run_with("{"), "error: the parameters are not YAML: while parsing a flow node"),
+    "run with a list": (run_with("[model]"), "error: the parameters are list, expected names with values"),
+    "run with text": (run_with("step: first"), r"error: .*parameter step is 'first' \(str\), expected int"),
 }  # fmt: skip
 
 

@@ -168,7 +168,7 @@ def test_committed_tables_are_runs_of_the_plan(folder):
 
 
 def test_a_folder_without_tables_or_with_a_row_twice_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="make causal"):
+    with pytest.raises(ValueError, match="python -m lab.causal"):
         judge.read_runs(tmp_path)
     pd.DataFrame({"arm": "a", "strength": 1.0, "seed": 0, "step": [1, 1]}).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(ValueError, match="twice"):

@@ -1,6 +1,6 @@
 """The same numbers whatever the order and the grouping of the work, and a seed that reaches everything.
 
-Whole sweeps are compared by `make determinism`; these are the parts.
+Whole sweeps are compared by tests/support/determinism.py; these are the parts.
 """
 
 import numpy as np

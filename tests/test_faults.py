@@ -178,9 +178,9 @@ def test_a_clock_that_goes_back_reruns_nothing_for_ever(project):
 
 
 def run_ablation(*arguments):
-    Path("p.yaml").write_text("{model: models/tiny, step: 8, results: results/fake}")
     table = "results/fake/scores/models/tiny/step8.parquet"
-    return run_main(["notebooks/ablation.ipynb", "out.ipynb", "--parameters", "p.yaml", "--log", "logs/a.log",
+    given = "{model: models/tiny, step: 8, results: results/fake}"
+    return run_main(["notebooks/ablation.ipynb", "out.ipynb", "-y", given, "--log", "logs/a.log",
                      "--results", "results/fake", "--inputs", "notebooks/ablation.ipynb", table, *arguments])
 
 

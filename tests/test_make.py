@@ -14,7 +14,6 @@ from tests.project import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.M)[1].split()
-NEEDS = {"causal-arm": ["ARM=mask_outside"]}  # variables without which a target refuses
 CALLS_NOTHING = ("help", "env", "clean")
 
 
@@ -29,13 +28,30 @@ def listed(done):
 
 
 def test_help_lists_every_target_but_the_steps_of_others(door):
-    assert set(listed(door.make("help"))) == set(TARGETS) - {"env", "suite"}
+    assert set(listed(door.make("help"))) == set(TARGETS) - {"suite"} and len(TARGETS) <= 15
     assert door.make().stdout == door.make("help").stdout
+
+
+def programs(call):
+    """Modules and files of the repository that a command names."""
+    return (re.findall(r"python -m (?!pytest)([\w.]+)", call),
+            re.findall(r"(?<!\S)(?:config|tests|notebooks|lab)/[^\s;]+", call))
+
+
+def test_what_the_rarer_commands_call_is_there():
+    """Those that are no targets stand in one place."""
+    page = (ROOT / "book" / "reproduce.md").read_text().split("## Rarer commands")[1].split("\n## ")[0]
+    commands = re.findall(r"^\| .*`([^`]+)` \|$", page, re.M)
+    assert len(commands) == page.count("\n| ") - 1 >= 9
+    for command in commands:
+        modules, paths = programs(command)
+        assert modules or paths, command
+        assert all(map(importlib.util.find_spec, modules)) and all((ROOT / path).exists() for path in paths), command
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_a_target_calls_is_there(door, target):
-    done = door.make(target, *NEEDS.get(target, []))
+    done = door.make(target)
     assert done.returncode == 0, done.stderr
     assert bool(door.calls) != (target in CALLS_NOTHING)
     for call in door.calls:
@@ -47,9 +63,9 @@ def test_what_a_target_calls_is_there(door, target):
 
 @pytest.mark.parametrize("target", [t for t in TARGETS if t not in CALLS_NOTHING])
 def test_a_target_fails_where_what_it_calls_fails(door, target):
-    door.make(target, *NEEDS.get(target, []))
+    door.make(target)
     for call in door.calls:
-        failed = door.make(target, *NEEDS.get(target, []), fails=call.split(" --")[0])
+        failed = door.make(target, fails=call.split(" --")[0])
         assert failed.returncode != 0, call
 
 
@@ -62,13 +78,8 @@ def test_variables_reach_the_programs(door):
     assert "--workflow-profile profiles/slurm " in door.calls[1] and door.calls[1].endswith(" sweep")
     door.make("lab", "RUNG=lab-7k", "SEED=4")
     assert door.calls == ["python -m lab.retrain lab-7k --seed 4"]
-    door.make("torture", "KILLS=7", "SUITE=smoke", "MINUTES=2")
-    assert door.calls == ["python -m tests.support.torture smoke --kills 7 --minutes 2 --seed 0 --cores 2"]
-    door.make("torture")
-    assert door.calls[0].startswith("python -m tests.support.torture torture "), "the default suite would take hours"
-    door.make("causal-arm", "ARM=sham", "SEED=5", "FOLDER=lab/causal/confirmation")
-    assert door.calls == ["python -m lab.causal sham --seed 5 --again --folder lab/causal/confirmation"]
-    assert "try ARM=mask_outside" in door.make("causal-arm").stderr and not door.calls
+    door.make("plan")
+    assert "--quiet host rules --cores" in door.calls[1] and door.calls[1].endswith(" -n")
 
 
 def test_a_book_is_made_of_what_has_finished_where_the_sweep_fails(door):

@@ -15,8 +15,9 @@ from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
 from tests.drawn import figures_in, points_drawn
 from workflow.book import FIGURE, _smaller
+from workflow.notebooks import NOTEBOOKS
 from workflow.run import run_notebook
-from workflow.suite import GIVEN, TEMPLATES
+from workflow.suite import TEMPLATES
 
 MODEL, STEPS = "lab-40k", [0, 8192]
 SMALL = {
@@ -57,7 +58,7 @@ def results(tmp_path_factory):
 
 def test_pages_that_may_lie_in_any_folder_have_no_relative_links():
     """Of a notebook that runs for several models one page is at the book's root and the others are not."""
-    for notebook in (name for name, given in GIVEN.items() if "model" in given):
+    for notebook in (name for name, entry in NOTEBOOKS.items() if entry.of in ("step", "model")):
         cells = nbformat.read(TEMPLATES / f"{notebook}.ipynb", as_version=4).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         assert not re.findall(r"\]\((?!https?://|#)[^)]*\)", text), notebook

@@ -46,7 +46,8 @@ def pairs():
 
 
 def test_the_readme_has_the_commands_that_are_looked_for():
-    assert {"make book", "make test", "make help", "make book SUITE=my_suite", "make grid"} <= set(commands())
+    assert {"make book", "make test", "make help", "make book SUITE=my_suite", "make sweep SUITE=grid"} <= set(
+        commands())
     assert len(commands()) >= 15 and len(BLOCKS) == 6
 
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.project import make_project, suite, write_suite
-from workflow.suite import SuiteError, check_suite, read_suite
-from workflow.sweep import points
+from workflow.suite import SuiteError, check_suite, points, read_suite
 from workflow.templates import ParameterError
 from workflow.verify import problems
 

@@ -1,4 +1,4 @@
-"""That `make torture` and `make determinism` would see what they look for, and what they write down."""
+"""That torture and determinism would see what they look for, and what they write down."""
 
 import base64
 import os
@@ -136,16 +136,16 @@ def test_the_report_counts(torture, tmp_path):
 
 def test_trials_are_kept_a_line_each(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "TRIALS", tmp_path / "trials.csv")
-    record_trial("kills", "make torture KILLS=9", tried=9, passed=9)
-    record_trial("faults", "make faults", tried=4, passed=4)
-    record_trial("kills", "make torture KILLS=3", tried=3, passed=3)  # a short form that went well
+    record_trial("kills", "torture --kills 9", tried=9, passed=9)
+    record_trial("faults", "python -m tests.support.trial", tried=4, passed=4)
+    record_trial("kills", "torture --kills 3", tried=3, passed=3)  # a short form that went well
     assert trial.TRIALS.read_text() == (
-        "trial,command,tried,passed\nfaults,make faults,4,4\nkills,make torture KILLS=9,9,9\n")
-    record_trial("kills", "make torture KILLS=3", tried=3, passed=2)  # one that did not
-    assert "kills,make torture KILLS=3,3,2" in trial.TRIALS.read_text()
+        "trial,command,tried,passed\nfaults,python -m tests.support.trial,4,4\nkills,torture --kills 9,9,9\n")
+    record_trial("kills", "torture --kills 3", tried=3, passed=2)  # one that did not
+    assert "kills,torture --kills 3,3,2" in trial.TRIALS.read_text()
     report = tmp_path / "r.xml"
     report.write_text("<testsuites><testsuite><testcase/><testcase><failure/></testcase><testcase><skipped/></testcase>"
                       "</testsuite></testsuites>")
-    record_tests("faults", "make faults", report)
-    assert "faults,make faults,2,1" in trial.TRIALS.read_text()
+    record_tests("faults", "python -m tests.support.trial", report)
+    assert "faults,python -m tests.support.trial,2,1" in trial.TRIALS.read_text()
     assert [p.name for p in Path(tmp_path).iterdir() if p.suffix == ".tmp"] == []

@@ -13,7 +13,7 @@ from icl_lib.tables import SCHEMAS, write_table
 from tests.project import make_project, write_suite, write_template
 from workflow.inputs import MADE_FROM, made_from, write_record
 from workflow.suite import dependencies, read_suite, weights
-from workflow.verify import main, problems, runs
+from workflow.verify import main, problems
 
 SCORES = "results/fake/scores/models/tiny/step8.parquet"
 
@@ -24,21 +24,21 @@ def results(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
     own = read_suite("config/lab.yaml")
     folder = tmp_path / own.results
-    for run in runs(own):
+    for run in own.runs:
         inputs = [f"notebooks/{run.notebook}.ipynb", *dependencies(run.notebook)]
-        if "step" in run.parameters:
-            inputs += weights(run.parameters["model"], run.parameters["step"])
+        if run.step is not None:
+            inputs += weights(run.model, run.step)
         if run.notebook == "ablation":
             inputs.append(SCORES)
-        finish(folder.relative_to(tmp_path), run, [Path(name) for name in inputs], monkeypatch)
+        finish(folder.relative_to(tmp_path), own, run, [Path(name) for name in inputs], monkeypatch)
     return folder.relative_to(tmp_path)
 
 
-def finish(folder, run, inputs, monkeypatch):
+def finish(folder, own, run, inputs, monkeypatch):
     for path in (folder / run.executed, folder / run.record):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    write_record(made_from(inputs, run.parameters, folder), folder / run.record)
+    write_record(made_from(inputs, own.given(run), folder), folder / run.record)
     monkeypatch.setenv(MADE_FROM, str((folder / run.record).resolve()))
     made_by = provenance(suite="fake", seed=1, dtype="", device="", bos="", parameters={})
     for name, kind in run.tables.items():

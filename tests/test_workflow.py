@@ -18,8 +18,9 @@ from icl_lib.tables import read_table, tables_equal
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
 from workflow.book import FIGURE, _smaller, stage
 from workflow.lock import lock_sweep
+from workflow.notebooks import NOTEBOOKS
 from workflow.run import main as run_main
-from workflow.suite import GIVEN, TABLES, SuiteError, check_suite, read_suite
+from workflow.suite import SuiteError, check_suite, read_suite
 from workflow.templates import (
     ParameterError,
     check_parameters,
@@ -121,7 +122,7 @@ def test_the_repository_has_suites_whose_keys_are_those_of_the_schema():
         config = yaml.safe_load(path.read_text())
         if path.stem != "schema":
             assert config["suite"] == path.stem
-            assert set(config.get("parameters", {})) <= set(TABLES)
+            assert set(config.get("parameters", {})) <= set(NOTEBOOKS)
 
 
 # Templates
@@ -134,10 +135,24 @@ def test_parameters_are_those_papermill_sees(project):
 
 
 def test_templates_of_the_repository_take_what_the_workflow_gives():
-    for kind, names in GIVEN.items():
-        path = ROOT / "notebooks" / f"{kind}.ipynb"
-        if path.exists():
-            assert set(names) <= set(template_parameters(path)), path
+    of = {"step": {"model", "step"}, "model": {"model"}}
+    for name, entry in NOTEBOOKS.items():
+        given = {"suite", "seed", "results"} | of.get(entry.of, set())
+        assert given <= set(template_parameters(ROOT / "notebooks" / f"{name}.ipynb")), name
+
+
+def test_a_template_is_given_what_it_declares_and_has_to_declare_what_it_runs_on(project):
+    for line, given in (("step: int = 0\nablated_steps: list = []", {"ablated_steps": [8]}), ("step: int = 0", {})):
+        write_template(project, "scoring", f"model: str = ''\n{line}")
+        content = nbformat.read("notebooks/scoring.ipynb", as_version=4)
+        content.cells[1].source = content.cells[1].source.replace("step: int = 0  # optimiser step", line)
+        nbformat.write(content, "notebooks/scoring.ipynb")
+        found = check_suite(suite()).parameters("scoring", model="models/tiny", step=8)
+        assert {name: found[name] for name in found if name.startswith("abl")} == given
+    content.cells[1].source = content.cells[1].source.replace("step: int = 0", "")
+    nbformat.write(content, "notebooks/scoring.ipynb")
+    with pytest.raises(ParameterError, match="scoring.ipynb has no parameter 'step'"):
+        check_suite(suite()).check_templates()
 
 
 @pytest.mark.parametrize(
@@ -242,17 +257,8 @@ def test_outputs_in_templates_are_found(project):
 
 
 def run_scoring(parameters, capsys, *, table="out/t.parquet"):
-    with open("p.yaml", "w") as file:
-        yaml.safe_dump(parameters, file)
-    arguments = [
-        "notebooks/scoring.ipynb",
-        "out/scoring.ipynb",
-        "--parameters",
-        "p.yaml",
-        "--log",
-        "out/logs/s.log",
-    ]
-    status = run_main([*arguments, "--tables", table])
+    status = run_main(["notebooks/scoring.ipynb", "out/scoring.ipynb", "-y", yaml.safe_dump(parameters), "--log",
+                       "out/logs/s.log", "--tables", table])
     return status, capsys.readouterr().err
 
 
@@ -293,7 +299,7 @@ def test_runs_that_end_without_a_table_fail(project, capsys, body, message):
     [
         ({"value": "high"}, "parameter value is 'high' (str), expected float"),
         ({"modle": "m"}, "no parameter 'modle'"),
-        (["model"], "p.yaml holds list, expected names with values"),
+        (["model"], "the parameters are list, expected names with values"),
     ],
 )
 def test_bad_parameters_stop_before_anything_runs(project, capsys, parameters, message):
@@ -390,6 +396,21 @@ def test_the_whole_workflow(project):
         "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, include, "
         "tables, models, parameters, sweep; nearest: seed\n",
     )
+
+
+@pytest.mark.slow
+def test_a_notebook_is_added_by_its_template_and_one_entry(project):
+    """And a line of the table of contents, for its place in the book."""
+    entries = project / "workflow" / "notebooks.py"
+    entries.write_text(entries.read_text().replace(
+        '    "lab": Notebook(', '    "added": Notebook(reads=("scores",)),\n    "lab": Notebook('))
+    declared = 'suite: str = "s"\nseed: int = 0\nresults: str = "r"\nmodels: dict = {}\nshare: float = 0.1'
+    nbformat.write(notebook(declared), project / "notebooks" / "added.ipynb")
+    write_suite(project, parameters={"added": {"share": 0.2}})
+    assert planned(project, "results/fake/statistics/added.parquet") == {"scoring": 2, "added": 1}
+    write_suite(project, parameters={"added": {"shares": 0.2}})
+    status, output = snakemake(project, "-n")
+    assert status == 1 and output.startswith("error: added.ipynb has no parameter 'shares'")
 
 
 @pytest.mark.slow

@@ -24,8 +24,9 @@ import yaml
 from workflow.inert import refuse_active
 from workflow.links import link_figures
 from workflow.lock import LockedError, lock_sweep
+from workflow.notebooks import NOTEBOOKS
 from workflow.runs import data_of_page, dictionary_page, runs_page, write_data
-from workflow.suite import TABLES, TEMPLATES, Suite, read_suite
+from workflow.suite import TEMPLATES, Suite, read_suite
 from workflow.templates import title
 
 SETTINGS = Path("_config.yml")
@@ -69,7 +70,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(PAGES, source, ignore=shutil.ignore_patterns("_build", ".*"))
     shutil.copy(SETTINGS, source / SETTINGS.name)
-    runs: dict[str, list[str]] = {kind: [] for kind in TABLES}
+    runs: dict[str, list[str]] = {kind: [] for kind in NOTEBOOKS}
     for notebook in notebooks:
         refuse_active(notebook)
         name = _run_name(results, notebook)

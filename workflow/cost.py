@@ -21,8 +21,9 @@ from icl_lib.data.sources import tasks_for
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
 from icl_lib.models.load import locate
 from icl_lib.models.paper_models import GIB, PaperModel, paper_models
-from workflow.suite import CHOSEN_BY, TEMPLATES, Suite, read_suite
-from workflow.sweep import SWEPT
+from workflow.inputs import whole
+from workflow.notebooks import OF_STEP
+from workflow.suite import TEMPLATES, Suite, read_suite
 from workflow.templates import template_parameters
 
 MEASURED = Path(__file__).resolve().parent.parent / "book"
@@ -147,22 +148,14 @@ def suite_costs(suite: Suite, *, flops: float) -> pd.DataFrame:
     """One row per model: runs of all notebooks and those not yet done, passes, hours, disk and memory in GiB."""
     rows = []
     for name, steps in suite.steps.items():
-        model, cost, runs, done = shape_of(name), Cost(), 0, 0
-        jobs = [("scoring", step, None, "notebooks/scoring") for step in steps]
-        jobs += [(kind, step, None, f"notebooks/{kind}") for kind in CHOSEN_BY for step in suite.chosen[kind][name]]
-        jobs += [(kind, step, values, f"sweeps/{kind}/{point}/notebooks") for kind in SWEPT
-                 for point, values, other, step in suite.swept(kind) if other == name]
-        for notebook, step, values, folder in jobs:
-            runs += 1
-            if Path(suite.results, folder, name, f"step{step}.ipynb").is_file():
-                done += 1
-            elif model is not None:
-                own = suite.of_model.get(name, {}).get(notebook, {})
-                cost += run_cost(suite, notebook, model, own | (values or {}))
+        model, runs = shape_of(name), [run for run in suite.runs if run.model == name and run.step is not None]
+        left = [run for run in runs if not Path(suite.results, run.executed).is_file()]
+        cost = sum((run_cost(suite, run.notebook, model, suite.given(run)) for run in left if model), Cost())
         known = model is not None
         downloads = len(set(steps)) * model.weights_gib(_stored(model)) if known and locate_is_hub(name) else 0.0
         rows.append({
-            "model": name, "runs": runs, "done": done, "passes": round(cost.passes) if known else None,
+            "model": name, "runs": len(runs), "done": len(runs) - len(left),
+            "passes": round(cost.passes) if known else None,
             "hours": cost.tokens * 2 * model.parameters / flops / 3600 if known else None,
             "disk_gib": downloads, "weights_gib": model.weights_gib() if known else None,
             "memory_gib": model.memory_gib() if known else None})
@@ -182,7 +175,7 @@ def _stored(model: PaperModel) -> str:
 def resources(suite: Suite, notebook: str, name: str) -> dict[str, int]:
     """What a cluster has to give one run: GPUs, memory in MB, minutes (three times the estimate, an hour at least)."""
     model = paper_models().get(name)
-    if model is None:
+    if model is None or notebook not in OF_STEP:  # pages read tables
         return {"gpu": 0, "mem_mb": 4000, "runtime": 120}
     hours = run_cost(suite, notebook, model).tokens * 2 * model.parameters / (GPU_TFLOPS * 1e12) / 3600
     memory = 1.5 * model.weights_gib() * GIB / 1e6 + 4000
@@ -220,9 +213,8 @@ def main() -> int:
     print(summary(table, rate))
     if given.table:
         shown = table.drop(columns=["done"]).round({"hours": 1, "disk_gib": 1, "weights_gib": 1, "memory_gib": 1})
-        temporary = given.table.with_name(f".{given.table.name}.tmp")
-        shown.to_csv(temporary, index=False)
-        os.replace(temporary, given.table)
+        with whole(given.table) as temporary:
+            shown.to_csv(temporary, index=False)
     return 0
 
 

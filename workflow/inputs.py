@@ -4,11 +4,12 @@ Tables count by their data and by what made them, not by their bytes, so that tw
 record however long they took and whatever their results folder is called.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,8 @@ def made_from(inputs: Sequence[Path], parameters: dict[str, Any], results: Path)
     return {
         "files": {name: fingerprint(path) for name, path in sorted(files.items())},
         "tables": {name: fingerprint(path) for name, path in sorted(tables.items())},
-        "parameters": without_results(parameters),
+        "parameters": _counting(parameters),
     }
-
-
-def without_results(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that can change a number: the name of the results folder cannot."""
-    return {name: value for name, value in parameters.items() if name != "results"}
-
-
-def fingerprint(path: Path) -> str:
-    """Sixteen hex digits for a file's bytes, for a table's data. Errors as in `read_table`, and OSError."""
-    if path.name.endswith(f"#{MEASURE}"):
-        source = measuring_source(path.with_name(path.name.removesuffix(f"#{MEASURE}")))
-        return hashlib.sha256(source.encode()).hexdigest()[:_DIGITS]
-    state = path.stat()
-    return _fingerprint(path.resolve(), (state.st_ino, state.st_size, state.st_mtime_ns))
 
 
 def measured_from(
@@ -58,6 +45,20 @@ def measured_from(
                      {name: value for name, value in parameters.items() if name in used}, results)
 
 
+def _counting(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that can change a number: the name of the results folder cannot."""
+    return {name: value for name, value in parameters.items() if name != "results"}
+
+
+def fingerprint(path: Path) -> str:
+    """Sixteen hex digits for a file's bytes, for a table's data. Errors as in `read_table`, and OSError."""
+    if path.name.endswith(f"#{MEASURE}"):
+        source = measuring_source(path.with_name(path.name.removesuffix(f"#{MEASURE}")))
+        return hashlib.sha256(source.encode()).hexdigest()[:_DIGITS]
+    state = path.stat()
+    return _fingerprint(path.resolve(), (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
 @functools.cache  # the runs of a suite share most of their input files
 def _fingerprint(path: Path, state: tuple[int, ...]) -> str:
     if path.suffix == ".parquet":
@@ -68,34 +69,41 @@ def _fingerprint(path: Path, state: tuple[int, ...]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
-def differences(record: dict[str, Any], parameters: dict[str, Any], results: Path) -> list[str]:
-    """What is no longer as the record says, in words: files, tables, parameters. Empty when all is the same."""
+def changed_files(known: dict[str, str], folder: Path = Path()) -> list[str]:
+    """Which of these files no longer have their fingerprints, in words."""
     found = []
-    for kind, folder in (("files", Path()), ("tables", results)):
-        for name, known in record[kind].items():
-            try:
-                same = fingerprint(folder / name) == known
-            except (OSError, ValueError):
-                found.append(f"{name} is gone or unreadable")
-                continue
-            if not same:
-                found.append(f"{name} has changed")
-    given = without_results(parameters)
-    for name in sorted(given.keys() | record["parameters"].keys()):
-        if name not in given or name not in record["parameters"] or given[name] != record["parameters"][name]:
-            was, now = (json.dumps(values.get(name, "not given")) for values in (record["parameters"], given))
-            found.append(f"parameter {name} was {was}, is {now}")
+    for name, was in known.items():
+        try:
+            found += [] if fingerprint(folder / name) == was else [f"{name} has changed"]
+        except (OSError, ValueError):
+            found.append(f"{name} is gone or unreadable")
     return found
 
 
-def write_record(record: dict[str, Any], path: Path) -> None:
-    """Under its final name only once complete."""
+def differences(record: dict[str, Any], parameters: dict[str, Any], results: Path) -> list[str]:
+    """What is no longer as the record says, in words: files, tables, parameters. Empty when all is the same."""
+    was, now = record["parameters"], _counting(parameters)
+    return [*changed_files(record["files"]), *changed_files(record["tables"], results), *(
+        f"parameter {name} was {json.dumps(was.get(name, 'not given'))}, is {json.dumps(now.get(name, 'not given'))}"
+        for name in sorted(was.keys() | now.keys())
+        if name not in was or name not in now or was[name] != now[name])]
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file that gets this name only once the block has ended without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pandas as pd
 from icl_lib.models.load import nearest
 from icl_lib.tables import KEYS, read_table
 from workflow.run import run_notebook
-from workflow.suite import TABLES, TEMPLATES, Suite, place, read_suite
+from workflow.suite import Suite, read_suite
 
 TOLERANCE = 1e-4
 MEASURED = Path("results/measure")
@@ -26,19 +26,16 @@ MEASURED = Path("results/measure")
 def measure(suite: Suite, model: str) -> Iterator[tuple[Path, Path]]:
     """Run the measuring notebooks on one model; yields each new table with the committed one's path."""
     results = MEASURED / suite.name
-    for notebook in ("scoring", "ablation", "task_execution", "example"):
-        steps = suite.steps if notebook == "scoring" else suite.chosen[notebook]
-        for step in steps[model]:
-            run = Path(model, f"step{step}")
-            names = {kind: Path(place(notebook, kind), run).with_suffix(".parquet") for kind in TABLES[notebook]}
-            parameters = suite.parameters(notebook, model=model, step=step) | {"results": results.as_posix()}
-            if not all((results / name).is_file() for name in names.values()):
-                print(f"measuring: {notebook} of {model}, log {results / 'logs' / notebook / run}.log", flush=True)
-                run_notebook(
-                    TEMPLATES / f"{notebook}.ipynb", results / "notebooks" / notebook / run.with_suffix(".ipynb"),
-                    parameters, log=results / "logs" / notebook / run.with_suffix(".log"))
-            yield from ((results / name, Path(suite.tables, name)) for kind, name in names.items()
-                        if kind != "statistics")
+    for run in suite.runs:
+        if run.model != model or run.step is None:
+            continue
+        log = results / run.log
+        if not all((results / name).is_file() for name in run.tables):
+            print(f"measuring: {run.notebook} of {model}, log {log}", flush=True)
+            given = suite.given(run) | {"results": results.as_posix()}
+            run_notebook(Path(run.template), results / run.executed, given, log=log)
+        yield from ((results / name, Path(suite.tables, name)) for name, kind in run.tables.items()
+                    if kind != "statistics")
 
 
 def largest_difference(first: pd.DataFrame, second: pd.DataFrame) -> float:

@@ -1,4 +1,4 @@
-"""Run one notebook template: `python -m workflow.run TEMPLATE EXECUTED --parameters FILE --log FILE`.
+"""Run one notebook template: `python -m workflow.run TEMPLATE EXECUTED -y PARAMETERS --log FILE`.
 
 Everything is written beside the log first. Only when the notebook has finished and its tables are there does
 the executed notebook get its name; when it fails, log and executed notebook (with the traceback) stay beside
@@ -8,19 +8,19 @@ each other, tables of this run are removed, one line says what happened, and the
 import argparse
 import contextlib
 import glob
+import itertools
 import logging
 import os
 import shutil
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from icl_lib.tables import read_table
-from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, write_record
+from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, whole, write_record
 from workflow.lock import lock_run
 from workflow.templates import ParameterError, check_parameters, measuring_source
 
@@ -43,47 +43,57 @@ def run_notebook(
     import papermill  # late: it takes longer to import than a bad parameter takes to find
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    attempt, record = log.with_suffix(".ipynb"), log.with_suffix(".inputs.json")
-    _remove([executed, attempt, *tables])
-    of_measured = log.with_suffix(".measured.json")
-    for path in (record, of_measured, *tables):  # what a killed run of this notebook was writing
-        _remove(list(path.parent.glob(f".{glob.escape(path.name)}.*.tmp")))
+    attempt, record, of_measured = (log.with_suffix(end) for end in (".ipynb", ".inputs.json", ".measured.json"))
+    unfinished = (path.parent.glob(f".{glob.escape(path.name)}.*.tmp") for path in (record, of_measured, *tables))
+    _remove([executed, attempt, *tables, *itertools.chain(*unfinished)])  # what a killed run was writing
+    measures = bool(inputs and measuring_source(template))
+    try:
+        with _logged(log):
+            if inputs:
+                _set_aside_damaged([path for path in inputs if path.suffix == ".parquet"])
+                results = Path(parameters["results"])
+                write_record(made_from(inputs, parameters, results), record)
+                if measures:
+                    measured = measured_from(template, inputs, parameters, results)
+                    put_back(tables, results, measured, committed)
+                    write_record(measured, of_measured)
+                os.environ[MADE_FROM] = str((of_measured if measures else record).resolve())
+            papermill.execute_notebook(
+                template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
+                log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=50"],  # or it tells how to connect
+                shutdown_kernel="immediate",  # all is written by then, and an orderly exit takes torch two seconds
+            )  # fmt: skip
+            if absent := [str(table) for table in tables if not table.is_file()]:
+                raise FileNotFoundError(f"it ended without writing {', '.join(absent)}")
+            for path in tables if measures else ():  # to where no rule removes it
+                if path.relative_to(results).parts[0] != "statistics":
+                    _copy(path, results / KEPT / path.relative_to(results))
+    except BaseException as error:
+        _remove(tables)
+        kept = f"log {log}, notebook {attempt}" if attempt.exists() else f"log {log}"
+        raise RuntimeError(f"{template.name} failed: {_summary(error)} ({kept})") from error
+    finally:
+        os.environ.pop(MADE_FROM, None)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(attempt, executed)
+
+
+@contextlib.contextmanager
+def _logged(log: Path) -> Iterator[None]:
+    """What is logged, with the traceback of an error, goes to this file."""
     handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        if inputs:
-            _set_aside_damaged(inputs)
-            results = Path(parameters["results"])
-            write_record(made_from(inputs, parameters, results), record)
-            if measuring_source(template):
-                measured = measured_from(template, inputs, parameters, results)
-                put_back(tables, results, measured, committed)
-                write_record(measured, of_measured)
-            os.environ[MADE_FROM] = str((of_measured if measuring_source(template) else record).resolve())
-        papermill.execute_notebook(
-            template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
-            log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=40"],
-            shutdown_kernel="immediate",  # all is written by then, and an orderly exit takes torch two seconds
-        )  # fmt: skip
-        absent = [str(table) for table in tables if not table.is_file()]
-        if absent:
-            raise FileNotFoundError(f"it ended without writing {', '.join(absent)}")
-        if inputs and measuring_source(template):
-            keep(tables, results)
-    except BaseException as error:
-        root.exception("%s failed", template.name)
-        _remove(tables)
-        kept = f"log {log}, notebook {attempt}" if attempt.exists() else f"log {log}"
-        raise RuntimeError(f"{template.name} failed: {_summary(error)} ({kept})") from error
+        yield
+    except BaseException:
+        root.exception("the run failed")
+        raise
     finally:
-        os.environ.pop(MADE_FROM, None)
         root.removeHandler(handler)
         handler.close()
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(attempt, executed)
 
 
 def put_back(
@@ -100,32 +110,19 @@ def put_back(
                     _copy(kept, path)
 
 
-def keep(tables: Sequence[Path], results: Path) -> None:
-    """Copy what a run measured to where no rule removes it."""
-    for path in tables:
-        if path.relative_to(results).parts[0] != "statistics":
-            _copy(path, results / KEPT / path.relative_to(results))
-
-
 def _copy(source: Path, target: Path) -> None:
-    """Under its final name only once complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with whole(target) as temporary:
         shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def read_parameters(path: Path) -> dict[str, Any]:
-    """Parameters of a YAML file. Raises ParameterError for anything but a mapping."""
+def read_parameters(text: str) -> dict[str, Any]:
+    """Parameters as YAML, of which JSON is a part. Raises ParameterError for anything but a mapping."""
     try:
-        parameters = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"cannot read parameters from {path}: {' '.join(str(error).split())}") from None
+        parameters = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"the parameters are not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(parameters, dict):
-        raise ParameterError(f"{path} holds {type(parameters).__name__}, expected names with values")
+        raise ParameterError(f"the parameters are {type(parameters).__name__}, expected names with values")
     return parameters
 
 
@@ -137,16 +134,15 @@ def _summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
-def _set_aside_damaged(inputs: Sequence[Path]) -> None:
+def _set_aside_damaged(tables: Sequence[Path]) -> None:
     """Move tables that cannot be read away from where they were found, so that the next sweep makes them anew."""
     reasons = []
-    for path in inputs:
-        if path.suffix == ".parquet":
-            try:
-                fingerprint(path)
-            except ValueError as error:
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
-                reasons.append(str(error))
+    for path in tables:
+        try:
+            fingerprint(path)
+        except ValueError as error:
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+            reasons.append(str(error))
     if reasons:
         raise ValueError(f"{'; '.join(reasons)}; set aside as *.damaged, run the suite again to make it anew")
 
@@ -160,30 +156,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run one notebook template.")
     parser.add_argument("template", type=Path)
     parser.add_argument("executed", type=Path)
-    parser.add_argument("--parameters", type=Path, required=True, help="YAML file")
+    parser.add_argument("-y", "--parameters_yaml", default="{}", help="as papermill's")
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--tables", type=Path, nargs="*", default=[], help="tables the notebook has to write")
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="all files that the run depends on")
-    parser.add_argument("--committed", type=Path, action="append", default=[],
-                        help="folder of measured tables that are taken as they are")
+    parser.add_argument("--committed", type=Path, nargs="*", default=[],
+                        help="folders of measured tables that are taken as they are")
     parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
     given = parser.parse_args(arguments)
-    began = time.monotonic()
     try:
+        parameters = read_parameters(given.parameters_yaml)
         with lock_run(given.results) if given.results else contextlib.nullcontext():
-            run_notebook(
-                given.template,
-                given.executed,
-                read_parameters(given.parameters),
-                log=given.log,
-                tables=given.tables,
-                inputs=given.inputs,
-                committed=given.committed,
-            )
+            own = Path(parameters.get("results") or given.results or ".")
+            for path in given.inputs if given.results and own != given.results else ():
+                if path.is_relative_to(given.results):  # a notebook looks for tables in its own results folder
+                    _copy(path, own / path.relative_to(given.results))
+            run_notebook(given.template, given.executed, parameters, log=given.log, tables=given.tables,
+                         inputs=given.inputs, committed=given.committed)
     except (ParameterError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{given.executed} ({time.monotonic() - began:.0f} s)")
     return 0
 
 

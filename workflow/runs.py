@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from icl_lib.tables import DICTIONARY, KEYS, read_table
-from workflow.suite import TABLES, place
+from workflow.notebooks import NOTEBOOKS, place
 
 _PLAIN = 15_000  # bytes of a parquet file up to which its CSV is not compressed
 
@@ -96,7 +96,7 @@ def _yaml(parameters: dict[str, Any]) -> str:
 def tables_of_run(results: Path, name: str) -> list[Path]:
     """The tables that a run wrote, those that are there."""
     kind, _, of = name.partition("/")
-    paths = [results / f"{place(kind, table)}{'/' if of else ''}{of}.parquet" for table in TABLES[kind]]
+    paths = [results / f"{place(kind, table)}{'/' if of else ''}{of}.parquet" for table in NOTEBOOKS[kind].writes]
     return [path for path in paths if path.is_file()]
 
 
@@ -107,7 +107,7 @@ def csv_name(results: Path, table: Path) -> Path:
 
 def write_data(results: Path, names: Iterable[str], folder: Path) -> None:
     """Every table of the results as CSV of seven digits, in the same tree, and the named runs' executed notebooks."""
-    for kind in sorted({table for tables in TABLES.values() for table in tables}):
+    for kind in sorted({table for notebook in NOTEBOOKS.values() for table in notebook.writes}):
         for table in sorted((results / kind).rglob("*.parquet")):
             text = read_table(table).to_csv(index=False, float_format="%.7g").encode()
             _write(folder / "tables" / csv_name(results, table), text)

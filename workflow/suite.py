@@ -1,6 +1,6 @@
 """A suite: which models and steps, what each notebook is given, and where its results go."""
 
-import difflib
+import itertools
 import os
 import re
 import sys
@@ -8,66 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from icl_lib.models.load import locate, steps_of
 from icl_lib.tables import run_path
-from workflow.sweep import points
+from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run
+from workflow.schema import SCHEMA, SuiteError, UniqueKeys, check_schema, short
 from workflow.templates import check_parameters, library_files, template_parameters
 
-SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 TEMPLATES = Path("notebooks")
 RESULTS = Path("results")
-
-# What each notebook writes: one table per run and kind, under results/<suite>/ at `place`. `statistics` hold the
-# numbers that the notebook's page prints.
-TABLES = {
-    "scoring": ("scores", "accuracy", "tasks", "statistics"),
-    "ablation": ("ablations", "effects", "curves", "statistics"),
-    "protocols": ("statistics",),
-    "task_execution": ("executions",),
-    "example": ("example",),
-    "training_dynamics": ("statistics",),
-    "model_scaling": ("statistics",),
-    "ablation_ladder": ("statistics",),
-    "causal_test": ("statistics",),
-    "claims": ("statistics",),
-    "lab": (),
-    "paper_figures": (),
-    "index": (),
-}
-# What the workflow gives each notebook. A template must declare these ...
-GIVEN = {
-    "scoring": ("suite", "seed", "results", "model", "step"),
-    "ablation": ("suite", "seed", "results", "model", "step"),
-    "protocols": ("suite", "seed", "results", "model", "step"),
-    "task_execution": ("suite", "seed", "results", "model", "step"),
-    "example": ("suite", "seed", "results", "model", "step"),
-    "training_dynamics": ("suite", "seed", "results", "model", "steps"),
-    "model_scaling": ("suite", "seed", "results", "models"),
-    "ablation_ladder": ("suite", "seed", "results"),
-    "causal_test": ("suite", "seed", "results"),
-    "claims": ("suite", "seed", "results", "models"),
-    "lab": ("suite", "seed", "results", "models"),
-    "paper_figures": ("suite", "seed", "results", "models"),
-    "index": ("suite", "seed", "results", "models"),
-}
-# Notebooks that run on some of the scored steps: the key of a model's entry that says which, and its default.
-CHOSEN_BY = {
-    "ablation": ("ablate", "last"), "protocols": ("protocols", "none"), "task_execution": ("execute", "none"),
-    "example": ("example", "none"),
-}  # fmt: skip
-# ... and is given these if it declares them: which of the steps were ablated, the steps of all seeds of the model.
-GIVEN_IF_DECLARED = {
-    "training_dynamics": ("ablated_steps", "seeds"), "model_scaling": ("ablated_models",),
-    "claims": ("ablated_models", "executed_models", "real_models"), "index": ("ablated_models", "real_models"),
-    "paper_figures": ("real_models",),
-}  # fmt: skip
-
-# Notebooks over all models that run once more over those of each included suite.
-GROUPED = ("model_scaling", "claims")
-
 # Files that library modules read, as (module, file or folder).
 DATA = (("icl_lib/tables.py", Path("icl_lib/tables.yaml")),
         ("icl_lib/data/tasks.py", Path("lab/world")),
@@ -77,45 +27,20 @@ DATA = (("icl_lib/tables.py", Path("icl_lib/tables.yaml")),
         ("icl_lib/data/upstream.py", Path("icl_lib/data/upstream_tasks.sha256")),
         ("icl_lib/models/paper_models.py", Path("icl_lib/models/paper_models.yaml")),
         ("icl_lib/models/packaged.py", Path("icl_lib/models/packaged_models.yaml")))
-
-# Stands for a model's published weights where it has no checkpoints.
-NO_STEP = -1
-
-
-def place(notebook: str, table: str) -> str:
-    """The folder of a notebook's table; or, where it runs once, the file's name without its ending.
-
-    Several notebooks write statistics, each its own: results/<suite>/statistics/claims.parquet.
-    """
-    return f"{table}/{notebook}" if table == "statistics" else table
-
-
-class SuiteError(ValueError):
-    """A suite file that is not valid; the message is one line."""
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice in a mapping is an error; yaml itself would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.YAMLError(f"key {key.value} stands there twice, again in line {key.start_mark.line + 1}")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+# What the workflow knows and a suite may not set; a notebook is given those that its parameters cell declares, and has
+# to declare the suite, seed and results, and the model and step that it runs on.
+KNOWN = ("suite", "seed", "results", "model", "step", "steps", "ablated_steps", "seeds", "models", "ablated_models",
+         "executed_models", "real_models")
+NO_STEP = -1  # stands for a model's published weights where it has no checkpoints
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite. `steps` gives each model's scored steps in rising order, `chosen` those of the notebooks that
-    run on some of them, as notebook to model to steps."""
+    """A checked suite. `chosen`: the steps that a notebook runs on, in rising order, as notebook to model to steps."""
 
     name: str
     seed: int
     threads: int
-    steps: dict[str, list[int]]
     chosen: dict[str, dict[str, list[int]]]
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweep: dict[str, dict[str, list]] = field(default_factory=dict)
@@ -127,6 +52,11 @@ class Suite:
     def results(self) -> str:
         """The suite's folder, relative to the repository."""
         return (RESULTS / self.name).as_posix()
+
+    @property
+    def steps(self) -> dict[str, list[int]]:
+        """All models with their scored steps."""
+        return self.chosen["scoring"]
 
     @property
     def ablated(self) -> dict[str, list[int]]:
@@ -144,25 +74,40 @@ class Suite:
         return [model for model, steps in self.steps.items() if len(steps) > 1]
 
     @property
+    def runs(self) -> list[Run]:
+        """All runs in the order of the book's chapters and sections, each after those that it reads."""
+        found = []
+        for name, notebook in NOTEBOOKS.items():
+            if notebook.of == "step":
+                found += [Run(name, model, step) for suite in (self, *self.included)
+                          for model, steps in suite.chosen[name].items() for step in steps]
+            elif notebook.of == "model":
+                found += [Run(name, model) for model in self.followed]
+            else:
+                found += [Run(name, group=suite.name) for suite in self.groups if notebook.grouped] + [Run(name)]
+        return found + [Run(name, model, steps[-1], point=point) for name, grid in self.sweep.items()
+                        for point in points(grid) for model, steps in self.chosen[name].items() if steps]
+
+    @property
     def notebooks(self) -> list[Path]:
-        """The executed notebooks of all runs, in the order of the book's chapters and sections."""
-        suites = [self, *self.included]
-        runs = [f"scoring/{model}/step{step}" for suite in suites for model, steps in suite.steps.items()
-                for step in steps]
-        runs += [f"{kind}/{model}/step{step}" for kind in self.chosen for suite in suites
-                 for model, steps in suite.chosen[kind].items() for step in steps]
-        runs += [f"training_dynamics/{model}" for model in self.followed]
-        for kind in TABLES:
-            if "model" not in GIVEN[kind]:
-                runs += [f"{kind}/{suite.name}" for suite in self.groups if kind in GROUPED] + [kind]
-        return [Path(self.results, "notebooks", f"{run}.ipynb") for run in runs]
+        """The executed notebooks that are pages, in the order of the book."""
+        return [Path(self.results, run.executed) for run in self.runs if not run.point]
 
     def seeds_of(self, model: str) -> dict[str, list[int]]:
         """Followed models that differ from this one by nothing but the seed in their names, itself included."""
         return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
 
+    def given(self, run: Run) -> dict[str, Any]:
+        """All parameters of a run, as papermill gets them."""
+        step = NO_STEP if run.step is None else run.step
+        given = self.parameters(run.notebook, model=run.model, step=step, group=run.group)
+        if not run.point:
+            return given
+        return given | {"results": f"{self.results}/{run.folder}".rstrip("/")} | points(
+            self.sweep[run.notebook])[run.point]
+
     def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP, group: str = "") -> dict[str, Any]:
-        """All parameters of one run of a notebook, as papermill gets them.
+        """The parameters of a notebook on a model at a step, or over all models.
 
         A run of an included suite's model, or over all its models (`group`), has the parameters of that suite.
         """
@@ -170,37 +115,61 @@ class Suite:
             if model in suite.steps or group == suite.name:
                 own_table = {"table": f"statistics/{notebook}/{group}.parquet"} if group else {}
                 return suite.parameters(notebook, model=model, step=step) | {"results": self.results} | own_table
-        known = {
-            "suite": self.name, "seed": self.seed, "results": self.results, "model": model, "step": step,
-            "steps": self.steps.get(model, []), "ablated_steps": self.ablated.get(model, []),
-            "models": self.steps, "ablated_models": self.ablated, "seeds": self.seeds_of(model),
-            "executed_models": {name: at for name, at in self.chosen["task_execution"].items() if at},
-            "real_models": {suite.name: suite.ablated for suite in self.groups},
-        }  # fmt: skip
+        known = dict(zip(KNOWN, (
+            self.name, self.seed, self.results, model, step, self.steps.get(model, []), self.ablated.get(model, []),
+            self.seeds_of(model), self.steps, self.ablated,
+            {name: at for name, at in self.chosen["task_execution"].items() if at},
+            {suite.name: suite.ablated for suite in self.groups}), strict=True))
+        needed = KNOWN[:{"step": 5, "model": 4}.get(NOTEBOOKS[notebook].of, 3)]
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
-        names = [*GIVEN[notebook], *(n for n in GIVEN_IF_DECLARED.get(notebook, ()) if n in declared)]
-        own = self.of_model.get(model, {}).get(notebook, {})
-        return {name: known[name] for name in names} | self.overrides.get(notebook, {}) | own
+        of_model = self.of_model.get(model, {}).get(notebook, {})
+        return {name: value for name, value in known.items() if name in needed or name in declared} | (
+            self.overrides.get(notebook, {}) | of_model)
 
-    def swept(self, notebook: str) -> list[tuple[str, dict[str, Any], str, int]]:
-        """Runs of a notebook over the suite's grid of its parameters: name of the point, its values, model, step."""
-        steps = self.steps if notebook == "scoring" else self.chosen[notebook]
-        return [(name, point, model, at[-1]) for name, point in points(self.sweep.get(notebook, {})).items()
-                for model, at in steps.items() if at] if notebook in self.sweep else []
+    def inputs(self, run: Run) -> list[str]:
+        """What a run is made from besides its template and the code: tables, other files, and weights."""
+        notebook = NOTEBOOKS[run.notebook]
+        found = sorted(path.as_posix() for pattern in notebook.files for path in Path().glob(pattern))
+        if notebook.of == "step":
+            shown = [] if run.point else committed(self, run.notebook, run.model, run.step)
+            found += shown or weights(run.model, run.step)
+        found += [f"{self.results}/{path}" for kind in notebook.reads for other in self._read(run, WRITER[kind])
+                  for path, of_kind in other.tables.items() if of_kind == kind]
+        others = [other for other in self.runs if other.notebook in notebook.pages and not run.group and other != run]
+        return found + [f"{self.results}/{path}" for other in others for path in other.tables]
+
+    def _read(self, run: Run, writer: str) -> list[Run]:
+        """The runs of a measuring notebook that a run reads."""
+        of = NOTEBOOKS[run.notebook].of
+        if of == "step":
+            return [Run(writer, run.model, run.step)]
+        suites = [suite for suite in self.included if suite.name == run.group] or [self]
+        models = {run.model, *(self.seeds_of(run.model) if writer == "scoring" else ())} if of == "model" else None
+        return [Run(writer, model, step) for suite in (*suites, *(self.included if of == "book" else ()))
+                for model, steps in suite.chosen[writer].items() if models is None or model in models for step in steps]
 
     def check_templates(self) -> None:
         """Refuse templates and overrides that do not fit each other, before anything runs."""
-        for model in (next(iter(self.steps)), *self.of_model):
-            for notebook in TABLES:
-                check_parameters(
-                    TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=self.steps[model][0]))
-        for notebook in self.sweep:
-            runs = self.swept(notebook)
-            if not runs:
-                raise SuiteError(f"sweep.{notebook}: the suite runs {notebook} on no model")
-            for _, point, model, step in runs:
-                check_parameters(
-                    TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=step) | point)
+        for model, notebook in itertools.product((next(iter(self.steps)), *self.of_model), NOTEBOOKS):
+            check_parameters(
+                TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=self.steps[model][0]))
+        swept = [run for run in self.runs if run.point]
+        for run in swept:
+            check_parameters(run.template, self.given(run))
+        if idle := [notebook for notebook in self.sweep if notebook not in {run.notebook for run in swept}]:
+            raise SuiteError(f"sweep.{idle[0]}: the suite runs {idle[0]} on no model")
+
+
+def points(grid: dict[str, list]) -> dict[str, dict[str, Any]]:
+    """Every combination of a grid's values by its name, `n_shots=4,seed=1`. Raises ValueError for equal names."""
+    found = {}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        name = ",".join(f"{key}={re.sub(r'[^A-Za-z0-9_.+-]+', '_', str(value))}" for key, value in point.items())
+        if name in found:
+            raise ValueError(f"two points are called {name}: values have to differ in letters, digits or . _ + -")
+        found[name] = point
+    return found
 
 
 def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
@@ -212,7 +181,7 @@ def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
     try:
         config = UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise SuiteError(f"{path} is not YAML: {_short(error)}") from None
+        raise SuiteError(f"{path} is not YAML: {short(error)}") from None
     try:
         return check_suite({**config, **over} if over and isinstance(config, dict) else config)
     except SuiteError as error:
@@ -221,59 +190,47 @@ def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
 
 def check_suite(config: Any) -> Suite:
     """The suite that a parsed file describes. Raises SuiteError naming the key and the nearest valid ones."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    errors = sorted(
-        jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.path))
-    )
-    if errors:
-        raise SuiteError(_one_line(errors[0]))
-    steps, chosen = {}, {notebook: {} for notebook in CHOSEN_BY}
+    check_schema(config)
+    chosen: dict[str, dict[str, list[int]]] = {name: {} for name in OF_STEP}
     for entry in config["models"]:
-        name = entry["name"]
-        if name in steps:
-            raise SuiteError(f"model {name} is listed twice")
+        model = entry["name"]
+        if model in chosen["scoring"]:
+            raise SuiteError(f"model {model} is listed twice")
         try:
-            steps[name] = _chosen(name, entry.get("steps", "all"))
-            for notebook, (key, default) in CHOSEN_BY.items():
-                chosen[notebook][name] = _chosen(name, entry.get(key, default), among=steps[name])
+            for name, notebook in OF_STEP.items():
+                among = None if name == "scoring" else chosen["scoring"][model]
+                chosen[name][model] = _chosen(model, entry.get(notebook.key, notebook.default), among)
         except (ValueError, OSError) as error:
             raise SuiteError(str(error)) from None
-    overrides = config.get("parameters", {})
+    overrides, sweep = config.get("parameters", {}), config.get("sweep", {})
     of_model = {entry["name"]: entry["parameters"] for entry in config["models"] if "parameters" in entry}
-    for notebook, given in (item for part in (overrides, *of_model.values()) for item in part.items()):
-        for name in (*GIVEN[notebook], *GIVEN_IF_DECLARED.get(notebook, ())):
-            if name in given:
-                raise SuiteError(f"parameters.{notebook}: {name} is set by the workflow, not here")
-    sweep = config.get("sweep", {})
+    for kind, part, may in (*(("parameters", part, ()) for part in (overrides, *of_model.values())),
+                            ("sweep", sweep, ("seed",))):
+        for notebook, values in part.items():
+            if fixed := [name for name in KNOWN if name in values and name not in may]:
+                raise SuiteError(f"{kind}.{notebook}: {fixed[0]} is set by the workflow, not here")
     for notebook, grid in sweep.items():
-        for name in ("suite", "results", "model", "step"):
-            if name in grid:
-                raise SuiteError(f"sweep.{notebook}: {name} is set by the workflow, not here")
         try:
             points(grid)
         except ValueError as error:
             raise SuiteError(f"sweep.{notebook}: {error}") from None
     included = tuple(suite for name in config.get("include", []) if (suite := _measured(name)).steps)
     for suite in included:
-        if both := sorted(set(steps) & set(suite.steps)):
+        if both := sorted(set(chosen["scoring"]) & set(suite.steps)):
             raise SuiteError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
-    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), steps, chosen, overrides, sweep,
+    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), chosen, overrides, sweep,
                  config.get("tables", ""), included, of_model)
 
 
 def _measured(name: str) -> Suite:
     """A suite of config/ with those of its runs whose committed tables are there."""
     suite = read_suite(SCHEMA.with_name(f"{name}.yaml"))
-
-    def there(notebook: str, chosen: dict[str, list[int]]) -> dict[str, list[int]]:
-        kept = {model: [step for step in steps if committed(suite, notebook, model, step)]
-                for model, steps in chosen.items()}
-        return {model: steps for model, steps in kept.items() if steps}
-
-    steps = there("scoring", suite.steps)
-    chosen = {notebook: there(notebook, {model: at for model, at in chosen.items() if model in steps})
-              for notebook, chosen in suite.chosen.items()}
-    return replace(suite, steps=steps, chosen=chosen)
+    chosen: dict[str, dict[str, list[int]]] = {}
+    for notebook, of_models in suite.chosen.items():  # scoring first
+        there = {model: [step for step in steps if committed(suite, notebook, model, step)]
+                 for model, steps in of_models.items() if model in chosen.get("scoring", of_models)}
+        chosen[notebook] = {model: steps for model, steps in there.items() if steps}
+    return replace(suite, chosen=chosen)
 
 
 def unseeded(model: str) -> str:
@@ -293,7 +250,7 @@ def dependencies(notebook: str) -> list[str]:
 def committed(suite: Suite, notebook: str, model: str, step: int) -> list[str]:
     """The committed tables of a run that are there; it needs no weights then."""
     suite = next((other for other in suite.included if model in other.steps), suite)
-    paths = [run_path(suite.tables, kind, model, step) for kind in TABLES[notebook] if kind != "statistics"]
+    paths = [run_path(suite.tables, kind, model, step) for kind in NOTEBOOKS[notebook].writes if kind != "statistics"]
     return [path.as_posix() for path in paths if suite.tables and path.is_file()]
 
 
@@ -305,45 +262,19 @@ def weights(model: str, step: int) -> list[str]:
     return sorted(os.path.relpath(file) for file in Path(source).iterdir() if file.is_file())
 
 
-def _chosen(model: str, wanted: str | list[int], among: list[int] | None = None) -> list[int]:
+def _chosen(model: str, wanted: str | list[int], among: list[int] | None) -> list[int]:
     """The steps of a model that a suite file asks for, in rising order."""
     locate(model)  # refuses unknown models, naming the nearest
-    known = steps_of(model) if among is None else among
     if wanted == "none":
         return []
     if isinstance(wanted, str):
+        known = steps_of(model) if among is None else among
         return (known[-1:] if wanted == "last" else list(known)) or [NO_STEP]
-    if among is not None:
-        for step in wanted:
-            if step not in among:
-                raise SuiteError(f"model {model}: step {step} is not among its scored steps ({among})")
     for step in wanted:
+        if among is not None and step not in among:
+            raise SuiteError(f"model {model}: step {step} is not among its scored steps ({among})")
         locate(model, step)
     return sorted(wanted)
-
-
-def _one_line(error: jsonschema.ValidationError) -> str:
-    where = ".".join(map(str, error.absolute_path)) or "suite file"
-    if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        key = next(str(k) for k in error.instance if k not in known)
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"; nearest: {near[0]}" if near else ""
-        return f"unknown key {key!r} in {where}, expected one of {', '.join(known)}{hint}"
-    if error.validator == "required":
-        key = next(k for k in error.validator_value if k not in error.instance)
-        return f"{where} lacks the key {key!r}"
-    key = where.rsplit(".", 1)[-1]
-    if key == "steps" or key in [key for key, _ in CHOSEN_BY.values()]:
-        none = "" if key == "steps" else "none, "
-        return f"{where} is {error.instance!r}, expected {none}all, last or a list of different steps from 0"
-    return f"{where}: {_short(error.message)}"
-
-
-def _short(message: object) -> str:
-    """One line, the middle left out where a value makes it long."""
-    line = " ".join(str(message).split())
-    return line if len(line) < 400 else f"{line[:200]} ... {line[-150:]}"
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import importlib.util
 import math
 import sys
 from pathlib import Path
@@ -98,15 +99,16 @@ def library_files(path: str | Path, root: str | Path = ".", *, measuring: bool =
     templates that use it; importing a package as a whole counts as using all of it.
     """
     root = Path(root)
-    cells = [measuring_source(path)] if measuring else [cell.source for cell in _code_cells(Path(path))]
-    source = "\n".join(map(_without_magics, cells))
+    source = measuring_source(path) if measuring else "\n".join(cell.source for cell in _code_cells(Path(path)))
+    plain = ("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
     found: set[Path] = set()
-    todo = list(_imported(ast.parse(source), root, package=None))
+    todo = _imported("\n".join(plain), root, package="")
     while todo:
         file = todo.pop()
         if file not in found:
             found.add(file)
-            todo += _imported(ast.parse(file.read_text(encoding="utf-8")), root, package=file.parent)
+            package = ".".join(file.parent.relative_to(root).parts)
+            todo += _imported(file.read_text(encoding="utf-8"), root, package)
     return sorted(file.relative_to(root).as_posix() for file in found)
 
 
@@ -133,10 +135,6 @@ def _code_cells(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def _without_magics(source: str) -> str:
-    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
-
-
 def _is_of_type(value: Any, expected: ast.expr) -> bool:
     match expected:
         case ast.Constant(value=str() as quoted):
@@ -157,53 +155,44 @@ def _is_of_type(value: Any, expected: ast.expr) -> bool:
     raise ParameterError(f"the type {ast.unparse(expected)} is none of {', '.join(_SCALARS)}")
 
 
-def _imported(tree: ast.Module, root: Path, package: Path | None) -> list[Path]:
-    """Files that the imports of one module lead to; `package` is its folder, None for a notebook."""
+def _imported(source: str, root: Path, package: str) -> list[Path]:
+    """Files that the imports of one module lead to; `package` is "" for a notebook."""
     files = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                files += _module(root, alias.name.split("."), whole=True)
-        elif isinstance(node, ast.ImportFrom):
-            parts = node.module.split(".") if node.module else []
-            if node.level:
-                if package is None:
-                    continue
-                base = package.relative_to(root).parts
-                parts = [*base[: len(base) - node.level + 1], *parts]
-            for alias in node.names:
-                files += _name(root, parts, alias.name)
+            files += [file for alias in node.names for file in _module(root, alias.name, whole=True)]
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
+            files += [file for alias in node.names for file in _name(root, _origin(node, package), alias.name)]
     return files
 
 
-def _name(root: Path, parts: list[str], name: str) -> list[Path]:
-    """`from parts import name`: a submodule, a name defined there, or one that its `__init__` passes on."""
+def _origin(node: ast.ImportFrom, package: str) -> str:
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+
+
+def _name(root: Path, module: str, name: str) -> list[Path]:
+    """`from module import name`: a submodule, a name defined there, or one that its `__init__` passes on."""
     if name == "*":
-        return _module(root, parts, whole=True)
-    submodule = _module(root, [*parts, name], whole=False)
-    if submodule:
+        return _module(root, module, whole=True)
+    if submodule := _module(root, f"{module}.{name}"):
         return submodule
-    found = _module(root, parts, whole=False)
-    if not found or found[0].name != "__init__.py":
-        return found
-    tree = ast.parse(found[0].read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
-            original = next(a.name for a in node.names if (a.asname or a.name) == name)
-            base = parts[: len(parts) - node.level + 1] if node.level else []
-            return _name(root, [*base, *(node.module.split(".") if node.module else [])], original)
+    found = _module(root, module)
+    passes_on = bool(found) and found[0].name == "__init__.py"
+    for node in ast.parse(found[0].read_text(encoding="utf-8")).body if passes_on else ():
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            if (alias.asname or alias.name) == name:
+                return _name(root, _origin(node, module), alias.name)
     return found
 
 
-def _module(root: Path, parts: list[str], *, whole: bool) -> list[Path]:
+def _module(root: Path, name: str, *, whole: bool = False) -> list[Path]:
     """The file of a module of this project, with `whole` all files of a package; [] for other modules."""
-    if not parts or parts[0] not in PACKAGES:
+    base = root.joinpath(*name.split("."))
+    if name.split(".")[0] not in PACKAGES:
         return []
-    base = root.joinpath(*parts)
     if (base / "__init__.py").is_file():
         return sorted(base.rglob("*.py")) if whole else [base / "__init__.py"]
-    file = base.with_suffix(".py")
-    return [file] if file.is_file() else []
+    return [file for file in [base.with_suffix(".py")] if file.is_file()]
 
 
 if __name__ == "__main__":

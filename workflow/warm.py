@@ -43,6 +43,7 @@ def run_module(module: str, arguments: list[str]) -> int:
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
     asked = json.dumps([module, arguments, os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(connection, [len(asked).to_bytes(8)], [0, 1, 2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork decides; a kernel's shutdown begins with one
     connection.sendall(asked)
     status = int.from_bytes(_answer(connection) or _GONE, signed=True)
     if status < 0:

@@ -48,7 +48,7 @@ def read_runs(folder: str | Path) -> pd.DataFrame:
             raise ValueError(f"{path} has no column {missing[0]!r}, expected {', '.join(KEY)} and the measures")
         frames.append(frame)
     if not frames:
-        raise ValueError(f"{folder} has no tables of runs; run `make causal`")
+        raise ValueError(f"{folder} has no tables of runs; run `python -m lab.causal`")
     runs = pd.concat(frames, ignore_index=True)
     if (twice := runs.duplicated(KEY)).any():
         raise ValueError(f"{folder}: {runs.loc[twice, KEY].iloc[0].to_dict()} stands there twice")

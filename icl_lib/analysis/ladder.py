@@ -23,9 +23,10 @@ def read_grid(path: str | Path) -> pd.DataFrame:
         grid = pd.read_csv(path, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}), expected the grid's table: "
-                         "run `make grid`") from None
+                         "run `make sweep SUITE=grid`, then `python -m lab.grid`") from None
     if list(grid) != COLUMNS:
-        raise ValueError(f"{path} has the columns {', '.join(grid)}, expected {', '.join(COLUMNS)}: run `make grid`")
+        raise ValueError(f"{path} has the columns {', '.join(grid)}, expected {', '.join(COLUMNS)}: run "
+                         "`make sweep SUITE=grid`, then `python -m lab.grid`")
     return grid
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The smoke suite through a real Slurm of one node, started here and stopped at the end: `make slurm-test`. One job is
+# The smoke suite through a real Slurm of one node, started here and stopped at the end. One job is
 # killed while it runs and has to be submitted again. Needs Debian's slurm-wlm and munge, and root.
 set -euo pipefail
 

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    record_trial("repetitions", f"make determinism SUITE={suite}", tried=len(variants),
+    record_trial("repetitions", f"python -m tests.support.determinism {suite}", tried=len(variants),
                  passed=len(variants) - len({line.split(":")[0] for line in problems}))
     if not problems:
         shutil.rmtree(copy)

@@ -238,8 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_report(torture, folder, (time.monotonic() - start) / 60)
     # every kill of a book with a problem counts as lost
     spoiled = {line.split(":")[0] for line in torture.problems}
-    limit = "" if given.minutes == float("inf") else f" MINUTES={given.minutes:g}"
-    record_trial("kills", f"make torture KILLS={given.kills}{limit}", tried=len(torture.kills),
+    limit = "" if given.minutes == float("inf") else f" --minutes {given.minutes:g}"
+    command = f"python -m tests.support.torture {given.suite} --kills {given.kills}{limit}"
+    record_trial("kills", command, tried=len(torture.kills),
                  passed=sum(f"book {kill.book}" not in spoiled for kill in torture.kills))
     print("\n".join(torture.problems) or f"{len(torture.kills)} kills, nothing lost; {folder / 'report.md'}")
     if not torture.problems:

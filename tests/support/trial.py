@@ -4,8 +4,9 @@ import csv
 import os
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from icl_lib.tables import tables_equal
@@ -101,12 +102,20 @@ def record_tests(trial: str, command: str, report: Path) -> None:
     record_trial(trial, command, tried=len(tried), passed=len(tried) - len(failed))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """`python -m tests.support.trial TRIAL COMMAND REPORT`: a line of the book's table from a JUnit report."""
-    record_tests(arguments[0], arguments[1], Path(arguments[2]))
+def main() -> int:
+    """Meet faults and bad input: `python -m tests.support.trial`; a line of the book's table for each."""
+    Path("results").mkdir(exist_ok=True)
+    failed = False
+    for trial, arguments in (("faults", ["-m", "faults or not faults", "tests/test_faults.py"]),
+                             ("bad inputs", ["tests/test_bad_input.py", "-k", "one_line"]),
+                             ("", ["-m", "faults", "tests/test_safety.py"])):
+        report = Path("results", f"{trial.replace(' ', '_') or 'safety'}.xml")
+        pytest = [sys.executable, "-m", "pytest", *arguments, f"--junitxml={report}"]
+        failed |= bool(subprocess.run(pytest, check=False).returncode)
+        if trial:
+            record_tests(trial, "python -m tests.support.trial", report)
+    return failed
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(main())

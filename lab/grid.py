@@ -1,11 +1,12 @@
-"""Put the effects of the finished grid suite into lab/grid.csv: `python -m workflow.grid [config/grid.yaml]`.
+"""Put the effects of the finished grid suite into lab/grid.csv: `python -m lab.grid [results/grid]`.
 
-The suite takes hours, so its table is committed, and every book has a page of it; `make grid` does both.
+The suite (`make sweep SUITE=grid`) takes long, so its table is committed, and every book has a page of it.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,22 +14,25 @@ from icl_lib.ablation.effects import DIFFERENCE
 from icl_lib.analysis.ladder import COLUMNS
 from icl_lib.analysis.scaling import model_sizes
 from icl_lib.kinds import heads_of_kind
-from icl_lib.tables import read_table, run_path
+from icl_lib.tables import read_table
 from lab.files import GRID
-from workflow.suite import Suite, read_suite
 
 CONTROLS = ("none", "random_layer_matched")  # what is written, of the controls that the tables have
 
 
-def collected(suite: Suite) -> pd.DataFrame:
-    """The tables `effects` of all ablated models, smallest first, with the number of heads of each kind.
+def collected(results: Path) -> pd.DataFrame:
+    """The tables `effects` of all scored models, smallest first, with the number of heads of each kind.
 
-    Errors as in `read_table`.
+    Errors as in `read_table`, and ValueError where no model is scored.
     """
+    scored = {path.parent.relative_to(results / "scores").as_posix(): path.name
+              for path in results.glob("scores/**/step*.parquet")}
+    if not scored:
+        raise ValueError(f"{results} has no tables `scores`; run the suite first: make sweep SUITE=grid")
     frames = []
-    for model in model_sizes(suite.ablated)["model"]:
+    for model in model_sizes({model: [int(name[4:-8])] for model, name in scored.items()})["model"]:
         effects, scores, accuracy = (
-            read_table(run_path(suite.results, kind, model, suite.ablated[model][-1]), schema_name=kind)
+            read_table(results / kind / model / scored[model], schema_name=kind)
             for kind in ("effects", "scores", "accuracy"))
         of_kind = {kind: int(heads.sum()) for kind, heads in heads_of_kind(scores, accuracy).items()}
         of_kind[DIFFERENCE] = min(of_kind.values())
@@ -40,13 +44,10 @@ def collected(suite: Suite) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if len(given) > 1:
-        print("error: expected at most one suite file: python -m workflow.grid config/grid.yaml", file=sys.stderr)
+        print("error: expected at most one folder of results: python -m lab.grid results/grid", file=sys.stderr)
         return 2
     try:
-        suite = read_suite(given[0] if given else "config/grid.yaml")
-        if not suite.ablated:
-            raise ValueError(f"suite {suite.name} ablates no model, expected one that does, such as config/grid.yaml")
-        table = collected(suite)
+        table = collected(Path(given[0] if given else "results/grid"))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

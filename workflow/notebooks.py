@@ -1,0 +1,99 @@
+"""All notebooks: how often each runs, what it reads, and what it writes. The book has them in this order.
+
+A new notebook is a template in notebooks/, an entry here and a line of _toc.yml. What its parameters cell declares says
+what it is given (workflow/suite.py).
+"""
+
+from dataclasses import dataclass
+
+SCORED = ("scores", "accuracy", "tasks")
+ABLATED = ("ablations", "effects", "curves")
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One template. `writes` and `reads` are kinds of tables; `statistics` are the numbers that its page prints."""
+
+    writes: tuple[str, ...] = ("statistics",)
+    of: str = "suite"  # one run for each "step" chosen, "model" of several, "suite", or "book": included ones too
+    key: str = ""  # of a model's entry in a suite file: at which of its scored steps the notebook runs
+    default: str = "none"
+    reads: tuple[str, ...] = ()  # measured tables: of the step, of the model (of all its seeds where scored), or of all
+    pages: tuple[str, ...] = ()  # notebooks whose statistics it reads, those of included suites too
+    files: tuple[str, ...] = ()  # patterns of other files that it reads
+    grouped: bool = False  # runs once more over the models of each included suite
+
+
+CAUSAL = ("lab/causal/**/*.csv", "lab/causal/**/*.yaml")
+NOTEBOOKS = {
+    "scoring": Notebook((*SCORED, "statistics"), "step", "steps", "all"),
+    "ablation": Notebook((*ABLATED, "statistics"), "step", "ablate", "last", reads=("scores", "tasks")),
+    "protocols": Notebook(of="step", key="protocols"),
+    "task_execution": Notebook(("executions",), "step", "execute", reads=("scores",)),
+    "example": Notebook(("example",), "step", "example", reads=("scores", "accuracy")),
+    "training_dynamics": Notebook(of="model", reads=(*SCORED, "effects")),
+    "model_scaling": Notebook(reads=(*SCORED, "effects"), grouped=True),
+    "ablation_ladder": Notebook(files=("lab/grid.csv",)),
+    "causal_test": Notebook(files=CAUSAL),
+    "claims": Notebook(reads=(*SCORED, *ABLATED, "executions"), pages=("claims",), grouped=True),
+    "lab": Notebook((), reads=SCORED, files=("lab/rungs/*.yaml", "lab/models/*/*/curve.csv", "lab/recipe.*")),
+    "paper_figures": Notebook((), "book", reads=("scores",), pages=("claims",)),
+    "index": Notebook((), "book", reads=("ablations",), pages=("model_scaling", "claims"), files=CAUSAL),
+}
+WRITER = {kind: name for name, notebook in NOTEBOOKS.items() for kind in notebook.writes if kind != "statistics"}
+OF_STEP = {name: notebook for name, notebook in NOTEBOOKS.items() if notebook.of == "step"}
+
+
+def place(notebook: str, table: str) -> str:
+    """The folder of a notebook's table; or, where it runs once, the file's name without its ending.
+
+    Several notebooks write statistics, each its own: results/<suite>/statistics/claims.parquet.
+    """
+    return f"{table}/{notebook}" if table == "statistics" else table
+
+
+def _joined(*parts: str, ending: str) -> str:
+    return "/".join(filter(None, parts)) + ending
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a notebook, or with wildcards in braces all of a kind. Its files are under the suite's results."""
+
+    notebook: str
+    model: str = ""
+    step: int | str | None = None
+    group: str = ""  # the included suite over whose models it runs
+    point: str = ""  # of the suite's grid
+
+    @property
+    def stem(self) -> str:
+        return (self.model or self.group) + ("" if self.step is None else f"/step{self.step}")
+
+    @property
+    def folder(self) -> str:
+        """Where its tables are, relative to the results."""
+        return f"sweeps/{self.notebook}/{self.point}/" if self.point else ""
+
+    @property
+    def template(self) -> str:
+        return f"notebooks/{self.notebook}.ipynb"
+
+    @property
+    def executed(self) -> str:
+        return _joined(f"{self.folder}notebooks", "" if self.point else self.notebook, self.stem, ending=".ipynb")
+
+    @property
+    def log(self) -> str:
+        return _joined("logs", self.folder.rstrip("/") or self.notebook, self.stem, ending=".log")
+
+    @property
+    def record(self) -> str:
+        """What it was made from."""
+        return self.log.removesuffix(".log") + ".inputs.json"
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """Path to kind."""
+        return {_joined(self.folder + place(self.notebook, kind), self.stem, ending=".parquet"): kind
+                for kind in NOTEBOOKS[self.notebook].writes}
