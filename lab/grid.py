@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from icl_lib.ablation.effects import DIFFERENCE
-from icl_lib.analysis.ladder import COLUMNS
 from icl_lib.analysis.scaling import model_sizes
 from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
 from lab.files import GRID
+from lab.grid_table import COLUMNS
 
 CONTROLS = ("none", "random_layer_matched")  # what is written, of the controls that the tables have
 

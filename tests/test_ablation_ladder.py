@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.analysis.ladder import (
+from icl_lib.forward.replacements import REPLACEMENTS
+from icl_lib.provenance import provenance
+from icl_lib.tables import write_table
+from lab import grid as command
+from lab.files import GRID
+from lab.grid_figures import differences
+from lab.grid_table import (
     COLUMNS,
     cell_counts,
     counts_table,
@@ -17,12 +23,6 @@ from icl_lib.analysis.ladder import (
     read_grid,
     statistics_rows,
 )
-from icl_lib.figures.ladder import differences
-from icl_lib.forward.replacements import REPLACEMENTS
-from icl_lib.provenance import provenance
-from icl_lib.tables import write_table
-from lab import grid as command
-from lab.files import GRID
 from tests.test_ablation_protocols import scores
 from workflow.suite import read_suite
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.analysis import causal as judge
-from icl_lib.pages import causal as causal_report
 from lab import causal
+from lab import causal_page as causal_report
+from lab import causal_statistics as judge
 from lab.files import CAUSAL, CONFIRMATION, read_plan
 
 RULES = read_plan()["rules"]

@@ -6,9 +6,9 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
 from icl_lib.ablation.effects import DIFFERENCE, corrected
-from icl_lib.analysis.ladder import with_kinds
 from icl_lib.figures.common import COLOUR
 from icl_lib.tables import VALUES
+from lab.grid_table import with_kinds
 
 # White where the metric drops alike for both kinds, else the colour of the kind for which it drops more.
 REPLACEMENTS = tuple(name for name in VALUES["replacement"] if name != "none")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from icl_lib.analysis import causal as judge
-from icl_lib.figures.causal import ARM_LABEL
+from lab import causal_statistics as judge
+from lab.causal_figures import ARM_LABEL
 
 MEANING = {
     "necessary": "in this world induction is **necessary** for FV heads",
