@@ -25,6 +25,9 @@ STANDIN = $(if $(filter standin,$(SUITE)),$(BIN)/python -m tests.support.standin
 WARM = env PYTHONHASHSEED=0 $(BIN)/python -m workflow.warm
 SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy --max-jobs-per-timespan 100/10s
 
+# The book of what has finished: of the committed tables first, minutes before the rest; and where a run fails.
+UNFINISHED = $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log
+
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite measure spot-check verify test check browser-test lab bench clean
 
@@ -33,7 +36,8 @@ help: ## this list
 	@echo "Variables: SUITE=$(SUITE) CORES=$(CORES) PYTHON=$(PYTHON) HF_HUB_OFFLINE=$(HF_HUB_OFFLINE)"
 
 book: suite ## run the suite (SUITE=lab) as far as needed and render the book, of what has finished where a run fails
-	@$(STANDIN) $(WARM) $(SNAKEMAKE) || { $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log; exit 1; }
+	@test -e $(PAGE) || ! grep -q '^include:' $(CONFIG) || { $(WARM) $(SNAKEMAKE) committed && $(UNFINISHED); } || true
+	@$(STANDIN) $(WARM) $(SNAKEMAKE) || { $(UNFINISHED); exit 1; }
 	@echo "Open $(PAGE)"
 
 sweep: suite ## run the notebooks of the suite as far as needed, without the book

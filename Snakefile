@@ -60,7 +60,7 @@ wildcard_constraints:
 
 
 # On a cluster the book is made where the sweep was started.
-localrules: all, sweep, joined, book
+localrules: all, sweep, committed, joined, book
 
 
 rule all:
@@ -73,6 +73,11 @@ rule sweep:
     input:
         PAGES,
         JOINED,
+
+
+rule committed:
+    input:
+        [f"{OUT}/{run.executed}" for run in SUITE.committed_runs],
 
 
 def of_run(kind, what):

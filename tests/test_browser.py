@@ -23,7 +23,7 @@ SHOWN = ("index", "example", "claims", "scoring", "ablation", "training_dynamics
 # Elements of the text that reach out of it and do not scroll by themselves.
 BEYOND_ITS_COLUMN = """() => {
   const article = document.querySelector("article"), right = article.getBoundingClientRect().right + 1;
-  const scrolls = (e) => e !== article && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX)
+  const scrolls = (e) => e !== article && (/auto|scroll/.test(getComputedStyle(e).overflowX)
     || scrolls(e.parentElement));
   return [...article.querySelectorAll("*")].filter((e) => e.getClientRects().length && !e.closest("mjx-container, svg")
     && e.getBoundingClientRect().right > right && !scrolls(e.parentElement)).map((e) => e.outerHTML.slice(0, 80));
@@ -112,7 +112,7 @@ def test_the_front_page_answers_before_any_code(page):
                           ".map(e => e.className)")
     assert first[0].startswith("ledger") and "figure" in first
     assert not any("cell_input" in name for name in first[: first.index("figure")])
-    assert page.locator(".ledger.front a[href*='#figure-']").count() > 0
+    assert page.locator(".ledger.front tr:first-child a[href*='#figure-']").count() > 0
 
 
 def test_titles_tell_pages_apart():
@@ -130,6 +130,9 @@ def test_what_can_be_saved_can_be_read(page, name):
             assert {"panel", "mark"} <= set(table) and named.endswith(".csv")
         elif urlsplit(address).path.endswith(".gz"):
             nbformat.reads(gzip.decompress(Path(unquote(urlsplit(address).path)).read_bytes()).decode(), as_version=4)
+    tables = page.evaluate("[...document.querySelectorAll('.data-of-page a[href*=\"tables/\"]')].map(a => a.href)")
+    for path in (Path(unquote(urlsplit(address).path)) for address in tables):
+        assert path.name.endswith(".ipynb.gz") or len(pd.read_csv(path, nrows=3).columns) > 2, path
     figures = page.locator("article figure[id^=figure-]").count()
     assert sum(address.startswith("data:text/csv") for _, address in links) == figures
 

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-_TARGETS = ("all", "sweep")  # rules that run nothing
+_TARGETS = ("all", "sweep", "committed")  # rules that run nothing
 
 
 class Progress(logging.Handler):

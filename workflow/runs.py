@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from icl_lib.analysis.claims import with_verdicts
 from icl_lib.tables import DICTIONARY, KEYS, read_table
 from workflow.notebooks import NOTEBOOKS, place
 
@@ -59,9 +60,16 @@ def data_of_page(results: Path, name: str, up: str) -> str:
     """
     tables = [f'<a href="{up}tables/{csv_name(results, file).as_posix()}">{file.relative_to(results).parts[0]}</a>'
               for file in tables_of_run(results, name)]
+    if name.partition("/")[0] == "claims":
+        tables.append(f'<a href="{up}{verdicts_name(name)}">verdicts</a>')
     return (f'<p class="data-of-page">Data of this page: {"".join(f"{table}, " for table in tables)}'
             f'<a download href="{up}{notebook_name(name)}">executed notebook</a>. '
             f'<a href="{up}data.html">What the columns hold</a>.</p>')
+
+
+def verdicts_name(name: str) -> str:
+    """Where the book keeps the verdicts on the claims over one group of models, "claims" or "claims/<group>"."""
+    return f"tables/verdicts/{name}.csv"
 
 
 def notebook_name(name: str) -> str:
@@ -111,6 +119,11 @@ def write_data(results: Path, names: Iterable[str], folder: Path) -> None:
         for table in sorted((results / kind).rglob("*.parquet")):
             text = read_table(table).to_csv(index=False, float_format="%.7g").encode()
             _write(folder / "tables" / csv_name(results, table), text)
+    for table in sorted((results / "statistics").rglob("*.parquet")):
+        name = table.relative_to(results / "statistics").with_suffix("").as_posix()
+        if name.partition("/")[0] == "claims":
+            text = with_verdicts(read_table(table)).to_csv(index=False, float_format="%.7g").encode()
+            _write(folder / verdicts_name(name), text)
     for name in names:
         _write(folder / notebook_name(name), (results / "notebooks" / f"{name}.ipynb").read_bytes())
 

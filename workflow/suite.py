@@ -89,6 +89,13 @@ class Suite:
                         for point in points(grid) for model, steps in self.chosen[name].items() if steps]
 
     @property
+    def committed_runs(self) -> list[Run]:
+        """Runs that measure nothing and wait for none that does: of included suites, and of committed files alone."""
+        real = {model for suite in self.included for model in suite.steps}
+        alone = {name for name, notebook in NOTEBOOKS.items() if notebook.files and not notebook.reads}
+        return [run for run in self.runs if run.model in real or run.group or run.notebook in alone]
+
+    @property
     def notebooks(self) -> list[Path]:
         """The executed notebooks that are pages, in the order of the book."""
         return [Path(self.results, run.executed) for run in self.runs if not run.point]
