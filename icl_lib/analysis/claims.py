@@ -156,10 +156,12 @@ def counts_sentence(found: pd.DataFrame) -> str:
 
 def estimate_words(row) -> str:
     """An estimate with its interval or p-value, and what is missing where it cannot be decided."""
-    if not np.isnan(row.low) and row.low < row.high:
-        text = f"{row.value:.3g} ({row.low:.3g} to {row.high:.3g})"
+    # what is not 0 by rounding alone is 0
+    value, low, high = (0.0 if abs(number) < 1e-9 else number for number in (row.value, row.low, row.high))
+    if not np.isnan(low) and low < high:
+        text = f"{value:.3g} ({low:.3g} to {high:.3g})"
     else:
-        text = f"{row.value:.3g}" + ("" if np.isnan(row.p_value) else f" (p = {row.p_value:.2g})")
+        text = f"{value:.3g}" + ("" if np.isnan(row.p_value) else f" (p = {row.p_value:.2g})")
     return (row.why or POWERLESS if np.isnan(row.value) else f"{text}; {row.why}" if row.why else text)
 
 

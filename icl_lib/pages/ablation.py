@@ -61,7 +61,8 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
         drops = [(label, find(numbers, effect_name(metric, kind, False, "mean", "all", control)))
                  for kind, label in _KIND.items()]
         unit = " nats" if metric == TOKEN_LOSS else ""
-        if texts := [f"{_interval(row)}{unit} when {label} are ablated" for label, row in drops if row is not None]:
+        if texts := [f"{_interval(row).replace('+', '')}{unit} when {label} are ablated"
+                     for label, row in drops if row is not None]:
             parts.append(f"**{words}** drops by {' and by '.join(texts)}".removesuffix(" ablated"))
     text = (f"Without ablation few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to {clean['high']:.2f}). "
             f"With {heads} replaced by their mean at all positions {'; '.join(parts)}, {_CONTROL[control]} (95 % "
