@@ -22,7 +22,9 @@ SHOWN = ("index", "example", "claims", "scoring", "ablation", "training_dynamics
          "causal_test", "paper_figures", "performance")
 # Elements of the text that reach out of it and do not scroll by themselves.
 BEYOND_ITS_COLUMN = """() => {
-  const article = document.querySelector("article"), right = article.getBoundingClientRect().right + 1;
+  const article = document.querySelector("article");
+  if (!article) return [];
+  const right = article.getBoundingClientRect().right + 1;
   const scrolls = (e) => e !== article && (/auto|scroll/.test(getComputedStyle(e).overflowX)
     || scrolls(e.parentElement));
   return [...article.querySelectorAll("*")].filter((e) => e.getClientRects().length && !e.closest("mjx-container, svg")
@@ -127,7 +129,7 @@ def test_what_can_be_saved_can_be_read(page, name):
     for named, address in links:
         if address.startswith("data:text/csv"):
             table = pd.read_csv(io.BytesIO(base64.b64decode(address.split(",", 1)[1])))
-            assert {"panel", "mark"} <= set(table) and named.endswith(".csv")
+            assert len(table.columns) > 2 and len(table) and named.endswith(".csv")
         elif urlsplit(address).path.endswith(".gz"):
             nbformat.reads(gzip.decompress(Path(unquote(urlsplit(address).path)).read_bytes()).decode(), as_version=4)
     tables = page.evaluate("[...document.querySelectorAll('.data-of-page a[href*=\"tables/\"]')].map(a => a.href)")

@@ -56,6 +56,7 @@
 
   function sortable(table) {
     table.querySelectorAll("thead th").forEach((head, column) => {
+      if (!head.textContent.trim()) return;
       const button = document.createElement("button");
       button.type = "button";
       button.append(...head.childNodes);

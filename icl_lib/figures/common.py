@@ -271,9 +271,14 @@ def as_html(axes, text: str, alt: str) -> str:
     figure = np.ravel(axes)[0].figure
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    numbers = drawn(figure).to_csv(index=False, float_format="%.6g")
+    numbers = numbers_link(drawn(figure))
     plt.close(figure)
-    picture, data = (b64encode(content).decode() for content in (buffer.getvalue(), numbers.encode()))
+    picture = b64encode(buffer.getvalue()).decode()
     return (f'<figure><img class="figure" style="background: white" alt="{escape(alt)}" '
-            f'src="data:image/svg+xml;base64,{picture}"/><figcaption>{escape(text)} '
-            f'<a download="figure.csv" href="data:text/csv;base64,{data}">Numbers (CSV)</a></figcaption></figure>')
+            f'src="data:image/svg+xml;base64,{picture}"/><figcaption>{escape(text)} {numbers}</figcaption></figure>')
+
+
+def numbers_link(table: pd.DataFrame) -> str:
+    """A link that saves what a figure shows; the book gives the file the figure's name."""
+    data = b64encode(table.to_csv(index=False, float_format="%.6g").encode()).decode()
+    return f'<a download="figure.csv" href="data:text/csv;base64,{data}">Numbers (CSV)</a>'

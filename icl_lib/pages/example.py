@@ -6,7 +6,7 @@ from html import escape
 import pandas as pd
 
 from icl_lib.example.choice import candidate_tasks, fv_by_task
-from icl_lib.figures.common import COLOUR
+from icl_lib.figures.common import COLOUR, numbers_link
 from icl_lib.figures.example import EXPERIMENTS, HEAD
 from icl_lib.kinds import DEFINED_BY, KINDS
 
@@ -107,7 +107,7 @@ def shaded_prompt(example: pd.DataFrame, kind: str) -> str:
              "print-color-adjust: exact")
     caption = f"Attention of the {HEAD[kind]} {names_of(example)[kind]}. Full shade: {full:.0%}."
     return (f'<figure class="shaded-prompt"><div style="{style}">{"".join(spans)}</div>'
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
+            f"<figcaption>{escape(caption)} {numbers_link(rows)}</figcaption></figure>")
 
 
 def looking_sentence(example: pd.DataFrame) -> str:
