@@ -35,6 +35,15 @@ def check_given(namespace: Mapping[str, Any]) -> None:
                                  f"as -y '{target.id}: [...]'")
 
 
+def asked_of(namespace: Mapping[str, Any], *shown: str) -> dict[str, Any]:
+    """The parameters that a run's tables are measured with, for their provenance and for `is_measured`.
+
+    Of a notebook's `globals()` all that its parameters cell declares, as they are now, but the suite, the folder of
+    results and those that only say what is `shown`.
+    """
+    return {name: namespace[name] for name in namespace["__annotations__"] if name not in ("suite", "results", *shown)}
+
+
 def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> bool:
     """Whether the tables of a run are there, by schema, and were measured with these parameters.
 

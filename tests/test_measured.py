@@ -1,20 +1,19 @@
 """Measuring and showing apart: tables are read where they are, put back where they were kept, never replaced."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from icl_lib.data.tasks import read_tasks
-from icl_lib.notebook import check_given, is_measured
+from icl_lib.notebook import asked_of, check_given, is_measured
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.tables import KEYS, model_folder, read_table, run_path, write_table
-from tests.project import make_project
+from tests.project import ROOT, make_project
 from workflow.inputs import measured_from
 from workflow.measure import largest_difference
 from workflow.run import KEPT, put_back, run_notebook
-from workflow.templates import library_files, measuring_parameters, measuring_source
+from workflow.templates import library_files, measuring_parameters, measuring_source, template_parameters
 
 ROW = {"model": "m", "step": 1, "score": "fv", "layer": 0, "head": 0, "task": "t", "value": 0.25,
        "standard_error": 0.1, "n_prompts": 4}
@@ -226,3 +225,19 @@ def test_progress_says_what_is_done_and_how_long_is_left_and_cleans_up(monkeypat
 
 def test_progress_is_silent_without_a_terminal(capsys):
     assert list(progress(range(3), "x")) == [0, 1, 2] and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("notebook", "kind", "shown"), [
+    ("scoring", "scores", {"top_fraction"}), ("ablation", "effects", set()), ("example", "example", set())])
+def test_committed_tables_were_measured_with_the_parameters_that_their_notebook_declares(notebook, kind, shown):
+    declared = set(template_parameters(ROOT / "notebooks" / f"{notebook}.ipynb")) - {"suite", "results"} - shown
+    tables = sorted((ROOT / "pretrained" / kind).rglob("*.parquet"))
+    assert tables
+    for path in tables:
+        assert set(read_table(path).attrs["provenance"]["parameters"]) == declared, path
+
+
+def test_what_a_run_asks_for_is_what_its_parameters_are_now():
+    namespace = {"__annotations__": {"suite": str, "results": str, "n": int, "fraction": float, "task_files": str},
+                 "suite": "s", "results": "r", "n": 2, "fraction": 0.5, "task_files": "lab", "other": 1}
+    assert asked_of(namespace, "fraction") == {"n": 2, "task_files": "lab"}
