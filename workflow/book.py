@@ -11,6 +11,7 @@ import base64
 import importlib.util
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -213,7 +214,11 @@ def build_unfinished(suite: Suite, log: Path) -> Path | None:
     with lock_sweep(results):
         there = [path for path in suite.notebooks if path.is_file()]
         missing = [path for path in suite.notebooks if not path.is_file()]
-        return build(results, there, log, missing) if missing else None
+        if not missing:
+            return None
+        unfinished = build(results, there, log, missing)
+        os.utime(unfinished, (0, 0))  # older than anything, or the workflow would take it for the finished one
+        return unfinished
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

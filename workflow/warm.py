@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,8 +90,10 @@ def serve(command: list[str], preload: Callable[[], bool]) -> int:
 def _preload() -> bool:
     """Import what notebooks import; whether this process may fork, which it may not with a GPU."""
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # the latter asks without CUDA
-    for name in PRELOADED:
-        importlib.import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of progress bars for Jupyter, which a sweep has no use for
+        for name in PRELOADED:
+            importlib.import_module(name)
     for file in Path("icl_lib").rglob("*.py"):
         importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
     gc.collect()
