@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from html import unescape
+from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
@@ -16,7 +17,7 @@ import yaml
 
 from icl_lib.tables import read_table, tables_equal
 from tests.project import ROOT, make_project, notebook, suite, write_suite, write_template
-from workflow.book import FIGURE, _smaller, stage
+from workflow.book import FIGURE, _smaller, build_unfinished, stage
 from workflow.lock import lock_sweep
 from workflow.notebooks import NOTEBOOKS
 from workflow.run import main as run_main
@@ -332,6 +333,17 @@ def planned(project, *arguments):
 def touch(path, text):
     time.sleep(0.02)
     path.write_text(path.read_text() + text)
+
+
+@pytest.mark.slow
+def test_the_book_of_committed_tables_comes_first_and_does_not_pass_for_the_whole_one(project):
+    status, output = snakemake(project, "committed")
+    assert status == 0, output
+    page = build_unfinished(read_suite("config/lab.yaml"), Path("log"))
+    assert "Not finished" in page.with_name("scoring.html").read_text()
+    assert (project / "results/fake/notebooks/causal_test.ipynb").is_file()
+    left = planned(project)
+    assert left["book"] == 1 and left["scoring"] == 2 and not {"causal_test", "ablation_ladder"} & set(left)
 
 
 @pytest.mark.slow

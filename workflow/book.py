@@ -217,7 +217,7 @@ def build_unfinished(suite: Suite, log: Path) -> Path | None:
         if not missing:
             return None
         unfinished = build(results, there, log, missing)
-        os.utime(unfinished, (0, 0))  # older than anything, or the workflow would take it for the finished one
+        os.utime(unfinished, (1, 1))  # older than anything, or the workflow would take it for the finished one
         return unfinished
 
 
