@@ -57,7 +57,7 @@ def test_what_a_target_calls_is_there(door, target):
     for call in door.calls:
         for module in re.findall(r"^python -m (\S+)", call):
             assert importlib.util.find_spec(module), call
-        for path in re.findall(r"(?:config|tests|notebooks|lab)/\S+", call):
+        for path in re.findall(r"(?<!/)(?:config|tests|notebooks|lab)/\S+", call):
             assert (ROOT / path).exists(), call
 
 
@@ -65,6 +65,8 @@ def test_what_a_target_calls_is_there(door, target):
 def test_a_target_fails_where_what_it_calls_fails(door, target):
     door.make(target)
     for call in door.calls:
+        if "--unfinished" in call:  # a first look before the rest, which goes on without it
+            continue
         failed = door.make(target, fails=call.split(" --")[0])
         assert failed.returncode != 0, call
 
