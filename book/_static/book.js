@@ -48,7 +48,7 @@
   }
 
   function reachable(box) { // a table wider than the page scrolls, by keyboard too
-    const caption = box.querySelector("caption");
+    const caption = box.querySelector("caption, figcaption");
     box.tabIndex = 0;
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", caption ? caption.textContent.trim().split(". ")[0] : "table");
@@ -111,6 +111,12 @@
     results.forEach((table, i) => tools(table, i + 1));
     results.filter((table) => table.tHead.rows.length === 1 && !table.querySelector("tbody [rowspan]")).forEach(sortable);
     document.querySelectorAll(".pst-scrollable-table-container").forEach(reachable);
+    document.querySelectorAll("figure").forEach((figure) => {
+      const image = figure.querySelector("img.figure");
+      if (image) new ResizeObserver(() => { // by keyboard too
+        if (figure.scrollWidth > figure.clientWidth) reachable(figure);
+      }).observe(image);
+    });
     const maps = document.querySelectorAll(".head-map");
     if (maps.length) load("plotly.min.js").then(() => maps.forEach(draw));
   });
