@@ -80,7 +80,7 @@ write("statistics", "causal_test", notebook="causal_test", model="", name="arm l
       p_value=0.5, n=5)
 """,
     "claims": """
-write("statistics", "claims", notebook="claims", model="", name="claim", value=float(len(models)), low=0.0, high=1.0,
+write("statistics", "claims", notebook="claims", model="", name="3a", value=float(len(models)), low=0.0, high=1.0,
       p_value=0.5, n=len(models))
 """,
     "lab": "print(len(models))",
