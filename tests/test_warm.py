@@ -1,5 +1,6 @@
 """Modules that a warm process forks do what they would do cold, and none outlives whoever wanted it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -80,27 +81,40 @@ def test_the_commands_status_is_returned():
     assert warm(sys.executable, "-c", "raise SystemExit(7)").returncode == 7
 
 
-@pytest.mark.parametrize("whom", ["asker", "command", "server"])
+@pytest.mark.parametrize("whom", ["asker", "parent", "command", "server"])
 def test_whoever_wanted_it_takes_the_module_along(tmp_path, whom):
-    """The module says its process, then sleeps; the command says its own and the asker's."""
-    asked = module(tmp_path, "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
-    command = ("import os, subprocess, sys; asker = subprocess.Popen(sys.argv[1:], start_new_session=True); "
-               "open('pids', 'w').write(f'{asker.pid} {os.getpid()}'); asker.wait()")
+    """The module says its process, then sleeps, as do the asker's parent and the command, which outlive the asker."""
+    asked = module(tmp_path, "import os, time; open('module', 'w').write(f'{os.getpid()}\\n'); time.sleep(60)")
+    parent = ("import os, subprocess, sys, time; asker = subprocess.Popen(sys.argv[1:], start_new_session=True); "
+              "open('asker', 'w').write(f'{asker.pid} {os.getpid()} {os.getppid()}\\n'); asker.wait(); time.sleep(60)")
+    command = "import subprocess, sys, time; subprocess.call(sys.argv[1:]); time.sleep(60)"
     server = SERVE.format(root=str(ROOT), preloaded="os", may_fork=True)
-    process = subprocess.Popen([sys.executable, "-c", server, sys.executable, "-c", command, *asked], cwd=tmp_path,
+    python = [sys.executable, "-c"]
+    process = subprocess.Popen([*python, server, *python, command, *python, parent, *asked], cwd=tmp_path,
                                env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    files = [tmp_path / name for name in ("module", "asker")]
     try:
-        assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()
-                          and (tmp_path / "pids").exists() and " " in (tmp_path / "pids").read_text())
-        pid = int((tmp_path / "pid").read_text())
-        asker, of_command = map(int, (tmp_path / "pids").read_text().split())
+        assert eventually(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files))
+        pid, asker, of_parent, of_command = (int(word) for file in files for word in file.read_text().split())
         assert alive(pid)
-        os.kill({"asker": asker, "command": of_command, "server": process.pid}[whom], signal.SIGKILL)
+        os.kill({"asker": asker, "parent": of_parent, "command": of_command, "server": process.pid}[whom],
+                signal.SIGKILL)
         assert eventually(lambda: not alive(pid))
         assert eventually(lambda: not alive(asker))
     finally:
+        for one in (of_parent, of_command):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
         process.kill()
         process.wait()
+
+
+def test_a_module_runs_in_the_askers_folder(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    asked = module(tmp_path, "import os; print(os.getcwd())")
+    move = "import os, subprocess, sys; os.chdir('elsewhere'); sys.exit(subprocess.call(sys.argv[1:]))"
+    done = warm(sys.executable, "-c", move, *asked, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.stdout == f"{tmp_path / 'elsewhere'}\n"
 
 
 def test_a_notebook_finds_the_warm_kernel(tmp_path):
