@@ -9,6 +9,7 @@ from icl_lib.kinds import FV_MINIMUM, fv_threshold
 from icl_lib.stats.intervals import (
     bootstrap_difference,
     bootstrap_mean,
+    effect_against_draws,
     expected_overlap,
     holm,
     overlap_p_value,
@@ -187,3 +188,27 @@ def test_bad_input_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["all draws", "a draw a row"])
+def test_an_effect_against_draws_is_that_of_one_generator_row_by_row(missing):
+    """One generator draws tasks, prompts and draws; asked twice it says the same, whatever was kept in between."""
+    rng = np.random.default_rng(3)
+    tasks, values, draws = np.repeat(["a", "b", "c"], 4), rng.random(12), rng.random((5, 12))
+    if missing:  # each row was measured with two of the draws
+        draws[(np.arange(12) + np.arange(5)[:, None]) % 5 > 1] = np.nan
+    one, n = np.random.default_rng(7), 200
+    times = one.multinomial(3, [1 / 3] * 3, size=n)
+    weights = np.hstack([one.multinomial(times[:, task] * 4, [1 / 4] * 4) / 12 for task in range(3)])
+    of_draws = one.multinomial(5, [1 / 5] * 5, size=n) / 5
+    means = []
+    for weight, of_draw in zip(weights, of_draws, strict=True):
+        cells = [(weight[row] * of_draw[draw], draws[draw, row] - values[row])
+                 for draw in range(5) for row in range(12) if not np.isnan(draws[draw, row])]
+        total = sum(w for w, _ in cells)
+        means += [sum(w * lost for w, lost in cells) / total] if total else []
+    tail = stats.norm.cdf(stats.t.ppf(0.025, 2) * np.sqrt(3 / 2))
+    for _ in range(2):
+        found = effect_against_draws(values, draws, tasks, seed=7, n_resamples=n)
+        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [tail, 1 - tail])))
+        assert found.p_value == pytest.approx(2 * stats.t.sf(abs(found.value) / np.std(means), 2))
