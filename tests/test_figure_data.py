@@ -66,3 +66,9 @@ def test_marks_that_stand_aside_bear_the_name_of_their_place(axes):
     axes[0].scatter([1, 2], [0.2, 0.8])
     axes[0].set_yticks([0, 1], ["induction heads", "FV heads"])
     assert drawn(axes[0].figure)["y"].to_list() == ["induction heads", "FV heads"]
+
+
+def test_an_interval_without_ends_is_none(axes):
+    axes[0].errorbar([1, 2], [3, 4], yerr=[[np.nan, 0.5], [np.nan, 0.25]], fmt="o")
+    intervals = drawn(axes[0].figure).query("mark == 'interval'")
+    assert intervals[["x", "y", "y_end"]].to_numpy().tolist() == [[2, 3.5, 4.25]]
