@@ -30,6 +30,8 @@ NULL_QUANTILE = 0.99
 LABELS_READ = 0.05
 # The ranking of heads with the lowest, most negative FV scores first: those that lower the answer's probability.
 LOWEST = "fv_lowest"
+# Random heads of all heads, those of either kind included.
+ANY_HEADS = "random_any"
 # What the column `excluded` of random heads says: they are of neither kind.
 OF_EITHER_KIND = "heads of either kind"
 

@@ -30,6 +30,7 @@ NOTEBOOKS = {
     "ablation": Notebook((*ABLATED, "statistics"), "step", "ablate", "last", reads=("scores", "tasks")),
     "protocols": Notebook(of="step", key="protocols"),
     "task_execution": Notebook(("executions",), "step", "execute", reads=("scores",)),
+    "patterns": Notebook(("patterns", "pattern_effects"), "step", "patterns", reads=("scores",)),
     "example": Notebook(("example",), "step", "example", reads=("scores", "accuracy")),
     "training_dynamics": Notebook(of="model", reads=(*SCORED, "effects")),
     "model_scaling": Notebook(reads=(*SCORED, "effects"), grouped=True),

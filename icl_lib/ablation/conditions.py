@@ -1,7 +1,7 @@
 """Which heads are ablated: rankings of both kinds without and with exclusion, and the random heads beside them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ from icl_lib.heads import (
     random_ranking,
     top_heads,
 )
-from icl_lib.kinds import LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind
+from icl_lib.kinds import ANY_HEADS, LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind
 from icl_lib.measurements import mean_scores
 
 
@@ -42,6 +42,8 @@ def ablation_conditions(
     rounding: str = "ceil",
     random_from: str = "neither",
     lowest: bool = False,
+    induction_score: str = RANKED_BY["induction"],
+    any_heads: bool = False,
 ) -> list[Condition]:
     """The clean model and, per fraction: both rankings without and with exclusion, and up to `n_draws` random sets.
 
@@ -52,11 +54,13 @@ def ablation_conditions(
     (`layer_matched_random_heads`). Where too few such heads are left, there is no control at this fraction. A draw
     that repeats an earlier one is left out. A draw of random heads is one ranking, so that its sets are nested over
     fractions as far as the sets in question allow (A15). `random_from` "all" draws random heads from all heads and
-    none by layer, as the paper and its code do (A16). `lowest`: also the heads with the lowest FV scores.
+    none by layer, as the paper and its code do (A16). `lowest`: also the heads with the lowest FV scores. `any_heads`:
+    also random heads of all heads, those in question included, beside those of neither kind. `induction_score` ranks
+    induction heads.
 
     Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
     """
-    by_kind = {kind: mean_scores(scores, score) for kind, score in RANKED_BY.items()}
+    by_kind = {"induction": mean_scores(scores, induction_score), "fv": mean_scores(scores, RANKED_BY["fv"])}
     of_kind = torch.stack(list(heads_of_kind(scores).values())).any(0)
     shape, n_total = tuple(by_kind["fv"].shape), by_kind["fv"].numel()
     n_excluded = head_count(exclude_fraction, n_total, rounding=rounding, minimum=int(rounding == "ceil"))
@@ -75,6 +79,9 @@ def ablation_conditions(
         if random_from == "all":
             conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed)
             continue
+        if any_heads:
+            conditions += [replace(c, ranking=ANY_HEADS)
+                           for c in random_conditions(shape, fraction, n_heads, n_draws, seed=seed)]
         taken = torch.stack([of_kind, *(c.heads for c in sets)]).any(0)
         conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed, taken=taken)
         for c in sets[:4]:
@@ -109,9 +116,12 @@ def matched_conditions(
 
 
 def refuse_overlap(conditions: list[Condition]) -> None:
-    """Raise ValueError naming a head of a random set that is in a set which it is the control for."""
+    """Raise ValueError naming a head of a random set that is in a set which it is the control for.
+
+    Random heads of all heads are no such control, and say so by their name.
+    """
     for control in conditions:
-        if not control.ranking.startswith("random"):
+        if not control.ranking.startswith("random") or control.ranking == ANY_HEADS:
             continue
         for c in conditions:
             controlled = control.matched == c.ranking and control.excluded == c.excluded or control.ranking == "random"

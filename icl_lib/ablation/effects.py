@@ -11,7 +11,7 @@ from icl_lib.ablation.conditions import Condition, at_fractions, nearest_fractio
 from icl_lib.ablation.measure import TOKEN_LOSS, Measurement
 from icl_lib.forward.edits import Edit
 from icl_lib.heads import overlap
-from icl_lib.kinds import KINDS, LOWEST, RANKED_BY
+from icl_lib.kinds import ANY_HEADS, KINDS, LOWEST, RANKED_BY
 from icl_lib.measurements import mean_scores
 from icl_lib.metrics.evaluate import edited_token_losses
 from icl_lib.stats.intervals import effect_against_draws, holm, percentile_rank
@@ -43,7 +43,7 @@ def effects_table(
         refuse_overlap(m.conditions)
         for fraction, excluded in dict.fromkeys((c.fraction, c.excluded != "") for c in m.conditions
                                                 if c.ranking in KINDS):
-            for control in CONTROLS:
+            for control in (*CONTROLS, ANY_HEADS):
                 lost = {kind: against for kind in (*KINDS, LOWEST)
                         if (against := _against(m, kind, fraction, excluded, control)) is not None}
                 if set(lost) >= set(KINDS):

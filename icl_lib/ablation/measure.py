@@ -1,7 +1,7 @@
 """From a model to the table `ablations`: one intervention measured under all conditions, tidy rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,13 +19,13 @@ from icl_lib.forward.encoded import encode_clean
 from icl_lib.forward.replacements import Encoded, document_values, shared_value, values_of
 from icl_lib.heads import different_heads
 from icl_lib.measurements import METRICS
-from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
+from icl_lib.metrics.evaluate import answer_metrics, label_metrics, token_loss_differences
 from icl_lib.metrics.generation import f1_ceiling
 from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
 
-FEW_SHOT_METRICS = METRICS | {"generated_f1": "generated_f1"}
+FEW_SHOT_METRICS = METRICS | {"generated_f1": "generated_f1", "label_correct": "label_accuracy"}
 _DOCUMENTS = 20  # measured and saved together
 TOKEN_LOSS, TOKEN_LOSS_POINTS = "token_loss_difference", "token_loss_difference_points"
 
@@ -55,6 +55,7 @@ def measure(
     loss_window: int = 0,
     f1: bool = False,
     reach_back: bool = False,
+    labels: Mapping[str, Sequence[str]] | None = None,
     spread_draws: bool = False,
     saved: SavedResults | None = None,
 ) -> list[Measurement]:
@@ -65,8 +66,9 @@ def measure(
     comes twice, averaged over `loss_window` positions to either side and at the two positions alone
     (`..._points`, the paper's); at `last` each loss is read with the heads replaced where it is read from.
 
-    `spread_draws`: every prompt and document meets one draw of each random kind, the draws in turn, instead of all of
-    them; values of the others are NaN. `saved`: finished tasks and documents are kept there and read again.
+    `labels`: those that each task's answers are among; their metrics are then `label_metrics`. `spread_draws`: every
+    prompt and document meets one draw of each random kind, the draws in turn, instead of all of them; values of the
+    others are NaN. `saved`: finished tasks and documents are kept there and read again.
     """
     refuse_unknown("positions", positions, POSITIONS)
     how = _Intervention(model, conditions, replacement, positions, spread_draws, saved or SavedResults(None, model))
@@ -76,7 +78,7 @@ def measure(
     if prompts:
         encoded = encode_clean(model, prompts)
         values = values_of(model, encoded, source, replacement, seed) if mean is None else dict.fromkeys(encoded, mean)
-        measured += how.few_shot(encoded, values, f1=f1, reach_back=reach_back)
+        measured += how.few_shot(encoded, values, labels, f1=f1, reach_back=reach_back)
     if documents is not None:
         value = document_values(model, documents, source, replacement, seed) if mean is None else mean
         measured += how.token_loss(documents, value, loss_window)
@@ -94,16 +96,22 @@ class _Intervention:
     spread_draws: bool
     saved: SavedResults
 
-    def few_shot(self, encoded: Encoded, values: Mapping[str, Tensor], **metrics: bool) -> list[Measurement]:
+    def few_shot(
+        self, encoded: Encoded, values: Mapping[str, Tensor], labels: Mapping[str, Sequence[str]] | None,
+        **metrics: bool,
+    ) -> list[Measurement]:
         def compute(task: str, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
             chosen = {task: [encoded[task][row] for row in rows]}
+            if labels:
+                return label_metrics(self.model, chosen[task], labels[task], edits)
             table = answer_metrics(self.model, chosen, {str(i): edit for i, edit in enumerate(edits)}, **metrics)
             return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(rows), len(edits)).T.copy())
                     for name in FEW_SHOT_METRICS if name in table}
 
         def made_from(task: str, rows: list[int]) -> tuple:
             chosen = [encoded[task][row] for row in rows]
-            return *metrics.values(), [(p.task, p.tokens, p.answer, p.answer_text) for p in chosen]
+            of_labels = (labels[task],) if labels else ()
+            return *metrics.values(), *of_labels, [(p.task, p.tokens, p.answer, p.answer_text) for p in chosen]
 
         tasks = np.repeat(list(encoded), [len(of_task) for of_task in encoded.values()])
         parts = [(task, len(of_task), values[task]) for task, of_task in encoded.items()]

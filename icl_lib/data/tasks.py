@@ -8,11 +8,12 @@ import operator
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 TYPES = ("abstractive", "extractive")
 SPLITS = ("scoring", "evaluation", "training", "unseen")
@@ -91,8 +92,23 @@ def _prompt_list(path, task: str, entry, key: str) -> list[Prompt]:
 
 
 @dataclass(frozen=True)
+class Template:
+    """How a prompt is written after its BOS text: first an instruction, then each demonstration, then the query."""
+
+    instruction: str = ""
+    demonstration: str = "Q: {}\nA: {}\n\n"
+    query: str = "Q: {}\nA:"
+
+
+PAPER_TEMPLATE = Template()
+
+
+@dataclass(frozen=True)
 class Task:
-    """A task's (input, output) pairs in file order; the last `held_out` of them are no training pairs."""
+    """A task's (input, output) pairs in file order; the last `held_out` of them are no training pairs.
+
+    `balanced`: each label as often among queries, and among demonstrations as far as their number allows.
+    """
 
     name: str
     type: str
@@ -104,6 +120,8 @@ class Task:
     relation: str = ""
     siblings: list[str] = field(default_factory=list)
     faults: tuple[str, ...] = ()
+    balanced: bool = False
+    template: Template = PAPER_TEMPLATE
 
     @property
     def training_pairs(self) -> list[tuple[str, str]]:
@@ -113,6 +131,11 @@ class Task:
     def query_pairs(self) -> list[tuple[str, str]]:
         """The pairs that queries are drawn from: the held-out ones where there are any, else all (known facts)."""
         return self.pairs[len(self.pairs) - self.held_out :] if self.held_out else self.pairs
+
+    @property
+    def label_names(self) -> list[str]:
+        """The different labels of the pairs, in order of names."""
+        return sorted({label for _, label in self.pairs})
 
     @property
     def floor(self) -> float:
@@ -144,8 +167,8 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
     """All tasks of a source, in order of names.
 
     "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits
-    (`icl_lib.data.upstream.upstream_tasks`); else a folder `<type>/<task>.json` with the cards of `cards.json` beside
-    it.
+    (`icl_lib.data.upstream.upstream_tasks`); "patterns" is generated (`icl_lib.data.patterns`); else a folder
+    `<type>/<task>.json` with the cards of `cards.json` beside it.
     Names in brackets choose some of a source: "lab[antonym,country-capital]".
     """
     if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
@@ -154,6 +177,10 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
         from icl_lib.data.upstream import upstream_tasks
 
         return upstream_tasks(str(source))
+    if source == "patterns":
+        from icl_lib.data.patterns import pattern_tasks
+
+        return pattern_tasks()
     folder = LAB_TASKS if source == "lab" else Path(source)
     cards = read_json(folder.parent / "cards.json")
     _check_cards(cards, folder.parent / "cards.json")
@@ -171,8 +198,12 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
 
 def tasks_sum(tasks: Mapping[str, Task]) -> str:
     """The SHA-256 sum over the tasks' names, types, splits and pairs: what prompts are drawn from."""
-    content = [(task.name, task.type, task.split, task.held_out, task.pairs) for task in tasks.values()]
+    content = [(task.name, task.type, task.split, task.held_out, task.pairs, *_form(task)) for task in tasks.values()]
     return hashlib.sha256(json.dumps(sorted(content), ensure_ascii=False).encode()).hexdigest()
+
+
+def _form(task: Task) -> tuple:
+    return (task.balanced, *astuple(task.template)) if task.balanced or task.template != PAPER_TEMPLATE else ()
 
 
 def _check_cards(cards, path: Path) -> None:
@@ -200,10 +231,12 @@ def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
     return {name: tasks[name] for name in names}
 
 
-def write_prompt(demonstrations: list[tuple[str, str]], query: str, bos: str) -> str:
+def write_prompt(
+    demonstrations: list[tuple[str, str]], query: str, bos: str, template: Template = PAPER_TEMPLATE
+) -> str:
     """The paper's template: BOS, "Q:" input, "A:" output, a blank line between, ending at the query's "A:"."""
-    shown = "".join(f"Q: {question}\nA: {label}\n\n" for question, label in demonstrations)
-    return f"{bos}{shown}Q: {query}\nA:"
+    shown = "".join(template.demonstration.format(*pair) for pair in demonstrations)
+    return f"{bos}{template.instruction}{shown}{template.query.format(query)}"
 
 
 def draw_prompts(
@@ -214,24 +247,35 @@ def draw_prompts(
     A query is drawn from the task's query pairs with replacement over prompts, `n_shots` demonstrations from its
     training pairs without the query's input (fewer where the task has fewer pairs). The shuffle is a permutation
     that leaves no label in its place where the labels allow it, so that a shuffled prompt is never a clean one,
-    or `any_permutation` as in the released code (F8). The same task and seed give the same prompts, whatever else
-    is drawn. Raises ValueError where most shuffled prompts would equal their clean ones, because the task's labels are
-    too much alike.
+    or `any_permutation` as in the released code (F8) and in a balanced task, where it would swap the labels. The same
+    task and seed give the same prompts, whatever else is drawn. Raises ValueError where most shuffled prompts would
+    equal their clean ones, because the task's labels are too much alike.
     """
     # crc32, not hash(): Python salts the hash of a string anew in every process.
     rng = np.random.default_rng([seed, n_shots, zlib.crc32(task.name.encode()), *[1] * any_permutation])
     clean, shuffled = [], []
-    for _ in range(n_prompts):
-        query, answer = task.query_pairs[rng.integers(len(task.query_pairs))]
+    for i in range(n_prompts):
+        queries = task.query_pairs
+        if task.balanced:
+            queries = [pair for pair in queries if pair[1] == task.label_names[i % len(task.label_names)]]
+        query, answer = queries[rng.integers(len(queries))]
         pool = [pair for pair in task.training_pairs if pair[0] != query]
-        chosen = rng.permutation(len(pool))[:n_shots]
+        chosen = rng.permutation(len(pool))
+        chosen = _balanced(chosen, [pool[i][1] for i in chosen], n_shots) if task.balanced else chosen[:n_shots]
         demonstrations = [pool[i] for i in chosen]
         inputs, labels = [q for q, _ in demonstrations], [label for _, label in demonstrations]
-        moved = list(zip(inputs, _moved_labels(labels, rng, 1 if any_permutation else 100), strict=True))
-        clean.append(Prompt(write_prompt(demonstrations, query, bos), f" {answer}"))
-        shuffled.append(Prompt(write_prompt(moved, query, bos), f" {answer}"))
+        n_draws = 1 if any_permutation or task.balanced else 100
+        moved = list(zip(inputs, _moved_labels(labels, rng, n_draws), strict=True))
+        for prompts, shown in ((clean, demonstrations), (shuffled, moved)):
+            prompts.append(Prompt(write_prompt(shown, query, bos, task.template), f" {answer}"))
     refuse_unshuffled(task, clean, shuffled, n_shots)
     return TaskPrompts(clean, shuffled)
+
+
+def _balanced(order: Sequence[int], labels: list[str], n: int) -> list[int]:
+    """The first `n` of an order with each label as often as the others, or once more."""
+    times = pd.Series(labels).groupby(labels).cumcount()
+    return [order[i] for i in sorted(np.argsort(times, kind="stable")[:n])]
 
 
 def refuse_unshuffled(task: Task, clean: list[Prompt], shuffled: list[Prompt], n_shots: int) -> None:

@@ -32,22 +32,23 @@ def run(
     """What the model says about target tokens under each edit (row = edit; None is the unedited model).
 
     `targets[:, i]` is predicted at the i-th of the last `pos` positions of a prompt; an edit at the last position acts
-    on all of these, as when an answer is generated. With positions `at`, in rising order, each target is predicted at
-    the one of these, as if the text ended there: there alone an edit at the last position then acts. Log-probabilities
-    are float64 whatever the model's dtype.
+    on all of these, as when an answer is generated. With positions `at`, in rising order or one again and again, each
+    target is predicted at the one of these, as if the text ended there: there alone an edit at the last position then
+    acts. Log-probabilities are float64 whatever the model's dtype.
     """
     apart, device = at is not None, targets.device
+    whole = apart and at.shape == batch.tokens.shape and bool((at.diff(dim=1) == 1).all())
     at = last_positions(batch.lengths, targets.shape[1]) if at is None else at
     shape = (len(targets), len(edits), targets.shape[1])
     log_probability = torch.empty(shape, dtype=torch.float64, device=device)
     correct = torch.empty(shape, dtype=torch.bool, device=device)
     for where, chosen in by_positions(edits, unedited="all" if apart else "last").items():
         rows = row_edits(model, [edits[i] for i in chosen], batch.rows)
-        for some in torch.arange(len(chosen), device=device).split(_at_once(where, len(chosen), batch, at, apart)):
+        at_once = _at_once(where, len(chosen), batch, at, apart, whole)
+        for some in torch.arange(len(chosen), device=device).split(at_once):
             part = rows if len(some) == len(chosen) else rows.take(some)
             if where == "all":
-                read = None if at.shape == batch.tokens.shape else at
-                residual = edited_residuals(model, batch.tokens, part, read)
+                residual = edited_residuals(model, batch.tokens, part, None if whole else at)
             else:
                 sweep = whole_prompts if own_attention(model) else shared_prefix
                 residual = sweep.edited_rows(model, batch.tokens, part, at, apart=apart)
@@ -57,11 +58,11 @@ def run(
     return Readout(log_probability, correct)
 
 
-def _at_once(where: str, n_edits: int, batch: TokenBatch, at: Tensor, apart: bool) -> int:
+def _at_once(where: str, n_edits: int, batch: TokenBatch, at: Tensor, apart: bool, whole: bool) -> int:
     """Edits whose residual streams are held together."""
     if apart and where == "last":
         return max(1, RUN_TOKENS // at.numel())
-    if apart and at.shape == batch.tokens.shape:  # whole texts of every edit would be too much
+    if whole:  # texts of every edit would be too much
         return max(1, 4 * RUN_TOKENS // batch.tokens.numel())
     return n_edits
 

@@ -94,6 +94,40 @@ def answer_readouts(
     return readouts
 
 
+def label_metrics(
+    model: nn.Module, encoded: Sequence[EncodedPrompt], labels: Sequence[str], edits: Sequence[Edit | None],
+    *, batch_size: int = 16,
+) -> dict[str, Float[Tensor, "edit prompt"]]:
+    """Metrics of a task whose answers are among a few labels, from the first token of each label.
+
+    `label_correct`: the answer is the likeliest of the labels (Crosbie & Shutova 2024); `first_token_correct` and
+    `first_token_probability` as in `answer_metrics`. All labels are read in one pass. Raises ValueError for labels that
+    begin with the same token, for an answer that is none of them and, naming task and prompt, for NaN logits.
+    """
+    written = [Prompt(encoded[0].task, f" {label}") for label in labels]
+    first = [label.answer[0] for label in encode_prompts(model, written, encoded[0].task)]
+    answers = [prompt.answer[0] for prompt in encoded]
+    if len(set(first)) < len(first) or not set(answers) <= set(first):
+        raise ValueError(f"task {encoded[0].task!r}: expected every answer to be one of {', '.join(labels)} and "
+                         "these to begin with different tokens")
+    device, chosen = device_of(model), torch.tensor([first.index(answer) for answer in answers])
+    log_probability = torch.empty(len(edits), len(encoded), len(first), dtype=torch.float64)
+    correct = torch.empty(log_probability.shape, dtype=torch.bool)
+    for batch in token_batches([prompt.tokens for prompt in encoded], batch_size, device):
+        targets = torch.tensor(first, device=device).expand(len(batch.rows), -1)
+        at = (batch.lengths - 1)[:, None].expand_as(targets)
+        readout = run(model, batch, edits, targets, at=at)
+        log_probability[:, batch.rows] = readout.log_probability.transpose(0, 1).cpu()
+        correct[:, batch.rows] = readout.correct.transpose(0, 1).cpu()
+    if log_probability.isnan().any():
+        of_prompt = encoded[int(log_probability.isnan().any(2).any(0).nonzero()[0])]
+        raise ValueError(f"task {of_prompt.task!r}, prompt {of_prompt.index}: NaN logits")
+    rows = torch.arange(len(encoded))
+    return {"label_correct": (log_probability.argmax(2) == chosen).double(),
+            "first_token_correct": correct[:, rows, chosen].double(),
+            "first_token_probability": log_probability[:, rows, chosen].exp()}
+
+
 def token_losses(
     model: nn.Module, tokens: Int[Tensor, "row pos"], edit: Edit | None = None, *, batch_size: int | None = None
 ) -> Float[Tensor, "row loss"]:

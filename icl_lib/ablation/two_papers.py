@@ -1,0 +1,118 @@
+"""Crosbie & Shutova's ablation (arXiv 2407.07011) beside this book's: both on their tasks and on the paper's.
+
+Theirs: the top 1 % and 3 % of heads by prefix matching, replaced at all positions, against random heads. Beside it the
+same shares of FV heads, either kind with the other kept, controls of neither kind and of the same layers, and the
+paper's own induction score.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import pandas as pd
+from scipy.stats import binomtest
+
+from icl_lib.ablation.conditions import Condition, ablation_conditions, at_fractions
+from icl_lib.ablation.effects import effects_table
+from icl_lib.ablation.measure import Measurement, ablation_table, measure
+from icl_lib.data.tasks import Task, TaskPrompts
+from icl_lib.kinds import DEFINED_BY, RANKED_BY
+from icl_lib.measurements import prompts_of
+from icl_lib.saved import SavedResults
+
+# What ranks induction heads: Crosbie & Shutova's score, and the paper's.
+RANKINGS = {"prefix matching": DEFINED_BY["induction"], "attention mass": RANKED_BY["induction"]}
+THEIRS, PAPERS = RANKINGS
+METRICS = {"patterns": "label_accuracy", "paper": "first_token_accuracy"}
+
+
+def conditions_of_both(scores: pd.DataFrame, *, fractions: list[float], **options) -> dict[str, list[Condition]]:
+    """Per induction score the conditions of `ablation_conditions`, random heads of all heads among them.
+
+    Under the paper's score only at the largest share. `options` and errors as there.
+    """
+    found = {by: ablation_conditions(scores, fractions=fractions, induction_score=score, any_heads=True, **options)
+             for by, score in RANKINGS.items()}
+    return found | {PAPERS: at_fractions(found[PAPERS], [max(fractions)])}
+
+
+def prompts_of_seeds(
+    model, tasks: Mapping[str, Task], *, n_prompts: int, n_shots: int, seed: int, n_seeds: int = 1
+) -> dict[str, TaskPrompts]:
+    """`n_prompts` of every task under each of several seeds of demonstrations and queries, from `seed` on."""
+    drawn = [prompts_of(model, tasks, n_prompts=n_prompts, n_shots=n_shots, seed=seed + i) for i in range(n_seeds)]
+    return {task: TaskPrompts(*([p for of_seed in drawn for p in getattr(of_seed[task], kind)]
+                                for kind in ("clean", "shuffled"))) for task in tasks}
+
+
+def measure_sets(
+    model, conditions: list[Condition], tasks: Mapping[str, Task], prompts: Mapping[str, TaskPrompts],
+    scoring: Mapping[str, TaskPrompts], *, task_set: str, seed: int, saved: SavedResults | None = None,
+) -> Measurement:
+    """The task set's metric with heads replaced by their mean over the scoring tasks, at all positions.
+
+    On "patterns" accuracy is by the likelier label, on the "paper"'s tasks by the answer's first token, both 0..1.
+    Random draws are spread over prompts (`measure`). Without `scoring` the clean model alone can be measured.
+    """
+    labels = {name: tasks[name].label_names for name in prompts} if task_set == "patterns" else None
+    measured = measure(model, conditions, prompts, scoring, None, replacement="mean" if scoring else "zero",
+                       positions="all", seed=seed, labels=labels, spread_draws=True, saved=saved)
+    return next(m for m in measured if m.metric == METRICS[task_set])
+
+
+def measure_both(
+    model, task_sets: Mapping[str, Mapping[str, Task]], conditions: Mapping[str, list[Condition]],
+    scoring: Mapping[str, TaskPrompts], *, n_prompts: Mapping[str, int], n_seeds: Mapping[str, int], n_check: int,
+    shots: list[int], seed: int, saved: SavedResults | None = None,
+) -> Iterator[tuple[dict, Measurement]]:
+    """`measure_sets` of the two task sets at every number of demonstrations, with the columns that say which it is.
+
+    The patterns are first given to the clean model, `n_check` prompts of each under each seed: those that it cannot do
+    at the most demonstrations (`able_tasks`) are not measured with heads ablated, and none are where it can do none.
+    Both rankings are ablated at the most demonstrations, prefix matching's at the others.
+    """
+    clean, shots = conditions[THEIRS][:1], sorted(shots, reverse=True)
+    for task_set, tasks in task_sets.items():
+        how = dict(task_set=task_set, seed=seed, saved=saved)
+        able = set(tasks)
+        for n_shots in shots if task_set == "patterns" else []:
+            draw = dict(n_shots=n_shots, seed=seed, n_seeds=n_seeds[task_set])
+            checked = prompts_of_seeds(model, tasks, n_prompts=n_check, **draw)
+            found = measure_sets(model, clean, tasks, checked, {}, **how)
+            able = set(able_tasks(found, tasks)) if n_shots == shots[0] else able
+            yield {"task_set": task_set, "n_shots": n_shots, "ranked_by": ""}, found
+        able = {name: task for name, task in tasks.items() if name in able}
+        for n_shots in shots if able else []:
+            draw = dict(n_shots=n_shots, seed=seed, n_seeds=n_seeds[task_set])
+            prompts = prompts_of_seeds(model, able, n_prompts=n_prompts[task_set], **draw)
+            for ranked_by in RANKINGS if n_shots == shots[0] else [THEIRS]:
+                columns = {"task_set": task_set, "n_shots": n_shots, "ranked_by": ranked_by}
+                yield columns, measure_sets(model, conditions[ranked_by], able, prompts, scoring, **how)
+
+
+def able_tasks(clean: Measurement, tasks: Mapping[str, Task]) -> list[str]:
+    """The tasks that the clean model answers above chance: exact binomial test, one-sided, p < 0.05."""
+    values = pd.Series(clean.values[0]).groupby(clean.tasks)
+    return [str(task) for task, right in values
+            if binomtest(int(right.sum()), len(right), tasks[task].floor, alternative="greater").pvalue < 0.05]
+
+
+def pattern_tables(
+    measured: Iterable[tuple[dict, Measurement]], *, name: str, step: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `patterns` and `pattern_effects` of measurements, each with its columns task_set, n_shots and ranked_by.
+
+    Effects over all tasks have task ""; on patterns every task has its own beside them.
+    """
+    rows, effects = [], []
+    of_run = dict(name=name, step=step)
+    for columns, m in measured:
+        rows.append(ablation_table([m], **of_run).assign(**columns))
+        alone = sorted(set(m.tasks)) if columns["task_set"] == "patterns" else []
+        for task in ["", *alone] if len(m.conditions) > 1 else []:
+            kept = m.tasks == task if task else slice(None)
+            part = Measurement(m.metric, m.replacement, m.positions, m.conditions, m.tasks[kept], m.values[:, kept])
+            effects.append(effects_table([part], seed=seed, metrics=[m.metric], **of_run).assign(task=task, **columns))
+    table = pd.concat(rows, ignore_index=True).drop(columns=["replacement", "positions"])
+    values = ["value", "standard_error", "n_prompts"]
+    table.loc[table["ranking"] == "none", "ranked_by"] = ""  # clean rows of more prompts stand before the same ones
+    table = table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
+    return table, pd.concat(effects, ignore_index=True).drop(columns=["replacement", "positions"])
