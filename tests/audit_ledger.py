@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from tests import audit_patterns
 from tests import audit_plain as plain
 from tests.audit_plain import ACCURACY, FV, LOSS, MASS, PREFIX
 
@@ -26,9 +27,8 @@ class Suite:
 
     def __init__(self, results, models, sizes, shares):
         self.models, self.sizes, self.shares = models, sizes, shares
-        self.scores, self.accuracy, self.ablations, self.effects, self.executions = (
-            {model: rows for model, rows in plain.read(results, kind, models).groupby("model")}
-            for kind in ("scores", "accuracy", "ablations", "effects", "executions"))
+        for kind in ("scores", "accuracy", "ablations", "effects", "executions", "patterns", "pattern_effects"):
+            setattr(self, kind, {model: rows for model, rows in plain.read(results, kind, models).groupby("model")})
         self.all_scores, self.all_accuracy = (
             plain.read(results, kind, models, last=False) for kind in ("scores", "accuracy"))
         self.followed = [model for model, steps in models.items() if len(steps) > 1]
@@ -316,4 +316,5 @@ AUDIT = {
     "4e (metrics)": dissociation, "4e (correlation)": correlations, "4f": tasks_with_more, "4g": beyond_zero_shot,
     "5a": early, "5b": later, "5b (gradual)": gradual, "5c": plateau, "5d (induction)": when("induction"),
     "5d (FV)": when("fv"), "5f": transitions(_reverse), "5h": accuracies, "A1": executed,
+    "CS1": audit_patterns.pattern_effect, "CS2": audit_patterns.benefit_lost,
 }

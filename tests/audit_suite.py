@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from icl_lib.ablation import two_papers
 from icl_lib.ablation.conditions import ablation_conditions
 from icl_lib.ablation.effects import effects_table
 from icl_lib.ablation.measure import Measurement, ablation_table, zero_shot
@@ -17,6 +18,7 @@ MODELS = {
 }
 BARE = "lab-450k"  # all but two of its heads are induction heads
 COUNTS = {"lab-7k": (0, 0), "lab-20k": (3, 0), BARE: (30, 3)}  # induction and FV heads, of others (4, 3)
+ABLE = {"lab-40k": 3, "lab-110k": 0}  # models measured on patterns, and how many they can do
 MADE_BY = provenance(suite="made up", seed=0, dtype="", device="", bos="", parameters={})
 SHARES = {"top_fraction": 0.1, "overlap_fraction": 0.1, "ablated_fraction": 0.1}
 
@@ -38,6 +40,10 @@ def made_up_suite(folder):
         few = [m for m in measured if m.metric != "zero_shot_accuracy"]
         _write(folder, "effects", model, steps[-1], effects_table(few, name=model, step=0, seed=0))
         _write(folder, "executions", model, steps[-1], _executions(rng))
+        if model in ABLE:
+            named = scores.assign(model=model)
+            for kind, table in zip(("patterns", "pattern_effects"), _patterns(rng, named, ABLE[model]), strict=True):
+                _write(folder, kind, model, steps[-1], table)
 
 
 def _write(folder, kind, model, step, rows):
@@ -94,6 +100,29 @@ def _measured(rng, conditions, heads):
             "token_loss_difference": (np.full(DOCUMENTS, "documents"), nats)}
     found = [Measurement(metric, "mean", "all", conditions, *values) for metric, values in both.items()]
     return found + zero_shot([Measurement("first_token_accuracy", "mean", "all", conditions, tasks, without)])
+
+
+def _patterns(rng, scores, n_able):
+    """Patterns and the paper's tasks with heads ablated, numbers at random, more right with demonstrations."""
+    conditions = two_papers.conditions_of_both(scores, fractions=[0.1, 0.2], n_draws=3, exclude_fraction=0.1, seed=0)
+    measured = []
+    for task_set, n_tasks in (("patterns", n_able), ("paper", TASKS)):
+        tasks = np.repeat([f"{task_set} {task}" for task in range(n_tasks)], PROMPTS)
+        for n_shots in (10, 0):
+            of = {"task_set": task_set, "n_shots": n_shots}
+            if task_set == "patterns":
+                checked = np.repeat([f"patterns {task}" for task in range(TASKS)], 2 * PROMPTS)
+                right = (rng.uniform(size=(1, len(checked))) < 0.6).astype(float)
+                clean = conditions[two_papers.THEIRS][:1]
+                measured.append((of | {"ranked_by": ""}, Measurement(
+                    "label_accuracy", "zero", "all", clean, checked, right)))
+            rankings = list(conditions)[: 2 if n_shots else 1] if n_tasks else []
+            for ranked_by, own in ((name, conditions[name]) for name in rankings):
+                size = np.array([int(c.heads.sum()) for c in own]) / (LAYERS * HEADS)
+                right = rng.uniform(size=(len(own), len(tasks))) < (0.3 + 0.5 * (n_shots > 0) - size)[:, None]
+                measured.append((of | {"ranked_by": ranked_by}, Measurement(
+                    two_papers.METRICS[task_set], "mean", "all", own, tasks, right.astype(float))))
+    return two_papers.pattern_tables(measured, name="", step=0, seed=0)
 
 
 def _executions(rng):

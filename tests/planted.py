@@ -45,6 +45,7 @@ UNSURE = 0.01  # logit of BOS, which is no answer
 BOS_FLAG, ZERO = 2, 3
 TOKEN, PREVIOUS, NEXT = slice(4, 36), slice(36, 68), slice(68, 100)
 PAIR, TASK = slice(100, 100 + N), slice(100 + N, 100 + 2 * N)
+WORD, FOUND = 120, 121  # of the model that finds patterns (planted_patterns.py): any token but BOS; a pattern
 CODE, SINK = slice(ROTARY, ROTARY + WIDTH), ROTARY + WIDTH
 
 
@@ -87,8 +88,20 @@ def codes():
 
 def write_model(folder, *, working=("previous", "induction", "fv"), heads=None):
     """Write model and tokenizer to `folder`; heads that are not `working` are idle like all others."""
+    model = blank_model(len(TOKENS))
+    with torch.no_grad():
+        _set_words(model)
+        places = {place: kind for kind, place in (heads or HEADS).items() if kind in working}
+        set_heads(model, places)
+        _set_pairs(model.gpt_neox.layers[0].mlp)
+        _set_answers(model.gpt_neox.layers[2].mlp)
+    write(model, IDS, PIECES, folder)
+
+
+def blank_model(n_tokens):
+    """All weights zero; the norms divide by what the two constant parts of the stream make of it."""
     config = GPTNeoXConfig(
-        vocab_size=len(TOKENS), hidden_size=D_MODEL, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
+        vocab_size=n_tokens, hidden_size=D_MODEL, num_hidden_layers=N_LAYERS, num_attention_heads=N_HEADS,
         intermediate_size=N * N, hidden_act="relu", max_position_embeddings=560, use_parallel_residual=False,
         rotary_pct=ROTARY / D_HEAD, bos_token_id=0, eos_token_id=0)
     model = GPTNeoXForCausalLM(config)
@@ -98,27 +111,32 @@ def write_model(folder, *, working=("previous", "induction", "fv"), heads=None):
         for module in model.modules():
             if isinstance(module, torch.nn.LayerNorm):
                 module.weight.fill_(CONSTANT * (2 / D_MODEL) ** 0.5)
-        _set_words(model)
-        places = {place: kind for kind, place in (heads or HEADS).items() if kind in working}
-        for layer, block in enumerate(model.gpt_neox.layers):
-            for head in range(N_HEADS):
-                _set_head(block.attention, head, places.get((layer, head), "idle"))
-        _set_pairs(model.gpt_neox.layers[0].mlp)
-        _set_answers(model.gpt_neox.layers[2].mlp)
+        embedding = model.gpt_neox.embed_in.weight
+        embedding[:, 0], embedding[:, 1], embedding[0, BOS_FLAG] = CONSTANT, -CONSTANT, 1
+    return model
+
+
+def set_heads(model, places):
+    """Heads at their places do what their kind says, all others nothing."""
+    for layer, block in enumerate(model.gpt_neox.layers):
+        for head in range(N_HEADS):
+            _set_head(block.attention, head, places.get((layer, head), "idle"))
+
+
+def write(model, ids, pieces, folder):
+    """The model with a tokenizer whose tokens are the pieces of a text."""
+    with torch.no_grad():
         for block in model.gpt_neox.layers:
             for read in (block.attention.query_key_value, block.mlp.dense_h_to_4h):
                 read.weight[:, ZERO] = -read.weight.sum(1)  # the norm's shift cancels
     model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel(IDS, unk_token=BOS))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(PIECES, behavior="isolated")
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=BOS))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pieces, behavior="isolated")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS).save_pretrained(folder)
 
 
 def _set_words(model):
-    embedding = model.gpt_neox.embed_in.weight
-    embedding[:, 0], embedding[:, 1] = CONSTANT, -CONSTANT
-    embedding[0, BOS_FLAG] = 1
-    embedding[:, TOKEN] = codes()
+    model.gpt_neox.embed_in.weight[:, TOKEN] = codes()
     unembedding = model.get_output_embeddings().weight
     unembedding[:, NEXT] = codes()
     model.gpt_neox.final_layer_norm.bias[ZERO], unembedding[IDS[BOS], ZERO] = 1, UNSURE
@@ -138,9 +156,11 @@ def _set_head(attention, head, kind):
         key_bias[:ROTARY] = torch.cat([torch.ones(ROTARY // 2), torch.zeros(ROTARY // 2)])
         key[SINK, BOS_FLAG] = 0
         value[CODE, TOKEN], write[PREVIOUS, CODE] = identity, identity
-    elif kind == "induction":
+    elif kind in ("induction", "matching"):
         query[CODE, TOKEN], key[CODE, PREVIOUS] = sharp * identity, identity
         value[CODE, TOKEN], write[NEXT, CODE] = identity, CERTAIN * identity
+        if kind == "matching":  # says too that there was an earlier copy
+            value[0, WORD], write[FOUND, 0] = 1, CERTAIN
     elif kind == "fv":
         key[SINK, PAIR] = 2
         value[:N, PAIR], write[TASK, :N] = torch.eye(N), torch.eye(N)

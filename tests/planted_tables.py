@@ -101,12 +101,40 @@ class PlantedTables:
         table = pd.DataFrame(rows, columns=["heads", "layer", "task", "value"])
         self._write("executions", model, step, table.assign(preset="task", prompts="shuffled", draw=0, items="all"))
 
+    def patterns(self, model: str, lost: float | None, zero: dict[str, list[float]], step: int = 100, *,
+                 controls=("none", "random", "random_any", "random_layer_matched"), half: float = 0.1):
+        """A pattern, of which `lost` is lost at 1 %, more at 3 % (None: it was not ablated), and the paper's tasks.
+
+        `zero`: by what ("none", "induction", "random_layer_matched") accuracy of 0.8 at ten demonstrations falls by
+        task without any.
+        """
+        columns = dict(metric="label_accuracy", excluded="", matched="", fraction=0.0, n_heads=0, draw=0, ranked_by="")
+        rows = [columns | dict(task_set="patterns", task="repetition", n_shots=10, ranking="none", value=0.8)]
+        for ranking, by_task in zero.items():
+            edited = {} if ranking == "none" else {"ranked_by": "prefix matching", "fraction": 0.03, "n_heads": 2}
+            rows += [columns | edited | dict(
+                task_set="paper", metric="first_token_accuracy", task=f"task {i}", n_shots=n, ranking=ranking,
+                matched="induction" if ranking == "random_layer_matched" else "", value=0.8 - fall * (n == 0))
+                for i, fall in enumerate(by_task) for n in (10, 0)]
+        self._write("patterns", model, step, pd.DataFrame(rows))
+        found = [
+            dict(task_set="patterns", task="", n_shots=n, ranking="induction", control=control, fraction=share,
+                 value=(value or 0) + 0.5 * (control != "random_layer_matched"))
+            for n, share, value in ((10, 0.01, lost), (10, 0.03, 2), (5, 0.01, 2)) for control in controls
+        ]
+        if lost is not None:
+            found = pd.DataFrame(found)
+            self._write("pattern_effects", model, step, found.assign(
+                metric="label_accuracy", ranked_by="prefix matching", excluded="", n_heads=1, n_draws=3, p_value=0.01,
+                low=found["value"] - half, high=found["value"] + half, n_prompts=30))
+        self.steps["ablations"].setdefault(model, [step])
+
     def _write(self, kind: str, model: str, step: int, table: pd.DataFrame):
         own = self.steps.setdefault(kind, {}).setdefault(model, [])
         own.append(step)
         own.sort()
         for name, value in (("standard_error", 0.01), ("n_prompts", 10)):
-            if kind != "effects":
+            if not kind.endswith("effects"):
                 table = table.assign(**{name: value})
         path = self.folder / kind / model / f"step{step}.parquet"
         write_table(table.assign(model=model, step=step), path, schema_name=kind, provenance=MADE_BY)

@@ -227,6 +227,21 @@ def execution_gain(tables, state, claim):
     return tables.suite()
 
 
+def pattern_effect(tables, state, claim):
+    both_kinds(tables)
+    tables.patterns("m", None if state == POWERLESS else -0.3 if state == FAILS else 0.3, {"none": [0.5] * 4})
+    return tables.suite()
+
+
+def benefit_lost(tables, state, claim):
+    both_kinds(tables)
+    gained = np.linspace(0.03, 0.05, 8) if state == POWERLESS else np.linspace(0.4, 0.6, 8)
+    left = {HOLDS: 0.1, FAILS: 0.8, POWERLESS: 0.1}[state] * gained
+    tables.patterns("m", 0.3, {"none": gained.tolist(), "random_layer_matched": gained.tolist(),
+                               "induction": (left + np.linspace(0, 0.05, 8)).tolist()})
+    return tables.suite()
+
+
 @pytest.mark.parametrize(("claim", "state"), [
     (claim, state) for claim in WITH_STATISTIC for state in STATES if (claim, state) not in IMPOSSIBLE])
 def test_a_planted_claim_comes_out_as_planted(tmp_path, claim, state):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 SCORED = ("scores", "accuracy", "tasks")
 ABLATED = ("ablations", "effects", "curves")
+PATTERNS = ("patterns", "pattern_effects")
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ NOTEBOOKS = {
     "ablation": Notebook((*ABLATED, "statistics"), "step", "ablate", "last", reads=("scores", "tasks")),
     "protocols": Notebook(of="step", key="protocols"),
     "task_execution": Notebook(("executions",), "step", "execute", reads=("scores",)),
-    "patterns": Notebook(("patterns", "pattern_effects"), "step", "patterns", reads=("scores",)),
+    "patterns": Notebook(PATTERNS, "step", "patterns", reads=("scores",)),
     "example": Notebook(("example",), "step", "example", reads=("scores", "accuracy")),
     "training_dynamics": Notebook(of="model", reads=(*SCORED, "effects")),
     "model_scaling": Notebook(reads=(*SCORED, "effects"), grouped=True),
     "ablation_ladder": Notebook(files=("lab/grid.csv",)),
     "causal_test": Notebook(files=CAUSAL),
-    "claims": Notebook(reads=(*SCORED, *ABLATED, "executions"), pages=("claims",), grouped=True),
+    "two_papers": Notebook(of="book", reads=(*PATTERNS, "effects")),
+    "claims": Notebook(reads=(*SCORED, *ABLATED, "executions", *PATTERNS), pages=("claims",), grouped=True),
     "lab": Notebook((), reads=SCORED, files=("lab/rungs/*.yaml", "lab/models/*/*/curve.csv", "lab/recipe.*")),
     "paper_figures": Notebook((), "book", reads=("scores",), pages=("claims",)),
     "index": Notebook((), "book", reads=("ablations",), pages=("model_scaling", "claims"), files=CAUSAL),

@@ -30,7 +30,7 @@ DATA = (("icl_lib/tables.py", Path("icl_lib/tables.yaml")),
 # What the workflow knows and a suite may not set; a notebook is given those that its parameters cell declares, and has
 # to declare the suite, seed and results, and the model and step that it runs on.
 KNOWN = ("suite", "seed", "results", "model", "step", "steps", "ablated_steps", "seeds", "models", "ablated_models",
-         "executed_models", "real_models")
+         "executed_models", "real_models", "pattern_models")
 NO_STEP = -1  # stands for a model's published weights where it has no checkpoints
 
 
@@ -126,7 +126,9 @@ class Suite:
             self.name, self.seed, self.results, model, step, self.steps.get(model, []), self.ablated.get(model, []),
             self.seeds_of(model), self.steps, self.ablated,
             {name: at for name, at in self.chosen["task_execution"].items() if at},
-            {suite.name: suite.ablated for suite in self.groups}), strict=True))
+            {suite.name: suite.ablated for suite in self.groups},
+            {name: at for suite in (*self.included, self) for name, at in suite.chosen["patterns"].items() if at}),
+            strict=True))
         needed = KNOWN[:{"step": 5, "model": 4}.get(NOTEBOOKS[notebook].of, 3)]
         declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
         of_model = self.of_model.get(model, {}).get(notebook, {})

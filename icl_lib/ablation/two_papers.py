@@ -17,6 +17,7 @@ from icl_lib.data.tasks import Task, TaskPrompts
 from icl_lib.kinds import DEFINED_BY, RANKED_BY
 from icl_lib.measurements import prompts_of
 from icl_lib.saved import SavedResults
+from icl_lib.tables import SCHEMAS
 
 # What ranks induction heads: Crosbie & Shutova's score, and the paper's.
 RANKINGS = {"prefix matching": DEFINED_BY["induction"], "attention mass": RANKED_BY["induction"]}
@@ -115,4 +116,5 @@ def pattern_tables(
     values = ["value", "standard_error", "n_prompts"]
     table.loc[table["ranking"] == "none", "ranked_by"] = ""  # clean rows of more prompts stand before the same ones
     table = table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
-    return table, pd.concat(effects, ignore_index=True).drop(columns=["replacement", "positions"])
+    found = pd.concat(effects, ignore_index=True) if effects else pd.DataFrame(columns=list(SCHEMAS["pattern_effects"]))
+    return table, found.drop(columns=["replacement", "positions"], errors="ignore")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.ablation.effects import DIFFERENCE, corrected
-from icl_lib.analysis import claim_dynamics
+from icl_lib.analysis import claim_dynamics, claim_patterns
 from icl_lib.analysis.claim_dynamics import size_trend
 from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
 from icl_lib.analysis.suite_tables import SuiteTables
@@ -250,5 +250,5 @@ def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:
 STATISTICS: dict[str, Callable[..., list[Estimate]]] = {f.__name__: f for f in (
     effect, effect_trend, shared_heads, percentile, depth_difference, rank_correlation, strength_trend,
     family_difference, highest_induction, dissociation, tasks_with_larger_fv_loss, few_shot_loss_beyond_zero_shot,
-    execution_gain, *claim_dynamics.STATISTICS,
+    execution_gain, *claim_dynamics.STATISTICS, *claim_patterns.STATISTICS,
 )}

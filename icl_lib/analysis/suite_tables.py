@@ -107,6 +107,14 @@ class SuiteTables:
         table = self._read("executions", model, self.executed[model])
         return table if table.empty else table[(table["preset"] == "task") & (table["items"] == "all")]
 
+    def patterns(self, model: str) -> pd.DataFrame:
+        """A model's table `patterns`."""
+        return self._read("patterns", model, self.ablated[model])
+
+    def pattern_effects(self, model: str) -> pd.DataFrame:
+        """A model's table `pattern_effects`."""
+        return self._read("pattern_effects", model, self.ablated[model])
+
     def accuracy(self, model: str) -> pd.Series:
         """Mean accuracy over tasks seen in training at the most demonstrations, by step."""
         table = self._read("accuracy", model, self.models[model], last=False)

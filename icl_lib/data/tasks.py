@@ -8,7 +8,7 @@ import operator
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -260,7 +260,7 @@ def draw_prompts(
             queries = [pair for pair in queries if pair[1] == task.label_names[i % len(task.label_names)]]
         query, answer = queries[rng.integers(len(queries))]
         pool = [pair for pair in task.training_pairs if pair[0] != query]
-        chosen = rng.permutation(len(pool))
+        chosen = rng.permutation(len(pool)).tolist()
         chosen = _balanced(chosen, [pool[i][1] for i in chosen], n_shots) if task.balanced else chosen[:n_shots]
         demonstrations = [pool[i] for i in chosen]
         inputs, labels = [q for q, _ in demonstrations], [label for _, label in demonstrations]
@@ -272,7 +272,7 @@ def draw_prompts(
     return TaskPrompts(clean, shuffled)
 
 
-def _balanced(order: Sequence[int], labels: list[str], n: int) -> list[int]:
+def _balanced(order: list[int], labels: list[str], n: int) -> list[int]:
     """The first `n` of an order with each label as often as the others, or once more."""
     times = pd.Series(labels).groupby(labels).cumcount()
     return [order[i] for i in sorted(np.argsort(times, kind="stable")[:n])]

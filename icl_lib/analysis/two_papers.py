@@ -1,0 +1,142 @@
+"""From the tables of the patterns page: Crosbie & Shutova's protocol becomes the paper's, one change at a time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.ablation.conditions import nearest_fraction
+from icl_lib.ablation.effects import FEW_SHOT, corrected
+from icl_lib.ablation.two_papers import PAPERS, THEIRS
+from icl_lib.analysis.scoring_numbers import number, table_of
+from icl_lib.kinds import ANY_HEADS, KINDS
+from icl_lib.stats.intervals import bootstrap_mean
+from icl_lib.tables import SCHEMAS
+
+MATCHED = "random_layer_matched"
+TASK_SETS = {"patterns": "patterns", "paper": "the paper's tasks"}
+PAPER_SHARE = 0.05  # of the ablations that the last steps are taken from, as near as was measured
+
+
+def steps(fractions: list[float]) -> list[tuple[str, dict]]:
+    """The changes one by one, each kept from there on: what it is called, and columns of `pattern_effects`."""
+    small, large = min(fractions), max(fractions)
+    return [(f"their tasks, ranking and\nrandom heads, {small:.0%}",
+             {"task_set": "patterns", "ranked_by": THEIRS, "control": ANY_HEADS, "kept": False, "fraction": small}),
+            (f"{large:.0%} of heads", {"fraction": large}),
+            ("the paper's tasks", {"task_set": "paper"}),
+            ("controls of neither kind,\nsame layers", {"control": MATCHED}),
+            ("ranked by attention mass", {"ranked_by": PAPERS}),
+            ("top heads of the\nother kind kept", {"kept": True})]
+
+
+def step_names(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
+    """The steps of `walk` in their order, of all models in the tables."""
+    found = [walk(own, effects[effects["model"] == model])["step"] for model, own in pattern_effects.groupby("model")]
+    measured = set(pd.concat(found)) if found else set()
+    known = [name for name, _ in steps(pattern_effects["fraction"].unique().tolist())] if found else []
+    return [*known, *sorted(measured - set(known))]
+
+
+def walk(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
+    """What accuracy loses at each step when heads of a kind are ablated, from theirs to the paper's, of one model.
+
+    Columns step, ranking, value, low, high, n_heads, n_prompts; a step that was not measured has no rows. The last two
+    are of the table `effects`: the mean at all positions at 5 % of heads, then at the last position alone.
+    """
+    rows, at = [], {"task": "", "n_shots": pattern_effects["n_shots"].max()}
+    own = pattern_effects.assign(kept=pattern_effects["excluded"] != "")
+    for name, change in steps(own["fraction"].unique().tolist()):
+        at |= change
+        found = own[np.logical_and.reduce([own[column] == value for column, value in at.items()])]
+        rows.append(found.assign(step=name))
+    if len(effects):
+        share = nearest_fraction(effects["fraction"], PAPER_SHARE)
+        chosen = corrected(effects).query("replacement == 'mean' and fraction == @share and excluded != ''")
+        chosen = chosen[chosen["metric"] == FEW_SHOT]
+        for name, where in ((f"{share:.0%} of heads", "all"), ("last position alone", "last")):
+            rows.append(chosen[chosen["positions"] == where].assign(step=name))
+    table = pd.concat(rows, ignore_index=True)
+    table = table[table["ranking"].isin(KINDS)]
+    return table[["step", "ranking", "value", "low", "high", "n_heads", "n_prompts"]].reset_index(drop=True)
+
+
+def benefits(patterns: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """How much demonstrations raise accuracy: at the most of them minus without any, of one model.
+
+    Columns task_set, ranking ("none", a kind, or random heads of the layers of induction heads), fraction, value, low
+    and high (95 % bootstrap over tasks, NaN for one task) and n (tasks). Plain rankings, induction heads by prefix
+    matching.
+    """
+    rows = []
+    for (task_set, ranking, fraction), by_task in by_task_benefits(patterns):
+        names = by_task.index.to_numpy(str)
+        found = (float(by_task.mean()), np.nan, np.nan) if len(names) < 2 else bootstrap_mean(
+            by_task.to_numpy(), names, seed=seed, over="tasks")
+        rows.append((task_set, ranking, fraction, *found, len(names)))
+    return pd.DataFrame(rows, columns=["task_set", "ranking", "fraction", "value", "low", "high", "n"])
+
+
+def by_task_benefits(patterns: pd.DataFrame) -> Iterator[tuple[tuple[str, str, float], pd.Series]]:
+    """By task set, ranking and fraction the benefit of demonstrations by task; see `benefits`."""
+    ablated = patterns[patterns["ranking"] == "induction"]
+    plain = patterns[(patterns["excluded"] == "") & (patterns["ranked_by"].isin(("", THEIRS)))]
+    plain = plain[plain["ranking"].isin(("none", *KINDS)) | (plain["matched"] == "induction")]
+    most = plain["n_shots"].max()
+    for (task_set, ranking, fraction), rows in plain.groupby(["task_set", "ranking", "fraction"], sort=False):
+        rows = rows[rows["task"].isin(ablated[ablated["task_set"] == task_set]["task"])]
+        by_task = rows.pivot_table(index="task", columns="n_shots", values="value")
+        if {0, most} <= set(by_task):
+            yield (task_set, ranking, fraction), (by_task[most] - by_task[0]).dropna()
+
+
+def able(patterns: pd.DataFrame) -> list[str]:
+    """The patterns that one model can do: those that were measured with heads ablated, in order of names."""
+    rows = patterns[(patterns["task_set"] == "patterns") & (patterns["ranking"] != "none")]
+    return sorted(rows["task"].unique())
+
+
+def of_patterns(pattern_effects: pd.DataFrame) -> pd.DataFrame:
+    """What each pattern, and their mean (task ""), loses to the most heads by prefix matching, of one model.
+
+    Beyond random heads of the same layers, plain rankings, at the most demonstrations.
+    """
+    rows = corrected(pattern_effects).query("task_set == 'patterns' and ranked_by == @THEIRS and excluded == ''")
+    rows = rows[rows["ranking"].isin(KINDS) & (rows["n_shots"] == rows["n_shots"].max())]
+    return rows[rows["fraction"] == rows["fraction"].max()]
+
+
+def two_papers_numbers(
+    patterns: pd.DataFrame, pattern_effects: pd.DataFrame, effects: pd.DataFrame | None = None, *, seed: int
+) -> pd.DataFrame:
+    """The numbers that the pages print, of all models in the tables, as rows of the table `statistics`.
+
+    `effects`: that table of the ablation page, for the last steps of `walk`; None leaves them out.
+    """
+    effects = pd.DataFrame(columns=list(SCHEMAS["effects"])) if effects is None else effects
+    rows = []
+    for model, own in patterns.groupby("model", sort=False):
+        lost = pattern_effects[pattern_effects["model"] == model]
+        found = [number(accuracy_of(row.task, row.n_shots), row.value, n=row.n_prompts) for row in
+                 own[(own["ranking"] == "none") & (own["task_set"] == "patterns")].itertuples()]
+        found += [number(lost_at(row.step, row.ranking), row.value, row.low, row.high, n=row.n_prompts)
+                  for row in walk(lost, effects[effects["model"] == model]).itertuples()]
+        found += [number(benefit_of(row.task_set, row.ranking, row.fraction), row.value, row.low, row.high, n=row.n)
+                  for row in benefits(own, seed=seed).itertuples()]
+        rows += [one | {"model": model} for one in found]
+    return table_of(rows, notebook="two_papers")
+
+
+def accuracy_of(task: str, n_shots: int) -> str:
+    """The name of the clean model's accuracy on a pattern."""
+    return f"accuracy, {task}, {n_shots} shots"
+
+
+def lost_at(step: str, ranking: str) -> str:
+    """The name of the number of a step of `walk`."""
+    return f"lost, {' '.join(step.split())}: {ranking}"
+
+
+def benefit_of(task_set: str, ranking: str, fraction: float) -> str:
+    """The name of a benefit of demonstrations."""
+    return f"benefit, {TASK_SETS[task_set]}, {ranking} {fraction:g}"

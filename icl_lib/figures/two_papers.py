@@ -1,0 +1,100 @@
+"""Figures of the patterns page and of the page on two papers: tables of `icl_lib.analysis.two_papers` in, axes out."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from icl_lib.analysis.two_papers import TASK_SETS
+from icl_lib.figures.common import COLOUR, LABEL, MARKER, note
+from icl_lib.kinds import KINDS
+
+
+def pattern_accuracy(patterns: pd.DataFrame, chance: dict[str, float], able: set[str]):
+    """Accuracy of the clean model on each pattern by number of demonstrations; grey: chance; hollow: not above it."""
+    rows = patterns[(patterns["ranking"] == "none") & (patterns["task_set"] == "patterns")]
+    tasks, shots = sorted(chance), sorted(rows["n_shots"].unique())
+    figure, ax = plt.subplots(figsize=(7.2, 0.9 + 0.42 * len(tasks)))
+    shades = dict(zip(shots, np.linspace(0.35, 1, len(shots)), strict=True))
+    for row in rows.itertuples():
+        y = tasks.index(row.task) + 0.22 * (shots.index(row.n_shots) - (len(shots) - 1) / 2)
+        ax.errorbar(row.value, y, xerr=1.96 * row.standard_error, color=COLOUR["none"], alpha=shades[row.n_shots],
+                    marker="o", markersize=6, capsize=2.5, linestyle="none",
+                    markerfacecolor=COLOUR["none"] if row.task in able else "white",
+                    label=f"{row.n_shots} demonstrations" if row.task == tasks[0] else None)
+    for y, task in enumerate(tasks):
+        ax.plot([chance[task]] * 2, [y - 0.4, y + 0.4], color="#BBBBBB", linewidth=1.2)
+    ax.set(xlim=(0, 1.02), ylim=(len(tasks) - 0.5, -0.5), xlabel="accuracy, by the likelier label")
+    ax.set_yticks(range(len(tasks)), tasks)
+    figure.legend(loc="outside upper center", ncols=len(shots), fontsize=10)
+    return ax
+
+
+def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]):
+    """What accuracy loses at each step (`walk`), a panel per model, steps downwards; bars are 95 % intervals."""
+    figure, axes = plt.subplots(1, len(walks), figsize=(3.2 + 3.0 * len(walks), 0.9 + 0.62 * len(names)),
+                                squeeze=False, sharey=True, sharex=True)
+    for ax, (model, walk) in zip(axes[0], walks.items(), strict=True):
+        for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
+            rows = walk[walk["ranking"] == kind]
+            _intervals(ax, rows, [names.index(step) + offset for step in rows["step"]], kind)
+        for y in sorted(set(range(len(names))) - {names.index(step) for step in walk["step"]}):
+            ax.text(0.5, y, "not measured", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=9,
+                    color=COLOUR["random"])
+        ax.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+        ax.set_title(model, fontsize=11)
+        ax.set_xlabel("accuracy lost", fontsize=10)
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=10)
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    _legend(figure, axes[0])
+    return axes
+
+
+def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]):
+    """Accuracy with demonstrations minus without, under ablations: a row per task set, a column per model."""
+    figure, axes = plt.subplots(len(TASK_SETS), len(benefits), figsize=(3.2 + 3.0 * len(benefits), 5.4), squeeze=False,
+                                sharex="row", sharey=True)
+    fractions = sorted({f for table in benefits.values() for f in table["fraction"] if f})
+    lines = [("none", 0.0), *((ranking, fraction) for fraction in fractions
+                              for ranking in ("random_layer_matched", "fv", "induction"))]
+    for row, (task_set, words) in zip(axes, TASK_SETS.items(), strict=True):
+        for ax, (model, table) in zip(row, benefits.items(), strict=True):
+            own = table[table["task_set"] == task_set].set_index(["ranking", "fraction"])
+            for y, line in enumerate(lines):
+                if line in own.index:
+                    _intervals(ax, own.loc[[line]], [y], line[0])
+            if own.empty:
+                note(ax, "no pattern that\nthe model can do", ticks=True)
+            ax.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+            ax.set_xlabel(f"accuracy gained, {words}", fontsize=10)
+            if row is axes[0]:
+                ax.set_title(model, fontsize=11)
+        row[0].set_yticks(range(len(lines)), [
+            LABEL[ranking].removesuffix(" heads") + (f", {fraction:.0%}" if fraction else "")
+            for ranking, fraction in lines], fontsize=10)
+        row[0].set_ylim(len(lines) - 0.5, -0.5)
+    return axes
+
+
+def pattern_effects(effects: pd.DataFrame, title: str):
+    """What accuracy loses on each pattern beyond random heads of the same layers, with 95 % intervals."""
+    tasks = sorted(effects["task"].unique())
+    figure, ax = plt.subplots(figsize=(7.2, 1.1 + 0.6 * len(tasks)))
+    for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
+        rows = effects[effects["ranking"] == kind]
+        _intervals(ax, rows, [tasks.index(task) + offset for task in rows["task"]], kind)
+    ax.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+    ax.set(xlabel=title, ylim=(len(tasks) - 0.5, -0.5))
+    ax.set_yticks(range(len(tasks)), [task or "mean over patterns" for task in tasks])
+    _legend(figure, [ax])
+    return ax
+
+
+def _intervals(ax, rows: pd.DataFrame, places: list[float | int], kind: str) -> None:
+    low, high = (rows["value"] - rows["low"], rows["high"] - rows["value"])
+    ax.errorbar(rows["value"], places, xerr=[low, high], color=COLOUR[kind], marker=MARKER[kind] or "D", markersize=6,
+                capsize=2.5, linestyle="none", label=LABEL[kind])
+
+
+def _legend(figure, axes) -> None:
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), fontsize=10)

@@ -1,0 +1,65 @@
+"""Sentences and tables of the patterns page and of the page on two papers, filled from their numbers."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from icl_lib.analysis.two_papers import accuracy_of, benefit_of, lost_at
+from icl_lib.kinds import KINDS
+
+_WORDS = {"induction": "induction heads", "fv": "FV heads"}
+
+
+def able_words(numbers: pd.DataFrame, able: Mapping[str, list[str]], n_patterns: int, n_shots: int) -> str:
+    """Which patterns each model answers above chance, with its accuracy on them."""
+    lines = []
+    for model, names in able.items():
+        values = _values(numbers, model)
+        done = ", ".join(f"{name} {values[accuracy_of(name, n_shots)].value:.2f}" for name in names)
+        lines.append(f"- **{model}** answers {len(names)} of {n_patterns} patterns above chance at {n_shots} "
+                     f"demonstrations{f' (accuracy: {done})' if done else ': on them its ablations say nothing'}.")
+    return "\n".join(lines)
+
+
+def finding_sentence(numbers: pd.DataFrame, names: list[str]) -> str:
+    """Per model what accuracy loses at the first and at the last step that were measured."""
+    lines = []
+    for model in numbers["model"].unique():
+        values = _values(numbers, model)
+        measured = [name for name in names if lost_at(name, "fv") in values]
+        ends = [f"under \"{' '.join(name.split())}\" accuracy drops by " + " and by ".join(
+            f"{_estimate(values[lost_at(name, kind)])} when {_WORDS[kind]} are ablated" for kind in KINDS)
+            for name in dict.fromkeys((*measured[:1], *measured[-1:]))]
+        lines.append(f"- **{model}**: " + ("; ".join(ends) or "no step was measured") + ".")
+    return "\n".join(lines)
+
+
+def steps_table(numbers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Every step by model: accuracy lost to each kind, with its 95 % interval."""
+    columns = {}
+    for model in numbers["model"].unique():
+        values = _values(numbers, model)
+        for kind in KINDS:
+            found = [values.get(lost_at(name, kind)) for name in names]
+            columns[model, _WORDS[kind]] = [_estimate(row) if row else "" for row in found]
+    return pd.DataFrame(columns, index=[" ".join(name.split()) for name in names])
+
+
+def benefit_sentence(numbers: pd.DataFrame, fraction: float) -> str:
+    """Per model what demonstrations add to accuracy on the paper's tasks, unedited and with either kind ablated."""
+    lines = []
+    for model in numbers["model"].unique():
+        values = _values(numbers, model)
+        if (clean := benefit_of("paper", "none", 0.0)) in values:
+            left = ", ".join(f"{_estimate(values[benefit_of('paper', kind, fraction)])} with {fraction:.0%} of heads "
+                             f"ablated as {_WORDS[kind]}" for kind in KINDS)
+            lines.append(f"- **{model}**: {_estimate(values[clean])} without ablation, {left}.")
+    return "Demonstrations add to accuracy on the paper's tasks:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _values(numbers: pd.DataFrame, model: str) -> dict:
+    return {row.name: row for row in numbers[numbers["model"] == model].itertuples(index=False)}
+
+
+def _estimate(row) -> str:
+    return f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"

@@ -1,0 +1,94 @@
+"""Every number that the page on two papers prints, recomputed from the tables alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.display import HTML, Markdown
+
+from icl_lib.analysis.two_papers import steps
+from tests import audit_patterns, audit_plain
+from tests.audit import Figure, check, numbers_in, rows_of, run_page
+from tests.audit_suite import ABLE, MODELS, TASKS, made_up_suite
+
+LAST = {model: MODELS[model][-1:] for model in ABLE}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """What the page shows of a made-up suite, its table of numbers, and the tables that it reads, by model."""
+    results = tmp_path_factory.mktemp("made_up")
+    made_up_suite(results)
+    shown, _ = run_page("two_papers", suite="made up", results=str(results), pattern_models=LAST)
+    tables = {kind: audit_plain.read(results, kind, LAST) for kind in ("patterns", "pattern_effects", "effects")}
+    of_model = {model: {kind: table[table["model"] == model] for kind, table in tables.items()} for model in ABLE}
+    return shown, pd.read_parquet(results / "statistics" / "two_papers.parquet"), of_model
+
+
+def walks(of_model):
+    """By model and kind the numbers of each measured step; those of patterns and the paper's tasks recomputed."""
+    found = {}
+    for model, tables in of_model.items():
+        for kind, rows in audit_patterns.walk(tables["pattern_effects"], tables["effects"]):
+            for row in rows:
+                if hasattr(row, "task_set"):
+                    assert audit_patterns.lost(tables["patterns"], row) == pytest.approx(row.value, abs=1e-9)
+            found[model, kind] = [(row.value, row.low, row.high) for row in rows]
+    return found
+
+
+def test_the_steps_in_words_and_in_the_table(page):
+    shown, numbers, of_model = page
+    found, names = walks(of_model), [" ".join(name.split()) for name, _ in steps([0.1, 0.2])]
+    lines = next(thing.data for thing in shown if isinstance(thing, Markdown) and "accuracy drops by" in thing.data)
+    for line, model in zip(lines.splitlines(), ABLE, strict=True):
+        first, last = ([x for kind in ("induction", "fv") for x in found[model, kind][i]] for i in (0, -1))
+        begin = names[0] if ABLE[model] else names[2]
+        assert f'under "{begin}"' in line and line.startswith(f"- **{model}**")
+        check(line, [*first, *last], names=[*ABLE, *names, "10% of heads"])
+    html = next(thing.data for thing in shown if isinstance(thing, HTML) and "In numbers" in thing.data)
+    *_, table = [[row for row in rows_of(html) if row and row[0].startswith(("their", "20%", "the p", "contr", "ranked",
+                                                                            "top", "10%", "last"))]]
+    kinds = [(model, kind) for model in ABLE for kind in ("induction", "fv")]
+    for column, key in enumerate(kinds, 1):
+        cells = [row[column] for row in table if row[column]]
+        assert len(cells) == len(found[key])
+        for cell, wanted in zip(cells, found[key], strict=True):
+            check(cell, wanted)
+
+
+def test_the_patterns_that_models_can_do(page):
+    shown, _, of_model = page
+    text = next(thing.data for thing in shown if isinstance(thing, Markdown) and "above chance at" in thing.data)
+    for line, (model, n_able) in zip(text.splitlines(), ABLE.items(), strict=True):
+        rows = of_model[model]["patterns"]
+        clean = rows[(rows["ranking"] == "none") & (rows["task_set"] == "patterns") & (rows["n_shots"] == 10)]
+        accuracy = clean.set_index("task")["value"]
+        check(line, [n_able, TASKS, 10, *(accuracy[f"patterns {i}"] for i in range(n_able))],
+              names=[model, *(f"patterns {i}" for i in range(n_able))])
+
+
+def test_the_benefit_of_demonstrations(page):
+    shown, _, of_model = page
+    text = next(thing.data for thing in shown if isinstance(thing, Markdown) and "Demonstrations add" in thing.data)
+    lines = [line for line in text.splitlines() if line.startswith("-")]
+    for line, model in zip(lines, ABLE, strict=True):
+        wanted = []
+        for ranking, fraction in (("none", 0.0), ("induction", 0.2), ("fv", 0.2)):
+            by_task = audit_patterns.benefit(of_model[model]["patterns"], ranking, fraction)
+            half = 2.571 * by_task.std(ddof=1) / len(by_task) ** 0.5
+            wanted += [by_task.mean(), (by_task.mean() - half, half / 2), (by_task.mean() + half, half / 2)]
+            wanted += [0.2] * (ranking != "none")
+        check(line, wanted, names=[model])
+
+
+def test_the_table_of_numbers_holds_them_all_and_figures_say_what_they_show(page):
+    shown, numbers, of_model = page
+    assert not numbers.duplicated(["model", "name"]).any() and set(numbers["model"]) == set(ABLE)
+    found = walks(of_model)
+    for (model, kind), rows in found.items():
+        named = numbers[(numbers["model"] == model) & numbers["name"].str.endswith(f": {kind}")]
+        assert sorted(named["value"]) == pytest.approx(sorted(value for value, *_ in rows))
+    captions = [thing.caption for thing in shown if isinstance(thing, Figure)]
+    assert len(captions) == 2 and all("95 %" in caption for caption in captions)
+    assert {value for caption in captions for value, _ in numbers_in(caption.replace("95 %", ""))} == set()
+    assert np.isfinite(numbers["value"]).all()
