@@ -13,11 +13,13 @@ PARAMETERS = {
     "ablation": 'model: str = "m"\nstep: int = 0',
     "protocols": 'model: str = "m"\nstep: int = 0',
     "task_execution": 'model: str = "m"\nstep: int = 0',
+    "patterns": 'model: str = "m"\nstep: int = 0',
     "example": 'model: str = "m"\nstep: int = 0',
     "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: list[int] = []',
     "model_scaling": 'models: dict[str, list[int]] = {"m": [0]}',
     "ablation_ladder": "",
     "causal_test": "",
+    "two_papers": 'pattern_models: dict[str, list[int]] = {}',
     "claims": 'models: dict[str, list[int]] = {"m": [0]}',
     "lab": 'models: dict[str, list[int]] = {"m": [0]}',
     "paper_figures": 'models: dict[str, list[int]] = {"m": [0]}',
@@ -61,6 +63,7 @@ write("statistics", f"protocols/{model}/step{step}", notebook="protocols", model
       value=0.5, low=0.0, high=1.0, p_value=0.5, n=1)
 """,
     "task_execution": "",
+    "patterns": "",
     "example": "",
     "training_dynamics": """
 values = [read_table(f"{results}/scores/{model}/step{step}.parquet").value[0] for step in steps]
@@ -79,6 +82,10 @@ write("statistics", "ablation_ladder", notebook="ablation_ladder", model="", nam
 write("statistics", "causal_test", notebook="causal_test", model="", name="arm less sham", value=0.5, low=0.0, high=1.0,
       p_value=0.5, n=5)
 """,
+    "two_papers": """
+write("statistics", "two_papers", notebook="two_papers", model="", name="models", value=float(len(pattern_models)),
+      low=0.0, high=1.0, p_value=0.5, n=1)
+""",
     "claims": """
 write("statistics", "claims", notebook="claims", model="", name="3a", value=float(len(models)), low=0.0, high=1.0,
       p_value=0.5, n=len(models))
@@ -93,11 +100,13 @@ IMPORTS = {
     "ablation": "",
     "protocols": "",
     "task_execution": "",
+    "patterns": "",
     "example": "",
     "training_dynamics": "",
     "model_scaling": "from icl_lib.stats.intervals import holm",
     "ablation_ladder": "",
     "causal_test": "",
+    "two_papers": "",
     "claims": "",
     "lab": "",
     "paper_figures": "",

@@ -139,7 +139,7 @@ def test_the_lab_s_words_on_a_model_without_them_are_refused(choose, line):
 
 
 def test_per_model_notebooks_name_no_step_tasks_or_documents_of_their_own():
-    for notebook in ("scoring", "ablation", "task_execution", "protocols"):
+    for notebook in ("scoring", "ablation", "task_execution", "patterns", "protocols"):
         declared = template_parameters(ROOT / "notebooks" / f"{notebook}.ipynb")
         fitting = {"step": -1, "task_files": "auto", "documents": "auto", "suite": "try", "results": "results/try"}
         assert {name: declared[name].default for name in fitting if name in declared} == {

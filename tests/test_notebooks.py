@@ -25,6 +25,8 @@ SMALL = {
     "scoring": {"n_prompts": 2, "n_sequences": 4, "n_null_draws": 2, "shots": [0, 10]},
     "ablation": {"n_prompts": 2, "n_documents": 4, "n_draws": 1, "fractions": [0.1, 0.3]},
     "task_execution": {"n_prompts": 3, "n_draws": 1, "splits": ["unseen"]},
+    "patterns": {"shots": [0, 2], "n_seeds": 1, "n_prompts": 2, "n_check": 2, "n_prompts_paper": 1, "n_prompts_mean": 1,
+                 "fractions": [0.05, 0.1], "n_draws": 1},
     "example": {"n_prompts": 20, "least_accuracy": 0.5},
 }
 
@@ -41,12 +43,13 @@ def results(tmp_path_factory):
 
     for step in STEPS:
         run("scoring", f"scoring{step}", model=MODEL, step=step, **SMALL["scoring"])
-    for notebook in ("ablation", "task_execution", "example"):
+    for notebook in ("ablation", "task_execution", "patterns", "example"):
         run(notebook, notebook, model=MODEL, step=STEPS[-1], **SMALL[notebook])
     run("protocols", "protocols", model=MODEL, step=STEPS[-1], **SMALL["protocols"])
     run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS, ablated_steps=STEPS[-1:])
     models = {"models": {MODEL: STEPS}, "ablated_models": {MODEL: STEPS[-1:]}}
     run("model_scaling", "model_scaling", **models)
+    run("two_papers", "two_papers", pattern_models=models["ablated_models"])
     run("claims", "claims", **models, executed_models={MODEL: STEPS[-1:]})
     run("ablation_ladder", "ablation_ladder")
     run("causal_test", "causal_test")
@@ -115,8 +118,8 @@ def test_executions_compare_vectors_of_heads_at_every_layer(results):
     assert "against random heads of the same layers" in page_text(results, "task_execution")
 
 
-PAGES = ("protocols", "scoring0", "scoring8192", "ablation", "task_execution", "example", "training_dynamics",
-         "model_scaling", "ablation_ladder", "causal_test", "claims", "lab", "paper_figures", "index")
+PAGES = ("protocols", "scoring0", "scoring8192", "ablation", "task_execution", "patterns", "example",
+         "training_dynamics", "model_scaling", "two_papers", "ablation_ladder", "causal_test", "claims", "lab", "paper_figures", "index")
 
 
 def test_every_template_is_among_the_pages():
