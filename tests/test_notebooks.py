@@ -119,7 +119,8 @@ def test_executions_compare_vectors_of_heads_at_every_layer(results):
 
 
 PAGES = ("protocols", "scoring0", "scoring8192", "ablation", "task_execution", "patterns", "example",
-         "training_dynamics", "model_scaling", "two_papers", "ablation_ladder", "causal_test", "claims", "lab", "paper_figures", "index")
+         "training_dynamics", "model_scaling", "two_papers", "ablation_ladder", "causal_test", "claims", "lab",
+         "paper_figures", "index")
 
 
 def test_every_template_is_among_the_pages():
