@@ -65,6 +65,13 @@ def carries_loss(numbers: pd.DataFrame, protocol: str) -> bool | None:
     return bool(clean["low"] > 0 and least["value"] < clean["value"])
 
 
+def able_tasks(clean: pd.Series, floors: pd.Series, n: int) -> list[str]:
+    """`n` tasks that have something to lose, evenly over clean accuracy above the floor by at least 0.2."""
+    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > floors[t] + 0.2]
+    able = able or sorted(clean.index)
+    return sorted(able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(n, len(able)))}))
+
+
 def set_name(ranking: str, excluded: bool) -> str:
     return ranking + (" with exclusion" if excluded else "")
 

@@ -9,6 +9,7 @@ from icl_lib.ablation.effects import DIFFERENCE, corrected
 from icl_lib.analysis import claim_dynamics, claim_patterns
 from icl_lib.analysis.claim_dynamics import size_trend
 from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
+from icl_lib.analysis.executions import third
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import RANKED_BY, top_sets
@@ -199,8 +200,7 @@ def execution_gain(suite: SuiteTables) -> list[Estimate]:
     for model in suite.executed:
         rows = suite.executions(model)
         rows = rows[rows["prompts"] == "shuffled"]
-        by_task = rows[rows["layer"] == (rows["layer"].max() + 1) // 3].pivot_table(
-            index="task", columns="heads", values="value")
+        by_task = rows[rows["layer"] == third(rows)].pivot_table(index="task", columns="heads", values="value")
         if "fv" in by_task and "random_layer_matched" not in by_task:
             found.append(undecidable(model, NO_CONTROL))
         elif "fv" in by_task:

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from icl_lib.figures.common import CONTROL_LABEL
 from icl_lib.provenance import provenance
+from icl_lib.tables import write_table
+
+CONTROL_WORDS = {control: " ".join(label.split()) for control, label in CONTROL_LABEL.items()}
 
 
 def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
@@ -20,6 +25,11 @@ def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
 def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
     """Provenance of a table made from tables."""
     return provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
+
+
+def write_statistics(rows: pd.DataFrame, path: str | Path, **given: Any) -> None:
+    """Write the numbers that a page prints as its table `statistics`; `given` as in `made_from_tables`."""
+    write_table(rows, path, schema_name="statistics", provenance=made_from_tables(**given))
 
 
 def folded(table: pd.DataFrame, title: str) -> HTML:

@@ -13,11 +13,6 @@ FEW_SHOT = "first_token_accuracy"
 KIND = {"induction": "induction heads", "fv": "FV heads"}
 
 
-def with_groups(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the table `accuracy` that are about tasks, with a column `group`, the kind of each."""
-    return accuracy.merge(tasks[["task", "group"]], on="task")
-
-
 def accuracy_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """Mean accuracy per group of tasks by demonstrations, and with shuffled labels where that was measured."""
     found = numbers["name"].str.extract(r"^accuracy, (?P<tasks>.*), (?P<labels>.*), (?P<shots>\d+) shots$")
