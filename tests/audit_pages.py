@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from icl_lib.figures.common import Figure
 from tests import audit_plain as plain
-from tests.audit import Figure, check, covered, rows_of
+from tests.audit import check, covered, rows_of
 
 METRICS = {plain.ACCURACY: "few-shot accuracy", plain.LOSS: "token-loss difference"}
 CONTROLS = ("none", "random", "random_layer_matched")

@@ -13,10 +13,11 @@ from IPython.display import HTML, Markdown
 
 from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, size_of
 from icl_lib.data.tasks import read_tasks
+from icl_lib.figures.common import Figure
 from icl_lib.pages.claims import rule_words
 from icl_lib.tables import read_table
 from tests import audit_pages, audit_plain
-from tests.audit import Figure, check, covered, numbers_in, rows_of, run_page
+from tests.audit import check, covered, numbers_in, rows_of, run_page
 from tests.audit_ledger import AUDIT, NOT_AUDITED, Suite
 from tests.audit_suite import MODELS, made_up_suite
 from tests.project import ROOT

@@ -160,8 +160,8 @@ def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(t
 
 
 def test_a_missing_checkpoint_breaks_the_lines_and_is_marked():
-    curves = pd.DataFrame([("anew", kind, step, 0.5, 0.4, 0.6) for kind in ("induction", "fv") for step in (1, 4)],
-                          columns=["selection", "kind", "step", "value", "low", "high"])
-    ax = dynamics_figures.training_scores(curves, [1, 2, 4])[0]
+    scores = score_tables().query("step != 20")
+    figure = dynamics_figures.training_scores(scores, [10, 20, 40], 0.25)
+    ax = figure.axes[0]
     assert np.isnan(ax.lines[0].get_ydata()).tolist() == [False, True, False]
-    assert [text.get_text() for text in ax.texts] == ["step 2 missing"]
+    assert [text.get_text() for text in ax.texts] == ["step 20 missing"] and "top 25% of heads" in figure.caption

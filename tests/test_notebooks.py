@@ -154,7 +154,7 @@ def test_every_page_has_figures_of_something_with_captions_and_alternative_texts
 def test_a_figure_without_data_is_told_from_one_with(draw, points):
     ax = plt.subplots()[1]
     draw(ax)
-    page = figures.as_html(ax, "a caption", "an alternative text")
+    page = figures.Figure(ax, "a caption", "an alternative text")._repr_html_()
     assert [points_drawn(svg) for svg in figures_in(page)] == [[points]]
     assert [points_drawn(svg) for svg in figures_in(FIGURE.sub(_smaller, page))] == [[points]], "as the book has it"
 

@@ -127,8 +127,9 @@ def test_effects_stand_side_by_side_against_each_control():
     table = scaling_report.effects_table(numbers)
     assert table["FV heads"].tolist() == ["0.400"] * 3 and table["induction heads"].tolist() == ["0.100"] * 3
     assert table["more with FV heads in"].tolist() == [2] * 3
-    axes = scaling_figures.effects_by_size(effects)
-    assert all(len(ax.lines) > 2 for ax in axes[0])
+    plain, excluded = scaling_figures.effects_by_size(effects, 0.1)
+    assert all(len(ax.lines) > 2 and not ax.texts for ax in plain.axes[0])
+    assert all(ax.texts for ax in excluded.axes.ravel())
 
 
 def test_models_without_a_kind_or_a_control_are_left_out_and_named():

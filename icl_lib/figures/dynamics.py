@@ -136,7 +136,7 @@ def trajectories_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str
             ax.set_title(f"{model}: {label}", fontsize=10, loc="left")
             ax.tick_params(labelsize=9)
             ax.tick_params(axis="x", rotation=60)
-            ax.set_xlabel(ax.get_xlabel() if row is axes[-1] else "")
+            ax.set_xlabel(ax.get_xlabel() if model == list(scores)[-1] else "")
     return Figure(
         axes,
         f"As Figure 22: scores of the {n_heads} final induction heads (blue) and FV heads (orange), fading with rank.",

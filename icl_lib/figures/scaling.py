@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.ablation.effects import METRIC_WORDS
+from icl_lib.ablation.effects import FEW_SHOT, METRIC_WORDS
 from icl_lib.analysis.scaling import depth_table, percentiles
 from icl_lib.figures.common import COLOUR, CONTROL_LABEL, LABEL, MARKER, SCORE_LABEL, Figure, look, note
 from icl_lib.kinds import KINDS, RANKED_BY
@@ -99,7 +99,7 @@ def _effects_by_size(effects: pd.DataFrame, excluded: bool):
             if own.empty:
                 note(ax, "no such control", ticks=True)
             ax.axhline(0, linewidth=1, **look(control, marker=None, label=None))
-            ax.set_title(words if row is axes[0] else "", fontsize=11)
+            ax.set_title(words if metric == FEW_SHOT else "", fontsize=11)
         row[0].set_ylabel(f"{name}\ndrop under ablation")
     for ax in axes[1]:
         size_axis(ax, effects["parameters"])

@@ -53,7 +53,7 @@ def layers_by_model(models: Mapping[str, pd.DataFrame], fraction: float) -> Figu
     for row, (model, scores) in zip(axes, models.items(), strict=True):
         for ax, (kind, score) in zip(row, RANKED_BY.items(), strict=True):
             _at_layers(ax, scores, kind, fraction, size=14)
-            ax.set(xlabel="layer" if row is axes[-1] else "", ylabel="")
+            ax.set(xlabel="layer" if model == list(models)[-1] else "", ylabel="")
             ax.tick_params(labelsize=10)
             ax.set_title(f"{model}: {SCORE_LABEL[score].split(chr(10))[0]}", fontsize=10, loc="left")
     labels = {label: part for ax in axes[0] for part, label in zip(*ax.get_legend_handles_labels(), strict=True)}
