@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from icl_lib.analysis import dynamics
+from icl_lib.analysis.reading import tables_of
 from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.pages import dynamics as dynamics_report
 from icl_lib.provenance import provenance
@@ -152,11 +153,11 @@ def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(t
     for step in (10, 40):
         path = tmp_path / "scores" / "m" / f"step{step}.parquet"
         write_table(rows[rows["step"] == step], path, schema_name="scores", provenance=MADE_BY)
-    found = dynamics.tables_of(tmp_path, "scores", {"m": [10, 20, 40]})
+    found = tables_of(tmp_path, "scores", {"m": [10, 20, 40]})
     assert sorted(found["step"].unique()) == [10, 40]
     assert dynamics_report.steps_sentence(found, [10, 20, 40]).endswith("Missing: 20; figures have a gap there.")
     with pytest.raises(ValueError, match="no table 'scores' of other in .*run the suite first"):
-        dynamics.tables_of(tmp_path, "scores", {"other": [1]})
+        tables_of(tmp_path, "scores", {"other": [1]})
 
 
 def test_a_missing_checkpoint_breaks_the_lines_and_is_marked():

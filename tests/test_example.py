@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from icl_lib.data.tasks import draw_prompts, read_tasks
 from icl_lib.example import measure as module
 from icl_lib.example.measure import candidate_tasks, example_table, token_texts, top_head_of_each_kind
+from icl_lib.figures.common import Figure
 from icl_lib.models.load import LAB_MODELS, load_model, quiet, wrap_model
 from icl_lib.pages import example as report
 from icl_lib.scores.induction import induction_scores
 from icl_lib.tables import read_table, run_path
-from tests.audit import Figure, check, rows_of, run_page
+from tests.audit import check, rows_of, run_page
 from tests.conftest import projections_of
 from tests.project import ROOT
 from workflow.inert import active

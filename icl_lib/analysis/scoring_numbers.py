@@ -1,36 +1,19 @@
 """The numbers that the scoring page prints, as rows of the table `statistics`, made from the page's own tables."""
 
-from typing import Any, SupportsFloat, SupportsInt
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import head_names, overlap
 from icl_lib.kinds import DEFINED_BY, RANKED_BY, fv_threshold, heads_of_kind, label_gaps, null_draws, top_sets
 from icl_lib.measurements import mean_scores
 from icl_lib.stats.intervals import expected_overlap, overlap_p_value, spearman
-from icl_lib.tables import SCHEMAS
 
 SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
 TOP = (1, 2, 5)  # heads whose share of the summed score says how concentrated it is
-
-
-def number(
-    name: str, value: SupportsFloat, low: SupportsFloat = np.nan, high: SupportsFloat = np.nan,
-    p_value: SupportsFloat = np.nan, *, n: SupportsInt,
-) -> dict[str, Any]:
-    """A row of the table `statistics` without notebook and model; what there is no such number of is NaN."""
-    return {"name": name, "value": float(value), "low": float(low), "high": float(high), "p_value": float(p_value),
-            "n": int(n)}
-
-
-def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFrame:
-    """Rows of `number` as the table `statistics`; a row may name a model of its own."""
-    filled = [{"notebook": notebook, "model": model} | row for row in rows]
-    return pd.DataFrame(filled, columns=list(SCHEMAS["statistics"]))
 
 
 def scoring_numbers(
