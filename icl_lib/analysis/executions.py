@@ -4,8 +4,8 @@ import pandas as pd
 
 
 def third(executions: pd.DataFrame) -> int:
-    """The layer at a third of the model's, where the paper adds vectors (figure 14); NaN of an empty table."""
-    return (executions["layer"].max() + 1) // 3
+    """The layer at a third of the model's, where the paper adds vectors (figure 14)."""
+    return 0 if executions.empty else (int(executions["layer"].max()) + 1) // 3
 
 
 def draws_words(executions: pd.DataFrame) -> str:

@@ -31,9 +31,6 @@ SCORE_LABEL = {
     "induction_prefix_matching": "prefix-matching score",
     "fv": "FV score\n(rise in P(answer))",
 }
-KIND_OF_SCORE = {
-    "induction_attention_mass": "induction", "induction_prefix_matching": "induction", "fv": "fv", "fv_null": "random",
-}
 METRIC_LABEL = {
     "first_token_accuracy": "few-shot accuracy\n(first token)",
     "exact_match": "few-shot accuracy\n(whole answer)",

@@ -8,6 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from icl_lib.analysis.claims import ABSENT, Claim, estimate_words, overall, read_claims, tally_words
+from icl_lib.pages.common import verdict_table
 
 
 def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] | None = None) -> HTML:
@@ -15,19 +16,15 @@ def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] |
 
     `worlds`: `claims.ledger` by the head of its column. Every model's estimate opens on a click.
     """
-    lines = []
+    rows = []
     for claim in claims or read_claims():
         figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
         test = escape(claim.test) + (f". Holds if {rule_words(claim.holds)}" if claim.holds else "")
-        cells = "".join(f'<td data-head="{escape(world)}">{_verdict(found[found["claim"] == claim.id])}</td>'
-                        for world, found in worlds.items())
-        lines.append(
-            f"<tr><td>{escape(claim.id)}</td><td>{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}"
-            f'</small></td>{cells}<td data-head="test"><small>{test}</small></td>'
-            f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
-    head = "".join(f"<th>{name}</th>" for name in ("", "claim", *map(escape, worlds), "test", "figure"))
-    return HTML(f'<div class="wide"><table class="ledger"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
-                "</table></div>")
+        rows.append([
+            escape(claim.id), f"{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}</small>",
+            *(_verdict(found[found["claim"] == claim.id]) for found in worlds.values()), f"<small>{test}</small>",
+            f'<a href="{claim.page}.html">{claim.page.replace("_", " ")}</a>'])
+    return verdict_table(["", "claim", *worlds, "test", "figure"], rows, bare=2)
 
 
 def _verdict(rows: pd.DataFrame) -> str:

@@ -1,6 +1,6 @@
 """Sentences and small tables for the notebooks, made from tables so that no result is typed by hand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,16 @@ def write_statistics(rows: pd.DataFrame, path: str | Path, **given: Any) -> None
 def folded(table: pd.DataFrame, title: str) -> HTML:
     """A long table that opens on a click."""
     return HTML(f"<details><summary>{escape(title)}</summary>{table.to_html()}</details>")
+
+
+def verdict_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, kind: str = "ledger", bare: int = 1) -> HTML:
+    """Rows of HTML cells as a table. Where a screen is narrow, cells from column `bare` on bear their column's head."""
+    heads = [escape(head) for head in heads]
+    marks = ["" if i < bare else f' data-head="{head}"' for i, head in enumerate(heads)]
+    lines = ("".join(f"<td{mark}>{cell}</td>" for mark, cell in zip(marks, row, strict=True)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return HTML(f'<div class="wide"><table class="{kind}"><thead><tr>{"".join(f"<th>{head}</th>" for head in heads)}'
+                f"</tr></thead><tbody>{body}</tbody></table></div>")
 
 
 def side_by_side(texts: Mapping[str, str]) -> HTML:
