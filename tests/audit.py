@@ -7,6 +7,8 @@ from unittest import mock
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pandas as pd
+from IPython.display import Markdown
 
 from icl_lib.figures import head_map
 from tests.project import ROOT
@@ -99,3 +101,17 @@ def rows_of(html):
     parser = _Rows()
     parser.feed(html)
     return parser.rows
+
+
+def texts(shown, kind=Markdown):
+    return [thing.data for thing in shown if isinstance(thing, kind)]
+
+
+def frames(shown):
+    return [thing for thing in shown if isinstance(thing, pd.DataFrame)]
+
+
+def near(found, wanted):
+    """Whether numbers are the recomputed ones; an (end, tolerance) is one of a bootstrap, NaN equals NaN."""
+    wanted, tolerance = wanted if isinstance(wanted, tuple) else (wanted, 1e-9)
+    return (np.isnan(found) and np.isnan(wanted)) or abs(found - wanted) <= tolerance + 1e-9 * abs(wanted)
