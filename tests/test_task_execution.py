@@ -157,7 +157,7 @@ def test_head_sets_have_random_heads_of_neither_kind_or_none():
 
 def test_without_random_heads_the_sentence_and_figure_say_so(neox):
     tasks = {name: task for name, task in list(read_tasks().items())[:2]}
-    rows = table(neox, tasks, fraction=0.5)
+    rows = table(neox, tasks, fraction=0.5, layers=[0, 1, 2])
     assert set(rows["heads"]) == {"none", "fv", "induction"}
     words = execution_sentence(rows, preset="task", items="all", seed=0)
     assert "no random heads of neither kind are left to compare with" in words and "against nothing added" in words

@@ -69,10 +69,10 @@ def answer_of(example: pd.DataFrame) -> str:
     return example.loc[example["metric"] == "answer_probability", "token"].iloc[0].strip()
 
 
-def prompt_of(example: pd.DataFrame, kind: str, prompts: str = "clean") -> pd.DataFrame:
-    """A prompt token by token: `token`; attention from the last one as `value`; whether it is part of the `label` of a
-    demonstration, the `end` of one, and right `after` an earlier copy of the last token."""
-    rows = example.query("metric == 'attention' and prompts == @prompts and ranking == @kind")
+def prompt_of(example: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The prompt with right labels token by token: `token`; attention from the last one as `value`; whether it is part
+    of the `label` of a demonstration, the `end` of one, and right `after` an earlier copy of the last token."""
+    rows = example.query("metric == 'attention' and prompts == 'clean' and ranking == @kind")
     rows = rows.sort_values("to_position", ignore_index=True)[["token", "value"]]
     spans = [match.span(1) for match in re.finditer(r"A:([^↵]*)↵", "".join(rows["token"]))]
     label = [any(start < end <= stop for start, stop in spans) for end in rows["token"].str.len().cumsum()]

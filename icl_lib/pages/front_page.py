@@ -23,6 +23,7 @@ from icl_lib.analysis.scaling_numbers import lost
 from icl_lib.pages.claims import chip
 from icl_lib.pages.common import verdict_table
 from icl_lib.pages.paper_figures import OF_MODEL, figure_link
+from icl_lib.pages.scaling import by_size
 
 MAIN = "H1, 4a"
 _SAID = {HOLDS: "it does", FAILS: "it does not", OPEN: "this is not decided", POWERLESS: "this cannot be decided",
@@ -79,9 +80,8 @@ def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
     From the scaling page's numbers. "yes": the 95 % interval lies above 0; "no": below; "not told apart": it has 0.
     """
-    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")].sort_values(["value", "model"])
     rows = []
-    for model in sizes["model"]:
+    for model in by_size(numbers):
         own = numbers[numbers["model"] == model].set_index("name")
         if not own.index.str.contains(" lost, ").any():
             continue  # not ablated

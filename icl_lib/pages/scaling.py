@@ -5,9 +5,7 @@ import pandas as pd
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scaling_numbers import lost
-
-CONTROL_WORDS = {"none": "against no ablation", "random": "beyond random heads",
-                 "random_layer_matched": "beyond random heads of the same layers"}
+from icl_lib.pages.common import CONTROL_WORDS
 
 
 def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
@@ -26,7 +24,7 @@ def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
 def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
     """Models that lack a kind of heads, by what they lack: {"no FV heads": [...]}."""
     found: dict[str, list[str]] = {}
-    for model in _by_size(numbers):
+    for model in by_size(numbers):
         of = numbers[numbers["model"] == model].set_index("name")["value"]
         missing = [f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0]
         if missing:
@@ -113,7 +111,8 @@ def _over_models(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[numbers["model"] == ""].set_index("name")
 
 
-def _by_size(numbers: pd.DataFrame) -> list[str]:
+def by_size(numbers: pd.DataFrame) -> list[str]:
+    """The models of a scaling page's numbers, smallest first."""
     sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")]
     return list(sizes.sort_values(["value", "model"])["model"])
 
@@ -122,7 +121,7 @@ def _without_control(numbers: pd.DataFrame) -> dict[str, list[str]]:
     """Ablated models that are in no comparison, or not in that against layer-matched heads, by why."""
     gap = lost("first_token_accuracy", DIFFERENCE, CONTROLS[-1], False)
     with_effects = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
-    ablated = [model for model in _by_size(numbers) if model in with_effects]
+    ablated = [model for model in by_size(numbers) if model in with_effects]
     found = {what: kept for what, models in without_kinds(numbers).items()
              if (kept := [model for model in models if model in ablated])}
     lacking = {model for models in found.values() for model in models}
