@@ -60,7 +60,7 @@ def test_the_scaling_page_writes_the_recomputed_numbers_and_no_others(suite, rec
 
 def test_the_sentences_of_the_scaling_page_print_these_numbers(suite, recomputed):
     said = texts(suite[1])
-    wanted = audit_pages.scaling_sentences(recomputed)
+    wanted, _ = audit_pages.scaling_sentences(recomputed)
     assert len(said) == len(wanted)
     for text, numbers in zip(said, wanted, strict=True):
         check(text, numbers, names=MODELS)
@@ -69,7 +69,9 @@ def test_the_sentences_of_the_scaling_page_print_these_numbers(suite, recomputed
 
 
 def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
-    of_sizes, overlaps = frames(suite[1])
+    of_sizes, counts, overlaps = frames(suite[1])
+    for (words, row), wanted in zip(counts.iterrows(), audit_pages.scaling_sentences(recomputed)[1], strict=True):
+        check(f"{words} {' '.join(row)}", wanted)
     for (heads, row), wanted in zip(overlaps.iterrows(), audit_pages.scaling_overlaps(
             recomputed, {"overlap_fractions": FRACTIONS}), strict=True):
         check(f"{heads} {' '.join(map(str, row))}", wanted)
@@ -108,19 +110,16 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
     floors = {name: max(map(own.count, own)) / len(own) for name, own in labels.items()}
     for model, shown in pages.items():
         scores, accuracy = (audit_plain.read(results, kind, {model: [8192]}) for kind in ("scores", "accuracy"))
-        by_group, highest, *wanted = audit_pages.scoring_sentences(
+        by_group, wanted = audit_pages.scoring_tables(
             scores, accuracy, groups, {name: task.type for name, task in tasks.items()}, floors, SCORED)
-        said = texts(shown)
-        assert len(said) == len(wanted)
-        for text, numbers in zip(said, wanted, strict=True):
-            check(text, numbers)
-        of_groups, of_scores = frames(shown)
+        kinds, overlap, of_groups, *others = frames(shown)
+        for table, rows in zip((kinds, overlap, *others), wanted, strict=True):
+            for (words, row), numbers in zip(table.iterrows(), rows, strict=True):
+                check(f"{words} {' '.join(text for text in row if text != '-')}", numbers)
         assert sorted(of_groups.index) == sorted(by_group)
         for group, numbers in by_group.items():
             assert {name: value for name, value in of_groups.loc[group].items() if value == value} == pytest.approx(
                 numbers, abs=0.00501)
-        for (_, row), numbers in zip(of_scores.iterrows(), highest, strict=True):
-            check(" ".join(text for text in row if text != "-"), numbers)
         by_task, top, all_heads = texts(shown, HTML)
         audit_pages.check_accuracy(by_task, accuracy, floors)
         audit_pages.check_heads(all_heads, scores)

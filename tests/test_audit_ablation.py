@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -123,22 +124,28 @@ def interval(shown, what):
 
 
 def test_the_sentences_print_these_numbers(shown, values):
-    finding, without, left = sentences(shown)
+    finding, = sentences(shown)
     expected = [*interval(shown, f"{FEW_SHOT}, no ablation"), values["heads ablated"], SHARE]
     for metric, kind in itertools.product((FEW_SHOT, LOSS), KINDS):
         expected += interval(shown, name(metric, kind, False, "mean", "all", CONTROLS[2]))
     check(finding, [*expected, 95])
-    check(without, [
-        values["zero_shot_accuracy, no ablation"], values[f"{FEW_SHOT}, no ablation"], LARGEST,
-        values["zero_shot_accuracy, fv with exclusion, mean at all"],
-        values["zero_shot_accuracy, induction with exclusion, mean at all"]])
-    check(left, [
-        values["shared heads at the smallest share"], SHARE, values["shared heads at the largest share"], LARGEST,
-        values["percentile in fv after induction"], values["percentile in induction after fv"], 0.5])
+
+
+def test_the_tables_without_demonstrations_and_of_what_is_left_print_these_numbers(shown, values):
+    *_, without, left = frames(shown)
+    n_heads = np.ceil(np.array([SHARE, LARGEST]) * page.LAYERS * page.HEADS)
+    wanted = [[*interval(shown, f"{metric}, no ablation"), page.TASKS] for metric in (FEW_SHOT, "zero_shot_accuracy")]
+    wanted += [[values[f"zero_shot_accuracy, {kind} with exclusion, mean at all"], page.TASKS] for kind in KINDS]
+    wanted += [[LARGEST, 1], [SHARE, 1], [values["shared heads at the smallest share"], n_heads[0]], [LARGEST, 1],
+               [values["shared heads at the largest share"], n_heads[1]],
+               *([0.5, values[f"percentile in {score} after {kind}"], 1] for score, kind in (KINDS, KINDS[::-1]))]
+    rows = [*without.iterrows(), *left.iterrows()]
+    for (words, row), numbers in zip(rows, wanted, strict=True):
+        check(f"{words} {' '.join(row)}", numbers)
 
 
 def test_the_tables_of_interventions_and_protocols_print_these_numbers(shown, values):
-    order, _, protocols, _ = frames(shown)
+    order, _, protocols, *_ = frames(shown)
     rows = order.reset_index().to_numpy()
     for row, ((metric, first), excluded) in zip(rows, itertools.product(
             ((FEW_SHOT, "fv"), (LOSS, "induction")), (False, True)), strict=True):
@@ -181,7 +188,7 @@ def test_the_tables_of_controls_print_these_numbers(shown, values, positions):
 
 
 def test_the_tables_of_single_heads_and_departures_print_these_numbers(shown, values):
-    _, few, _, changes = frames(shown)
+    _, few, _, changes, *_ = frames(shown)
     assert few.index.str.endswith("lowest FV scores").any()
     for what, row in few.iterrows():
         n, words, *_ = what.split()

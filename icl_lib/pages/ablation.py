@@ -13,6 +13,25 @@ from icl_lib.kinds import LOWEST
 from icl_lib.pages.common import CONTROL_WORDS
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}
+# What the page calls its numbers, for `common.numbers_table`.
+ZERO_SHOT = {
+    "first_token_accuracy, no ablation": ("with demonstrations, no ablation", ".2f"),
+    "zero_shot_accuracy, no ablation": ("without demonstrations, no ablation", ".2f"),
+    "zero_shot_accuracy, fv with exclusion, mean at all": ("without demonstrations, FV heads ablated", ".2f"),
+    "zero_shot_accuracy, induction with exclusion, mean at all": (
+        "without demonstrations, induction heads ablated", ".2f"),
+    "share of heads ablated at 0 shots": ("share of heads ablated", ".0%"),
+}
+SETS = {
+    "smallest share of heads": ("smallest share of heads ablated", ".1%"),
+    "shared heads at the smallest share": ("share of a plain set's heads that the other has", ".0%"),
+    "largest share of heads": ("largest share of heads ablated", ".0%"),
+    "shared heads at the largest share": ("share of a plain set's heads that the other has there", ".0%"),
+    "percentile in fv after induction": (
+        "mean FV percentile of what is left without induction heads (of all heads: 0.50)", ".2f"),
+    "percentile in induction after fv": (
+        "mean induction percentile of what is left without FV heads (of all heads: 0.50)", ".2f"),
+}
 _LOSS = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
 
 
@@ -175,30 +194,6 @@ def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
               ("", "accuracy, last position, no random heads", told(FEW_SHOT, **at_last), "-")]
     columns = ["place", "what differs", "few-shot accuracy", "token-loss difference (nats)"]
     return pd.DataFrame(lines, columns=columns).set_index("place")
-
-
-def zero_shot_sentence(numbers: pd.DataFrame) -> str:
-    """What ablation does at 0 shots, where there are no demonstrations to learn from."""
-    without, ten = (find(numbers, f"{metric}, no ablation") for metric in ("zero_shot_accuracy", FEW_SHOT))
-    left = {label: find(numbers, f"zero_shot_accuracy, {set_name(kind, True)}, mean at all")
-            for kind, label in _KIND.items()}
-    parts = [f"{row['value']:.2f} when {label} are ablated" for label, row in left.items() if row is not None]
-    share = find(numbers, "share of heads ablated at 0 shots")
-    return (f"Accuracy without demonstrations is {without['value']:.2f} ({ten['value']:.2f} with them); with "
-            f"{share['value']:.0%} of heads replaced it is {' and '.join(parts)} (with exclusion).")
-
-
-def sets_sentence(numbers: pd.DataFrame) -> str:
-    """Overlap of the ablated sets and what remains, at the smallest and largest fraction."""
-    low, high = ({"share": find(numbers, f"{place} share of heads")["value"],
-                  "shared": find(numbers, f"shared heads at the {place} share")["value"]}
-                 for place in ("smallest", "largest"))
-    fv, induction = (find(numbers, f"percentile in {score} after {kind}")["value"]
-                     for score, kind in (("fv", "induction"), ("induction", "fv")))
-    return (f"The plain sets share {low['shared']:.0%} of their heads at {low['share']:.1%} ablated and "
-            f"{high['shared']:.0%} at {high['share']:.0%}. Then the heads that remain after ablating induction heads "
-            f"have a mean percentile of {fv:.2f} in the FV score, and those that remain after ablating FV heads one of "
-            f"{induction:.2f} in the induction score (0.50 for all).")
 
 
 def task_table(ablations: pd.DataFrame, tasks: pd.DataFrame, share: float) -> pd.DataFrame:

@@ -32,6 +32,25 @@ def write_statistics(rows: pd.DataFrame, path: str | Path, **given: Any) -> None
     write_table(rows, path, schema_name="statistics", provenance=made_from_tables(**given))
 
 
+def numbers_table(numbers: pd.DataFrame, shown: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Rows of the table `statistics` in a page's words: value with its 95 % interval and its head, p, and `n`.
+
+    `shown`: a row's name to its words and the format of its value. What there is no number of is left out.
+    """
+    of, rows = numbers.set_index("name"), {}
+    for name, (words, form) in shown.items():
+        if name in of.index and pd.notna(of.at[name, "value"]):
+            row, place = of.loc[name], [f"{name}, layer", f"{name}, head"]
+            text = f"{row['value']:{form}}"
+            text += "" if np.isnan(row["low"]) else f" ({row['low']:{form}} to {row['high']:{form}})"
+            if place[0] in of.index:
+                text += " (L{:.0f}H{:.0f})".format(*of["value"][place])
+            p_value = "" if np.isnan(row["p_value"]) else f"{row['p_value']:.2g}"
+            rows[words] = {"value": text, "p": p_value, "n": str(row["n"])}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "p", "n"])
+    return table if table["p"].any() else table.drop(columns="p")
+
+
 def folded(table: pd.DataFrame, title: str) -> HTML:
     """A long table that opens on a click."""
     return HTML(f"<details><summary>{escape(title)}</summary>{table.to_html()}</details>")

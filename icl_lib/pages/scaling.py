@@ -5,7 +5,17 @@ import pandas as pd
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scaling_numbers import lost
-from icl_lib.pages.common import CONTROL_WORDS
+from icl_lib.pages.common import CONTROL_WORDS, numbers_table
+
+# What the page calls its counts and means over models with heads of both kinds.
+COMPARISON = {
+    "models with deeper FV heads": ("models whose FV heads sit deeper on average", ".0f"),
+    "models with significantly deeper FV heads": ("models whose FV heads sit deeper at p < 0.05", ".0f"),
+    "models with power for depth": ("models whose heads are enough for such a p", ".0f"),
+    "models with more overlap than by chance": ("models whose top sets share more heads than by chance", ".0f"),
+    "induction percentile of FV heads": ("mean percentile of FV heads in the induction score", ".2f"),
+    "FV percentile of induction heads": ("mean percentile of induction heads in the FV score", ".2f"),
+}
 
 
 def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
@@ -32,19 +42,9 @@ def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
-def comparison_sentence(numbers: pd.DataFrame) -> str:
-    """Depth, overlap and percentiles in counts of models."""
-    of = _over_models(numbers)
-    n = of.at["models with deeper FV heads", "n"]
-    if not n:
-        return "No model has heads of both kinds, so that nothing is counted over models."
-    value = of["value"]
-    return (f"FV heads sit deeper on average in {value['models with deeper FV heads']:.0f} of {n} models (p < 0.05 in "
-            f"{value['models with significantly deeper FV heads']:.0f} of {value['models with power for depth']:.0f} "
-            f"whose heads are enough for it). The top sets share more heads than by chance "
-            f"in {value['models with more overlap than by chance']:.0f} of {n}. FV heads have a mean percentile of "
-            f"{value['induction percentile of FV heads']:.2f} in the induction score, induction heads one of "
-            f"{value['FV percentile of induction heads']:.2f} in the FV score.")
+def comparison_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Depth, overlap and percentiles over the models with heads of both kinds; `n`: how many these are."""
+    return numbers_table(numbers[numbers["model"] == ""], COMPARISON)
 
 
 def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
