@@ -124,8 +124,8 @@ def _over_models(put, found, chosen, lost, sizes, shares):
                     put("", f"{gap}, trend with size, smallest p", smallest, n=k)
 
 
-def scaling_sentences(found):
-    """The numbers of each sentence of the scaling page, in order, and of its table of counts row by row."""
+def scaling_words(found):
+    """The numbers of the scaling page's sentence on models; of its tables of effects and of counts row by row."""
     def of(name, i=0):
         return found["", name][i]
 
@@ -139,11 +139,11 @@ def scaling_sentences(found):
     effects = []
     for metric in METRICS:
         fv, induction, gap = (name_of(metric, kind, CONTROLS[-1]) for kind in ("fv", "induction", "fv_minus_induction"))
-        rho, _, _, p, k = found["", f"{gap}, trend with size"]
+        rho, _, _, p, _ = found["", f"{gap}, trend with size"]
         smallest = of(f"{gap}, trend with size, smallest p")
-        effects += [of(fv), of(induction), of(gap, 4), of(f"{gap}, interval above zero"),
-                    of(f"{gap}, interval below zero"), rho, k, p, *([smallest] if smallest >= 0.05 else [])]
-    return [effects, models], comparison
+        effects.append([of(gap, 4), of(fv), of(induction), *(of(f"{gap}, {end}") for end in (
+            "above zero", "interval above zero", "interval below zero")), rho, p, smallest])
+    return models, effects, comparison
 
 
 def scaling_overlaps(found, shares):

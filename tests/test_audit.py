@@ -59,19 +59,17 @@ def test_the_scaling_page_writes_the_recomputed_numbers_and_no_others(suite, rec
 
 
 def test_the_sentences_of_the_scaling_page_print_these_numbers(suite, recomputed):
-    said = texts(suite[1])
-    wanted, _ = audit_pages.scaling_sentences(recomputed)
-    assert len(said) == len(wanted)
-    for text, numbers in zip(said, wanted, strict=True):
-        check(text, numbers, names=MODELS)
-    assert "Left out: lab-7k (no induction heads and no FV heads); lab-20k (no FV heads); lab-450k (" in said[0]
+    left, models = texts(suite[1])
+    check(models, audit_pages.scaling_words(recomputed)[0], names=MODELS)
+    assert left.startswith("Left out: lab-7k (no induction heads and no FV heads); lab-20k (no FV heads); lab-450k (")
     audit_pages.captions(suite[1], *SHARES.values())
 
 
 def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
-    of_sizes, counts, overlaps = frames(suite[1])
-    for (words, row), wanted in zip(counts.iterrows(), audit_pages.scaling_sentences(recomputed)[1], strict=True):
-        check(f"{words} {' '.join(row)}", wanted)
+    main, of_sizes, counts, overlaps = frames(suite[1])
+    for table, rows in zip((main, counts), audit_pages.scaling_words(recomputed)[1:], strict=True):
+        for (words, row), wanted in zip(table.iterrows(), rows, strict=True):
+            check(f"{words} {' '.join(map(str, row))}", wanted)
     for (heads, row), wanted in zip(overlaps.iterrows(), audit_pages.scaling_overlaps(
             recomputed, {"overlap_fractions": FRACTIONS}), strict=True):
         check(f"{heads} {' '.join(map(str, row))}", wanted)
@@ -94,10 +92,13 @@ def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
         row = dict(zip(head, cells, strict=True))
         excluded = row["ranking"] != "plain"
         fv, induction, gap = (
-            audit_pages.name_of(metric[row["metric"]], ranking, words[row["lost"]], excluded)
+            audit_pages.name_of(metric[row["metric"]], ranking, words[row["drop"]], excluded)
             for ranking in ("fv", "induction", "fv_minus_induction"))
         wanted = [recomputed["", gap][4], *(recomputed["", name][0] for name in (
             fv, induction, f"{gap}, above zero", f"{gap}, interval above zero", f"{gap}, interval below zero"))]
+        trend = f"{gap}, trend with size"
+        if ("", trend) in recomputed:
+            wanted += [recomputed["", trend][0], recomputed["", trend][3], recomputed["", f"{trend}, smallest p"][0]]
         check(" ".join(cells[4:]), wanted)
 
 

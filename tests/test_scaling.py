@@ -123,9 +123,9 @@ def test_intervals_of_strength_follow_the_seed():
 
 def test_effects_stand_side_by_side_against_each_control():
     numbers, effects = page(["small", "large"], [0.2, 0.4])
-    text = scaling_report.effects_sentence(numbers)
-    assert "few-shot accuracy** drops by 0.40 when FV heads are ablated, by 0.10 when induction heads are (2" in text
-    assert "Left out" not in text
+    main = scaling_report.main_effects_table(numbers).loc["few-shot accuracy"]
+    assert main[["models", "FV heads", "induction heads", "interval above zero"]].tolist() == [2, "0.400", "0.100", 2]
+    assert "Left out" not in scaling_report.left_out_sentence(numbers)
     table = scaling_report.effects_table(numbers)
     assert table["FV heads"].tolist() == ["0.400"] * 3 and table["induction heads"].tolist() == ["0.100"] * 3
     assert table["more with FV heads in"].tolist() == [2] * 3
@@ -136,25 +136,25 @@ def test_effects_stand_side_by_side_against_each_control():
 
 def test_models_without_a_kind_or_a_control_are_left_out_and_named():
     numbers, _ = page(["small", "large"], [0.2, 0.4], fv=())
-    text = scaling_report.effects_sentence(numbers)
-    assert "Left out: small, large (no FV heads)." in text and "drops" not in text
+    assert scaling_report.left_out_sentence(numbers) == "Left out: small, large (no FV heads)."
+    assert scaling_report.main_effects_table(numbers).empty
     counts = scaling_report.comparison_table(numbers)
     assert counts["value"].tolist() == ["0"] * 4 and counts["n"].tolist() == ["0"] * 4
     assert scaling_report.overlaps_table(numbers).empty
     bare, _ = page(["small", "large"], [0.2, 0.4], controls=("none", "random"))
-    text = scaling_report.effects_sentence(bare)
-    assert "No model has this control for both kinds." in text
-    assert "Left out: small, large (not enough heads of neither kind for a control of the same layers)." in text
+    assert scaling_report.main_effects_table(bare).empty and len(scaling_report.effects_table(bare)) == 2
+    text = scaling_report.left_out_sentence(bare)
+    assert text == "Left out: small, large (not enough heads of neither kind for a control of the same layers)."
 
 
 def test_a_trend_goes_over_sizes_and_says_when_it_has_no_power():
     numbers, _ = page(["a", "b"], [0.1, 0.2])
-    assert "2 sizes cannot say whether the difference grows with size." in scaling_report.effects_sentence(numbers)
+    told = ["trend of the difference with size", "p"]
+    assert scaling_report.main_effects_table(numbers)[told].to_numpy().tolist() == [["", ""]]
     numbers, _ = page(["a", "b", "c", "d"], [0.1, 0.2, 0.3, 0.4])
-    text = scaling_report.effects_sentence(numbers)
-    assert "+1.00 over 4 sizes (permutation p = 0.083, two-sided; so few sizes allow no p below 0.083" in text
+    assert scaling_report.main_effects_table(numbers)[told].to_numpy().tolist() == [["+1.00", "0.083 (at least 0.083)"]]
     numbers, _ = page(["a", "b", "c", "d", "e"], [0.1, 0.2, 0.3, 0.4, 0.5])
-    assert "(permutation p = 0.017, two-sided)" in scaling_report.effects_sentence(numbers)
+    assert scaling_report.main_effects_table(numbers)["p"].item() == "0.017 (at least 0.017)"
 
 
 @pytest.mark.parametrize(("ours", "theirs", "expected"), [

@@ -64,47 +64,45 @@ def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
     ]).set_index("heads")
 
 
-def effects_sentence(numbers: pd.DataFrame) -> str:
-    """By how much either metric drops when either kind is ablated, beyond random heads of the same layers."""
-    of = _over_models(numbers)
-    lines = []
-    for metric, words in METRIC_WORDS.items():
-        fv, induction, gap = (lost(metric, ranking, CONTROLS[-1], False) for ranking in ("fv", "induction", DIFFERENCE))
-        unit = " nats" if metric == "token_loss_difference" else ""
-        if fv in of.index:
-            n, (above, below) = of.at[fv, "n"], (
-                of.at[f"{gap}, interval {side} zero", "value"] for side in ("above", "below"))
-            models = "1 model" if n == 1 else f"{n} models"
-            lines.append(
-                f"- **{words}** drops by {of.at[fv, 'value']:.2f}{unit} when FV heads are ablated, by "
-                f"{of.at[induction, 'value']:.2f}{unit} when induction heads are ({models}; "
-                f"the interval of the difference lies above zero in {above:.0f}, below in {below:.0f})."
-                + _trend_words(of, gap))
-    if not lines:
-        lines.append("- No model has this control for both kinds.")
-    if left := [f"{', '.join(models)} ({what})" for what, models in _without_control(numbers).items()]:
-        lines.append(f"- Left out: {'; '.join(left)}.")
-    return ("Beyond random heads of the same layers, means over models with heads of both kinds:\n\n"
-            + "\n".join(lines))
-
-
 def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Means over models of what is lost to either kind, against each control, with and without exclusion."""
+    """Means over models with heads of both kinds of the drop when a kind is ablated, against each control.
+
+    The row of each metric beyond random heads of the same layers, plain, comes first, with the rank correlation of the
+    difference between the kinds with size and its permutation p, beside the smallest p that so many sizes allow.
+    """
     of, rows = _over_models(numbers), []
     for metric, words in METRIC_WORDS.items():
         for excluded in (False, True):
-            for control in CONTROLS:
-                names = {ranking: lost(metric, ranking, control, excluded) for ranking in
-                         ("fv", "induction", DIFFERENCE)}
-                if names["fv"] in of.index:
-                    gap = of["value"][[f"{names[DIFFERENCE]}, {end}" for end in
-                                       ("above zero", "interval above zero", "interval below zero")]]
-                    rows.append((words, "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
-                                 of.at[names["fv"], "n"], *(f"{of.at[names[kind], 'value']:.3f}" for kind in
-                                                            ("fv", "induction")), *gap.astype(int)))
+            for control in reversed(CONTROLS):
+                fv, induction, gap = (lost(metric, ranking, control, excluded)
+                                      for ranking in ("fv", "induction", DIFFERENCE))
+                if fv not in of.index:
+                    continue
+                counts = of["value"][[f"{gap}, {end}" for end in (
+                    "above zero", "interval above zero", "interval below zero")]].astype(int)
+                trend, p_value = "", ""
+                if (name := f"{gap}, trend with size") in of.index:
+                    trend = f"{of.at[name, 'value']:+.2f}"
+                    p_value = f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})"
+                rows.append((words, "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
+                             of.at[fv, "n"], f"{of.at[fv, 'value']:.3f}", f"{of.at[induction, 'value']:.3f}", *counts,
+                             trend, p_value))
     return pd.DataFrame(rows, columns=[
-        "metric", "ranking", "lost", "models", "FV heads", "induction heads", "more with FV heads in",
-        "interval above zero", "interval below zero"])
+        "metric", "ranking", "drop", "models", "FV heads", "induction heads", "more with FV heads in",
+        "interval above zero", "interval below zero", "trend of the difference with size", "p"])
+
+
+def main_effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`effects_table` beyond random heads of the same layers, plain rankings: a row per metric."""
+    rows = effects_table(numbers)
+    rows = rows[(rows["drop"] == CONTROL_WORDS[CONTROLS[-1]]) & (rows["ranking"] == "plain")]
+    return rows.drop(columns=["ranking", "drop"]).set_index("metric")
+
+
+def left_out_sentence(numbers: pd.DataFrame) -> str:
+    """Which ablated models are in none of the means, and why."""
+    left = [f"{', '.join(models)} ({what})" for what, models in _without_control(numbers).items()]
+    return f"Left out: {'; '.join(left)}." if left else "No ablated model is left out."
 
 
 def _over_models(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -129,16 +127,3 @@ def _without_control(numbers: pd.DataFrame) -> dict[str, list[str]]:
     if bare := [model for model in ablated if model not in lacking | controlled]:
         found["not enough heads of neither kind for a control of the same layers"] = bare
     return found
-
-
-def _trend_words(of: pd.DataFrame, gap: str) -> str:
-    name = f"{gap}, trend with size"
-    if f"{name}, sizes" not in of.index:
-        return ""
-    sizes = of.at[f"{name}, sizes", "value"]
-    if name not in of.index:
-        return f" {sizes:.0f} {'size' if sizes == 1 else 'sizes'} cannot say whether the difference grows with size."
-    smallest = of.at[f"{name}, smallest p", "value"]
-    power = "" if smallest < 0.05 else f"; so few sizes allow no p below {smallest:.2g}, so it cannot be told"
-    return (f" Rank correlation of the difference with size: {of.at[name, 'value']:+.2f} over "
-            f"{sizes:.0f} sizes (permutation p = {of.at[name, 'p_value']:.2g}, two-sided{power}).")
