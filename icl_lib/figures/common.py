@@ -59,7 +59,9 @@ class Figure:
 
 
 def style() -> None:
-    """Figure settings for the book: SVG without a ground; the page gives one, and turns ink to light in dark mode."""
+    """Settings of the book: figures as SVG without a ground (the page gives one, and turns ink to light in dark mode);
+    tables with their words in full."""
+    pd.set_option("display.max_colwidth", None)
     sns.set_theme(context="notebook", style="ticks", rc={
         "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "none",
         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "svg.fonttype": "path",
