@@ -14,23 +14,26 @@ def found_tables(results: str | Path, kind: str, models: dict[str, list[int]]) -
 
     Raises ValueError as `read_table` does for a file that cannot be read.
     """
-    paths = [run_path(results, kind, model, step) for model, steps in models.items() for step in steps]
-    found = [read_table(path, schema_name=kind) for path in paths if path.is_file()]
+    found = [read_table(path, schema_name=kind) for path in _paths(results, kind, models)]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(SCHEMAS[kind]))
 
 
 def tables_of(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
     """`found_tables`; ValueError where none of them is there."""
-    found = found_tables(results, kind, models)
-    if found.empty:
+    if not _paths(results, kind, models):
         raise ValueError(f"no table {kind!r} of {', '.join(models) or 'any model'} in {results}: run the suite first, "
                          "e.g. make book SUITE=lab")
-    return found
+    return found_tables(results, kind, models)
 
 
 def last_tables(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
     """`tables_of` at each model's last step."""
     return tables_of(results, kind, {model: steps[-1:] for model, steps in models.items()})
+
+
+def _paths(results: str | Path, kind: str, models: dict[str, list[int]]) -> list[Path]:
+    paths = [run_path(results, kind, model, step) for model, steps in models.items() for step in steps]
+    return [path for path in paths if path.is_file()]
 
 
 def one_intervention(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
