@@ -128,7 +128,7 @@ def test_the_sentences_print_these_numbers(shown, values):
     expected = [*interval(shown, f"{FEW_SHOT}, no ablation"), values["heads ablated"], SHARE]
     for metric, kind in itertools.product((FEW_SHOT, LOSS), KINDS):
         expected += interval(shown, name(metric, kind, False, "mean", "all", CONTROLS[2]))
-    check(finding, [*expected, 95])
+    check(finding, [*expected, 95, page.TASKS * page.PROMPTS, page.TASKS, page.DOCUMENTS])
 
 
 def test_the_tables_without_demonstrations_and_of_what_is_left_print_these_numbers(shown, values):

@@ -122,8 +122,8 @@ def tally(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def tally_words(rows: pd.DataFrame) -> str:
-    """A tally as it is printed: "2 for, 1 against, 0 open, 1 no power (sizes of model)"."""
-    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items()) + " (sizes of model)"
+    """A tally as it is printed: "2 for, 1 against, 1 no power (sizes of model)"."""
+    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items() if n) + " (sizes of model)"
 
 
 def overall(rows: pd.DataFrame) -> str:

@@ -64,7 +64,7 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
     heads = f"{n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%}) of a kind"
     controlled = find(numbers, effect_name(FEW_SHOT, "fv", False, "mean", "all", "random_layer_matched")) is not None
     control = "random_layer_matched" if controlled else "none"
-    parts = []
+    parts, measured = [], []
     for metric, words in METRIC_WORDS.items():
         drops = [(label, find(numbers, effect_name(metric, kind, False, "mean", "all", control)))
                  for kind, label in _KIND.items()]
@@ -72,9 +72,11 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
         if texts := [f"{_interval(row).replace('+', '')}{unit} when {label} are ablated"
                      for label, row in drops if row is not None]:
             parts.append(f"**{the}{words}** drops by {' and by '.join(texts)}".removesuffix(" ablated"))
+            n_of = next(row["n"] for _, row in drops if row is not None)
+            measured.append(f"{n_of} documents" if metric == TOKEN_LOSS else f"{n_of} prompts of {clean['n']} tasks")
     text = (f"Without ablation few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to {clean['high']:.2f}). "
             f"With {heads} replaced by their mean at all positions {'; '.join(parts)}, {CONTROL_WORDS[control]} (95 % "
-            "intervals).")
+            f"intervals; {' and '.join(measured)}).")
     if not controlled:
         text += (f" There is no valid control here: {neither['value']:.0f} of {neither['n']} heads are of neither "
                  "kind, and with the ablated sets taken out they are fewer than the heads of a set.")
