@@ -78,7 +78,8 @@ def test_without_a_control_the_page_says_so_and_gives_no_corrected_effect(bare):
 def test_what_was_measured_and_the_same_set_for_both_kinds_are_said(plain):
     numbers = numbers_of(plain)
     assert "are the same heads" not in report.finding_sentence(numbers)
-    assert f"; {page.TASKS * page.PROMPTS} prompts of {page.TASKS} tasks and {page.DOCUMENTS} documents)" in report.finding_sentence(numbers)
+    told = f"{page.TASKS * page.PROMPTS} prompts of {page.TASKS} tasks and {page.DOCUMENTS} documents)"
+    assert told in report.finding_sentence(numbers)
     same = numbers.assign(value=numbers["value"].where(numbers["name"] != "shared heads at the shown share", 1.0))
     assert "The plain sets of both kinds are the same heads" in report.finding_sentence(same)
 

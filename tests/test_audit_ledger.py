@@ -123,7 +123,7 @@ def test_the_ledger_prints_its_numbers_and_tallies(suite, ledger):
     assert len(sentence) == 1
     order = [counts[v] for v in (HOLDS, FAILS, OPEN, POWERLESS, "not measured here") if counts[v]]
     check(sentence[0], [len(said), *order])
-    assert all(row[3].count(rule_words(c.holds)) for c, row in zip(read_claims(), rows_of(html)[1:], strict=True)
+    assert all(row[1].count(rule_words(c.holds)) for c, row in zip(read_claims(), rows_of(html)[1:], strict=True)
                if c.holds)
 
 

@@ -15,8 +15,8 @@ LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?
 
 def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     """Verdict of every claim (rows) for every model (columns, by size), for all models of a suite, and over them."""
-    claims = list(found["claim"].unique())
     words = {claim.id: claim.claim for claim in read_claims()}
+    claims = [claim for claim in words if claim in set(found["claim"])]
     labels = [fill(f"{claim}: {words[claim]}", 64) for claim in claims]
     models = [m for m in sizes.sort_values(["parameters", "model"])["model"] if m in set(found["model"])]
     columns = [*models, "", "overall"]

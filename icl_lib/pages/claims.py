@@ -20,11 +20,11 @@ def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] |
     for claim in claims or read_claims():
         figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
         test = escape(claim.test) + (f". Holds if {rule_words(claim.holds)}" if claim.holds else "")
+        page = f'<a href="{claim.page}.html">{claim.page.replace("_", " ")}</a>'
         rows.append([
-            escape(claim.id), f"{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}</small>",
-            *(_verdict(found[found["claim"] == claim.id]) for found in worlds.values()), f"<small>{test}</small>",
-            f'<a href="{claim.page}.html">{claim.page.replace("_", " ")}</a>'])
-    return verdict_table(["", "claim", *worlds, "test", "figure"], rows, bare=2)
+            escape(claim.id), f"{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}<br>Test: {test} "
+            f"({page})</small>", *(_verdict(found[found["claim"] == claim.id]) for found in worlds.values())])
+    return verdict_table(["", "claim", *worlds], rows, bare=2)
 
 
 def _verdict(rows: pd.DataFrame) -> str:
