@@ -61,7 +61,7 @@ def scores_table(numbers: pd.DataFrame) -> pd.DataFrame:
             ("attention mass (ranks)", RANKED_BY["induction"], "induction", 3),
             ("prefix matching (defines)", DEFINED_BY["induction"], "", 3),
             ("FV score (ranks, defines)", "fv", "fv", 4)):
-        shares = {f"of the sum, top {k}": f"{of[f'share of top {k}, {kind}']:.0%}"
+        shares = {f"share of the sum in the top {k}": f"{of[f'share of top {k}, {kind}']:.0%}"
                   if f"share of top {k}, {kind}" in of else "-" for k in TOP}
         rows.append({"score": label, "highest": f"{of[f'highest {score}']:.{digits}f}",
                      "head": _head(of, f"highest {score}"), **shares})
