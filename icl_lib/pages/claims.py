@@ -10,11 +10,13 @@ from IPython.display import HTML
 from icl_lib.analysis.claims import ABSENT, Claim, estimate_words, overall, read_claims, tally_words
 from icl_lib.pages.common import verdict_table
 
+FEW = 4  # models whose estimates are shown without a click
+
 
 def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] | None = None) -> HTML:
     """The ledger as a table: claim, the paper's number, test, rule; and per world of models a column with the verdict.
 
-    `worlds`: `claims.ledger` by the head of its column. Every model's estimate opens on a click.
+    `worlds`: `claims.ledger` by the head of its column. Every model's estimate is shown, of many on a click.
     """
     rows = []
     for claim in claims or read_claims():
@@ -28,13 +30,15 @@ def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] |
 
 
 def _verdict(rows: pd.DataFrame) -> str:
-    """A claim's verdict over the models of a world, its tally, and every model's estimate on a click."""
+    """A claim's verdict over the models of a world, its tally, and every model's estimate, of many on a click."""
     measured = rows[rows["verdict"] != ABSENT]
     count = "all models" if measured["model"].eq("").all() else tally_words(measured)
     models = "".join(
         f"<li>{chip(row.verdict)} {escape(row.model or 'all models')}: {escape(estimate_words(row))}</li>"
         for row in measured.itertuples())
-    return chip(overall(rows)) + (f"<details><summary>{count}</summary><ul>{models}</ul></details>" if models else "")
+    shown = " open" if len(measured) <= FEW else ""
+    return chip(overall(rows)) + (
+        f"<details{shown}><summary>{count}</summary><ul>{models}</ul></details>" if models else "")
 
 
 def rule_words(rule: dict[str, Any]) -> str:
