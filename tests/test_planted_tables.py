@@ -317,7 +317,7 @@ def test_the_pages_say_what_was_planted(pages):
     assert (said["H1, 4a"], said["4d"], said["5b"], said["3a"]) == (HOLDS, POWERLESS, HOLDS, HOLDS)
     assert "no heads of neither kind left for a control" in html and "nothing to lose" in html
     assert f"{sum(word == POWERLESS for word in said.values())} cannot be decided here" in html
-    assert "1 for, 0 against, 0 open, 1 no power (sizes of model)" in html  # two seeds of a size, one without control
+    assert "<summary>1 for, 1 no power (sizes of model)<" in html  # two seeds of a size, one without control
     text = text_of(pages / "training_dynamics.ipynb")
     assert "Induction heads came by step 2048, after 1024. FV heads came by step 8192, after 4096." in text
     assert "0 heads were induction heads before they were FV heads (0.4 by chance, p = 1)" in text

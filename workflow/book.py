@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import yaml
@@ -45,6 +46,8 @@ FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>(.*?</figcaption>)
 TWO_HEADS = re.compile(r"<thead>\s*<tr[^>]*>\s*((?:<th></th>\s*)+)((?:<th>[^<]*</th>\s*)+)</tr>\s*"
                        r"<tr[^>]*>\s*((?:<th>[^<]+</th>\s*)+)(?:<th></th>\s*)+</tr>\s*</thead>")
 FIGURE = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
+# Where a launched page is looked for in the repository: every run of a notebook at its template.
+LAUNCHED = re.compile(rf"(?<=/{TEMPLATES.name}/)notebooks/(\w+)/[^\"?&]+(?=\.ipynb)")
 # What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
 # the network, declared twice, that would run cells.
 NOT_FROM_DISK = (
@@ -70,7 +73,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(PAGES, source, ignore=shutil.ignore_patterns("_build", ".*"))
-    shutil.copy(SETTINGS, source / SETTINGS.name)
+    (source / SETTINGS.name).write_text(_settings(), encoding="utf-8")
     runs: dict[str, list[str]] = {kind: [] for kind in NOTEBOOKS}
     for notebook in notebooks:
         refuse_active(notebook)
@@ -107,14 +110,26 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     return source
 
 
+def _settings() -> str:
+    """The builder's settings; where they name a repository, with the theme's options that link and launch it."""
+    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
+    repository, launched = settings.pop("repository", {}), settings.pop("launch_buttons", {})
+    if repository.get("url"):
+        settings["sphinx"]["config"]["html_theme_options"] |= {
+            "repository_url": repository["url"], "repository_branch": repository["branch"],
+            "use_repository_button": True, "launch_buttons": launched, "path_to_docs": TEMPLATES.name}
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
 def _as_page(results: Path, name: str, up: str = "") -> str:
     """An executed notebook whose title says of which run it is, with its figures numbered: `#figure-1` leads to one.
 
-    The parameters that it got are shown on a click; where the template's own are left out of the page, so are these.
-    Links of outputs lead to pages at the book's root, which lies `up` from here. The last line leads to its data.
+    Code, with the parameters that it got, stands below what it shows; where the template's own parameters are left out
+    of the page, so are these. Links of outputs lead to pages at the book's root, which lies `up` from here. The last
+    line leads to its data.
     """
     found = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    hidden, numbers = "hide-input", itertools.count(1)
+    numbers, left_out = itertools.count(1), False
 
     def numbered(figure: re.Match[str]) -> str:
         n = next(numbers)
@@ -123,10 +138,9 @@ def _as_page(results: Path, name: str, up: str = "") -> str:
 
     for cell in found["cells"]:
         tags = cell["metadata"].get("tags", [])
-        if "parameters" in tags and "remove-cell" in tags:
-            hidden = "remove-cell"
-        if "injected-parameters" in tags:
-            cell["metadata"]["tags"] = [*tags, hidden]
+        left_out |= "parameters" in tags and "remove-cell" in tags
+        if "injected-parameters" in tags and left_out:
+            tags.append("remove-cell")
         for output in cell.get("outputs", []):
             if "text/html" in output.get("data", {}):
                 html = "".join(output["data"]["text/html"])
@@ -140,9 +154,31 @@ def _as_page(results: Path, name: str, up: str = "") -> str:
         lines = "".join(first["source"]).split("\n")
         lines[0] += f": {named}"
         first["source"] = "\n".join(lines)
+    found["cells"] = _findings_first(found["cells"])
     found["cells"].append({
         "cell_type": "markdown", "id": "data-of-page", "metadata": {}, "source": data_of_page(results, name, up)})
     return json.dumps(found)
+
+
+def _findings_first(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells with their code, which opens on a click, below what it shows; code above the first finding waits for it."""
+    page: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    found, last = False, max((i for i, cell in enumerate(cells) if cell["cell_type"] == "code"), default=-1)
+    for i, cell in enumerate(cells):
+        tags = {*cell["metadata"].get("tags", [])}
+        found |= bool(cell.get("outputs"))
+        if cell["cell_type"] != "code" or tags & {"remove-cell", "remove-input"}:
+            page.append(cell)
+            continue
+        if cell["outputs"]:
+            page.append(cell | {"metadata": {"tags": ["remove-input"]}})
+        waiting.append("".join(cell["source"]))
+        if found or i == last:
+            page.append(cell | {"id": f"{cell['id']}-code", "source": "\n\n".join(waiting), "outputs": [],
+                                "metadata": {"tags": ["hide-input"]}})
+            waiting = []
+    return page
 
 
 def _run_name(results: Path, notebook: Path) -> str:
@@ -201,6 +237,7 @@ def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence
         text = file.read_text(encoding="utf-8")
         for pattern in NOT_FROM_DISK:
             text = re.sub(pattern, "", text)
+        text = LAUNCHED.sub(r"\1", text)
         file.write_text(FIGURE.sub(_smaller, text), encoding="utf-8")
     return page(results)
 
