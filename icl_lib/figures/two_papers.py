@@ -59,12 +59,14 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
 
 def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy with demonstrations minus without, under ablations: a row per task set, a column per model."""
-    figure, axes = plt.subplots(len(TASK_SETS), len(benefits), figsize=(3.2 + 3.0 * len(benefits), 5.4), squeeze=False,
-                                sharex="row", sharey=True)
+    shown = {name: words for name, words in TASK_SETS.items()
+             if any(name in set(table["task_set"]) for table in benefits.values())}
+    figure, axes = plt.subplots(len(shown), len(benefits), squeeze=False, sharex="row", sharey=True,
+                                figsize=(3.2 + 3.0 * len(benefits), 0.4 + 2.5 * len(shown)))
     fractions = sorted({f for table in benefits.values() for f in table["fraction"] if f})
     lines = [("none", 0.0), *((ranking, fraction) for fraction in fractions
                               for ranking in ("random_layer_matched", "fv", "induction"))]
-    for row, (task_set, words) in zip(axes, TASK_SETS.items(), strict=True):
+    for row, (task_set, words) in zip(axes, shown.items(), strict=True):
         for ax, (model, table) in zip(row, benefits.items(), strict=True):
             own = table[table["task_set"] == task_set].set_index(["ranking", "fraction"])
             for y, line in enumerate(lines):
@@ -74,7 +76,7 @@ def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
                 note(ax, "no pattern that\nthe model can do", ticks=True)
             ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
             ax.set_xlabel(f"accuracy gained, {words}", fontsize=10)
-            if task_set == next(iter(TASK_SETS)):
+            if task_set == next(iter(shown)):
                 ax.set_title(model, fontsize=11)
         row[0].set_yticks(range(len(lines)), [
             LABEL[ranking].removesuffix(" heads") + (f", {fraction:.0%}" if fraction else "")
