@@ -26,7 +26,7 @@ WARM = env PYTHONHASHSEED=0 $(BIN)/python -m workflow.warm
 SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy --max-jobs-per-timespan 100/10s
 
 # The book of what has finished: of the committed tables first, minutes before the rest; and where a run fails.
-UNFINISHED = $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log
+UNFINISHED = $(BIN)/python -m workflow.book --unfinished $(CONFIG)
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite measure spot-check verify test check browser-test lab bench clean

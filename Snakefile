@@ -11,7 +11,7 @@ from workflow.cost import resources
 from workflow.lock import LockedError, lock_sweep
 from workflow.notebooks import NOTEBOOKS, Run
 from workflow.progress import quiet_terminal, show_progress
-from workflow.suite import check_suite, dependencies, points, read_suite
+from workflow.suite import check_suite, dependencies, read_suite
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
@@ -29,7 +29,7 @@ OUT = SUITE.results
 RUNS = {run.executed: run for run in SUITE.runs}
 PAGES = [path.as_posix() for path in SUITE.notebooks]
 PAGE = f"{OUT}/book/_build/html/index.html"
-JOINED = [f"{OUT}/sweeps/{notebook}/{table}.parquet" for notebook in SUITE.sweep for table in NOTEBOOKS[notebook].writes]
+JOINED = SUITE.joined
 # All kinds of runs, by the name of their rule.
 KINDS = {"step": {"model": "{model}", "step": "{step}"}, "model": {"model": "{model}"}, "suite": {}, "book": {}}
 RULES = {name: Run(name, **KINDS[notebook.of]) for name, notebook in NOTEBOOKS.items()}
@@ -66,13 +66,13 @@ localrules: all, sweep, committed, joined, book
 rule all:
     input:
         PAGE,
-        JOINED,
+        list(JOINED),
 
 
 rule sweep:
     input:
         PAGES,
-        JOINED,
+        list(JOINED),
 
 
 rule committed:
@@ -116,24 +116,17 @@ for NAME, KIND in RULES.items():
         threads: SUITE.threads
         shell:
             "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} -S workflow/warm.py --module workflow.run "
-            "{input.template:q} {output.notebook:q} --parameters_yaml {params.parameters:q} --log {log:q} --results {OUT:q} --inputs {input:q} "
+            "{input.template:q} {output.notebook:q} --parameters {params.parameters:q} --log {log:q} --results {OUT:q} --inputs {input:q} "
             "--committed {params.committed:q} --tables {output.tables:q}"
-
-
-def swept_tables(wildcards):
-    return [f"{OUT}/{path}" for run in RUNS.values() if run.point and run.notebook == wildcards.notebook
-            for path, kind in run.tables.items() if kind == wildcards.table]
 
 
 rule joined:
     input:
-        swept_tables,
+        lambda wildcards: list(JOINED[f"{OUT}/sweeps/{wildcards.notebook}/{wildcards.table}.parquet"]),
     output:
         f"{OUT}/sweeps/{{notebook}}/{{table}}.parquet",
     params:
-        points=lambda wildcards: json.dumps([
-            points(SUITE.sweep[wildcards.notebook])[run.point] for run in RUNS.values()
-            if run.point and run.notebook == wildcards.notebook]),
+        points=lambda wildcards, output: json.dumps([*JOINED[output[0]].values()]),
     shell:
         "{PYTHON} -m workflow.sweep {output:q} {params.points:q} {input:q}"
 
@@ -151,5 +144,5 @@ rule book:
     log:
         f"{OUT}/logs/book.log",
     shell:
-        "{PYTHON} -m workflow.book {params.results:q} --log {log:q} --notebooks {input.notebooks:q} "
+        "{PYTHON} -m workflow.book {params.results:q} --notebooks {input.notebooks:q} "
         "> /dev/null"

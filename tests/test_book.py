@@ -1,13 +1,20 @@
 """Pages of the book: what is made of an executed notebook, and the data dictionary."""
 
+import base64
 import re
+import subprocess
+import sys
+from html import unescape
+from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
+import pytest
+import yaml
 
 from icl_lib.tables import KEYS, SCHEMAS
 from tests.project import notebook
-from workflow.book import _as_page
+from workflow.book import FIGURE, _as_page, _smaller, stage
 from workflow.runs import data_of_page, dictionary_page
 
 
@@ -48,3 +55,58 @@ def test_the_data_dictionary_has_a_row_for_every_column():
         own = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
         stars = dict(re.findall(r"<tr><td><code>(\w+)</code>(\*?)</td>", own))
         assert list(stars) == list(columns) and {c for c, star in stars.items() if star} == set(KEYS[name])
+
+
+def test_staging_fills_in_the_runs(project):
+    results = project / "results" / "fake"
+    names = ["scoring/models/a/step0", "scoring/models/a/step8", "scoring/models/b/step8", "model_scaling"]
+    paths = [results / "notebooks" / f"{name}.ipynb" for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook(f"# {path.stem}", parameters=None), path)
+    (project / "book" / "model_scaling.md").write_text("by hand")
+    source = stage(results, paths, [results / "notebooks" / "training_dynamics" / "models" / "c.ipynb"])
+    found = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
+    assert found >= {
+        "_config.yml", "_toc.yml", "method.md", "scoring.ipynb", "model_scaling.md", "runs.md", "claims.md",
+        "notebooks/scoring/models/a/step0.ipynb", "notebooks/scoring/models/a/step8.ipynb",
+        "notebooks/model_scaling.ipynb",
+    }  # fmt: skip
+    assert "scoring.md" not in found
+    chapters = yaml.safe_load((source / "_toc.yml").read_text())["parts"][0]["chapters"]
+    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling", "training_dynamics", "runs"]
+    assert [chapter.get("title") for chapter in chapters] == ["scoring", "model_scaling", None, None]
+    assert chapters.pop()["sections"] == [
+        {"file": "notebooks/scoring/models/a/step0", "title": "scoring: models/a, step0"},
+        {"file": "notebooks/scoring/models/a/step8", "title": "scoring: models/a, step8"},
+        {"file": "notebooks/model_scaling", "title": "model_scaling"},
+    ]
+    assert not any("sections" in chapter for chapter in chapters)
+    # A chapter without a run says so, whether nothing was asked for or a run is missing, and so does the page of runs.
+    assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
+    assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()
+    assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
+
+
+def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  '
+        '<g transform="scale(0.015625)"/>'
+        '<text>a &amp; "b" #1 50%</text>\n</svg>')
+    page = f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"/>'
+    smaller = FIGURE.sub(_smaller, page)
+    found = unescape(re.search(r'src="data:image/svg\+xml,([^"]*)"', smaller)[1])  # as a browser reads it
+    assert unquote(found) == '<svg xmlns="http://www.w3.org/2000/svg"> <path d="M 1.23 2.5&#38;"/> ' \
+        '<g transform="scale(0.015625)"/><text>a &amp; "b" #1 50%</text> </svg>'
+
+
+@pytest.mark.slow
+def test_a_warning_fails_the_book_in_one_line(project):
+    (project / "book" / "index.md").write_text("# Stand-in\n\n[nowhere](missing.md)\n")  # no index notebook
+    (project / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    command = [sys.executable, "-m", "workflow.book", "results/fake"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the book has") and "missing" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (project / "results/fake/book/_build/html/index.html").exists()

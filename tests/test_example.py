@@ -21,6 +21,7 @@ from tests.audit import Figure, check, rows_of, run_page
 from tests.conftest import projections_of
 from tests.project import ROOT
 from workflow.inert import active
+from workflow.notebooks import Run
 from workflow.suite import read_suite
 
 TASK, OTHER, N_PROMPTS, SHOTS = "numbers_next", "capital-continent", 4, 3
@@ -252,7 +253,7 @@ def page(tmp_path_factory):
         target = run_path(results, kind, MODEL, STEP)
         target.parent.mkdir(parents=True)
         shutil.copy(run_path(ROOT / "pretrained", kind, MODEL, STEP), target)
-    given = read_suite(ROOT / "config/pretrained.yaml").parameters("example", model=MODEL, step=STEP)
+    given = read_suite(ROOT / "config/pretrained.yaml").given(Run("example", MODEL, STEP))
 
     def refuse(*_, **__):
         raise AssertionError("a model was loaded")

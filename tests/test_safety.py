@@ -178,7 +178,7 @@ def test_text_of_others_is_text_in_the_book(tmp_path, monkeypatch):
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: method\nchapters:\n- file: scoring\n")
     results = Path("results/fake")
     monkeypatch.setattr("workflow.book.page", lambda results: results / "book/_build/html/scoring.html")
-    html = build(results, [path.relative_to(tmp_path)], Path("log")).read_text()
+    html = build(results, [path.relative_to(tmp_path)]).read_text()
     assert "document.title=\"ran\"</script>" not in html and "<img src=x onerror" not in html
     assert "<script>in the code" not in html
     assert len(re.findall("&lt;script&gt;document", html)) >= 3
