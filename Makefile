@@ -45,7 +45,7 @@ sweep: suite ## run the notebooks of the suite as far as needed, without the boo
 
 plan: suite ## what `make book` would run, how many forward passes and hours that is (GPU: TFLOPS=50)
 	@$(STANDIN) $(SNAKEMAKE) -n
-	@TFLOPS=$(TFLOPS) $(BIN)/python -m workflow.cost $(CONFIG)
+	@TFLOPS=$(TFLOPS) $(BIN)/python -m benchmarks.cost $(CONFIG)
 
 measure: env ## measure a packaged model (MODEL=smollm2-135m: hours), or again and compare with its tables in pretrained/
 	@$(BIN)/python -m workflow.measure config/pretrained.yaml $(MODEL)

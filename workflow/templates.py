@@ -1,6 +1,7 @@
 """Notebook templates read without running them: their parameters, the code they depend on, whether they are clean."""
 
 import ast
+import functools
 import math
 import re
 import sys
@@ -84,24 +85,24 @@ def library_files(path: str | Path, *, measuring: bool = False) -> list[str]:
     `measuring`: only what its cells tagged `measure` import. Imports are absolute (ruff sees to it), and a name is
     looked for in the module that it is imported from.
     """
-    todo = _imported(measuring_source(path) if measuring else "\n".join(_tagged(Path(path))))
+    todo = [measuring_source(path) if measuring else "\n".join(_tagged(Path(path)))]
     found: set[Path] = set()
     while todo:
-        if (file := todo.pop()) not in found:
-            found.add(file)
-            todo += _imported(file.read_text(encoding="utf-8"))
+        for names in _imported(todo.pop()):
+            file = next(filter(None, map(_file, names)), None)
+            if file and file not in found:
+                found.add(file)
+                todo.append(file.read_text(encoding="utf-8"))
     return sorted(file.as_posix() for file in found)
 
 
-def _imported(source: str) -> list[Path]:
-    """Files that the imports of one module lead to."""
-    files = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            files += [_file(alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            files += [_file(f"{node.module}.{alias.name}") or _file(node.module) for alias in node.names]
-    return [file for file in files if file]
+@functools.cache  # notebooks share most modules
+def _imported(source: str) -> list[tuple[str, ...]]:
+    """What a module imports: for each name the modules that it may be or stand in."""
+    nodes = list(ast.walk(ast.parse(source)))
+    return [(alias.name,) for node in nodes if isinstance(node, ast.Import) for alias in node.names] + [
+        (f"{node.module}.{alias.name}", node.module)
+        for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
 
 
 def _file(module: str) -> Path | None:
