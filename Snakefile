@@ -2,6 +2,7 @@
 #   snakemake -n                                          the plan
 #   snakemake --cores 2 --configfile config/smoke.yaml    another suite
 import json
+import logging
 import shlex
 import sys
 
@@ -10,7 +11,7 @@ sys.path.insert(0, str(workflow.basedir))
 from benchmarks.cost import resources
 from workflow.lock import LockedError, lock_sweep
 from workflow.notebooks import NOTEBOOKS, Run
-from workflow.progress import quiet_terminal, show_progress
+from workflow.progress import Progress, quiet_terminal
 from workflow.suite import check_suite, dependencies, read_suite
 
 try:
@@ -46,7 +47,7 @@ onstart:
         LOCKS.append(lock_sweep(Path(OUT)))
     except (LockedError, OSError) as error:
         sys.exit(f"error: {error}")
-    show_progress(workflow.dag)
+    logging.getLogger("snakemake.logging").addHandler(Progress(workflow.dag))
 
 
 wildcard_constraints:

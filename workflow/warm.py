@@ -30,31 +30,29 @@ SOCKET = "ICL_WARM"  # the environment variable with the path of the socket
 PRELOADED = ("papermill", "ipykernel.kernelapp", "seaborn", "torch", "transformers", "transformer_lens")
 _EVERY = 0.05  # seconds between two looks at what has ended
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-_READY, _GONE = b"\0", b"\1"  # a status is a byte too
 
 
 def run_module(module: str, arguments: list[str]) -> int:
     """Run a module in a fork of the warm process, else in this one. Its exit status, 128 + n for signal n."""
-    connection = socket.socket(socket.AF_UNIX)
+    parent, connection = os.getppid(), socket.socket(socket.AF_UNIX)
     try:
         connection.connect(os.environ[SOCKET])
-        if not _answer(connection):
+        if not connection.recv(1):
             raise OSError("there is a GPU")
     except (KeyError, OSError):
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork decides; a kernel's shutdown begins with one
     socket.send_fds(connection, [b"\0"], [0, 1, 2])
     connection.sendall(json.dumps([module, arguments, os.getcwd(), dict(os.environ)]).encode() + b"\n")
-    return (_answer(connection) or _GONE)[0]
+    return (connection.recv(1) or b"\1")[0]
 
 
-def _answer(connection: socket.socket) -> bytes:
-    """What the warm process says next, nothing where it is gone; ends this process where nobody waits for it."""
-    parent = os.getppid()
-    while not select.select([connection], [], [], 1)[0]:
-        if os.getppid() != parent:
-            sys.exit(1)
-    return connection.recv(1)
+def _end_with(parent: int) -> None:
+    """From now on the system kills this process when its parent ends."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def serve(command: list[str], preload: Callable[[], bool]) -> int:
@@ -102,11 +100,11 @@ def _preload() -> bool:
 
 def _in_fork(work: Callable[..., int], *given: Any) -> int:
     """Do some work, which gives the exit status, in a fork that ends with this process; the fork's id."""
+    parent, status = os.getpid(), 1
     if pid := os.fork():
         return pid
-    status = 1
     try:
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        _end_with(parent)
         status = work(*given)
     finally:
         sys.stdout.flush()
@@ -117,7 +115,7 @@ def _in_fork(work: Callable[..., int], *given: Any) -> int:
 def _attend(connection: socket.socket, listener: socket.socket) -> int:
     """Start what is asked for over the connection, take it along where nobody waits for it, and tell how it ended."""
     listener.close()
-    connection.sendall(_READY)
+    connection.sendall(b"\0")  # ready
     streams = socket.recv_fds(connection, 1, 3)[1]
     with connection.makefile("rb") as lines:
         pid = _in_fork(_as_main, connection, streams, *json.loads(lines.readline()))
