@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.project import suite, write_suite
-from workflow.suite import SuiteError, check_suite, points, read_suite
-from workflow.templates import ParameterError
+from workflow.suite import check_suite, points, read_suite
 from workflow.verify import problems
 
 
@@ -35,15 +34,15 @@ def test_every_combination_has_a_name():
     ],
 )
 def test_bad_grids_are_refused_in_one_line(project, sweep, message):
-    with pytest.raises(SuiteError, match=message) as error:
+    with pytest.raises(ValueError, match=message) as error:
         check_suite(suite(sweep=sweep))
     assert "\n" not in str(error.value)
 
 
 def test_grids_are_checked_against_the_templates(project):
-    with pytest.raises(ParameterError, match="no parameter 'valu'"):
+    with pytest.raises(ValueError, match="no parameter 'valu'"):
         check_suite(suite(sweep={"scoring": {"valu": [1.0]}})).check_templates()
-    with pytest.raises(SuiteError, match="sweep.protocols: the suite runs protocols on no model"):
+    with pytest.raises(ValueError, match="sweep.protocols: the suite runs protocols on no model"):
         check_suite(suite(sweep={"protocols": {"seed": [1]}})).check_templates()
 
 

@@ -8,7 +8,6 @@ from tests.project import ROOT, notebook, suite, write_template
 from workflow.notebooks import NOTEBOOKS, Run
 from workflow.suite import check_suite
 from workflow.templates import (
-    ParameterError,
     check_parameters,
     library_files,
     template_parameters,
@@ -39,7 +38,7 @@ def test_a_template_is_given_what_it_declares_and_has_to_declare_what_it_runs_on
         assert {name: found[name] for name in found if name.startswith("abl")} == given
     content.cells[1].source = content.cells[1].source.replace("step: int = 0", "")
     nbformat.write(content, "notebooks/scoring.ipynb")
-    with pytest.raises(ParameterError, match="scoring.ipynb has no parameter 'step'"):
+    with pytest.raises(ValueError, match="scoring.ipynb has no parameter 'step'"):
         check_suite(suite()).check_templates()
 
 
@@ -61,7 +60,7 @@ def test_types_of_parameters(tmp_path, declaration, good, bad):
     for value in good:
         check_parameters(path, {"a": value})
     for value in bad:
-        with pytest.raises(ParameterError, match="parameter a is") as caught:
+        with pytest.raises(ValueError, match="parameter a is") as caught:
             check_parameters(path, {"a": value})
         assert "\n" not in str(caught.value)
 
@@ -82,16 +81,16 @@ def test_types_of_parameters(tmp_path, declaration, good, bad):
 def test_bad_templates_and_unknown_parameters(tmp_path, cells, tagged, message):
     path = tmp_path / "t.ipynb"
     nbformat.write(notebook(*cells, parameters=tagged), path)
-    with pytest.raises(ParameterError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         check_parameters(path, {"modle": 1})
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_no_templates(tmp_path):
     (tmp_path / "t.ipynb").write_text("hello")
-    with pytest.raises(ParameterError, match="is not a notebook"):
+    with pytest.raises(ValueError, match="is not a notebook"):
         template_parameters(tmp_path / "t.ipynb")
-    with pytest.raises(ParameterError, match="does not exist"):
+    with pytest.raises(ValueError, match="does not exist"):
         template_parameters(tmp_path / "u.ipynb")
 
 

@@ -36,8 +36,6 @@ SCRIPTS = (
     ("plotly", "package_data/plotly.min.js", "plotly.min.js"),
     ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js", "mathjax/tex-svg-full.js"),
 )
-# Files of the theme that no page asks for: source maps, fonts for browsers without woff2, texts in other languages.
-UNUSED = (".map", ".ttf", ".mo", ".po")
 FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>(.*?</figcaption>)", re.DOTALL)
 # A table whose index has a name: pandas gives the name a row of its own below the columns' heads.
 TWO_HEADS = re.compile(r"<thead>\s*<tr[^>]*>\s*((?:<th></th>\s*)+)((?:<th>[^<]*</th>\s*)+)</tr>\s*"
@@ -181,12 +179,10 @@ def build(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
 
 
 def _finish(html: Path) -> None:
-    """Give the pages what they need when they are opened from disk, and take from them what nobody needs."""
+    """Give the pages what they need when they are opened from disk, and take from them what they cannot use."""
     for package, file, name in SCRIPTS:
         (html / "_static" / name).parent.mkdir(exist_ok=True)
         shutil.copy(Path(importlib.util.find_spec(package).origin).parent / file, html / "_static" / name)
-    for file in [file for file in (html / "_static").rglob("*") if file.suffix in UNUSED]:
-        file.unlink()
     for file in html.rglob("*.html"):
         text = NOT_FROM_DISK.sub("", file.read_text(encoding="utf-8"))
         file.write_text(FIGURE.sub(_smaller, text), encoding="utf-8")

@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import nbformat
+from workflow.templates import cells_of
 
 _REFUSED = ("iframe", "object", "embed", "applet", "base", "meta", "link", "form")
 _LINKS = ("href", "src", "action", "formaction", "data", "xlink:href", "srcdoc")
@@ -17,11 +17,7 @@ _MARKUP = ("text/html", "text/markdown", "image/svg+xml", "text/latex")
 
 def refuse_active(path: Path) -> None:
     """Raise ValueError in one line for a notebook whose page would run code: scripts, handlers, frames."""
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except Exception as error:  # nbformat raises its own, JSON's and attribute errors
-        raise ValueError(f"{path} is not a notebook ({type(error).__name__}); run the suite again") from None
-    for index, cell in enumerate(cells):
+    for index, cell in enumerate(cells_of(path)):
         texts = [] if cell.cell_type == "code" else [("the text", cell.source)]
         for kind, content in (item for output in cell.get("outputs", []) for item in output.get("data", {}).items()):
             if kind in _MARKUP:

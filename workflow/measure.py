@@ -2,10 +2,9 @@
 
 Runs the suite's notebooks on one model in a folder of their own, results/measure/, where a run that was killed goes on.
 Tables that the suite's folder of committed tables lacks are put there; those that it has are compared with the new
-ones, number by number. The exit status is 1 where they differ by more than 1e-4.
+ones, number by number. The exit status is 1 where they differ by more than 1e-4. config/spot.yaml measures a sample.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterator
@@ -50,16 +49,13 @@ def largest_difference(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 @command
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Measure a packaged model, or compare it with its committed tables.")
-    parser.add_argument("suite", help="config/pretrained.yaml, or config/spot.yaml for a sample of minutes")
-    parser.add_argument("model")
-    given = parser.parse_args(arguments)
-    suite, worst = read_suite(given.suite), 0.0
+    file, model = arguments
+    suite, worst = read_suite(file), 0.0
     if not suite.tables:
-        raise ValueError(f"{given.suite} names no folder of committed tables (the key tables)")
-    if given.model not in suite.steps:
-        raise ValueError(f"{given.suite} has no model {given.model!r}; {nearest(given.model, list(suite.steps))}")
-    for new, committed in measure(suite, given.model):
+        raise ValueError(f"{file} names no folder of committed tables (the key tables)")
+    if model not in suite.steps:
+        raise ValueError(f"{file} has no model {model!r}; {nearest(model, list(suite.steps))}")
+    for new, committed in measure(suite, model):
         if not committed.is_file():
             committed.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(new, committed)
@@ -69,7 +65,7 @@ def main(arguments: list[str]) -> None:
         worst = max(worst, difference)
         print(f"{committed}: largest difference {difference:.2g}")
     if worst > TOLERANCE:
-        raise ValueError(f"the tables of {given.model} differ by {worst:.2g}, expected at most {TOLERANCE:g}")
+        raise ValueError(f"the tables of {model} differ by {worst:.2g}, expected at most {TOLERANCE:g}")
 
 
 if __name__ == "__main__":

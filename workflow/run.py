@@ -35,7 +35,7 @@ def run_notebook(
     With `inputs`, all files that the run depends on, their fingerprints go into the executed notebook, and those that a
     measurement depends on into its tables. Tables of an earlier run that were measured from the same are put back
     first, so that the notebook measures nothing and shows them; so are those of the folders `committed`, whatever they
-    were made from. Raises ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel
+    were made from. Raises ValueError before anything runs, and RuntimeError in one line when a cell or the kernel
     fails or a table was not written.
     """
     check_parameters(template, parameters)

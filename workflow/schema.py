@@ -61,8 +61,7 @@ def _one_line(error: jsonschema.ValidationError) -> str:
         entry, _, key = where.rpartition(".")
         if key not in OF_ENTRY:
             return f"unknown key {key!r} in {entry}, expected one of {expected(key, OF_ENTRY)}"
-        none = "" if key == "steps" else "none, "
-        return f"{where} is {short(repr(error.instance))}, expected {none}all, last or a list of different steps from 0"
+        return f"{where} is {short(repr(error.instance))}, expected {error.schema['description']}"
     return f"{where}: {short(error.message)}"
 
 

@@ -22,10 +22,6 @@ RESULTS = Path("results")
 NO_STEP = -1  # stands for a model's published weights where it has no checkpoints
 
 
-class SuiteError(ValueError):
-    """A suite file that is not valid; the message is one line."""
-
-
 @dataclass(frozen=True)
 class Suite:
     """A checked suite. `chosen`: the steps that a notebook runs on, in rising order, as notebook to model to steps."""
@@ -159,7 +155,7 @@ class Suite:
                     *(run for run in self.runs if run.point)]:
             check_parameters(run.template, self.given(run))
         if idle := [notebook for notebook in self.sweep if not self.models_of(notebook)]:
-            raise SuiteError(f"sweep.{idle[0]}: the suite runs {idle[0]} on no model")
+            raise ValueError(f"sweep.{idle[0]}: the suite runs {idle[0]} on no model")
 
 
 def points(grid: dict[str, list]) -> dict[str, dict[str, Any]]:
@@ -175,41 +171,38 @@ def points(grid: dict[str, list]) -> dict[str, dict[str, Any]]:
 
 
 def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
-    """The suite of a file, the keys of `over` in place of its own. Raises SuiteError in one line."""
+    """The suite of a file, the keys of `over` in place of its own. Raises ValueError in one line."""
     path = Path(path)
     if not path.is_file():
         others = sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "schema")
-        raise SuiteError(f"suite file {path} does not exist; there are {', '.join(others) or 'none'}")
+        raise ValueError(f"suite file {path} does not exist; there are {', '.join(others) or 'none'}")
     try:
         config = UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SuiteError(f"{path} is not YAML: {short(error)}") from None
+        raise ValueError(f"{path} is not YAML: {short(error)}") from None
     try:
         return check_suite({**config, **over} if over and isinstance(config, dict) else config)
-    except SuiteError as error:
-        raise SuiteError(f"{path}: {error}") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def check_suite(config: Any) -> Suite:
-    """The suite that a parsed file describes. Raises SuiteError naming the key and the nearest valid ones."""
-    try:
-        check_schema(config)
-        chosen: dict[str, dict[str, list[int]]] = {name: {} for name in OF_STEP}
-        for entry in config["models"]:
-            model = entry["name"]
-            if model in chosen["scoring"]:
-                raise ValueError(f"model {model} is listed twice")
-            for name, notebook in OF_STEP.items():  # scoring first
-                wanted = entry.get(notebook.key, notebook.default)
-                chosen[name][model] = _chosen(model, wanted, chosen["scoring"].get(model))
-        for grid in config.get("sweep", {}).values():
-            points(grid)
-        included = tuple(suite for name in config.get("include", []) if (suite := _measured(name)).steps)
-        for suite in included:
-            if both := sorted(set(chosen["scoring"]) & set(suite.steps)):
-                raise ValueError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
-    except (ValueError, OSError) as error:
-        raise SuiteError(str(error)) from None
+    """The suite that a parsed file describes. Raises ValueError, or FileNotFoundError for a model, in one line."""
+    check_schema(config)
+    chosen: dict[str, dict[str, list[int]]] = {name: {} for name in OF_STEP}
+    for entry in config["models"]:
+        model = entry["name"]
+        if model in chosen["scoring"]:
+            raise ValueError(f"model {model} is listed twice")
+        for name, notebook in OF_STEP.items():  # scoring first
+            wanted = entry.get(notebook.key, notebook.default)
+            chosen[name][model] = _chosen(model, wanted, chosen["scoring"].get(model))
+    for grid in config.get("sweep", {}).values():
+        points(grid)
+    included = tuple(suite for name in config.get("include", []) if (suite := _measured(name)).steps)
+    for suite in included:
+        if both := sorted(set(chosen["scoring"]) & set(suite.steps)):
+            raise ValueError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
     of_model = {entry["name"]: entry["parameters"] for entry in config["models"] if "parameters" in entry}
     return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), chosen, config.get("parameters", {}),
                  config.get("sweep", {}), config.get("tables", ""), included, of_model)

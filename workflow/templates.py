@@ -17,10 +17,6 @@ MEASURE = "measure"  # the tag of cells whose tables are read again where they a
 _TYPES = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list, "dict": dict}
 
 
-class ParameterError(ValueError):
-    """A parameter that the template does not take as given; the message is one line."""
-
-
 class Parameter(NamedTuple):
     type: str
     default: Any
@@ -29,28 +25,28 @@ class Parameter(NamedTuple):
 def template_parameters(path: str | Path) -> dict[str, Parameter]:
     """The parameters of a template: the typed assignments of its one cell tagged `parameters`.
 
-    The same names as `papermill.inspect_notebook`, with values instead of source text. Raises ParameterError.
+    The same names as `papermill.inspect_notebook`, with values instead of source text. Raises ValueError.
     """
     path = Path(path)
     cells = _tagged(path, "parameters")
     if len(cells) != 1:
-        raise ParameterError(f"{path.name} has {len(cells)} cells tagged parameters, expected one")
+        raise ValueError(f"{path.name} has {len(cells)} cells tagged parameters, expected one")
     found = {}
     for node in ast.parse(cells[0]).body:
         if isinstance(node, ast.AnnAssign) and node.value:
             name, kind = ast.unparse(node.target), ast.unparse(node.annotation)
             if (outer := kind.partition("[")[0]) not in _TYPES:
-                raise ParameterError(f"{path.name}: the type {kind} of {name} is none of {', '.join(_TYPES)}")
+                raise ValueError(f"{path.name}: the type {kind} of {name} is none of {', '.join(_TYPES)}")
             try:
                 found[name] = Parameter(outer, ast.literal_eval(node.value))
             except ValueError:
-                raise ParameterError(f"{path.name}: the default of {name} is no literal") from None
+                raise ValueError(f"{path.name}: the default of {name} is no literal") from None
     return found
 
 
 def title(path: str | Path) -> str:
     """The first heading of a template, or its name where it has none."""
-    cells = nbformat.read(path, as_version=4).cells
+    cells = cells_of(path)
     lines = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), Path(path).stem)
 
@@ -60,17 +56,17 @@ def check_parameters(path: str | Path, given: dict[str, Any]) -> None:
     declared, file = template_parameters(path), Path(path).name
     for name, value in given.items():
         if name not in declared:
-            raise ParameterError(f"{file} has no parameter {name!r}, it has {expected(name, declared)}")
+            raise ValueError(f"{file} has no parameter {name!r}, it has {expected(name, declared)}")
         kind = declared[name].type
         fits = isinstance(value, _TYPES[kind]) and isinstance(value, bool) is (kind == "bool")
         if not fits or kind == "float" and not math.isfinite(value):
-            raise ParameterError(
+            raise ValueError(
                 f"{file}: parameter {name} is {value!r} ({type(value).__name__}), expected {kind}")
 
 
 def measuring_source(path: str | Path) -> str:
     """The source of a template's cells tagged `measure`: what its measured tables are made by; "" where it has none."""
-    return "\n".join(_tagged(Path(path), MEASURE))
+    return "\n".join(_tagged(path, MEASURE))
 
 
 def measuring_parameters(path: str | Path) -> set[str]:
@@ -85,7 +81,7 @@ def library_files(path: str | Path, *, measuring: bool = False) -> list[str]:
     `measuring`: only what its cells tagged `measure` import. Imports are absolute (ruff sees to it), and a name is
     looked for in the module that it is imported from.
     """
-    todo = [measuring_source(path) if measuring else "\n".join(_tagged(Path(path)))]
+    todo = [measuring_source(path) if measuring else "\n".join(_tagged(path))]
     found: set[Path] = set()
     while todo:
         for names in _imported(todo.pop()):
@@ -124,15 +120,19 @@ def unclean_templates(folder: str | Path) -> list[str]:
     return problems
 
 
-def _tagged(path: Path, tag: str = "") -> list[str]:
-    """The sources of a template's code cells without magics, with `tag` of those that bear it."""
-    if not path.is_file():
-        raise ParameterError(f"template {path} does not exist")
+def cells_of(path: str | Path) -> list[nbformat.NotebookNode]:
+    """The cells of a notebook. Raises ValueError in one line for what is none."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist")
     try:
-        cells = nbformat.read(path, as_version=4).cells
+        return nbformat.read(path, as_version=4).cells
     except Exception as error:  # nbformat raises its own, JSON's and attribute errors
-        raise ParameterError(f"{path} is not a notebook ({type(error).__name__})") from None
-    return [re.sub(r"(?m)^[%!].*", "", cell.source) for cell in cells
+        raise ValueError(f"{path} is not a notebook ({type(error).__name__})") from None
+
+
+def _tagged(path: str | Path, tag: str = "") -> list[str]:
+    """The sources of a template's code cells without magics, with `tag` of those that bear it."""
+    return [re.sub(r"(?m)^[%!].*", "", cell.source) for cell in cells_of(path)
             if cell.cell_type == "code" and (not tag or tag in cell.metadata.get("tags", []))]
 
 
