@@ -9,7 +9,7 @@ import sys
 sys.path.insert(0, str(workflow.basedir))
 
 from benchmarks.cost import resources
-from workflow.lock import LockedError, lock_sweep
+from workflow.lock import lock_sweep
 from workflow.notebooks import NOTEBOOKS, Run
 from workflow.progress import Progress, quiet_terminal
 from workflow.suite import check_suite, dependencies, read_suite
@@ -45,7 +45,7 @@ LOCKS = []  # held until this process ends
 onstart:
     try:
         LOCKS.append(lock_sweep(Path(OUT)))
-    except (LockedError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     logging.getLogger("snakemake.logging").addHandler(Progress(workflow.dag))
 

@@ -25,7 +25,7 @@ import yaml
 from workflow import command
 from workflow.inert import refuse_active
 from workflow.links import link_figures
-from workflow.lock import LockedError, lock_sweep
+from workflow.lock import lock_sweep
 from workflow.notebooks import NOTEBOOKS
 from workflow.runs import data_of_page, dictionary_page, runs_page, write_data
 from workflow.suite import TEMPLATES, Suite, read_suite
@@ -196,7 +196,7 @@ def build_unfinished(suite: Suite) -> Path | None:
     results = Path(suite.results)
     try:
         lock = lock_sweep(results)
-    except LockedError:  # the sweep whose place this takes has said so
+    except RuntimeError:  # the sweep whose place this takes has said so
         return None
     with lock:
         there = [path for path in suite.notebooks if path.is_file()]

@@ -13,19 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-
-class LockedError(RuntimeError):
-    """The results are in use; the message is one line and names who uses them."""
-
-
 _SWEEP, _RUNS = ".sweep.lock", ".runs.lock"
 
 
 def lock_sweep(results: Path) -> IO[str]:
     """Take a suite's results for this process until it ends or closes the file returned.
 
-    Raises LockedError when another sweep has them, or when runs of a sweep that was killed are still at work, and
-    OSError when the folder cannot be written.
+    Raises RuntimeError, in one line that names who uses them, when another sweep has them or when runs of a sweep that
+    was killed are still at work, and OSError when the folder cannot be written.
     """
     file = _locked(results / _SWEEP, fcntl.LOCK_EX | fcntl.LOCK_NB, "another sweep is")
     try:
@@ -53,8 +48,8 @@ def _locked(path: Path, kind: int, who: str = "") -> IO[str]:
         file.seek(0)
         holder = file.read() or "process unknown"
         file.close()
-        raise LockedError(f"{who} at work on {path.parent} ({holder}): wait until that has ended, or end it, "
-                          "then start again") from None
+        raise RuntimeError(f"{who} at work on {path.parent} ({holder}): wait until that has ended, or end it, "
+                           "then start again") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     file.flush()
