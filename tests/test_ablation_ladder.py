@@ -94,7 +94,7 @@ def test_models_without_a_kind_or_a_control_are_left_out_and_named():
 def test_the_committed_table_is_the_whole_grid():
     suite = read_suite("config/grid.yaml")
     grid, given = read_grid(GRID), suite.given(Run("ablation", "lab-1m", 0))
-    assert list(dict.fromkeys(grid["model"])) == list(suite.models_of("ablation"))
+    assert list(dict.fromkeys(grid["model"])) == list(suite.chosen["ablation"])
     assert sorted(grid["fraction"].unique()) == given["fractions"] and (grid["of_kind"] > 0).all()
     for (_, control, _, _), rows in grid[grid["excluded"] == ""].groupby(["model", "control", "metric", "ranking"]):
         assert not rows.duplicated(["replacement", "positions", "fraction"]).any()

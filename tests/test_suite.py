@@ -13,8 +13,8 @@ def test_suite_fills_in_steps_and_parameters(project):
         suite(models=[{"name": "models/tiny"}, {"name": "org/hub"}], parameters={"scoring": {"value": 2}})
     )
     assert found.steps == {"models/tiny": [0, 8, 64], "org/hub": [-1]}
-    assert found.models_of("ablation") == {"models/tiny": [64], "org/hub": [-1]}
-    assert found.chosen["protocols"] == {"models/tiny": [], "org/hub": []}
+    assert found.chosen["ablation"] == {"models/tiny": [64], "org/hub": [-1]}
+    assert found.chosen["protocols"] == {}
     assert found.followed == ["models/tiny"]
     given = found.given(Run("scoring", "models/tiny", 8))
     assert given == {

@@ -72,7 +72,8 @@ def differences(
     record: Any, parameters: dict[str, Any], results: Path, stale: Collection[str] = ()
 ) -> list[str]:
     """What is no longer as a record says, in words: files, tables (those `stale` too), parameters."""
-    if not isinstance(record, dict) or not record.keys() >= {"files", "tables", "parameters"}:
+    kinds = ("files", "tables", "parameters")
+    if not isinstance(record, dict) or not all(isinstance(record.get(kind), dict) for kind in kinds):
         return ["it does not say what it was made from, so the workflow did not make it"]
     found = []
     for name, was, path in [*((name, was, Path(name)) for name, was in record["files"].items()),

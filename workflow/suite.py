@@ -24,7 +24,10 @@ NO_STEP = -1  # stands for a model's published weights where it has no checkpoin
 
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite. `chosen`: the steps that a notebook runs on, in rising order, as notebook to model to steps."""
+    """A checked suite. `chosen`: the steps that a notebook runs on, in rising order, as notebook to model to steps.
+
+    A model of which a notebook runs on no step is not among those of the notebook.
+    """
 
     name: str
     seed: int
@@ -46,14 +49,10 @@ class Suite:
         """All models with their scored steps."""
         return self.chosen["scoring"]
 
-    def models_of(self, notebook: str) -> dict[str, list[int]]:
-        """Models of which the notebook runs on any step, with these steps."""
-        return {model: steps for model, steps in self.chosen[notebook].items() if steps}
-
     @property
     def groups(self) -> list["Suite"]:
         """The included suites that can be compared model by model: those with an ablated model."""
-        return [suite for suite in self.included if suite.models_of("ablation")]
+        return [suite for suite in self.included if suite.chosen["ablation"]]
 
     @property
     def followed(self) -> list[str]:
@@ -73,7 +72,7 @@ class Suite:
             else:
                 found += [Run(name, group=suite.name) for suite in self.groups if notebook.grouped] + [Run(name)]
         return found + [Run(name, model, steps[-1], point=point) for name, grid in self.sweep.items()
-                        for point in points(grid) for model, steps in self.models_of(name).items()]
+                        for point in points(grid) for model, steps in self.chosen[name].items()]
 
     @property
     def committed_runs(self) -> list[Run]:
@@ -116,11 +115,12 @@ class Suite:
         first |= {"model": model} if of in ("step", "model") else {}
         first |= {"step": NO_STEP if run.step is None else run.step} if of == "step" else {}
         others = {
-            "steps": self.steps.get(model, []), "ablated_steps": self.models_of("ablation").get(model, []),
-            "seeds": self.seeds_of(model), "models": self.steps, "ablated_models": self.models_of("ablation"),
-            "executed_models": self.models_of("task_execution"),
-            "real_models": {suite.name: suite.models_of("ablation") for suite in self.groups},
-            "pattern_models": {name: at for suite in (*self.included, self) for name, at in suite.models_of("patterns").items()}}
+            "steps": self.steps.get(model, []), "ablated_steps": self.chosen["ablation"].get(model, []),
+            "seeds": self.seeds_of(model), "models": self.steps, "ablated_models": self.chosen["ablation"],
+            "executed_models": self.chosen["task_execution"],
+            "real_models": {suite.name: suite.chosen["ablation"] for suite in self.groups},
+            "pattern_models": {name: at for suite in (*self.included, self)
+                               for name, at in suite.chosen["patterns"].items()}}
         declared = template_parameters(run.template)
         return (first | {name: value for name, value in others.items() if name in declared}
                 | self.overrides.get(run.notebook, {}) | self.of_model.get(model, {}).get(run.notebook, {})
@@ -154,7 +154,7 @@ class Suite:
         for run in [*(Run(name, model, self.steps[model][0]) for model in models for name in NOTEBOOKS),
                     *(run for run in self.runs if run.point)]:
             check_parameters(run.template, self.given(run))
-        if idle := [notebook for notebook in self.sweep if not self.models_of(notebook)]:
+        if idle := [notebook for notebook in self.sweep if not self.chosen[notebook]]:
             raise ValueError(f"sweep.{idle[0]}: the suite runs {idle[0]} on no model")
 
 
@@ -196,7 +196,8 @@ def check_suite(config: Any) -> Suite:
             raise ValueError(f"model {model} is listed twice")
         for name, notebook in OF_STEP.items():  # scoring first
             wanted = entry.get(notebook.key, notebook.default)
-            chosen[name][model] = _chosen(model, wanted, chosen["scoring"].get(model))
+            if steps := _chosen(model, wanted, chosen["scoring"].get(model)):
+                chosen[name][model] = steps
     for grid in config.get("sweep", {}).values():
         points(grid)
     included = tuple(suite for name in config.get("include", []) if (suite := _measured(name)).steps)
@@ -222,9 +223,9 @@ def _measured(name: str) -> Suite:
     suite = read_suite(SCHEMA.with_name(f"{name}.yaml"))
     chosen: dict[str, dict[str, list[int]]] = {}
     for notebook, of_models in suite.chosen.items():  # scoring first
-        there = {model: [step for step in steps if committed(suite, notebook, model, step)]
-                 for model, steps in of_models.items() if model in chosen.get("scoring", of_models)}
-        chosen[notebook] = {model: steps for model, steps in there.items() if steps}
+        among = chosen.get("scoring", of_models)
+        chosen[notebook] = {model: there for model, steps in of_models.items() if model in among and (
+            there := [step for step in steps if committed(suite, notebook, model, step)])}
     return replace(suite, chosen=chosen)
 
 

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,8 +50,8 @@ class _Check:
             yield f"{executed}: missing" + (f", though {', '.join(there)} is there" if there else "")
         else:
             try:
-                made_from = json.loads(executed.read_text(encoding="utf-8"))["metadata"].get("made_from")
-            except (OSError, ValueError, KeyError):
+                made_from = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["made_from"]
+            except (OSError, ValueError, LookupError, TypeError):
                 made_from = None
             if changed := differences(made_from, self.suite.given(run), self.results, self.stale):
                 yield f"{executed}: {_stale(changed)}"
@@ -128,7 +129,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _main(arguments: list[str]) -> int:
+@partial(command, failed=2)
+def main(arguments: list[str]) -> int:
     suite = suite_of(arguments)
     found = problems(suite)
     print("\n".join(found), end="\n" if found else "")
@@ -136,8 +138,6 @@ def _main(arguments: list[str]) -> int:
           f"{suite.results}: {len(suite.runs)} runs and their tables agree with the code")
     return bool(found)
 
-
-main = command(_main, failed=2)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -119,10 +119,13 @@ def _attend(connection: socket.socket, listener: socket.socket) -> int:
     streams = socket.recv_fds(connection, 1, 3)[1]
     with connection.makefile("rb") as lines:
         pid = _in_fork(_as_main, connection, streams, *json.loads(lines.readline()))
-    if connection in select.select([connection, os.pidfd_open(pid)], [], [])[0]:
-        os.kill(pid, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    connection.sendall(bytes([status if status >= 0 else 128 - status]))
+    ended = 0
+    while not ended:
+        if select.select([connection], [], [], _EVERY)[0]:
+            os.kill(pid, signal.SIGKILL)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    code = os.waitstatus_to_exitcode(status)
+    connection.sendall(bytes([code if code >= 0 else 128 - code]))
     return 0
 
 
