@@ -24,6 +24,18 @@ def test_suite_fills_in_steps_and_parameters(project):
     assert "ablated_models" not in found.given(Run("model_scaling"))  # not declared there
 
 
+def test_the_schema_names_all_parameters_that_a_suite_may_not_set(project, monkeypatch):
+    class Everything(dict):
+        """What a template that declares every name has."""
+
+        def __contains__(self, name):
+            return True
+
+    monkeypatch.setattr("workflow.suite.template_parameters", lambda path: Everything())
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
+    assert set(schema["$defs"]["known"]["enum"]) == set(check_suite(suite()).given(Run("scoring", "models/tiny", 8)))
+
+
 def model(**changes):
     return {"models": [{"name": "models/tiny"} | changes]}
 
