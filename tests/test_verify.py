@@ -55,7 +55,7 @@ def found():
 def test_results_of_the_present_code_agree(results, capsys):
     assert found() == []
     assert main(["config/lab.yaml"]) == 0
-    assert capsys.readouterr().out == "results/fake: 11 runs and their tables agree with the code\n"
+    assert capsys.readouterr().out == "results/fake: 12 runs and their tables agree with the code\n"
 
 
 def test_all_problems_are_listed_and_the_exit_status_says_so(results, capsys):
@@ -178,4 +178,4 @@ def test_bad_arguments_are_one_line(results, capsys, arguments):
 
 def test_a_suite_without_results_misses_everything(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
-    assert len(found()) == 11 and all(line.endswith(": missing") for line in found())
+    assert len(found()) == 12 and all(line.endswith(": missing") for line in found())

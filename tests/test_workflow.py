@@ -56,7 +56,7 @@ def test_the_book_of_committed_tables_comes_first_and_does_not_pass_for_the_whol
 def test_the_whole_workflow(project):
     everything = dict.fromkeys(
         ["ablation", "training_dynamics", "model_scaling", "claims", "lab", "paper_figures", "index", "book"], 1)
-    everything |= {"scoring": 2, "ablation_ladder": 1, "causal_test": 1}
+    everything |= {"scoring": 2, "ablation_ladder": 1, "causal_test": 1, "two_papers": 1}
     assert planned(project) == everything
     assert not (project / "results").exists()
     status, output = snakemake(project)
@@ -83,7 +83,7 @@ def test_the_whole_workflow(project):
         "statistics/scoring/models/tiny/step0.parquet", "statistics/scoring/models/tiny/step8.parquet",
         "statistics/ablation/models/tiny/step8.parquet", "statistics/training_dynamics/models/tiny.parquet",
         "statistics/model_scaling.parquet", "statistics/claims.parquet", "statistics/causal_test.parquet",
-        "statistics/ablation_ladder.parquet",
+        "statistics/ablation_ladder.parquet", "statistics/two_papers.parquet",
     }  # fmt: skip
     assert read_table(results / "scores/models/tiny/step8.parquet").value[0] == 8.5
     assert not list((results / "logs").rglob("*.ipynb"))
