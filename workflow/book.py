@@ -59,7 +59,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     The last run of each notebook in the order given, by the suite the last step of the last model, is the
     page that bears the notebook's name, unless book/ has a page of that name; the other runs are sections
     below the page of runs. A chapter without a run is a page that says so and names what of it is `missing`.
-    Raises FileNotFoundError for a missing file and ValueError for a notebook whose page would run a script.
+    Raises ValueError for a notebook that is missing, or whose page would run a script.
     """
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)

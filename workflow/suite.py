@@ -103,8 +103,8 @@ class Suite:
     def given(self, run: Run) -> dict[str, Any]:
         """All parameters of a run, as papermill gets them.
 
-        A notebook has to declare the first ones, and is given those of the others that it declares. A run of an
-        included suite's model, or over all its models (`group`), has the parameters of that suite.
+        A notebook has to declare suite, seed, results and what it runs on; others it is given where it declares them. A
+        run of an included suite's model, or over all its models (`group`), has the parameters of that suite.
         """
         for suite in self.included:
             if run.model in suite.steps or run.group == suite.name:
