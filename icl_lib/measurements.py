@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts
+from icl_lib.data.documents import documents_sum
+from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts, tasks_sum
 from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
 from icl_lib.models.load import bos_text
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
 from icl_lib.scores.induction import duplicate_token_scores, induction_scores, previous_token_scores
+from icl_lib.tables import write_table
 
 _DOCUMENTS = 20  # between two signs of progress
 _AT_ONCE, _WIDE = 1000, 256  # tasks whose prompts share batches, in models narrower than this
@@ -33,6 +36,11 @@ def prompts_of(model, tasks: Mapping[str, Task], *, n_prompts: int, n_shots: int
     bos = bos_text(model)
     return {name: draw_prompts(task, n_prompts=n_prompts, n_shots=n_shots, bos=bos, seed=seed)
             for name, task in tasks.items()}
+
+
+def first_prompts(prompts: Mapping[str, TaskPrompts], n: int) -> dict[str, TaskPrompts]:
+    """The first `n` prompts of each task, clean and shuffled; 0 for all."""
+    return {task: TaskPrompts(p.clean[: n or None], p.shuffled[: n or None]) for task, p in prompts.items()}
 
 
 def in_split(tasks: Mapping[str, Task], *splits: str) -> dict[str, Task]:
@@ -54,6 +62,19 @@ def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **detai
                       device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
                       revision=getattr(model, "revision", ""), seconds=time.process_time(),
                       checked=str(getattr(model, "checked", "")), **details)
+
+
+def write_measured(
+    tables: Mapping[str, pd.DataFrame], paths: Mapping[str, Path], model, *, suite: str, seed: int,
+    parameters: dict[str, Any], tasks: Mapping[str, Task], documents: str = "", partial: Path | None = None,
+) -> None:
+    """Write a run's tables, by schema, with what they were measured with; then its finished parts are removed."""
+    sums = {"tasks": tasks_sum(tasks)} | ({"documents": documents_sum(documents)} if documents else {})
+    of_run = made_by(model, suite=suite, seed=seed, parameters=parameters, sums=sums)
+    for schema, table in tables.items():
+        write_table(table, paths[schema], schema_name=schema, provenance=of_run)
+    if partial:
+        rmtree(partial)
 
 
 def task_table(tasks: Mapping[str, Task], *, name: str, step: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Figures of the causal test: table in, axes out. Arms one below the other, each with its sham in grey."""
+"""Figures of the causal test: table in, a `Figure` out. Arms one below the other, each with its sham in grey."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from icl_lib.figures.common import COLOUR, MARKER
+from icl_lib.figures.common import COLOUR, MARKER, Figure
 
 ARM_LABEL = {
     "none": "untouched", "mask_outside": "mask outside prompts", "mask_everywhere": "mask everywhere",
@@ -26,7 +26,7 @@ def pairs(plan: dict[str, Any]) -> dict[str, str | None]:
     return {arm: entry.get("control") for arm, entry in plan["arms"].items() if not entry.get("sham")}
 
 
-def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]):
+def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]) -> Figure:
     """Induction, FV score and accuracy at the last step, a point per seed and a bar at the mean; shams in grey.
 
     `last`: `causal_statistics.last_rows`. Grey ticks: the FV score's null (99 %), accuracy on shuffled labels.
@@ -49,10 +49,15 @@ def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]):
         ax.grid(axis="y", linewidth=0.4)
     axes[0].set_yticks(range(len(arms)), [ARM_LABEL.get(arm, arm) for arm in arms])
     axes[0].invert_yaxis()
-    return axes
+    return Figure(
+        axes,
+        "Best prefix-matching score, best FV score and 10-shot accuracy on trained tasks with shared labels at the "
+        "last step, by arm; a point per seed, a bar at the mean. Grey triangles: sham of equal cost. Grey ticks: the "
+        "FV score's null (99th percentile), accuracy on label-shuffled prompts.",
+        "Dot plot of induction, FV score and accuracy by arm")
 
 
-def along_training(runs: pd.DataFrame, plan: dict[str, Any]):
+def along_training(runs: pd.DataFrame, plan: dict[str, Any]) -> Figure:
     """The three measures against step, means over seeds with their range; a row per arm, its sham dashed in grey."""
     arms = [arm for arm in pairs(plan) if arm in set(runs["arm"])]
     figure, axes = plt.subplots(len(arms), 3, figsize=(10.4, 1.35 * len(arms) + 0.8), sharex=True, sharey="col",
@@ -71,4 +76,8 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any]):
     for ax, (label, _, _) in zip(axes[0], MEASURES.values(), strict=True):
         ax.set_title(label, fontsize=11)
     figure.supxlabel("optimiser step", fontsize=11)
-    return axes
+    return Figure(
+        axes,
+        "Confirmation on new seeds: best prefix-matching score, best FV score and 10-shot accuracy along training, "
+        "mean over seeds with their range; dashed grey: the sham.",
+        "Prefix matching, FV score and accuracy against training step, masked arm and sham")

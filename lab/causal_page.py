@@ -48,8 +48,8 @@ def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
     """
     said = "; ".join(f"by the rule of {name}, {MEANING[found.word]}" for name, found in judged.items())
     text = f"**A stepping stone?** Models trained without induction (the causal test): {said}."
-    against = [f"{copying_sentence(found)} {RULE_CHANGED}" for found in judged.values()
-               if found.word in ("not_necessary", "helpful", "neither")]
+    against = [f"{copying_sentence(found)} The rule was changed after runs, as the page of the test tells."
+               for found in judged.values() if found.word in ("not_necessary", "helpful", "neither")]
     return " ".join([text, *dict.fromkeys(against)])
 
 

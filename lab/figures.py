@@ -1,10 +1,10 @@
-"""Figures of the lab's page: table in, axes out. Models on one sequential ramp, smallest lightest."""
+"""Figures of the lab's page: table in, a `Figure` out. Models on one sequential ramp, smallest lightest."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures.common import COLOUR, MARKER, SCORE_LABEL
+from icl_lib.figures.common import COLOUR, MARKER, SCORE_LABEL, Figure
 from icl_lib.figures.scaling import size_axis
 
 
@@ -13,7 +13,7 @@ def ramp(names: list[str]) -> dict[str, tuple]:
     return dict(zip(names, sns.color_palette("crest", len(names)), strict=True))
 
 
-def loss_curves(curves: pd.DataFrame):
+def loss_curves(curves: pd.DataFrame) -> Figure:
     """Training loss against step, a line per rung and seed; `curves` comes from the smallest rung to the largest."""
     figure, ax = plt.subplots(figsize=(7.2, 3.8))
     colours = ramp(list(curves["rung"].unique()))
@@ -22,10 +22,14 @@ def loss_curves(curves: pd.DataFrame):
                 label=rung if seed == curves[curves["rung"] == rung]["seed"].iloc[0] else None)
     ax.set(xlabel="optimiser step", ylabel="training loss (nats)", ylim=(0, None))
     ax.legend(fontsize=9)
-    return ax
+    return Figure(
+        ax,
+        "Training loss of every committed model, by optimiser step: mean over 100 steps of the weighted next-token "
+        "loss. One line per seed; darker is larger. The steep fall is where induction heads form.",
+        "Loss against optimiser step, one line per model and seed; larger models fall earlier and lower.")
 
 
-def reached_by_size(reached: pd.DataFrame):
+def reached_by_size(reached: pd.DataFrame) -> Figure:
     """Accuracies, top prefix-matching score and top FV score with its threshold against size, a point per seed."""
     figure, axes = plt.subplots(1, 3, figsize=(12.4, 3.8))
     columns = ["0 shots", "1 shot", "10 shots", "10, shuffled"]
@@ -42,7 +46,12 @@ def reached_by_size(reached: pd.DataFrame):
     axes[2].legend(fontsize=9)
     for ax in axes:
         size_axis(ax, reached["parameters"])
-    return axes
+    return Figure(
+        axes,
+        "What the models reached at their last checkpoint, a point per seed. Left: accuracy on tasks that share inputs "
+        "and labels. Middle: highest prefix-matching score. Right: highest FV score; dashes mark its null's 99th "
+        "percentile.",
+        "Three panels against number of parameters: accuracies, prefix-matching score and FV score, a point per seed.")
 
 
 def _seeds(ax, reached: pd.DataFrame, column: str, colour, marker: str, line: str) -> None:

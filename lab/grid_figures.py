@@ -1,4 +1,4 @@
-"""Figure of the full ablation grid over the ladder: table in, axes out."""
+"""Figure of the full ablation grid over the ladder: table in, a `Figure` out."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,16 +6,38 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 
 from icl_lib.ablation.effects import DIFFERENCE, corrected
-from icl_lib.figures.common import COLOUR
+from icl_lib.figures.common import COLOUR, Figure
 from icl_lib.tables import VALUES
-from lab.grid_table import with_kinds
+from lab.grid_table import draws_words, with_kinds
 
 # White where the metric drops alike for both kinds, else the colour of the kind for which it drops more.
 REPLACEMENTS = tuple(name for name in VALUES["replacement"] if name != "none")
 KINDS_MAP = LinearSegmentedColormap.from_list("kinds", [COLOUR["induction"], "white", COLOUR["fv"]])
 
 
-def differences(grid: pd.DataFrame, metric: str, label: str):
+def accuracy_differences(grid: pd.DataFrame) -> Figure:
+    """Where few-shot accuracy drops more for FV heads and where for induction heads."""
+    return Figure(
+        _differences(grid, "first_token_accuracy", "drop of accuracy, FV heads\nless induction heads"),
+        "Drop of few-shot accuracy (first token) when FV heads are ablated less that when induction heads are, both "
+        f"beyond layer-matched random heads ({draws_words(grid)}). Orange: accuracy drops more for FV heads; blue: for "
+        "induction heads. Dot: 95 % bootstrap interval over tasks, prompts and draws clear of zero, each cell for "
+        "itself. White: no valid control. 3 % of cells lie beyond the colour scale.",
+        "Heat maps, one per model, of the difference in lost accuracy by replacement, positions and share of heads.")
+
+
+def loss_differences(grid: pd.DataFrame) -> Figure:
+    """The same for the token-loss difference."""
+    return Figure(
+        _differences(grid, "token_loss_difference",
+                     "drop of token-loss difference (nats),\nFV heads less induction heads"),
+        "The same for the token-loss difference (loss at token 50 less loss at token 500, nats), over documents and "
+        "draws.",
+        "Heat maps, one per model, of the difference in lost token-loss difference by replacement, positions and "
+        "share.")
+
+
+def _differences(grid: pd.DataFrame, metric: str, label: str):
     """FV heads' effect less induction heads', a panel per model: rows are interventions, columns shares of heads.
 
     `grid`: `read_grid`, of which the plain rankings of models that have both kinds are shown, beyond layer-matched

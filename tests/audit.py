@@ -2,42 +2,34 @@
 
 import re
 from html.parser import HTMLParser
-from typing import NamedTuple
 from unittest import mock
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pandas as pd
+from IPython.display import Markdown
 
-from icl_lib.figures import common as figures
 from icl_lib.figures import head_map
 from tests.project import ROOT
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?%?")
 
 
-class Figure(NamedTuple):
-    """A figure of a page: its caption and its alternative text."""
-
-    caption: str
-    alt: str
-
-
 def run_page(notebook, **parameters):
     """Everything that a notebook shows, in order, and its variables; figures are drawn and not saved."""
     shown, variables = [], {}
 
-    def show(axes, text, alt):
-        shown.append(Figure(text, alt))
-        plt.close(np.ravel(axes)[0].figure)
+    def display(*objects):
+        shown.extend(objects)
+        plt.close("all")
 
-    def as_html(axes, text, alt):
-        show(axes, text, alt)
+    def as_html(figure):
+        display(figure)
         return ""
 
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
-    with mock.patch("IPython.display.display", shown.append), mock.patch.object(figures, "show", show), \
-            mock.patch.object(head_map, "display", shown.append), mock.patch.object(head_map, "as_html", as_html):
+    with mock.patch("IPython.display.display", display), mock.patch.object(head_map, "as_html", as_html):
         for cell in cells:
             if cell.cell_type == "code":
                 exec(compile(cell.source, f"{notebook}.ipynb", "exec"), variables)
@@ -109,3 +101,17 @@ def rows_of(html):
     parser = _Rows()
     parser.feed(html)
     return parser.rows
+
+
+def texts(shown, kind=Markdown):
+    return [thing.data for thing in shown if isinstance(thing, kind)]
+
+
+def frames(shown):
+    return [thing for thing in shown if isinstance(thing, pd.DataFrame)]
+
+
+def near(found, wanted):
+    """Whether numbers are the recomputed ones; an (end, tolerance) is one of a bootstrap, NaN equals NaN."""
+    wanted, tolerance = wanted if isinstance(wanted, tuple) else (wanted, 1e-9)
+    return (np.isnan(found) and np.isnan(wanted)) or abs(found - wanted) <= tolerance + 1e-9 * abs(wanted)

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from icl_lib.figures.common import Figure
 from tests import audit_plain as plain
-from tests.audit import Figure, check, covered, rows_of
+from tests.audit import check, covered, rows_of
 
 METRICS = {plain.ACCURACY: "few-shot accuracy", plain.LOSS: "token-loss difference"}
 CONTROLS = ("none", "random", "random_layer_matched")
@@ -123,25 +124,26 @@ def _over_models(put, found, chosen, lost, sizes, shares):
                     put("", f"{gap}, trend with size, smallest p", smallest, n=k)
 
 
-def scaling_sentences(found):
-    """The numbers of each sentence of the scaling page, in order."""
+def scaling_words(found):
+    """The numbers of the scaling page's sentence on models; of its tables of effects and of counts row by row."""
     def of(name, i=0):
         return found["", name][i]
 
     sizes = [value[0] for (_, name), value in found.items() if name == "parameters"]
     models = [len(sizes), min(sizes), max(sizes), of("models with heads of both kinds")]
     n = of("models with heads of both kinds")
-    comparison = [of("models with deeper FV heads"), n, 0.05, of("models with significantly deeper FV heads"),
-                  of("models with power for depth"), of("models with more overlap than by chance"), n,
-                  of("induction percentile of FV heads"), of("FV percentile of induction heads")]
+    comparison = [[of("models with deeper FV heads"), n], [0.05, of("models with significantly deeper FV heads"), n],
+                  *([of(name), n] for name in (
+                      "models with power for depth", "models with more overlap than by chance",
+                      "induction percentile of FV heads", "FV percentile of induction heads"))]
     effects = []
     for metric in METRICS:
         fv, induction, gap = (name_of(metric, kind, CONTROLS[-1]) for kind in ("fv", "induction", "fv_minus_induction"))
-        rho, _, _, p, k = found["", f"{gap}, trend with size"]
+        rho, _, _, p, _ = found["", f"{gap}, trend with size"]
         smallest = of(f"{gap}, trend with size, smallest p")
-        effects += [of(fv), of(induction), of(gap, 4), of(f"{gap}, interval above zero"),
-                    of(f"{gap}, interval below zero"), rho, k, p, *([smallest] if smallest >= 0.05 else [])]
-    return effects, models, comparison
+        effects.append([of(gap, 4), of(fv), of(induction), *(of(f"{gap}, {end}") for end in (
+            "above zero", "interval above zero", "interval below zero")), rho, p, smallest])
+    return models, effects, comparison
 
 
 def scaling_overlaps(found, shares):
@@ -153,8 +155,9 @@ def scaling_overlaps(found, shares):
             for fraction in shares["overlap_fractions"]]
 
 
-def scoring_sentences(scores, accuracy, groups, types, floors, parameters):
-    """The numbers of the scoring page: accuracy by group, the table of scores; then those of its sentences in order."""
+def scoring_tables(scores, accuracy, groups, types, floors, parameters):
+    """The numbers of the scoring page: accuracy by group, the table of scores, heads of each kind; then of its other
+    tables row by row."""
     rows = accuracy[(accuracy["metric"] == plain.ACCURACY) & (accuracy["split"] != "unseen")]
     by_group = {}
     for group, own in rows.groupby(rows["task"].map(groups)):
@@ -165,19 +168,17 @@ def scoring_sentences(scores, accuracy, groups, types, floors, parameters):
     most = most[most["n_shots"] == most["n_shots"].max()]
     p_values = [stats.binomtest(round(row.value * row.n_prompts), row.n_prompts, floors[row.task], "greater").pvalue
                 for row in most.itertuples()]
-    undone = [sum(p >= 0.05 for p in p_values), len(most), 0.05]
+    undone = [sum(p >= 0.05 for p in p_values), len(most)]
     loss = accuracy[accuracy["metric"] == plain.LOSS].iloc[0]
     half = 1.96 * loss["standard_error"]
-    losses = [50, 500, loss["value"], loss["value"] - half, loss["value"] + half, loss["n_prompts"],
-              2 * parameters["loss_window"] + 1]
+    losses = [50, 500, loss["value"], loss["value"] - half, loss["value"] + half, loss["n_prompts"]]
 
     def best(values):
         return [values.max(), *np.unravel_index(values.argmax(), values.shape)]
 
     mass, prefix, fv = (plain.heads(scores, score) for score in (plain.MASS, plain.PREFIX, plain.FV))
     count, gap = plain.kinds(scores, accuracy), plain.label_gap(accuracy)
-    found = [fv.size, count["induction"], 0.3, count["fv"],
-             plain.threshold(scores), 99, parameters["n_null_draws"], 0.005, gap.mean(), 0.05]
+    done = [[gap.mean(), len(gap)], undone, losses]
     highest = []
     for values in (mass, prefix, fv):
         ordered = sorted((value for value in values.ravel() if value > 0), reverse=True)
@@ -185,18 +186,18 @@ def scoring_sentences(scores, accuracy, groups, types, floors, parameters):
                                                                       for k in (1, 2, 5) if ordered])])
     alone = [own.sort_values(["layer", "head"])["value"].to_numpy().argmax()
              for _, own in scores[scores["score"] == "fv"].groupby("task")]
-    few = [alone.count(fv.argmax()), len(alone), fv.min(), *np.unravel_index(fv.argmin(), fv.shape)]
+    few = [[alone.count(fv.argmax()), len(alone)], [fv.min(), *np.unravel_index(fv.argmin(), fv.shape), fv.size]]
     top = plain.tops(scores, parameters["top_fraction"])
     n, shared = len(top["fv"]), len(top["fv"] & top["induction"])
-    overlap = [x for kind in ("induction", "fv") for x in (
-        n, *(at for head in sorted(top[kind]) for at in divmod(head, fv.shape[1])))]
-    rho, low, high = plain.rank_correlation(mass, fv)
-    overlap += [shared / n, n / fv.size, plain.hypergeometric(shared, fv.size, n), fv.size, rho, 95, low, high]
+    kinds = [[count[kind], fv.size, bar, *(at for head in sorted(top[kind]) for at in divmod(head, fv.shape[1]))]
+             for kind, bar in (("induction", 0.3), ("fv", plain.threshold(scores)))]
+    overlap = [[shared / n, plain.hypergeometric(shared, fv.size, n), n], [n / fv.size, n],
+               [*plain.rank_correlation(mass, fv), fv.size]]
     by_type = {kind: scores[(scores["score"] == "fv") & (scores["task"].map(types) == kind)].pivot_table(
         index="layer", columns="head", values="value").to_numpy() for kind in ("abstractive", "extractive")}
-    rho, low, high = plain.rank_correlation(*by_type.values())
-    kinds = [x for values in by_type.values() for x in best(values)] + [rho, 95, low, high]
-    return by_group, highest, found, overlap, undone, losses, few, kinds
+    of_types = [*([*best(values), fv.size] for values in by_type.values()),
+                [*plain.rank_correlation(*by_type.values()), fv.size]]
+    return by_group, [kinds, overlap, done, highest, few, of_types]
 
 
 def check_heads(html, scores):
@@ -223,7 +224,7 @@ def check_accuracy(html, accuracy, floors):
                for name in head if re.match(r"\d+ shots", name)}
     shown = {(row[head[0]], *key): row[name] for row in rows for name, key in columns.items()}
     assert shown.keys() == set(values.index)
-    assert set(head) - {*columns, head[0]} == {"split", "group", "floor", "prompts"}
+    assert set(head) - {*columns, head[0]} == {"split", "group", "floor", "prompts", "done"}
     for key, value in values.items():
         check(shown[key], [(value, 1e-9)])
     for row in rows:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from safetensors import safe_open
 
 from icl_lib.ablation import two_papers
 from icl_lib.ablation.conditions import ablation_conditions
@@ -9,6 +10,7 @@ from icl_lib.ablation.effects import effects_table
 from icl_lib.ablation.measure import Measurement, ablation_table, zero_shot
 from icl_lib.provenance import provenance
 from icl_lib.tables import write_table
+from tests.project import ROOT
 
 LAYERS, HEADS, TASKS, PROMPTS, DOCUMENTS = 4, 8, 6, 5, 10
 # Model to its steps; the lab's names, as sizes are read from their configurations. The last step is ablated.
@@ -20,7 +22,8 @@ BARE = "lab-450k"  # all but two of its heads are induction heads
 COUNTS = {"lab-7k": (0, 0), "lab-20k": (3, 0), BARE: (30, 3)}  # induction and FV heads, of others (4, 3)
 ABLE = {"lab-40k": 3, "lab-110k": 0}  # models measured on patterns, and how many they can do
 MADE_BY = provenance(suite="made up", seed=0, dtype="", device="", bos="", parameters={})
-SHARES = {"top_fraction": 0.1, "overlap_fraction": 0.1, "ablated_fraction": 0.1}
+SHARES = {"top_fraction": 0.15, "overlap_fraction": 0.1, "ablated_fraction": 0.1}  # given to the pages
+LAST = {model: steps[-1:] for model, steps in MODELS.items()}
 
 
 def made_up_suite(folder):
@@ -130,3 +133,14 @@ def _executions(rng):
              "task": f"unseen {task}", "value": rng.uniform(0, 0.3) + 0.5 * (heads == "fv" and layer == 1)}
             for heads in ("fv", "random_layer_matched") for layer in range(LAYERS) for task in range(TASKS)]
     return pd.DataFrame(rows).assign(standard_error=0.1, n_prompts=PROMPTS)
+
+
+def parameters_by_model():
+    """Parameters without embeddings, counted from the weights' shapes as the files have them."""
+    found = {}
+    for model, steps in MODELS.items():
+        name, _, seed = model.partition("-seed")
+        with safe_open(ROOT / f"lab/models/{name}/seed{seed or 0}/step{steps[-1]}/model.safetensors", "pt") as file:
+            found[model] = sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys()
+                               if "embed" not in key)
+    return found

@@ -25,7 +25,6 @@ from icl_lib.ablation.measure import (
     Measurement,
     ablation_table,
     measure,
-    measure_grid,
     with_paired_errors,
 )
 from icl_lib.ablation.protocols import (
@@ -207,8 +206,8 @@ def small_lab(neox):
 def test_a_protocol_is_rows_of_the_grid(neox):
     model, table, prompts, documents = small_lab(neox)
     own = ablation_conditions(table, fractions=list(PAPER_FRACTIONS), **SETTINGS)
-    measured = measure_grid(model, own, prompts, prompts, documents, replacements=["mean", "bos_value"],
-                            positions=["all", "last"], grid_fractions=[], seed=0)
+    measured = [m for replacement in ("mean", "bos_value") for where in ("all", "last") for m in measure(
+        model, own, prompts, prompts, documents, replacement=replacement, positions=where, seed=0)]
     counts = {}
     for name in ("paper", "released"):
         conditions = protocol_conditions(name, table, n_draws=2, seed=0)
@@ -261,19 +260,6 @@ def test_both_metrics_are_measured_under_every_intervention(neox, replacement, p
     assert own["standard_error"] == change["standard_error"] and own["value"] != change["value"]
     few_shot = (rows["metric"] == "answer_probability").to_numpy()
     assert errors[few_shot].equals(rows[few_shot])
-
-
-def test_a_grid_measures_the_first_replacement_everywhere_and_the_others_at_some_fractions(neox):
-    model, table, prompts, documents = small_lab(neox)
-    conditions = ablation_conditions(table, fractions=[0.1, 0.3], **SETTINGS)
-    settings = {"replacements": ["mean", "zero"], "positions": ["all", "last"], "seed": 0}
-    for asked, fractions in (([0.28], {0.3}), ([], {0.1, 0.3})):
-        found = measure_grid(model, conditions, prompts, prompts, documents, grid_fractions=asked, **settings)
-        cells = {(m.replacement, m.positions, m.metric): {c.fraction for c in m.conditions} - {0.0} for m in found}
-        assert cells["mean", "last", TOKEN_LOSS] == {0.1, 0.3}
-        assert cells["zero", "last", TOKEN_LOSS] == cells["zero", "all", "exact_match"] == fractions
-    rows = ablation_table(found, name="m", step=1)
-    assert len(rows[(rows["ranking"] == "none") & (rows["metric"] == TOKEN_LOSS)]) == 1
 
 
 def test_unknown_interventions_are_refused(neox):

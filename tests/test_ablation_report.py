@@ -5,12 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.ablation.effects import DIFFERENCE, at_fraction, corrected, with_holm
-from icl_lib.ablation.measure import with_paired_errors
-from icl_lib.ablation.protocols import titles
+from icl_lib.ablation.effects import DIFFERENCE, at_fraction, corrected
 from icl_lib.analysis.ablation_numbers import ablation_numbers, carries_loss, find
-from icl_lib.figures.ablation import figure_four, robustness
-from icl_lib.figures.common import ablation_curves
+from icl_lib.figures.ablation import ablation_curves, figure_four, robustness
 from icl_lib.pages import ablation as report
 from tests import ablation_page as page
 
@@ -73,14 +70,16 @@ def test_without_a_control_the_page_says_so_and_gives_no_corrected_effect(bare):
     assert (table["different draws of the same layers"] == 0).all()
     assert table["against no ablation"].str.match(r"[-+]\d").all() and (table["Holm's p"] == "-").all()
     assert (report.changes_table(numbers).iloc[:6, 1:] == "-").all(axis=None)
-    axes = robustness(with_holm(at_fraction(bare.effects, 0.1)), excluded=False)
-    assert [bool(ax.texts) for ax in axes[0]] == [False, True, True]
+    plain, *_ = robustness(bare.effects, numbers)
+    assert [bool(ax.texts) for ax in plain.axes[0]] == [False, True, True]
     plt.close("all")
 
 
-def test_the_same_set_for_both_kinds_is_said(plain):
+def test_what_was_measured_and_the_same_set_for_both_kinds_are_said(plain):
     numbers = numbers_of(plain)
     assert "are the same heads" not in report.finding_sentence(numbers)
+    told = f"{page.TASKS * page.PROMPTS} prompts of {page.TASKS} tasks and {page.DOCUMENTS} documents)"
+    assert told in report.finding_sentence(numbers)
     same = numbers.assign(value=numbers["value"].where(numbers["name"] != "shared heads at the shown share", 1.0))
     assert "The plain sets of both kinds are the same heads" in report.finding_sentence(same)
 
@@ -102,29 +101,25 @@ def test_a_token_loss_that_cannot_show_a_loss_does_not_carry_the_third_row(clean
 
 def test_a_loss_that_cannot_carry_its_row_is_not_drawn(plain, bare):
     for made, drawn in ((plain, True), (bare, False)):
-        ablations, numbers = with_paired_errors(made.ablations), numbers_of(made)
-        names = titles(["paper", "released"])
-        floors = pd.Series(0.1, index=[f"task {i}" for i in range(page.TASKS)])
-        columns, levels = report.figure_columns(ablations, floors, names=names, exclude_fraction=0.1)
-        carried = {title: carries_loss(numbers, name) for name, title in names.items()}
-        assert set(carried.values()) == {drawn}
-        axes = figure_four(columns, levels, carried, 0)
+        numbers, protocols = numbers_of(made), ["paper", "released"]
+        tasks = pd.DataFrame({"task": [f"task {i}" for i in range(page.TASKS)], "floor": 0.1})
+        assert {carries_loss(numbers, name) for name in (*protocols, "single")} == {drawn}
+        axes = figure_four(made.ablations, numbers, tasks, protocols, exclude_fraction=0.1, seed=0).axes
         assert all(bool(ax.lines) is drawn and bool(ax.texts) is not drawn for ax in axes[2])
         assert all(len(ax.lines) > 3 for ax in axes[:2].ravel())
-        curves = ablation_curves(ablations.query("positions != 'last'"), [FEW_SHOT, LOSS], 0)
+        curves = ablation_curves(made.ablations, "all", n_shots=4, loss_window=2, seed=0).axes
         assert [ax.get_title(loc="right") != "" for ax in curves[:, 0]] == [False, not drawn]
         assert "10 shots" not in curves[0, 0].get_ylabel()
         plt.close("all")
 
 
 def test_the_figure_has_each_effect_under_its_control(plain):
-    rows = with_holm(at_fraction(plain.effects, 0.1))
-    for excluded in (False, True):
-        axes = robustness(rows, excluded=excluded)
-        for line, metric in zip(axes, (FEW_SHOT, LOSS), strict=True):
+    rows = at_fraction(plain.effects, 0.1)
+    for excluded, figure in zip((False, True), robustness(plain.effects, numbers_of(plain)), strict=True):
+        for line, metric in zip(figure.axes, (FEW_SHOT, LOSS), strict=True):
             for ax, control in zip(line, ("none", "random", "random_layer_matched"), strict=True):
                 own = rows[(rows["metric"] == metric) & (rows["control"] == control)
-                           & ((rows["excluded"] != "") == excluded)]
+                           & ((rows["excluded"] != "") == excluded) & rows["ranking"].isin(("fv", "induction"))]
                 points = [line.get_xdata()[0] for container in ax.containers for line in container.lines[:1]]
                 assert sorted(points) == pytest.approx(sorted(own["value"])) and len(points) == 8
         plt.close("all")

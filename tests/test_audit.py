@@ -1,65 +1,35 @@
-"""Every number that the index, ledger, scaling and scoring pages print, recomputed from the tables alone."""
+"""Every number that the scaling and scoring pages print, recomputed from the tables alone."""
 
 import json
-import re
-from collections import Counter
-from html import unescape
 
-import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 
-from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, size_of
 from icl_lib.data.tasks import read_tasks
-from icl_lib.pages.claims import rule_words
 from icl_lib.tables import read_table
 from tests import audit_pages, audit_plain
-from tests.audit import Figure, check, covered, numbers_in, rows_of, run_page
-from tests.audit_ledger import AUDIT, NOT_AUDITED, Suite
-from tests.audit_suite import MODELS, made_up_suite
+from tests.audit import check, frames, near, numbers_in, rows_of, run_page, texts
+from tests.audit_suite import LAST, MODELS, SHARES, made_up_suite, parameters_by_model
 from tests.project import ROOT
 
-SHARES = {"top_fraction": 0.15, "overlap_fraction": 0.1, "ablated_fraction": 0.1}
 FRACTIONS = [0.05, 0.1]
-LAST = {model: steps[-1:] for model, steps in MODELS.items()}
-REAL = {model: LAST[model] for model in ("lab-40k", "lab-110k")}
 SCORED = {"n_prompts": 2, "n_sequences": 4, "n_null_draws": 3, "shots": [0, 4], "n_documents": 3, "loss_window": 5,
           "top_fraction": 0.1, "sequence_length": 20}
 
 
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory):
-    """A made-up suite and what its pages show: {page: [Markdown, HTML, DataFrame or Figure]}."""
+    """A made-up suite and what its scaling page shows."""
     results = tmp_path_factory.mktemp("made_up")
     made_up_suite(results)
-    common = {"suite": "made up", "seed": 0, "results": str(results), "models": MODELS, "ablated_models": LAST}
-    pages = {"model_scaling": run_page("model_scaling", **common, **SHARES, overlap_fractions=FRACTIONS)[0],
-             "claims": run_page("claims", **common, **SHARES, executed_models=LAST)[0],
-             "index": None}
-    for notebook in ("model_scaling", "claims"):  # once more, over the "real" models of an included suite
-        given = common | {"models": REAL, "ablated_models": REAL, "table": f"statistics/{notebook}/real.parquet"} | (
-            {"executed_models": REAL} if notebook == "claims" else {"overlap_fractions": FRACTIONS})
-        pages[f"{notebook}/real"] = run_page(notebook, **given, **SHARES)[0]
-    pages["index"] = run_page("index", **common, real_models={"real": REAL})[0]
-    del common["ablated_models"]
-    pages["paper_figures"] = run_page("paper_figures", **common, real_models={"real": REAL})[0]
-    return results, pages
+    given = {"suite": "made up", "seed": 0, "results": str(results), "models": MODELS, "ablated_models": LAST}
+    return results, run_page("model_scaling", **given, **SHARES, overlap_fractions=FRACTIONS)[0]
 
 
 @pytest.fixture(scope="session")
 def sizes():
-    """Parameters without embeddings, counted from the weights' shapes as the files have them."""
-    from safetensors import safe_open
-
-    found = {}
-    for model, steps in MODELS.items():
-        name, _, seed = model.partition("-seed")
-        with safe_open(ROOT / f"lab/models/{name}/seed{seed or 0}/step{steps[-1]}/model.safetensors", "pt") as file:
-            found[model] = sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys()
-                               if "embed" not in key)
-    return found
+    return parameters_by_model()
 
 
 @pytest.fixture(scope="session")
@@ -70,14 +40,6 @@ def scored(tmp_path_factory):
     return results, {model: run_page("scoring", model=model, **common)[0] for model in ("lab-7k", "lab-40k")}
 
 
-def texts(shown, kind=Markdown):
-    return [thing.data for thing in shown if isinstance(thing, kind)]
-
-
-def frames(shown):
-    return [thing for thing in shown if isinstance(thing, pd.DataFrame)]
-
-
 def tables(results):
     return [audit_plain.read(results, kind, MODELS) for kind in ("scores", "accuracy", "ablations", "effects")]
 
@@ -85,12 +47,6 @@ def tables(results):
 @pytest.fixture(scope="session")
 def recomputed(suite, sizes):
     return audit_pages.scaling(tables(suite[0]), sizes, SHARES | {"overlap_fractions": FRACTIONS})
-
-
-def near(found, wanted):
-    """Whether numbers are the recomputed ones; an (end, tolerance) is one of a bootstrap, NaN equals NaN."""
-    wanted, tolerance = wanted if isinstance(wanted, tuple) else (wanted, 1e-9)
-    return (np.isnan(found) and np.isnan(wanted)) or abs(found - wanted) <= tolerance + 1e-9 * abs(wanted)
 
 
 def test_the_scaling_page_writes_the_recomputed_numbers_and_no_others(suite, recomputed):
@@ -103,17 +59,17 @@ def test_the_scaling_page_writes_the_recomputed_numbers_and_no_others(suite, rec
 
 
 def test_the_sentences_of_the_scaling_page_print_these_numbers(suite, recomputed):
-    said = texts(suite[1]["model_scaling"])
-    wanted = audit_pages.scaling_sentences(recomputed)
-    assert len(said) == len(wanted)
-    for text, numbers in zip(said, wanted, strict=True):
-        check(text, numbers, names=MODELS)
-    assert "Left out: lab-7k (no induction heads and no FV heads); lab-20k (no FV heads); lab-450k (" in said[0]
-    audit_pages.captions(suite[1]["model_scaling"], *SHARES.values())
+    left, models = texts(suite[1])
+    check(models, audit_pages.scaling_words(recomputed)[0], names=MODELS)
+    assert left.startswith("Left out: lab-7k (no induction heads and no FV heads); lab-20k (no FV heads); lab-450k (")
+    audit_pages.captions(suite[1], *SHARES.values())
 
 
 def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
-    of_sizes, overlaps = frames(suite[1]["model_scaling"])
+    main, of_sizes, counts, overlaps = frames(suite[1])
+    for table, rows in zip((main, counts), audit_pages.scaling_words(recomputed)[1:], strict=True):
+        for (words, row), wanted in zip(table.iterrows(), rows, strict=True):
+            check(f"{words} {' '.join(map(str, row))}", wanted)
     for (heads, row), wanted in zip(overlaps.iterrows(), audit_pages.scaling_overlaps(
             recomputed, {"overlap_fractions": FRACTIONS}), strict=True):
         check(f"{heads} {' '.join(map(str, row))}", wanted)
@@ -123,7 +79,7 @@ def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
     for end, low in (("these", "induction percentile of FV heads"), ("those", "FV percentile of induction heads")):
         places |= {f"lowest of {end}": (low, 1), f"highest of {end}": (low, 2)}
     places |= {f"rank correlation, {end}": ("rank correlation", i) for i, end in ((1, "low"), (2, "high"))}
-    (models, *comparison), (head, *effects) = map(rows_of, texts(suite[1]["model_scaling"], HTML))
+    (models, *comparison), (head, *effects) = map(rows_of, texts(suite[1], HTML))
     assert set(models[1:]) == set(MODELS) and len(comparison) > 10 and len(effects) == 12
     for row, *by_model in comparison:
         name, i = places.get(row, (row, 0))
@@ -136,10 +92,13 @@ def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
         row = dict(zip(head, cells, strict=True))
         excluded = row["ranking"] != "plain"
         fv, induction, gap = (
-            audit_pages.name_of(metric[row["metric"]], ranking, words[row["lost"]], excluded)
+            audit_pages.name_of(metric[row["metric"]], ranking, words[row["drop"]], excluded)
             for ranking in ("fv", "induction", "fv_minus_induction"))
         wanted = [recomputed["", gap][4], *(recomputed["", name][0] for name in (
             fv, induction, f"{gap}, above zero", f"{gap}, interval above zero", f"{gap}, interval below zero"))]
+        trend = f"{gap}, trend with size"
+        if ("", trend) in recomputed:
+            wanted += [recomputed["", trend][0], recomputed["", trend][3], recomputed["", f"{trend}, smallest p"][0]]
         check(" ".join(cells[4:]), wanted)
 
 
@@ -152,19 +111,16 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
     floors = {name: max(map(own.count, own)) / len(own) for name, own in labels.items()}
     for model, shown in pages.items():
         scores, accuracy = (audit_plain.read(results, kind, {model: [8192]}) for kind in ("scores", "accuracy"))
-        by_group, highest, *wanted = audit_pages.scoring_sentences(
+        by_group, wanted = audit_pages.scoring_tables(
             scores, accuracy, groups, {name: task.type for name, task in tasks.items()}, floors, SCORED)
-        said = texts(shown)
-        assert len(said) == len(wanted)
-        for text, numbers in zip(said, wanted, strict=True):
-            check(text, numbers)
-        of_groups, of_scores = frames(shown)
+        kinds, overlap, of_groups, *others = frames(shown)
+        for table, rows in zip((kinds, overlap, *others), wanted, strict=True):
+            for (words, row), numbers in zip(table.iterrows(), rows, strict=True):
+                check(f"{words} {' '.join(text for text in row if text != '-')}", numbers)
         assert sorted(of_groups.index) == sorted(by_group)
         for group, numbers in by_group.items():
             assert {name: value for name, value in of_groups.loc[group].items() if value == value} == pytest.approx(
                 numbers, abs=0.00501)
-        for (_, row), numbers in zip(of_scores.iterrows(), highest, strict=True):
-            check(" ".join(text for text in row if text != "-"), numbers)
         by_task, top, all_heads = texts(shown, HTML)
         audit_pages.check_accuracy(by_task, accuracy, floors)
         audit_pages.check_heads(all_heads, scores)
@@ -179,195 +135,6 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
         audit_pages.captions(shown, SCORED["top_fraction"])
         table = pd.read_parquet(results / "statistics" / "scoring" / model / "step8192.parquet")
         assert {"induction heads", "fv heads", "FV threshold", "token-loss difference"} <= set(table["name"])
-
-
-def test_every_claim_with_a_statistic_is_audited_or_says_why_not():
-    ids = {claim.id for claim in read_claims()}
-    assert AUDIT.keys() | NOT_AUDITED.keys() == ids and not AUDIT.keys() & NOT_AUDITED.keys()
-
-
-@pytest.fixture(scope="session")
-def ledger(suite):
-    table = pd.read_parquet(suite[0] / "statistics" / "claims.parquet")
-    return table[~table["name"].str.endswith(POWER)]
-
-
-@pytest.fixture(scope="session")
-def plainly(suite, sizes):
-    return Suite(suite[0], MODELS, sizes, SHARES)
-
-
-@pytest.mark.parametrize("claim", read_claims(), ids=lambda claim: claim.id)
-def test_the_ledger_has_the_recomputed_numbers(plainly, ledger, claim):
-    rows = ledger[ledger["name"] == claim.id]
-    if claim.id in NOT_AUDITED:
-        assert rows["value"].isna().all()
-        return
-    wanted = {model: numbers if isinstance(numbers, tuple) and len(numbers) == 4 else (numbers, *[np.nan] * 3)
-              for model, numbers in AUDIT[claim.id](plainly).items()
-              if model == "" or set(claim.needs) <= plainly.kinds(model)}
-    assert set(rows["model"]) == (set(wanted) or {""})
-    for row in rows.drop(columns=["notebook", "name"]).itertuples(index=False):
-        numbers = (row.value, row.low, row.high, row.p_value)
-        told = wanted.get(row.model, (np.nan,) * 4)
-        assert near(numbers[0], told[0]), (row.model, numbers, told)
-        for number, expected in zip(numbers[1:], told[1:], strict=True):
-            unknown = np.isnan(expected[0] if isinstance(expected, tuple) else expected)
-            assert unknown or np.isnan(number) or near(number, expected), (row.model, numbers, told)
-
-
-def verdicts(html):
-    """Of each row of the ledger its id, verdict, and every model's verdict and words, read from the page."""
-    found = {}
-    for row in html.split("<tr>")[2:]:
-        name = re.match(r"<td>(.*?)</td>", row)[1]
-        chips = re.findall(r'<span class="verdict [\w-]+">([^<]*)</span>', row)
-        models = re.findall(r"<li><span[^>]*>([^<]*)</span> ([^:<]+): ([^<]*)</li>", row)
-        tally = re.search(r"<summary>(.*?)</summary>", row)
-        found[name] = (chips[0], models, tally[1] if tally else "")
-    return found
-
-
-def test_the_ledger_prints_its_numbers_and_tallies(suite, ledger):
-    html, = texts(suite[1]["claims"], HTML)
-    said = verdicts(html)
-    power = pd.read_parquet(suite[0] / "statistics" / "claims.parquet").query("name.str.endswith(@POWER)")
-    for claim in read_claims():
-        overall, models, tally = said[claim.id]
-        rows = ledger[ledger["name"] == claim.id].set_index("model")
-        for verdict, model, text in models:
-            row = rows.loc["" if model == "all models" else model]
-            smallest = power[(power["name"] == claim.id + POWER) & (power["model"] == row.name)]["value"]
-            # counts in reasons: heads, tasks, checkpoints, sizes; a share of the training
-            counts = [row["n"], *range(2, 9), 0.05, *smallest]
-            covered(text, [*row[["value", "low", "high", "p_value"]], *counts, *_shares()], names=MODELS)
-            assert verdict in (HOLDS, FAILS, OPEN, POWERLESS)
-        votes = Counter()
-        for size in {size_of(model) for _, model, _ in models if model != "all models"}:
-            own = [verdict for verdict, model, _ in models if size_of(model) == size and verdict != POWERLESS]
-            best = [v for v in (HOLDS, FAILS) if own.count(v) > len(own) / 2]
-            votes[(best or [OPEN])[0] if own else POWERLESS] += 1
-        if votes:
-            check(tally, [votes[word] for word in (HOLDS, FAILS, OPEN, POWERLESS)])
-            powered = sum(votes.values()) - votes[POWERLESS]
-            wanted = next((v for v in (HOLDS, FAILS) if votes[v] > powered / 2), OPEN) if powered else POWERLESS
-            assert overall == wanted, claim.id
-    counts = Counter(overall for overall, *_ in said.values())
-    sentence = texts(suite[1]["claims"])
-    assert len(sentence) == 1
-    order = [counts[v] for v in (HOLDS, FAILS, OPEN, POWERLESS, "not measured here") if counts[v]]
-    check(sentence[0], [len(said), *order])
-    assert all(row[3].count(rule_words(c.holds)) for c, row in zip(read_claims(), rows_of(html)[1:], strict=True)
-               if c.holds)
-
-
-def _shares():
-    """Where the first checkpoint after step 0 lies, as a share of the training."""
-    return [steps[0] / steps[-1] for steps in MODELS.values() if len(steps) > 1]
-
-
-def test_verdicts_follow_from_the_printed_numbers(ledger, suite):
-    html, = texts(suite[1]["claims"], HTML)
-    for claim in read_claims():
-        for verdict, model, _ in verdicts(html)[claim.id][1]:
-            row = ledger[(ledger["name"] == claim.id) & (ledger["model"] == model.replace("all models", ""))].iloc[0]
-            (rule, limit), = claim.holds.items()
-            low, high = row[["low", "high"]] if row[["low", "high"]].notna().all() else [row["value"]] * 2
-            sure = row["low"] == row["low"] or row["p_value"] < 0.05
-            inside = {"above": low > limit, "after": low >= limit, "below": high < limit}.get(rule)
-            outside = {"above": high <= limit, "after": high <= limit, "below": low >= limit}.get(rule)
-            if inside is not None and verdict != POWERLESS:
-                assert verdict == (HOLDS if inside and sure else FAILS if outside and sure else OPEN), (claim.id, model)
-
-
-def test_the_front_page_prints_numbers_of_the_ledger_and_the_scaling_page(suite, sizes):
-    answer, _, conjecture, counts = texts(suite[1]["index"])
-    assert counts == "In the lab: " + texts(suite[1]["claims"])[0]
-    tested = [pd.read_parquet(suite[0] / f"statistics/claims{group}.parquet") for group in ("/real", "")]
-    printed = [verdicts(texts(suite[1][f"claims{group}"], HTML)[0]) for group in ("/real", "")]
-    largest = ["lab-110k", "lab-1m"]
-    assert all(sizes[model] == max(sizes[m] for m in of) for model, of in zip(largest, (REAL, MODELS), strict=True))
-    covered(answer, [x for rows, model in zip(tested, largest, strict=True) for x in rows.query(
-        "name == 'H1, 4a' and model == @model")[["value", "low", "high"]].to_numpy().ravel()], names=MODELS)
-    html, = texts(suite[1]["index"], HTML)
-    of_front = [claim for claim in read_claims() if claim.front]
-    rows = html.split("<tr>")[2:]
-    assert len(rows) == len(of_front) == 5
-    for claim, row in zip(of_front, rows, strict=True):
-        chips = re.findall(r'<span class="verdict [\w-]+">([^<]*)</span>', row)
-        assert chips == [said[claim.id][0] for said in printed]
-        cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
-        for cell, table in zip(cells[1:3], tested, strict=True):
-            own, power = (table[table["name"] == name] for name in (claim.id, claim.id + POWER))
-            numbers = own[["value", "low", "high", "p_value"]].to_numpy().ravel()
-            covered(cell, [*numbers, *power["value"], own["n"].max(), *range(2, 9), 0.05], names=MODELS)
-        votes = [value for said in printed for value, _ in numbers_in(said[claim.id][2])]
-        assert [value for value, _ in numbers_in(cells[3])] == votes
-    frame, = frames(suite[1]["index"])
-    scaled = pd.read_parquet(suite[0] / "statistics/model_scaling/real.parquet")
-    for model, row in frame.iterrows():
-        for column, text in row.items():
-            metric, kind = column.split(", ")
-            name = audit_pages.name_of({words: name for name, words in audit_pages.METRICS.items()}[metric],
-                                       "fv" if kind == "FV heads" else "induction", "random_layer_matched")
-            found = scaled[(scaled["model"] == model) & (scaled["name"] == name)]
-            if found.empty:
-                assert text == "no control"
-                continue
-            value, low, high = found[["value", "low", "high"]].to_numpy()[0]
-            check(text.split(": ")[1], [value, low, high])
-            assert text.split(":")[0] == ("yes" if low > 0 else "no" if high < 0 else "not told apart")
-    # of the arm that the confirmation's verdict rests on: the last row of each seed, seeds without the measure named
-    last = pd.read_csv(ROOT / "lab/causal/confirmation/mask_outside.csv").sort_values("step").groupby("seed").last()
-    copied = last["prompt_retrieval"].dropna()
-    check(conjecture, [*last.index, *(x for seed, rate in copied.items() for x in (rate, seed)),
-                       *last.index.difference(copied.index)])
-
-
-def test_the_papers_figures_have_the_ledgers_numbers_and_words(suite, sizes):
-    tested = [pd.read_parquet(suite[0] / f"statistics/claims{group}.parquet") for group in ("/real", "")]
-    printed = [verdicts(texts(suite[1][f"claims{group}"], HTML)[0]) for group in ("/real", "")]
-    html, = texts(suite[1]["paper_figures"], HTML)
-    given = yaml.safe_load((ROOT / "icl_lib/analysis/paper_figures.yaml").read_text())
-    word = {HOLDS: "agrees", FAILS: "differs", OPEN: "undecided", POWERLESS: "undecided"}
-    rows, said = html.split("<tr>")[2:], []
-    assert [figure["number"] for figure in given["figures"]] == [1, 2, 3, 4, 5, 6, 9, 12, 14, 19, 21, 22]
-    for figure, row in zip(given["figures"], rows, strict=True):
-        first, *cells, agreement, _ = re.findall(r"<td[^>]*>(.*?)</td>", row)
-        assert all(words in unescape(first) for words in (
-            f"{figure['number']}. {figure['title']}", figure["shows"], given["here"][figure["claims"][0]]))
-        for cell, table, of_ledger in zip(cells, tested, printed, strict=True):
-            measured = [claim for claim in figure["claims"] if of_ledger[claim][0] in word]
-            wanted = [word.get(of_ledger[claim][0], "not measured") for claim in dict.fromkeys(
-                [figure["claims"][0], *measured])]
-            parts = re.split(r'<span class="verdict [\w-]+">', cell)[1:]
-            assert [part.split("</span>")[0] for part in parts] == wanted
-            for part, claim in zip(parts, dict.fromkeys([figure["claims"][0], *measured]), strict=True):
-                own = table[(table["name"] == claim) & table["value"].notna()]
-                model = max(own["model"], key=lambda name: sizes.get(name, 0), default=None)
-                number = re.search(r"<small>([^<]*): ([^<:]*)</small>", part)
-                if model is None or claim not in measured:
-                    assert not number
-                    continue
-                assert number[1] == (model or "all models")
-                value, low, high, p = own[own["model"] == model][["value", "low", "high", "p_value"]].to_numpy()[0]
-                check(number[2], [value, low, high] if low < high else [value] if np.isnan(p) else [value, p])
-        counts = Counter()
-        for claim in figure["claims"]:
-            spoken = [of_ledger[claim][0] for of_ledger in printed if of_ledger[claim][0] in word]
-            counts.update(spoken[:1])
-        half, (n_hold, n_fail) = sum(counts.values()) / 2, (counts[HOLDS], counts[FAILS])
-        said.append("not measured" if not half else "partly" if n_hold and n_fail else "agrees" if n_hold > half else
-                    "differs" if n_fail > half else "undecided")
-        assert re.search(r">([^<]*)</span>$", agreement)[1] == said[-1], figure["number"]
-    counted = Counter(said)
-    check(texts(suite[1]["paper_figures"])[0], [12, *(counted[w] for w in (
-        "agrees", "differs", "partly", "undecided", "not measured") if counted[w])])
-    assert len(set(said)) > 1  # or the tables would test nothing; all words: test_paper_figures.py
-    figures = [shown.caption for shown in suite[1]["paper_figures"] if isinstance(shown, Figure)]
-    wanted = [[19, 0.02], [19, 0.1], [21, 0.1], [22, 5]]
-    for caption, numbers in zip(figures, wanted, strict=True):
-        check(caption, numbers)
 
 
 def test_provenance_names_everything_the_tables_depend_on(scored):

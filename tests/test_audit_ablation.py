@@ -6,16 +6,27 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 
 from icl_lib.tables import read_table, run_path
 from tests import ablation_page as page
 from tests.audit import check, rows_of, run_page
+from tests.audit_effects import (
+    CONTROLS,
+    EFFECTS,
+    FEW_SHOT,
+    KINDS,
+    LARGEST,
+    LOSS,
+    SHARE,
+    lost,
+    name,
+    plain_bootstrap,
+    recomputed,
+    tasks_of,
+    values_of,
+)
 
-FEW_SHOT, LOSS = "first_token_accuracy", "token_loss_difference"
-KINDS, SHARE, LARGEST = ("fv", "induction"), 0.1, 0.2
-CONTROLS = ("none", "random", "random_layer_matched")
-HEADS = page.LAYERS * page.HEADS
 HOLM = "Holm's p"
 
 
@@ -33,198 +44,9 @@ def shown(made, tmp_path_factory):
     return displayed, read_table(path, schema_name="statistics").set_index("name")
 
 
-def values_of(made, metric, replacement, positions):
-    """The one measurement, as a frame of its conditions and its values, a column per prompt."""
-    m = next(m for m in made.measured
-             if (m.metric, m.replacement, m.positions) == (metric, replacement, positions)
-             and _of(m, made) == "single")
-    names = ["ranking", "excluded", "matched", "fraction", "draw"]
-    index = pd.MultiIndex.from_tuples([[getattr(c, name) for name in names] for c in m.conditions], names=names)
-    return pd.DataFrame(m.values, index=index, columns=pd.Index(m.tasks, name="task"))
-
-
-def lost(made, metric, kind, excluded, replacement, positions, control):
-    """Per draw and prompt: the control's value less that with the kind's heads ablated."""
-    rows = values_of(made, metric, replacement, positions)
-    is_ = rows.index.to_frame(index=False)
-    at = (is_["fraction"] == SHARE) | (is_["ranking"] == "none")
-    kept = (is_["excluded"] != "") == excluded
-    compared = at & (is_["ranking"] == control)
-    if control == CONTROLS[2]:
-        compared &= (is_["matched"] == kind) & kept
-    own = at & (is_["ranking"] == kind) & kept
-    assert own.sum() == 1 and compared.any()
-    return rows[compared.to_numpy()].to_numpy() - rows[own.to_numpy()].to_numpy()
-
-
-def tasks_of(made, metric):
-    return next(m.tasks for m in made.measured if m.metric == metric)
-
-
-def mean_over_tasks(values, tasks):
-    return pd.Series(values).groupby(tasks).mean().mean()
-
-
-def plain_bootstrap(draws, tasks, n=1500, seed=7):
-    """Resampled means: tasks, prompts within each drawn task, and draws, one resample at a time."""
-    rng, names = np.random.default_rng(seed), sorted(set(tasks))
-    rows = {name: np.flatnonzero(tasks == name) for name in names}
-    found = []
-    for _ in range(n):
-        chosen = draws[rng.integers(len(draws), size=len(draws))].mean(0)
-        drawn = [rows[names[i]] for i in rng.integers(len(names), size=len(names))]
-        found.append(np.mean([chosen[own[rng.integers(len(own), size=len(own))]].mean() for own in drawn]))
-    return np.array(found)
-
-
-def name(metric, kind, excluded, replacement, positions, control):
-    return f"{metric} lost, {kind}{' with exclusion' * excluded}, {replacement} at {positions}, control {control}"
-
-
-EFFECTS = list(itertools.product(
-    (FEW_SHOT, LOSS), (False, True), page.GIVEN["replacements"], page.GIVEN["positions"], CONTROLS))
-
-
 @pytest.fixture(scope="module")
 def values(made):
-    """All numbers of the page's table by name, recomputed; effects without their intervals."""
-    return effects(made) | few_heads(made) | counts(made) | levels(made) | sets(made) | controls(made)
-
-
-def effects(made):
-    found = {}
-    for metric, excluded, *how in EFFECTS:
-        tasks, rest = tasks_of(made, metric), (excluded, *how)
-        of_kind = {kind: mean_over_tasks(lost(made, metric, kind, *rest).mean(0), tasks) for kind in KINDS}
-        of_kind["fv_minus_induction"] = of_kind["fv"] - of_kind["induction"]
-        found |= {name(metric, ranking, *rest): value for ranking, value in of_kind.items()}
-    rows = made.effects.query("fraction == @SHARE and ranking in @KINDS and control == 'random_layer_matched'")
-    order = rows.sort_values("p_value")
-    largest = 0.0
-    for rank, row in enumerate(order.itertuples()):  # Holm: the smallest p times the number of tests, and so on
-        largest = max(largest, min(1.0, row.p_value * (len(order) - rank)))
-        what = name(row.metric, row.ranking, row.excluded != "", row.replacement, row.positions, row.control)
-        found[f"{what}, Holm's p"] = largest
-    return found
-
-
-def few_heads(made):
-    """Few-shot accuracy lost to the heads of the lowest FV scores, and to a head alone, against no ablation."""
-    found = {}
-    for m in made.measured:
-        if (m.metric, m.replacement) != (FEW_SHOT, "mean") or _of(m, made) != "single":
-            continue
-        for i, c in enumerate(m.conditions):
-            n = int(c.heads.sum())
-            if c.ranking == "fv_lowest" or c.ranking in KINDS and n == 1 and not c.excluded:
-                found[f"{FEW_SHOT} lost, {n} heads of {c.ranking}, mean at {m.positions}"] = mean_over_tasks(
-                    m.values[0] - m.values[i], m.tasks)
-    return found
-
-
-def counts(made):
-    found = {}
-    rows = made.effects.query("fraction == @SHARE and control == 'random_layer_matched'")
-    by = rows.set_index(["metric", "ranking", rows["excluded"] != "", "replacement", "positions"]).sort_index()
-    for (metric, first, second), excluded in itertools.product(
-            ((FEW_SHOT, "fv", "induction"), (LOSS, "induction", "fv")), (False, True)):
-        hits = {"in order": 0, "beyond random": 0, "told apart": 0}
-        for how in itertools.product(page.GIVEN["replacements"], page.GIVEN["positions"]):
-            one, two, gap = (by.loc[(metric, ranking, excluded, *how)]
-                             for ranking in (first, second, "fv_minus_induction"))
-            hits["in order"] += one["value"] > two["value"] > 0
-            hits["beyond random"] += one["low"] > 0
-            hits["told apart"] += gap["low"] > 0 if first == "fv" else gap["high"] < 0
-        found |= {f"interventions {what}, {metric}, {first}{' with exclusion' * excluded}": n
-                  for what, n in hits.items()}
-    return found
-
-
-def levels(made):
-    """Means over tasks, token losses, and the least changes that are told from none."""
-    found = {"share of heads ablated": SHARE, "heads ablated": np.ceil(SHARE * HEADS),
-             "share of heads ablated at 0 shots": LARGEST}
-    for metric, positions, share in ((FEW_SHOT, "all", SHARE), (FEW_SHOT, "last", SHARE),
-                                     ("zero_shot_accuracy", "all", LARGEST)):
-        rows = values_of(made, metric, "mean", positions).T.groupby(tasks_of(made, metric)).mean().mean()
-        for (ranking, excluded, _, fraction, _), value in rows.items():
-            if ranking in KINDS and fraction == share:
-                found[f"{metric}, {ranking}{' with exclusion' * (excluded != '')}, mean at {positions}"] = value
-    for metric, how in ((FEW_SHOT, ("mean", "all")), ("zero_shot_accuracy", ("mean", "all")), (LOSS, ("mean", "all")),
-                        (f"{LOSS}_points", ("mean", "all"))):
-        clean = values_of(made, metric, *how).xs("none", level="ranking").iloc[0]
-        found[f"{metric}, no ablation"] = clean.groupby(level="task").mean().mean()
-    for protocol, metric, how, share in (
-            ("paper", f"{LOSS}_points", ("mean", "all"), 0.09),
-            ("released", f"{LOSS}_points", ("bos_value", "all"), 0.09), ("single", LOSS, ("mean", "all"), 0.1)):
-        errors = [np.std(m.values[i] - m.values[0], ddof=1) / page.DOCUMENTS**0.5
-                  for m in made.measured
-                  if (m.metric, m.replacement, m.positions) == (metric, *how) and _of(m, made) == protocol
-                  for i, c in enumerate(m.conditions) if c.ranking in KINDS and c.fraction == share]
-        found[f"least change told, {protocol}"] = 1.96 * max(errors)
-    for metric in ("generated_f1", FEW_SHOT):
-        m = next(m for m in made.measured if (m.metric, m.replacement, m.positions) == (metric, "mean", "last"))
-        share = 0.09 if metric == "generated_f1" else SHARE
-        one = {c.ranking: m.values[i] for i, c in enumerate(m.conditions) if c.fraction == share and not c.excluded}
-        found[name(metric, "fv_minus_induction", False, "mean", "last", "without")] = mean_over_tasks(
-            one["induction"] - one["fv"], m.tasks)
-    return found
-
-
-def _of(m, made):
-    """Which protocol a measurement is of."""
-    return next((name for name, own in made.historic.items() if m.conditions is own), "single")
-
-
-def best(scores, n, without=()):
-    """The places of the n highest scores, passing over some."""
-    return set([int(i) for i in np.argsort(-scores, kind="stable") if int(i) not in without][:n])
-
-
-def by_head(made, score):
-    rows = made.scores[made.scores["score"] == score]
-    return rows.groupby(["layer", "head"])["value"].mean().to_numpy()
-
-
-def sets(made):
-    scores = {"fv": by_head(made, "fv"), "induction": by_head(made, "induction_attention_mass")}
-    rank = {kind: (stats.rankdata(values) - 0.5) / HEADS for kind, values in scores.items()}
-    found = {"smallest share of heads": SHARE, "largest share of heads": LARGEST}
-    for place, share in (("smallest", SHARE), ("shown", SHARE), ("largest", LARGEST)):
-        n = int(np.ceil(share * HEADS))
-        tops = {kind: best(values, n) for kind, values in scores.items()}
-        found[f"shared heads at the {place} share"] = len(tops["fv"] & tops["induction"]) / n
-    for score, kind in (("fv", "induction"), ("induction", "fv")):
-        found[f"percentile in {score} after {kind}"] = np.mean([rank[score][i] for i in range(HEADS)
-                                                                if i not in tops[kind]])
-    for protocol, n_excluded, rounded in (("paper", 1, np.ceil), ("released", 0, np.floor)):
-        changed = 0
-        for share in (0.01, 0.03, 0.05, 0.07, 0.09, 0.15, 0.2):
-            n = max(1, int(rounded(share * HEADS)))
-            found[f"heads ablated, {protocol}, {share:g}"] = n
-            for kind, other in (KINDS, KINDS[::-1]):
-                out = best(scores[other], n_excluded)
-                changed += best(scores[kind], n) != best(scores[kind], n, out)
-        found[f"sets changed by exclusion, {protocol}"] = changed
-    return found
-
-
-def controls(made):
-    bar = max(0.005, np.quantile(made.scores[made.scores["score"] == "fv_null"].groupby("task")["value"].max(), 0.99))
-    of_kind = (by_head(made, "fv") > bar) | (by_head(made, "induction_prefix_matching") > 0.3)
-    at = [c for c in made.conditions if c.fraction == SHARE]
-    found = {"heads of neither kind": (~of_kind).sum(), "draws, random": len({
-        tuple(c.heads.flatten().tolist()) for c in at if c.ranking == "random"})}
-    for own in (c for c in at if c.ranking in KINDS):
-        drawn = [c.heads.numpy() for c in at if c.ranking == "random_layer_matched" and c.matched == own.ranking
-                 and c.excluded == own.excluded]
-        words = own.ranking + " with exclusion" * (own.excluded != "")
-        found[f"draws, layer-matched, {words}"] = len({heads.tobytes() for heads in drawn})
-        layers = np.nonzero(own.heads.numpy())[0]
-        cost = [np.abs(layers[:, None] - np.nonzero(heads)[0]) for heads in drawn]
-        found[f"layer distance, {words}"] = np.mean([c[optimize.linear_sum_assignment(c)].mean() for c in cost])
-        assert not any(heads.ravel()[of_kind].any() for heads in drawn)
-    return found
+    return recomputed(made)
 
 
 def test_the_table_holds_what_the_values_say_and_nothing_else(shown, values):
@@ -302,22 +124,28 @@ def interval(shown, what):
 
 
 def test_the_sentences_print_these_numbers(shown, values):
-    finding, without, left = sentences(shown)
+    finding, = sentences(shown)
     expected = [*interval(shown, f"{FEW_SHOT}, no ablation"), values["heads ablated"], SHARE]
     for metric, kind in itertools.product((FEW_SHOT, LOSS), KINDS):
         expected += interval(shown, name(metric, kind, False, "mean", "all", CONTROLS[2]))
-    check(finding, [*expected, 95])
-    check(without, [
-        values["zero_shot_accuracy, no ablation"], values[f"{FEW_SHOT}, no ablation"], LARGEST,
-        values["zero_shot_accuracy, fv with exclusion, mean at all"],
-        values["zero_shot_accuracy, induction with exclusion, mean at all"]])
-    check(left, [
-        values["shared heads at the smallest share"], SHARE, values["shared heads at the largest share"], LARGEST,
-        values["percentile in fv after induction"], values["percentile in induction after fv"], 0.5])
+    check(finding, [*expected, 95, page.TASKS * page.PROMPTS, page.TASKS, page.DOCUMENTS])
+
+
+def test_the_tables_without_demonstrations_and_of_what_is_left_print_these_numbers(shown, values):
+    *_, without, left = frames(shown)
+    n_heads = np.ceil(np.array([SHARE, LARGEST]) * page.LAYERS * page.HEADS)
+    wanted = [[*interval(shown, f"{metric}, no ablation"), page.TASKS] for metric in (FEW_SHOT, "zero_shot_accuracy")]
+    wanted += [[values[f"zero_shot_accuracy, {kind} with exclusion, mean at all"], page.TASKS] for kind in KINDS]
+    wanted += [[LARGEST, 1], [SHARE, 1], [values["shared heads at the smallest share"], n_heads[0]], [LARGEST, 1],
+               [values["shared heads at the largest share"], n_heads[1]],
+               *([0.5, values[f"percentile in {score} after {kind}"], 1] for score, kind in (KINDS, KINDS[::-1]))]
+    rows = [*without.iterrows(), *left.iterrows()]
+    for (words, row), numbers in zip(rows, wanted, strict=True):
+        check(f"{words} {' '.join(row)}", numbers)
 
 
 def test_the_tables_of_interventions_and_protocols_print_these_numbers(shown, values):
-    order, _, protocols, _ = frames(shown)
+    order, _, protocols, *_ = frames(shown)
     rows = order.reset_index().to_numpy()
     for row, ((metric, first), excluded) in zip(rows, itertools.product(
             ((FEW_SHOT, "fv"), (LOSS, "induction")), (False, True)), strict=True):
@@ -360,7 +188,7 @@ def test_the_tables_of_controls_print_these_numbers(shown, values, positions):
 
 
 def test_the_tables_of_single_heads_and_departures_print_these_numbers(shown, values):
-    _, few, _, changes = frames(shown)
+    _, few, _, changes, *_ = frames(shown)
     assert few.index.str.endswith("lowest FV scores").any()
     for what, row in few.iterrows():
         n, words, *_ = what.split()

@@ -6,8 +6,9 @@ import pytest
 from IPython.display import HTML, Markdown
 
 from icl_lib.analysis.two_papers import steps
+from icl_lib.figures.common import Figure
 from tests import audit_patterns, audit_plain
-from tests.audit import Figure, check, numbers_in, rows_of, run_page
+from tests.audit import check, numbers_in, rows_of, run_page
 from tests.audit_suite import ABLE, MODELS, TASKS, made_up_suite
 
 LAST = {model: MODELS[model][-1:] for model in ABLE}

@@ -2,9 +2,11 @@
 
 import base64
 import re
+import shutil
 import subprocess
 import sys
 from html import unescape
+from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
@@ -13,8 +15,8 @@ import pytest
 import yaml
 
 from icl_lib.tables import KEYS, SCHEMAS
-from tests.project import notebook
-from workflow.book import FIGURE, _as_page, _smaller, stage
+from tests.project import ROOT, notebook
+from workflow.book import FIGURE, _as_page, _smaller, build, stage
 from workflow.runs import data_of_page, dictionary_page
 
 
@@ -37,7 +39,7 @@ def test_a_page_says_of_which_run_it_is_numbers_its_figures_and_leads_to_its_dat
     for name, title in titles.items():
         page = nbformat.reads(_as_page(results, name, "../"), as_version=4)
         assert page.cells[0].source == f"# {title}\n\nText."
-        html = "".join(output.data["text/html"] for output in page.cells[-2].outputs)
+        html = "".join(output.data["text/html"] for output in page.cells[1].outputs)
         assert '<a href="../ablation.html">' in html
         numbers = re.findall(r'<figure id="figure-(\d)">.*?<b>Figure (\d)\.</b> It rises. <a download="([^"]+)"', html)
         assert numbers == [(n, n, f"{name.replace('/', '-')}-figure-{n}.csv") for n in "123"]
@@ -47,6 +49,65 @@ def test_a_page_says_of_which_run_it_is_numbers_its_figures_and_leads_to_its_dat
     table.parent.mkdir(parents=True)
     table.write_bytes(b"")
     assert '<a href="tables/scores/a/b/step8.csv">scores</a>' in data_of_page(results, "scoring/a/b/step8", "")
+
+
+def test_code_stands_closed_below_what_it_shows(tmp_path):
+    def code(source, shows="", tags=()):
+        outputs = [nbformat.v4.new_output("display_data", {"text/html": shows})] if shows else []
+        return nbformat.v4.new_code_cell(source, outputs=outputs, metadata={"tags": [*tags]}, id=source)
+
+    cells = [nbformat.v4.new_markdown_cell("# Scores"), code("first"), code("given", tags=["injected-parameters"]),
+             nbformat.v4.new_markdown_cell("Text."), code("finding", "<b>It rises.</b>", ["hide-input"]),
+             code("bare", "<b>No code.</b>", ["remove-input"]), code("shown", "<b>It falls.</b>"), code("last")]
+    path = tmp_path / "notebooks/index.ipynb"
+    path.parent.mkdir()
+    for chosen, order in (
+            (cells, ["# Scores", "Text.", "-finding", "first\n\ngiven\n\nfinding", "-bare", "-shown", "shown", "last"]),
+            (cells[:4], ["# Scores", "first\n\ngiven", "Text."])):
+        nbformat.write(nbformat.v4.new_notebook(cells=chosen), path)
+        page = nbformat.reads(_as_page(tmp_path, "index"), as_version=4)
+        nbformat.validate(page)
+        assert [f"-{cell.id}" if cell.get("outputs") else cell.source for cell in page.cells[:-1]] == order
+        for cell in page.cells:
+            assert cell.cell_type == "markdown" or cell.metadata.tags == [
+                "remove-input" if cell.outputs else "hide-input"]
+
+
+def a_book(address):
+    """Settings as the book has them that name a repository, and executed notebooks: results and paths of these."""
+    settings = yaml.safe_load((ROOT / "_config.yml").read_text())
+    settings["repository"]["url"] = address
+    Path("_config.yml").write_text(yaml.safe_dump(settings))
+    Path("_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: scoring\n- file: runs\n")
+    shutil.copy(ROOT / "book/references.bib", "book")
+    shutil.copytree(ROOT / "book/_static", "book/_static")
+    results = Path("results/fake")
+    paths = [results / "notebooks" / name for name in ("index.ipynb", "scoring/a/step0.ipynb", "scoring/a/step8.ipynb")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = notebook("1", parameters=None)
+        content.cells.insert(0, nbformat.v4.new_markdown_cell("# Title"))
+        nbformat.write(content, path)
+    return results, paths
+
+
+@pytest.mark.slow
+def test_pages_link_the_repository_that_the_settings_name_and_launch_templates_there(project):
+    results, paths = a_book("https://github.com/someone/their-icl")
+    html = build(results, paths).parent
+    for name, template in {
+            "index": "index", "scoring": "scoring", "notebooks/scoring/a/step0": "scoring", "runs": ""}.items():
+        found = (html / f"{name}.html").read_text()
+        assert 'href="https://github.com/someone/their-icl"' in found, name
+        launched = re.findall(r'href="(https://mybinder[^"]*)"', found)
+        place = f"https://mybinder.org/v2/gh/someone/their-icl/main?urlpath=lab/tree/notebooks/{template}.ipynb"
+        assert launched == ([place] if template else []), name
+
+
+def test_where_no_repository_is_named_none_is_linked(project):
+    staged = yaml.safe_load((stage(*a_book("")) / "_config.yml").read_text())
+    assert not [name for name in staged["sphinx"]["config"]["html_theme_options"] if "repository" in name]
+    assert "repository" not in staged and "launch_buttons" not in staged
 
 
 def test_the_data_dictionary_has_a_row_for_every_column():

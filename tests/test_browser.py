@@ -117,6 +117,19 @@ def test_the_front_page_answers_before_any_code(page):
     assert page.locator(".ledger.front tr:first-child a[href*='#figure-']").count() > 0
 
 
+def test_no_page_shows_an_object_in_pythons_words():
+    shown = {name: re.findall(r"&lt;[\w.]+ object", (BOOK / name).read_text("utf-8")) for name in pages()}
+    assert not [name for name, found in shown.items() if found]
+
+
+def test_a_page_begins_with_its_finding_and_its_code_is_closed():
+    for name in pages():
+        html = (BOOK / name).read_text("utf-8")
+        first = re.search(r'class="cell[ "].*?(cell_input|cell_output)', html, re.DOTALL)
+        assert first is None or first[1] == "cell_output" or "cell_output" not in html, name
+        assert html.count('class="cell_input') == len(re.findall(r'<details class="[^"]*hide[^"]*">', html)), name
+
+
 def test_titles_tell_pages_apart():
     titles = [re.search(r"<title>(.*?)</title>", (BOOK / name).read_text("utf-8"), re.DOTALL)[1] for name in pages()]
     assert len(set(titles)) == len(titles), sorted(title for title in titles if titles.count(title) > 1)

@@ -1,8 +1,6 @@
-"""The worked example: its values against plain transformers, its page from the committed table without weights."""
+"""The worked example: its values against plain transformers, and the rules that choose heads, task and prompt."""
 
 import copy
-import re
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -16,12 +14,8 @@ from icl_lib.example.measure import candidate_tasks, example_table, token_texts,
 from icl_lib.models.load import LAB_MODELS, load_model, quiet, wrap_model
 from icl_lib.pages import example as report
 from icl_lib.scores.induction import induction_scores
-from icl_lib.tables import read_table, run_path
-from tests.audit import Figure, check, rows_of, run_page
 from tests.conftest import projections_of
 from tests.project import ROOT
-from workflow.inert import active
-from workflow.notebooks import Run
 from workflow.suite import read_suite
 
 TASK, OTHER, N_PROMPTS, SHOTS = "numbers_next", "capital-continent", 4, 3
@@ -234,132 +228,3 @@ def test_the_suites_that_show_it():
     assert chosen == {MODEL: [STEP]}
     for name in ("lab", "smoke"):
         assert any(path.as_posix().endswith(f"example/{MODEL}/step-1.ipynb") for path in suites[name].notebooks)
-
-
-# The page
-
-
-@pytest.fixture(scope="module")
-def committed():
-    return {kind: read_table(run_path(ROOT / "pretrained", kind, MODEL, STEP), schema_name=kind)
-            for kind in ("example", "scores", "accuracy")}
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """What the page shows from the committed tables, where no model can be loaded."""
-    results = tmp_path_factory.mktemp("results")
-    for kind in ("example", "scores", "accuracy"):
-        target = run_path(results, kind, MODEL, STEP)
-        target.parent.mkdir(parents=True)
-        shutil.copy(run_path(ROOT / "pretrained", kind, MODEL, STEP), target)
-    given = read_suite(ROOT / "config/pretrained.yaml").given(Run("example", MODEL, STEP))
-
-    def refuse(*_, **__):
-        raise AssertionError("a model was loaded")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icl_lib.models.load.load_model", refuse)
-        shown, _ = run_page("example", **given | {"results": str(results)})
-    return [item if isinstance(item, Figure) else item.data for item in shown]
-
-
-def probabilities(example):
-    rows = example[example["metric"] == "answer_probability"]
-    return rows.set_index(["prompts", "replacement", "positions", "ranking"])["value"]
-
-
-def test_sentences_have_the_numbers_of_the_tables(page, committed):
-    example, scores, accuracy = (committed[kind] for kind in ("example", "scores", "accuracy"))
-    text = [item for item in page if isinstance(item, str) and not item.startswith("<")]
-    means = {score: own.groupby(["layer", "head"])["value"].mean() for score, own in scores.groupby("score")}
-    heads = {kind: means[score].idxmax() for kind, score in (("fv", "fv"), ("induction", "induction_prefix_matching"))}
-    best = {score: sorted(means[score])[-1:-3:-1] for score in ("fv", "induction_prefix_matching")}
-    shape = [scores[axis].max() + 1 for axis in ("layer", "head")]
-    check(text[0], [*shape, 0, 1, *heads["induction"], *best["induction_prefix_matching"], 0, *heads["fv"],
-                    *best["fv"]], names=[MODEL])
-    attention = example[example["metric"] == "attention"].set_index(
-        ["prompts", "ranking", "position", "to_position"])["value"]
-    stripe = {kind: np.mean([attention["repeated", kind, i, i - 9] for i in range(11, 20)]) for kind in heads}
-    check(text[1], [*heads["induction"], stripe["induction"], *heads["fv"], stripe["fv"]])
-    fv = scores[scores["score"] == "fv"].set_index(["task", "layer", "head"])["value"]
-    rows = accuracy.query("metric == 'first_token_accuracy' and labels == 'clean' and n_shots == 10")
-    done = rows.query("split == 'scoring' and task_type == 'abstractive' and value >= 0.6").set_index("task")["value"]
-    task = max(done.index, key=lambda name: fv[(name, *heads["fv"])])
-    assert f"**{task}**" in text[2] and set(example["task"]) == {task}
-    check(text[2], [len(done), 0.6, *heads["fv"], fv[(task, *heads["fv"])], done[task], passed_over(example) + 1])
-    clean = example[(example["prompts"] == "clean") & (example["metric"] == "attention")].sort_values("to_position")
-    numbers = []
-    for kind in ("fv", "induction"):
-        own = clean[clean["ranking"] == kind].reset_index(drop=True)
-        labels, inside = [], False  # the tokens between "A:" and the line's end
-        for i, token in enumerate(own["token"]):
-            inside = (inside and not token.startswith("↵")) or "".join(own["token"][max(0, i - 2) : i]).endswith("A:")
-            labels.append(inside and i < len(own))
-        of = own["value"]
-        ends = [i for i, token in enumerate(own["token"]) if token.startswith("↵") and i and labels[i - 1]]
-        numbers += [*heads[kind], of[labels].sum(), of[[i - 1 for i in ends]].sum(),
-                    of[own["token"].shift() == ":"].sum(), of[0]]
-    check(text[3], numbers)
-    p, top = probabilities(example), example[example["metric"] == "top_probability"].set_index(
-        ["prompts", "replacement", "positions", "ranking"])
-    right, wrong = p["clean", "none", "none", "none"], p["shuffled", "none", "none", "none"]
-    back = {kind: p["shuffled", "task_mean", "last", kind] for kind in heads}
-    check(text[4], [right, wrong, top["value"]["shuffled", "none", "none", "none"]])
-    check(text[5], [*heads["fv"], back["fv"], (back["fv"] - wrong) / (right - wrong),
-                    top["value"]["shuffled", "task_mean", "last", "fv"], *heads["induction"], back["induction"],
-                    (back["induction"] - wrong) / (right - wrong), *heads["fv"], p["shuffled", "mean", "last", "fv"]])
-    without = [[*heads[kind], p["clean", "mean", "last", kind], p["clean", "mean", "all", kind]] for kind in heads]
-    still = top[top.index.get_level_values("replacement") == "mean"].loc["clean"]["token"]
-    answer = example[example["metric"] == "answer_probability"]["token"].iloc[0]
-    costs = [induction - fv for fv, induction in zip(without[0][2:], without[1][2:], strict=True) if fv < induction]
-    check(text[6], [*without[0], *without[1], right, *costs, (still == answer).sum(), 4])
-    assert text[5].endswith("it is." if back["fv"] > max(
-        back["induction"], p["shuffled", "mean", "last", "fv"]) else "it is not.")
-    names = [task, *fv.index.levels[0]]
-    check(text[7], [25, *(x for head in heads.values() for own in [fv.xs(head, level=["layer", "head"])]
-                          for x in (*head, own[task], own.mean(), len(own), own.min(), own.max()))], names=names)
-    assert len(text) == 8
-
-
-def test_the_table_and_the_prompts_show_the_same(page, committed):
-    example = committed["example"]
-    prompts, table = [item for item in page if isinstance(item, str) and item.startswith("<")]
-    assert not active(prompts) and not active(table)
-    p = probabilities(example)
-    _, *rows = rows_of(table)
-    order = [("clean", "none", "none"), ("shuffled", "none", "none"), ("shuffled", "task_mean", "last"),
-             ("shuffled", "mean", "last"), ("clean", "mean", "last"), ("clean", "mean", "all")]
-    for (_, fv, _, induction, _), at in zip(rows, order, strict=True):
-        for cell, kind in ((fv, "fv"), (induction, "induction")):
-            check(cell, [p[(*at, "none" if at[1] == "none" else kind)]])
-    for html, kind in zip(prompts.split("<figure")[1:], ("fv", "induction"), strict=True):
-        own = example.query("metric == 'attention' and prompts == 'clean' and ranking == @kind")
-        own = own.sort_values("to_position")
-        spans = re.findall(r'<span style="background: rgba\((\d+, \d+, \d+), ([\d.]+)\)" title="([\d.]+)% of', html)
-        assert len(spans) == len(own) and abs(sum(float(share) for *_, share in spans) - 100) < 6
-        full = own["value"].iloc[1:].max()
-        assert {colour for colour, *_ in spans} == {{"fv": "213, 94, 0", "induction": "0, 114, 178"}[kind]}
-        np.testing.assert_allclose([float(alpha) for _, alpha, _ in spans], 0.6 * np.minimum(1, own["value"] / full),
-                                   atol=6e-4)
-        told = [int(share) for share in re.findall(r"<sub>(\d+)</sub>", html)]
-        assert told == [round(100 * value) for value in own["value"] if value >= 0.05]
-        text = re.sub(r"<sub>\d+</sub>|<figcaption>.*", "", html.split(">", 1)[1]).replace("<br/>", "↵")
-        assert re.sub(r"<[^>]*>", "", text) == "".join(own["token"]).replace("BOS", "BOS↵", 1).replace("'", "&#x27;")
-    figures = [item for item in page if isinstance(item, Figure)]
-    assert len(figures) == 2 and all(len(figure.alt) > 20 for figure in figures)
-
-
-def test_sentences_say_when_it_came_out_the_other_way(committed):
-    example = committed["example"].copy()
-    at = example["metric"] == "answer_probability"
-    fv, induction = at & (example["ranking"] == "fv"), at & (example["ranking"] == "induction")
-    swapped = example.copy()
-    swapped.loc[fv, "value"], swapped.loc[induction, "value"] = (
-        example.loc[induction, "value"].to_numpy(), example.loc[fv, "value"].to_numpy())
-    texts = {name: report.answer_sentences(table) for name, table in (("as it is", example), ("swapped", swapped))}
-    assert "largest: it is." in texts["as it is"][1] and "largest: it is not." in texts["swapped"][1]
-    assert re.search(r"it does at the last token \(by 0\.\d+\) and at every token \(by", texts["as it is"][2])
-    assert "it does not." in texts["swapped"][2]
-    example.loc[example["metric"] == "top_probability", "token"] = " other"
-    assert "answers rightly in 0 of these 4" in report.answer_sentences(example)[2]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import seaborn as sns
 
-from icl_lib.figures.common import as_html
+from icl_lib.figures.common import Figure
 from icl_lib.figures.data import drawn
 
 
@@ -55,7 +55,7 @@ def test_the_cells_of_a_map(axes):
 
 def test_a_page_carries_them(axes):
     axes[0].plot([1, 2], [0.25, 0.1234567891])
-    html = as_html(axes, "A caption", "a line")
+    html = Figure(axes, "A caption", "a line")._repr_html_()
     data = re.search(r'<a download="figure.csv" href="data:text/csv;base64,([^"]+)">', html)[1]
     table = pd.read_csv(io.BytesIO(base64.b64decode(data)))
     assert table[["x", "y"]].to_numpy().tolist() == [[1, 0.25], [2, 0.123457]]

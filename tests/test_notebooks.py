@@ -97,6 +97,11 @@ def test_ablations_hold_both_metrics_under_one_intervention(results):
         for positions in ("last", "all"):
             cell = edited[(edited["replacement"] == replacement) & (edited["positions"] == positions)]
             assert both <= set(cell["metric"]), (replacement, positions)
+            shares = {0.1, 0.3} if replacement == "mean" else {0.1}  # the others at the shares of the grid alone
+            of_fv = cell[(cell["ranking"] == "fv") & (cell["metric"] == "first_token_accuracy")]
+            assert set(of_fv["fraction"]) == shares
+    clean = table[(table["ranking"] == "none") & (table["metric"] == "token_loss_difference")]
+    assert len(clean) == 1
     assert "generated_f1" in set(edited[edited["positions"] == "last"]["metric"])
     counts = edited[edited["metric"] == "first_token_accuracy"].groupby(["ranking", "fraction"])["n_heads"].unique()
     assert all(len(n) == 1 for n in counts) and counts["fv", 0.3] == [4]
@@ -154,7 +159,7 @@ def test_every_page_has_figures_of_something_with_captions_and_alternative_texts
 def test_a_figure_without_data_is_told_from_one_with(draw, points):
     ax = plt.subplots()[1]
     draw(ax)
-    page = figures.as_html(ax, "a caption", "an alternative text")
+    page = figures.Figure(ax, "a caption", "an alternative text")._repr_html_()
     assert [points_drawn(svg) for svg in figures_in(page)] == [[points]]
     assert [points_drawn(svg) for svg in figures_in(FIGURE.sub(_smaller, page))] == [[points]], "as the book has it"
 

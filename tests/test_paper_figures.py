@@ -1,6 +1,9 @@
 """The page of the paper's figures: the words that planted ledgers give, and the links to our figures."""
 
+import ast
+import importlib
 import json
+import pkgutil
 import re
 from html import unescape
 
@@ -9,11 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from IPython.display import HTML
 
+from icl_lib import figures as drawing
 from icl_lib.analysis import paper_figures
 from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
 from icl_lib.figures import common as figures
 from icl_lib.figures import dynamics as dynamics_figures
+from icl_lib.figures.scoring import layers_by_model
 from icl_lib.pages.paper_figures import figures_table
 from tests.project import ROOT
 from workflow.links import link_figures
@@ -99,14 +105,22 @@ def test_a_claim_that_is_not_in_the_ledger_is_refused_by_name(tmp_path, words, m
         paper_figures.read_figures(path)
 
 
+# What each function that draws returns: a figure, a list of them, or the map of heads.
+DRAWING = {name: function.__annotations__["return"] for module in pkgutil.iter_modules(drawing.__path__)
+           for name, function in vars(importlib.import_module(f"icl_lib.figures.{module.name}")).items()
+           if getattr(function, "__annotations__", {}).get("return") in (figures.Figure, list[figures.Figure], HTML)}
+
+
 def test_our_figures_are_drawn_by_cells_of_the_notebooks():
     places = [place for figure in paper_figures.read_figures() for place in figure.ours]
     places += [f"{claim.page}#{claim.front['figure']}" for claim in read_claims() if claim.front]
     for place in places:
         name, cell, nth = re.fullmatch(r"(\w+)#([\w-]+)(?:\.(\d))?", place).groups()
         cells = {c.id: c for c in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells}
-        assert "figures.show(" in cells[cell].source, place
-        assert ("for " in cells[cell].source.split("figures.show(")[0]) >= (nth is not None), place
+        called = [node.func for node in ast.walk(ast.parse(cells[cell].source)) if isinstance(node, ast.Call)]
+        drawn = {DRAWING.get(getattr(of, "attr", getattr(of, "id", ""))) for of in called} - {None}
+        assert drawn, place
+        assert nth is None or list[figures.Figure] in drawn or "for " in cells[cell].source, place
 
 
 def page(path, **cells):
@@ -150,18 +164,15 @@ def test_places_name_the_model_whose_number_is_shown():
 def test_panels_of_all_models_show_each_model_in_the_colours_of_its_heads():
     grid = pd.DataFrame([(layer, head) for layer in range(3) for head in range(2)], columns=["layer", "head"])
     table = pd.concat([grid.assign(score=score, value=np.arange(6) / 10, step=step, task="") for step in (0, 4)
-                       for score in ("induction_attention_mass", "fv")])
-    tops = {"induction": np.eye(3, 2, dtype=bool), "fv": ~np.eye(3, 2, dtype=bool)}
-    axes = figures.layers_by_model({name: (table, tops) for name in "abc"}, ["induction_attention_mass", "fv"])
+                       for score in ("induction_attention_mass", "induction_prefix_matching", "fv")])
+    axes = layers_by_model({name: table[table["step"] == 4] for name in "abc"}, 0.6).axes
     assert axes.shape == (3, 2) and [ax.get_title(loc="left")[:2] for ax in axes[:, 0]] == ["a:", "b:", "c:"]
     assert [len(part.get_offsets()) for part in axes[2, 1].collections] == [2, 4]
-    curves = pd.DataFrame([(m, kind, step, 0.5 + step / 10, 0.4, 0.6) for m in "abc" for kind in ("induction", "fv")
-                           for step in (0, 4)], columns=["model", "kind", "step", "value", "low", "high"])
-    panels = dynamics_figures.training_by_model(curves, dict.fromkeys("abc", [0, 4]))
+    along, steps = {m: table.assign(model=m) for m in "abc"}, dict.fromkeys("abc", [0, 4])
+    panels = dynamics_figures.training_by_model(along, steps, 0.5).axes
     assert [ax.get_title(loc="left") for ax in panels] == ["a", "b", "c"]
     assert {ax.lines[0].get_color() for ax in panels} == {figures.COLOUR["induction"]}
-    paths = dynamics_figures.trajectories_by_model(
-        dict.fromkeys("ab", table), dict.fromkeys("ab", {"induction": [(0, 1)], "fv": [(2, 0), (2, 1)]}),
-        {"induction_attention_mass": "mass", "fv": "FV score"}, dict.fromkeys("ab", [0, 4]))
-    assert [line.get_color() for line in paths[1, 1].lines] == [figures.COLOUR[k] for k in ("induction", "fv", "fv")]
+    paths = dynamics_figures.trajectories_by_model(along, steps, 2).axes
+    colours = [figures.COLOUR[kind] for kind in ("induction", "induction", "fv", "fv")]
+    assert [line.get_color() for line in paths[1, 1].lines] == colours
     assert paths[1, 1].lines[1].get_ydata().tolist() == [0.4, 0.4]

@@ -7,6 +7,7 @@ import pytest
 from icl_lib.analysis import claims
 from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWERLESS, ledger, overall, read_claims
 from icl_lib.tables import read_table
+from tests.audit import rows_of
 from tests.planted_tables import PlantedTables, background, layer, with_heads
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
@@ -317,8 +318,12 @@ def test_the_pages_say_what_was_planted(pages):
     assert (said["H1, 4a"], said["4d"], said["5b"], said["3a"]) == (HOLDS, POWERLESS, HOLDS, HOLDS)
     assert "no heads of neither kind left for a control" in html and "nothing to lose" in html
     assert f"{sum(word == POWERLESS for word in said.values())} cannot be decided here" in html
-    assert "1 for, 0 against, 0 open, 1 no power (sizes of model)" in html  # two seeds of a size, one without control
+    assert "<summary>1 for, 1 no power (sizes of model)<" in html  # two seeds of a size, one without control
     text = text_of(pages / "training_dynamics.ipynb")
     assert "Induction heads came by step 2048, after 1024. FV heads came by step 8192, after 4096." in text
-    assert "0 heads were induction heads before they were FV heads (0.4 by chance, p = 1)" in text
-    assert "Over 2 seeds: 0 heads induction first (0.8 by chance, p = " in text and "no power in 0." in text
+    _, *numbers = next(row for row in rows_of(text) if row[0] == "induction_first")
+    heads, by_chance, p_value, _ = map(float, numbers)
+    assert (heads, round(by_chance, 1), p_value) == (0, 0.4, 1)
+    of_seeds = [list(map(float, row[1:])) for row in rows_of(text) if len(row) == 10 and row[0] not in ("", "model")]
+    assert [(row[0], round(row[1], 1)) for row in of_seeds] == [(0, 0.4), (0, 0.4), (0, 0.8)]  # two seeds, then all
+    assert all(row[3] < 0.05 for row in of_seeds)  # the smallest p: none without power

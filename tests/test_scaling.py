@@ -12,6 +12,7 @@ from icl_lib.figures import scaling as scaling_figures
 from icl_lib.measurements import task_table
 from icl_lib.pages import scaling as scaling_report
 from icl_lib.pages import scoring as scoring_report
+from icl_lib.pages.common import numbers_table
 
 SHAPE = (2, 10)
 
@@ -69,23 +70,24 @@ def test_chance_is_the_share_of_heads_that_are_top_heads():
     apart, _ = page(["m"], [0.1], fv=(2, 3))
     assert apart.set_index(["model", "name"])["value"]["", "models with more overlap than by chance"] == 0
     found = scoring_numbers.score_numbers(score_rows([0, 1], [1, 2]), accuracy_rows(), fraction=0.1, seed=0)
-    text = scoring_report.overlap_sentence(found)
-    assert "op induction heads (2): L0H0, L0H1; top FV heads (2): L0H1, L0H2. Shared: 50%, by chance 10% " in text
+    assert scoring_report.kinds_table(found)["top heads"].tolist() == ["L0H0, L0H1", "L0H1, L0H2"]
+    assert numbers_table(found, scoring_report.OVERLAP)["value"].tolist()[:2] == ["50%", "10%"]
 
 
 def test_the_page_says_which_score_ranks_and_how_many_heads_are_of_each_kind():
     scores = score_rows([0, 1, 2], [1, 2])
     found = scoring_numbers.score_numbers(scores, accuracy_rows(), fraction=0.1, seed=0)
-    text = scoring_report.score_sentence(found)
+    kinds = scoring_report.kinds_table(found)
     table = scoring_report.scores_table(found)
     assert table.loc["attention mass (ranks)", ["highest", "head"]].tolist() == ["0.400", "L0H0"]
-    assert "Of 20 heads 3 are induction heads" in text and "2 are FV heads (FV score above 0.0050" in text
-    assert "accuracy is 0.40 lower with shuffled ones" in text
+    assert kinds["heads"].tolist() == ["3 of 20", "2 of 20"] and kinds.at["FV heads", "defined by"].endswith("0.0050")
+    assert numbers_table(found, scoring_report.DONE)["value"].tolist() == ["0.40"]
     # a null above the smallest effect raises the bar; without labels read there are no FV heads, whatever the score
     high = scoring_numbers.score_numbers(score_rows([0], [1], null=0.2), accuracy_rows(), fraction=0.1, seed=0)
-    assert "0 are FV heads (FV score above 0.2000" in scoring_report.score_sentence(high)
+    row = scoring_report.kinds_table(high).loc["FV heads"]
+    assert row["heads"] == "0 of 20" and row["defined by"].endswith("0.2000")
     blind = scoring_numbers.score_numbers(scores, accuracy_rows(lost=0.0), fraction=0.1, seed=0)
-    assert "0 are FV heads" in scoring_report.score_sentence(blind)
+    assert scoring_report.kinds_table(blind).at["FV heads", "heads"] == "0 of 20"
 
 
 @pytest.mark.parametrize("shots", [(0, 1), (4,), (0, 1, 4)])
@@ -101,7 +103,7 @@ def test_other_numbers_of_demonstrations_are_told_and_nothing_is_nan(shots):
     table = scoring_report.accuracy_by_task(accuracy, tasks)
     assert {f"{n} shots" for n in shots} <= set(table) and not table.isna().any().any()
     found = scoring_numbers.score_numbers(score_rows([0], [1]), accuracy, fraction=0.1, seed=0)
-    assert "nan" not in scoring_report.score_sentence(found)
+    assert len(numbers_table(found, scoring_report.DONE)) == (4 in shots)  # shuffled labels from two shots on
 
 
 def test_labels_of_figures_name_no_number_that_a_notebook_may_change():
@@ -121,36 +123,38 @@ def test_intervals_of_strength_follow_the_seed():
 
 def test_effects_stand_side_by_side_against_each_control():
     numbers, effects = page(["small", "large"], [0.2, 0.4])
-    text = scaling_report.effects_sentence(numbers)
-    assert "few-shot accuracy** drops by 0.40 when FV heads are ablated, by 0.10 when induction heads are (2" in text
-    assert "Left out" not in text
+    main = scaling_report.main_effects_table(numbers).loc["few-shot accuracy"]
+    assert main[["models", "FV heads", "induction heads", "interval above zero"]].tolist() == [2, "0.400", "0.100", 2]
+    assert "Left out" not in scaling_report.left_out_sentence(numbers)
     table = scaling_report.effects_table(numbers)
     assert table["FV heads"].tolist() == ["0.400"] * 3 and table["induction heads"].tolist() == ["0.100"] * 3
     assert table["more with FV heads in"].tolist() == [2] * 3
-    axes = scaling_figures.effects_by_size(effects)
-    assert all(len(ax.lines) > 2 for ax in axes[0])
+    plain, excluded = scaling_figures.effects_by_size(effects, 0.1)
+    assert all(len(ax.lines) > 2 and not ax.texts for ax in plain.axes[0])
+    assert all(ax.texts for ax in excluded.axes.ravel())
 
 
 def test_models_without_a_kind_or_a_control_are_left_out_and_named():
     numbers, _ = page(["small", "large"], [0.2, 0.4], fv=())
-    text = scaling_report.effects_sentence(numbers)
-    assert "Left out: small, large (no FV heads)." in text and "drops" not in text
-    assert "No model has heads of both kinds" in scaling_report.comparison_sentence(numbers)
+    assert scaling_report.left_out_sentence(numbers) == "Left out: small, large (no FV heads)."
+    assert scaling_report.main_effects_table(numbers).empty
+    counts = scaling_report.comparison_table(numbers)
+    assert counts["value"].tolist() == ["0"] * 4 and counts["n"].tolist() == ["0"] * 4
     assert scaling_report.overlaps_table(numbers).empty
     bare, _ = page(["small", "large"], [0.2, 0.4], controls=("none", "random"))
-    text = scaling_report.effects_sentence(bare)
-    assert "No model has this control for both kinds." in text
-    assert "Left out: small, large (not enough heads of neither kind for a control of the same layers)." in text
+    assert scaling_report.main_effects_table(bare).empty and len(scaling_report.effects_table(bare)) == 2
+    text = scaling_report.left_out_sentence(bare)
+    assert text == "Left out: small, large (not enough heads of neither kind for a control of the same layers)."
 
 
 def test_a_trend_goes_over_sizes_and_says_when_it_has_no_power():
     numbers, _ = page(["a", "b"], [0.1, 0.2])
-    assert "2 sizes cannot say whether the difference grows with size." in scaling_report.effects_sentence(numbers)
+    told = ["trend of the difference with size", "p"]
+    assert scaling_report.main_effects_table(numbers)[told].to_numpy().tolist() == [["", ""]]
     numbers, _ = page(["a", "b", "c", "d"], [0.1, 0.2, 0.3, 0.4])
-    text = scaling_report.effects_sentence(numbers)
-    assert "+1.00 over 4 sizes (permutation p = 0.083, two-sided; so few sizes allow no p below 0.083" in text
+    assert scaling_report.main_effects_table(numbers)[told].to_numpy().tolist() == [["+1.00", "0.083 (at least 0.083)"]]
     numbers, _ = page(["a", "b", "c", "d", "e"], [0.1, 0.2, 0.3, 0.4, 0.5])
-    assert "(permutation p = 0.017, two-sided)" in scaling_report.effects_sentence(numbers)
+    assert scaling_report.main_effects_table(numbers)["p"].item() == "0.017 (at least 0.017)"
 
 
 @pytest.mark.parametrize(("ours", "theirs", "expected"), [

@@ -51,7 +51,9 @@ class Article(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag, attributes):
-        unread = tag in UNREAD or {"cell_input", "math"} & set((dict(attributes).get("class") or "").split())
+        given = dict(attributes)
+        unread = tag in UNREAD and "open" not in given or {"cell_input", "math"} & set(
+            (given.get("class") or "").split())
         if self.unread:
             self.unread.append(tag) if tag == self.unread[0] else None
         elif self.open and unread:
@@ -86,7 +88,8 @@ def test_the_main_text_of_the_book_is_read_in_few_words():
 
 def test_what_is_not_read_is_not_counted():
     html = ('<p>out</p><article><p>two words</p><div class="cell_input docutils"><div>code<div>more</div></div></div>'
-            "<details><summary>click</summary>folded</details><figure><figcaption>its caption</figcaption></figure>"
+            "<details><summary>click</summary>folded</details><details open><p>unfolded</p></details>"
+            "<figure><figcaption>its caption</figcaption></figure>"
             '<span class="math">x y</span><table><td>cell 0.5</td></table></article>')
-    assert "".join(Article(html).text).split() == ["two", "wordsits", "captioncell", "0.5"]
+    assert "".join(Article(html).text).split() == ["two", "wordsunfoldedits", "captioncell", "0.5"]
     assert words("L2H3 is 0.5 of a head's 10-shot label-shuffled prompts") == 6

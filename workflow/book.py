@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import yaml
@@ -41,6 +42,8 @@ FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>(.*?</figcaption>)
 TWO_HEADS = re.compile(r"<thead>\s*<tr[^>]*>\s*((?:<th></th>\s*)+)((?:<th>[^<]*</th>\s*)+)</tr>\s*"
                        r"<tr[^>]*>\s*((?:<th>[^<]+</th>\s*)+)(?:<th></th>\s*)+</tr>\s*</thead>")
 FIGURE = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
+# Where a launched page is looked for in the repository: every run of a notebook at its template.
+LAUNCHED = re.compile(rf"(?<=/{TEMPLATES.name}/)notebooks/(\w+)/[^\"?&]+(?=\.ipynb)")
 # What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
 # the network, declared twice, that would run cells.
 NOT_FROM_DISK = re.compile(
@@ -64,7 +67,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree("book", source, ignore=shutil.ignore_patterns("_build", ".*"))
-    shutil.copy("_config.yml", source)
+    (source / "_config.yml").write_text(_settings(), encoding="utf-8")
     by_hand = {path.stem for path in source.iterdir()}
     names, absent = ([_run_name(results, path) for path in paths] for paths in (notebooks, missing))
     last = {_kind(name): name for name in names}
@@ -90,6 +93,17 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     return source
 
 
+def _settings() -> str:
+    """The builder's settings; where they name a repository, with the theme's options that link and launch it."""
+    settings = yaml.safe_load(Path("_config.yml").read_text(encoding="utf-8"))
+    repository, launched = settings.pop("repository", {}), settings.pop("launch_buttons", {})
+    if repository.get("url"):
+        settings["sphinx"]["config"]["html_theme_options"] |= {
+            "repository_url": repository["url"], "repository_branch": repository["branch"],
+            "use_repository_button": True, "launch_buttons": launched, "path_to_docs": TEMPLATES.name}
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
 def _sections(pages: dict[str, str]) -> list[dict[str, str]]:
     """The entries of the table of contents for runs whose page does not bear their notebook's name."""
     parts = {page_of: name.partition("/") for name, page_of in pages.items()}
@@ -100,11 +114,12 @@ def _sections(pages: dict[str, str]) -> list[dict[str, str]]:
 def _as_page(results: Path, name: str, up: str = "") -> str:
     """An executed notebook whose title says of which run it is, with its figures numbered: `#figure-1` leads to one.
 
-    The parameters that it got are shown on a click; where the template's own are left out of the page, so are these.
-    Links of outputs lead to pages at the book's root, which lies `up` from here. The last line leads to its data.
+    Code, with the parameters that it got, stands below what it shows; where the template's own parameters are left out
+    of the page, so are these. Links of outputs lead to pages at the book's root, which lies `up` from here. The last
+    line leads to its data.
     """
     found = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
-    hidden, numbers = "hide-input", itertools.count(1)
+    numbers, left_out = itertools.count(1), False
 
     def numbered(figure: re.Match[str]) -> str:
         n = next(numbers)
@@ -113,10 +128,9 @@ def _as_page(results: Path, name: str, up: str = "") -> str:
 
     for cell in found["cells"]:
         tags = cell["metadata"].get("tags", [])
-        if "parameters" in tags and "remove-cell" in tags:
-            hidden = "remove-cell"
-        if "injected-parameters" in tags:
-            cell["metadata"]["tags"] = [*tags, hidden]
+        left_out |= "parameters" in tags and "remove-cell" in tags
+        if "injected-parameters" in tags and left_out:
+            tags.append("remove-cell")
         for data in (output["data"] for output in cell.get("outputs", []) if "text/html" in output.get("data", {})):
             html = re.sub(r'<a href="(?=\w+\.html")', f'<a href="{up}', "".join(data["text/html"]))
             html = TWO_HEADS.sub(r'<thead><tr style="text-align: right;">\3\2</tr></thead>', html)
@@ -126,9 +140,31 @@ def _as_page(results: Path, name: str, up: str = "") -> str:
     first = next((cell for cell in found["cells"] if cell["cell_type"] == "markdown"), None)
     if named and first:
         first["source"] = re.sub("$", f": {named}", "".join(first["source"]), count=1, flags=re.MULTILINE)
+    found["cells"] = _findings_first(found["cells"])
     found["cells"].append({
         "cell_type": "markdown", "id": "data-of-page", "metadata": {}, "source": data_of_page(results, name, up)})
     return json.dumps(found)
+
+
+def _findings_first(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells with their code, which opens on a click, below what it shows; code above the first finding waits for it."""
+    page: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    found, last = False, max((i for i, cell in enumerate(cells) if cell["cell_type"] == "code"), default=-1)
+    for i, cell in enumerate(cells):
+        tags = {*cell["metadata"].get("tags", [])}
+        found |= bool(cell.get("outputs"))
+        if cell["cell_type"] != "code" or tags & {"remove-cell", "remove-input"}:
+            page.append(cell)
+            continue
+        if cell["outputs"]:
+            page.append(cell | {"metadata": {"tags": ["remove-input"]}})
+        waiting.append("".join(cell["source"]))
+        if found or i == last:
+            page.append(cell | {"id": f"{cell['id']}-code", "source": "\n\n".join(waiting), "outputs": [],
+                                "metadata": {"tags": ["hide-input"]}})
+            waiting = []
+    return page
 
 
 def _kind(name: str) -> str:
@@ -185,6 +221,7 @@ def _finish(html: Path) -> None:
         shutil.copy(Path(importlib.util.find_spec(package).origin).parent / file, html / "_static" / name)
     for file in html.rglob("*.html"):
         text = NOT_FROM_DISK.sub("", file.read_text(encoding="utf-8"))
+        text = LAUNCHED.sub(r"\1", text)
         file.write_text(FIGURE.sub(_smaller, text), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from icl_lib.ablation.conditions import Condition, at_fractions
+from icl_lib.ablation.conditions import Condition
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import POSITIONS, Edit
 from icl_lib.forward.encoded import encode_clean
@@ -162,44 +162,6 @@ def _turns(conditions: list[Condition], n_rows: int, first: int, spread: bool) -
         if rows:
             yield [i for i, (c, family) in enumerate(zip(conditions, families, strict=True))
                    if family not in n_draws or c.draw == turn % n_draws[family]], rows
-
-
-def measure_grid(
-    model,
-    conditions: list[Condition],
-    prompts: Mapping[str, TaskPrompts],
-    scoring: Mapping[str, TaskPrompts],
-    documents: Int[Tensor, "document pos"],
-    *,
-    replacements: list[str],
-    positions: list[str],
-    grid_fractions: list[float],
-    seed: int,
-    loss_window: int = 0,
-    fractions_all: list[float] = (),
-    loss_fractions: list[float] = (),
-    n_prompts_all: int = 0,
-    **options,
-) -> list[Measurement]:
-    """`measure` for every replacement at every position.
-
-    The first replacement is measured under all conditions, the others at the `grid_fractions`. At all positions, where
-    every condition costs a pass of the whole prompt, only `fractions_all` and the first `n_prompts_all` prompts of each
-    task are measured, and documents only at `loss_fractions`. Fractions stand for the nearest of the conditions';
-    none given (or 0 prompts): all of them. `options` are those of `measure`.
-    """
-    some = {task: TaskPrompts(p.clean[: n_prompts_all or None], p.shuffled[: n_prompts_all or None])
-            for task, p in prompts.items()}
-    cells = [(replacement, where) for replacement in replacements for where in positions]
-    measured = []
-    for replacement, where in progress(cells, "interventions", unit="intervention"):
-        how = dict(replacement=replacement, positions=where, seed=seed, **options)
-        some_conditions = conditions if replacement == replacements[0] else at_fractions(conditions, grid_fractions)
-        few_shot = at_fractions(some_conditions, fractions_all) if where == "all" else some_conditions
-        measured += measure(model, few_shot, some if where == "all" else prompts, scoring, None, **how)
-        of_loss = at_fractions(some_conditions, loss_fractions)
-        measured += measure(model, of_loss, {}, scoring, documents, loss_window=loss_window, **how)
-    return measured
 
 
 def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from icl_lib.ablation.conditions import Condition
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, FEW_SHOT, at_fraction, corrected, set_table, with_holm
 from icl_lib.ablation.measure import TOKEN_LOSS, TOKEN_LOSS_POINTS, with_paired_errors
 from icl_lib.ablation.protocols import protocol_rows
+from icl_lib.analysis.reading import table_of
 from icl_lib.heads import layer_distance
 from icl_lib.kinds import KINDS, LOWEST, heads_of_kind
 from icl_lib.stats.intervals import bootstrap_difference, bootstrap_mean
@@ -48,9 +49,7 @@ def ablation_numbers(
         *_few_heads(effects), *_controls(conditions, scores, share), *_sets(conditions, scores, share),
         *_protocols(historic),
         *_detectable(ablations, (*historic, "single"), share, exclude_fraction), *_gaps_at_last(ablations, share, seed)]
-    table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "p_value", "n"])
-    return table.astype({"value": float, "low": float, "high": float, "p_value": float}).assign(
-        notebook="ablation", model=effects["model"].iloc[0])
+    return table_of(rows, notebook="ablation", model=effects["model"].iloc[0])
 
 
 def carries_loss(numbers: pd.DataFrame, protocol: str) -> bool | None:
@@ -63,6 +62,13 @@ def carries_loss(numbers: pd.DataFrame, protocol: str) -> bool | None:
     if clean is None or least is None:
         return None
     return bool(clean["low"] > 0 and least["value"] < clean["value"])
+
+
+def able_tasks(clean: pd.Series, floors: pd.Series, n: int) -> list[str]:
+    """`n` tasks that have something to lose, evenly over clean accuracy above the floor by at least 0.2."""
+    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > floors[t] + 0.2]
+    able = able or sorted(clean.index)
+    return sorted(able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(n, len(able)))}))
 
 
 def set_name(ranking: str, excluded: bool) -> str:

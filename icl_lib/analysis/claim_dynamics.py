@@ -1,5 +1,7 @@
 """The statistics of section 5 that claims.yaml names: checkpoints of a suite's models in, an estimate per model out."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -15,32 +17,28 @@ FEW_STEPS = "fewer than two checkpoints after the first step"
 PLATEAU = 3
 
 
-def emergence_share(suite: SuiteTables, *, kind: str, early: float) -> list[Estimate]:
+def emergence_share(suite: SuiteTables, *, kind: str, early: float) -> Iterator[Estimate]:
     """First step with a kind of heads as a share of the last; from the last step known without it.
 
     Cannot be decided where the first checkpoint after step 0 lies beyond the share that is called `early`.
     """
-    found = []
     for model, came in _emergence(suite, kind).items():
         steps = suite.steps(model)
-        after_start = [step for step in steps if step > 0]
         if came.step is None:
             continue
         share, before = came.step / steps[-1], (came.last_below or 0) / steps[-1]
-        if not after_start or after_start[0] / steps[-1] >= early:
-            why = f"the first checkpoint is at {min(after_start, default=0) / steps[-1]:.0%} of the training"
-            found.append(undecidable(model, why, share, len(steps)))
+        first = next((step for step in steps if step > 0), 0) / steps[-1]
+        if not 0 < first < early:
+            yield undecidable(model, f"the first checkpoint is at {first:.0%} of the training", share, len(steps))
         else:
-            found.append(Estimate(model, share, before, share, n=len(steps)))
-    return found
+            yield Estimate(model, share, before, share, n=len(steps))
 
 
-def emergence_gap(suite: SuiteTables) -> list[Estimate]:
+def emergence_gap(suite: SuiteTables) -> Iterator[Estimate]:
     """First step with FV heads minus first with induction heads, in steps, with what the checkpoints allow.
 
     The ends are not reached: a kind came after the last checkpoint without it.
     """
-    found = []
     fv_came = _emergence(suite, "fv")
     for model, induction in _emergence(suite, "induction").items():
         fv = fv_came[model]
@@ -48,9 +46,7 @@ def emergence_gap(suite: SuiteTables) -> list[Estimate]:
             continue
         gap, n = float(fv.step - induction.step), len(suite.steps(model))
         low, high = (fv.last_below or 0) - induction.step, fv.step - (induction.last_below or 0)
-        found.append(undecidable(model, FEW_STEPS, gap, n) if suite.coarse(model) else
-                     Estimate(model, gap, low, high, n=n))
-    return found
+        yield undecidable(model, FEW_STEPS, gap, n) if suite.coarse(model) else Estimate(model, gap, low, high, n=n)
 
 
 def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
@@ -66,12 +62,11 @@ def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
     return size_trend(suite, pd.Series(scores, index=list(came)))
 
 
-def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> list[Estimate]:
+def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
     """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction.
 
     Each is known up to the gaps between checkpoints; the interval holds these and a bootstrap over scoring tasks.
     """
-    found = []
     for model, scores in suite.followed.items():
         steps, by_task = dynamics.fv_by_task(scores)
         induction = suite.curves(model)["induction"].to_numpy()
@@ -88,18 +83,16 @@ def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> list[Estimat
         doublings = np.log2(np.array(steps) + 1)
         # the slowest rise that these checkpoints can show, against the fastest
         if n_tasks < 2 or len(steps) < 4 or doublings[-2] - doublings[1] <= np.diff(doublings).min():
-            found.append(undecidable(model, f"{len(steps)} checkpoints, {n_tasks} scoring tasks", value, len(steps)))
+            yield undecidable(model, f"{len(steps)} checkpoints, {n_tasks} scoring tasks", value, len(steps))
         else:
-            found.append(Estimate(model, float(value), float(low), float(high), n=len(steps)))
-    return found
+            yield Estimate(model, float(value), float(low), float(high), n=len(steps))
 
 
-def plateau(suite: SuiteTables) -> list[Estimate]:
+def plateau(suite: SuiteTables) -> Iterator[Estimate]:
     """Mean score of the top induction heads at the last checkpoint as a share of its highest at any.
 
     The interval is the range of the last three checkpoints, all after the rise to nine tenths of the highest.
     """
-    found = []
     for model in suite.followed:
         curve = suite.curves(model)["induction"].to_numpy()
         if curve.max() <= 0:
@@ -107,57 +100,49 @@ def plateau(suite: SuiteTables) -> list[Estimate]:
         share = curve / curve.max()
         after = len(share) - 1 - int(np.argmax(share >= 0.9))
         last = share[-PLATEAU:]
-        found.append(
-            undecidable(model, f"{after} checkpoints after the rise", float(share[-1]), len(share)) if after < PLATEAU
-            else Estimate(model, float(share[-1]), float(last.min()), float(last.max()), n=len(share)))
-    return found
+        if after < PLATEAU:
+            yield undecidable(model, f"{after} checkpoints after the rise", float(share[-1]), len(share))
+        else:
+            yield Estimate(model, float(share[-1]), float(last.min()), float(last.max()), n=len(share))
 
 
-def accuracy_follows(suite: SuiteTables) -> list[Estimate]:
+def accuracy_follows(suite: SuiteTables) -> Iterator[Estimate]:
     """Rank correlation of few-shot accuracy and the top FV heads' mean score over checkpoints, permuted."""
-    found = []
     for model in suite.followed:
         both = pd.concat([suite.curves(model)["fv"], suite.accuracy(model)], axis=1).dropna().to_numpy(float)
         if 0 < len(both) < 3:
-            found.append(undecidable(model, f"{len(both)} checkpoints", n=len(both)))
+            yield undecidable(model, f"{len(both)} checkpoints", n=len(both))
         elif len(both):
             test = trend_test(both[:, 0], both[:, 1], seed=suite.seed)
-            found.append(tested(model, test, n=len(both), of="checkpoints"))
-    return found
+            yield tested(model, test, n=len(both), of="checkpoints")
 
 
-def induction_first_share(suite: SuiteTables, *, many: float) -> list[Estimate]:
+def induction_first_share(suite: SuiteTables, *, many: float) -> Iterator[Estimate]:
     """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
-    found = []
     for model, table in suite.transitions.items():
         orders = ["induction_first", "fv_first", "both_at_once", "fv_only"]
         heads = table["heads"]
-        found += _share(suite, model, int(heads["induction_first"]), int(heads[orders].sum()), many)
-    return found
+        yield from _share(suite, model, int(heads["induction_first"]), int(heads[orders].sum()), many)
 
 
-def reverse_share(suite: SuiteTables, *, few: float) -> list[Estimate]:
+def reverse_share(suite: SuiteTables, *, few: float) -> Iterator[Estimate]:
     """Share with the FV score first among heads that had both scores at some checkpoint."""
-    found = []
     for model, table in suite.transitions.items():
         heads = table["heads"]
         both = int(heads[["induction_first", "fv_first", "both_at_once"]].sum())
-        found += _share(suite, model, int(heads["fv_first"]), both, few)
-    return found
+        yield from _share(suite, model, int(heads["fv_first"]), both, few)
 
 
-def transitions_beyond_chance(suite: SuiteTables) -> list[Estimate]:
+def transitions_beyond_chance(suite: SuiteTables) -> Iterator[Estimate]:
     """Heads that were induction heads first, minus their number when all heads' curves are paired at random."""
-    found = []
     for model, table in suite.transitions.items():
         row, n = table.loc["induction_first"], int(table["heads"].sum())
         value = float(row["heads"] - row["expected by chance"])
         if suite.coarse(model):
-            found.append(undecidable(model, FEW_STEPS, value, n))
+            yield undecidable(model, FEW_STEPS, value, n)
         else:
             why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
-            found.append(Estimate(model, value, p_value=row["p"], n=n, smallest_p=row["smallest p"], why=why))
-    return found
+            yield Estimate(model, value, p_value=row["p"], n=n, smallest_p=row["smallest p"], why=why)
 
 
 def size_trend(suite: SuiteTables, values: pd.Series) -> list[Estimate]:

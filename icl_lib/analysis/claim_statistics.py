@@ -1,6 +1,6 @@
 """The statistics that claims.yaml names: tables in, an estimate per model out; those of section 5: claim_dynamics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ from icl_lib.ablation.effects import DIFFERENCE, corrected
 from icl_lib.analysis import claim_dynamics, claim_patterns
 from icl_lib.analysis.claim_dynamics import size_trend
 from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
+from icl_lib.analysis.executions import third
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import RANKED_BY, top_sets
@@ -26,25 +27,22 @@ NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
            LOSS: "the model's loss does not fall along documents: nothing to lose"}
 
 
-def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None) -> list[Estimate]:
+def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None) -> Iterator[Estimate]:
     """What is lost beyond layer-matched random heads, per model.
 
     Cannot be decided without such heads, where the model has nothing to lose, and where nothing varied.
     """
-    found = []
     for model, rows in _effects(suite, metric, ranking, excluded).items():
         if among is not None and model not in among:
             continue
-        if rows.empty:
-            found.append(undecidable(model, NO_CONTROL))
-            continue
-        row, = rows.itertuples()
-        if _nothing_to_lose(suite, model, metric):
-            found.append(undecidable(model, NOTHING[metric], row.value, row.n_prompts))
+        row = next(rows.itertuples(), None)
+        if row is None:
+            yield undecidable(model, NO_CONTROL)
+        elif _nothing_to_lose(suite, model, metric):
+            yield undecidable(model, NOTHING[metric], row.value, row.n_prompts)
         else:
             estimate = spanned(model, (row.value, row.low, row.high), n=row.n_prompts, of="prompts or documents")
-            found.append(estimate._replace(p_value=row.p_value) if estimate.decidable else estimate)
-    return found
+            yield estimate._replace(p_value=row.p_value) if estimate.decidable else estimate
 
 
 def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Estimate]:
@@ -58,9 +56,8 @@ def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Est
     return size_trend(suite, pd.Series(able))
 
 
-def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> list[Estimate]:
+def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
     """Share of the top heads of one kind that is also among those of the other; interval over scoring tasks."""
-    found = []
     for model, scores in suite.scores.items():
         induction, by_task = _scores_by_task(scores)
         n_tasks, n_top = len(by_task), head_count(suite.overlap_fraction, induction.size)
@@ -71,47 +68,39 @@ def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> list[Estimate]:
 
         value = share(by_task.mean(0))
         if n_tasks < 2 or n_top < 2:
-            found.append(undecidable(model, f"{n_top} top heads, {n_tasks} scoring tasks", value, n_top))
-            continue
-        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
-        low, high = np.quantile([share(by_task[tasks].mean(0)) for tasks in drawn], [0.025, 0.975])
-        found.append(Estimate(model, value, float(low), float(high), n=n_top))
-    return found
+            yield undecidable(model, f"{n_top} top heads, {n_tasks} scoring tasks", value, n_top)
+        else:
+            drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
+            low, high = np.quantile([share(by_task[tasks].mean(0)) for tasks in drawn], [0.025, 0.975])
+            yield Estimate(model, value, float(low), float(high), n=n_top)
 
 
-def percentile(suite: SuiteTables, *, of: str) -> list[Estimate]:
+def percentile(suite: SuiteTables, *, of: str) -> Iterator[Estimate]:
     """Mean percentile of one kind's top heads in the other kind's score, 0..1, against random sets of as many heads."""
-    found = []
     for model, scores in suite.scores.items():
         other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"]).numpy()
         chosen = top_sets(scores, fraction=suite.top_fraction)[of].numpy()
         n = int(chosen.sum())
         test = mean_rank_test(chosen, other, seed=suite.seed)
-        found.append(undecidable(model, "one top head", test.value, n) if n < 2 else
-                     tested(model, test, n=n, of="top heads"))
-    return found
+        yield undecidable(model, "one top head", test.value, n) if n < 2 else tested(model, test, n=n, of="top heads")
 
 
-def depth_difference(suite: SuiteTables) -> list[Estimate]:
+def depth_difference(suite: SuiteTables) -> Iterator[Estimate]:
     """Mean layer of the top FV heads minus that of the top induction heads, in layers, with a p-value."""
-    found = []
     for model, scores in suite.scores.items():
         tops = {kind: mask.numpy() for kind, mask in top_sets(scores, fraction=suite.top_fraction).items()}
         test = depth_test(tops["fv"], tops["induction"], seed=suite.seed)
-        found.append(tested(model, test, n=int(tops["fv"].sum()), of="top heads of each kind"))
-    return found
+        yield tested(model, test, n=int(tops["fv"].sum()), of="top heads of each kind")
 
 
-def rank_correlation(suite: SuiteTables) -> list[Estimate]:
+def rank_correlation(suite: SuiteTables) -> Iterator[Estimate]:
     """Rank correlation of the two scores over all heads."""
-    found = []
     for model, scores in suite.scores.items():
         induction, fv = (mean_scores(scores, score).numpy() for score in RANKED_BY.values())
         if fv.size < 4 or not np.ptp(induction) or not np.ptp(fv):
-            found.append(undecidable(model, f"{fv.size} heads, or all alike", n=fv.size))
+            yield undecidable(model, f"{fv.size} heads, or all alike", n=fv.size)
         else:
-            found.append(spanned(model, spearman(induction, fv, seed=suite.seed), n=fv.size, of="heads"))
-    return found
+            yield spanned(model, spearman(induction, fv, seed=suite.seed), n=fv.size, of="heads")
 
 
 def strength_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
@@ -139,19 +128,18 @@ def highest_induction(suite: SuiteTables, *, model: str) -> list[Estimate]:
     return [Estimate(model, highest, highest, highest)]
 
 
-def dissociation(suite: SuiteTables) -> list[Estimate]:
+def dissociation(suite: SuiteTables) -> Iterator[Estimate]:
     """Difference FV minus induction as a share of the clean metric: accuracy minus token loss, independent errors."""
-    found = []
     both = {metric: _effects(suite, metric, DIFFERENCE, False) for metric in (ACCURACY, LOSS)}
     for model in both[ACCURACY]:
         if model not in both[LOSS]:
             continue
         if any(both[metric][model].empty for metric in both):
-            found.append(undecidable(model, NO_CONTROL))
+            yield undecidable(model, NO_CONTROL)
             continue
         nothing = [NOTHING[metric] for metric in both if _nothing_to_lose(suite, model, metric)]
         if nothing:
-            found.append(undecidable(model, nothing[0]))
+            yield undecidable(model, nothing[0])
             continue
         clean = suite.ablations(model).query("ranking == 'none'").groupby("metric")["value"].mean()
         if not set(both) <= set(clean.index):
@@ -159,25 +147,21 @@ def dissociation(suite: SuiteTables) -> list[Estimate]:
         (a, a_low, a_high), (b, b_low, b_high) = (
             both[metric][model][["value", "low", "high"]].to_numpy()[0] / clean[metric] for metric in both)
         interval = (a - b, a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low))
-        found.append(spanned(model, interval, n=int(both[ACCURACY][model]["n_prompts"].item()), of="prompts"))
-    return found
+        yield spanned(model, interval, n=int(both[ACCURACY][model]["n_prompts"].item()), of="prompts")
 
 
-def tasks_with_larger_fv_loss(suite: SuiteTables) -> list[Estimate]:
+def tasks_with_larger_fv_loss(suite: SuiteTables) -> Iterator[Estimate]:
     """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated; sign test."""
-    found = []
     for model in suite.ablated:
         rows = suite.ablations(model)
         by_task = rows[rows["metric"] == ACCURACY].pivot_table(index="task", columns="ranking", values="value")
         if {"fv", "induction"} <= set(by_task):
             more = (by_task["induction"] - by_task["fv"]).dropna().to_numpy()
-            found.append(tested(model, sign_test(more), n=len(more), of="tasks"))
-    return found
+            yield tested(model, sign_test(more), n=len(more), of="tasks")
 
 
-def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> list[Estimate]:
+def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
     """Accuracy lost to FV heads with demonstrations minus that lost without, each beyond layer-matched random heads."""
-    found = []
     for model in suite.ablated:
         rows = suite.ablations(model)
         rows = rows[rows["ranking"].eq("fv") | rows["matched"].eq("fv")]
@@ -186,26 +170,22 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> list[Estimate]:
         if not {(metric, "fv") for metric in metrics} <= set(by_task):
             continue
         if not {(metric, "random_layer_matched") for metric in metrics} <= set(by_task):
-            found.append(undecidable(model, NO_CONTROL))
+            yield undecidable(model, NO_CONTROL)
             continue
         few, zero = (by_task[metric, "random_layer_matched"] - by_task[metric, "fv"] for metric in metrics)
-        found.append(_over_tasks(suite, model, (few - zero).dropna()))
-    return found
+        yield _over_tasks(suite, model, (few - zero).dropna())
 
 
-def execution_gain(suite: SuiteTables) -> list[Estimate]:
+def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
     """Accuracy on shuffled prompts with the FV heads' vector at a third of the layers minus random heads' vector."""
-    found = []
     for model in suite.executed:
         rows = suite.executions(model)
         rows = rows[rows["prompts"] == "shuffled"]
-        by_task = rows[rows["layer"] == (rows["layer"].max() + 1) // 3].pivot_table(
-            index="task", columns="heads", values="value")
+        by_task = rows[rows["layer"] == third(rows)].pivot_table(index="task", columns="heads", values="value")
         if "fv" in by_task and "random_layer_matched" not in by_task:
-            found.append(undecidable(model, NO_CONTROL))
+            yield undecidable(model, NO_CONTROL)
         elif "fv" in by_task:
-            found.append(_over_tasks(suite, model, (by_task["fv"] - by_task["random_layer_matched"]).dropna()))
-    return found
+            yield _over_tasks(suite, model, (by_task["fv"] - by_task["random_layer_matched"]).dropna())
 
 
 def _effects(suite: SuiteTables, metric: str, ranking: str, excluded: bool) -> dict[str, pd.DataFrame]:
@@ -247,7 +227,7 @@ def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:
     return float(mean_scores(scores, RANKED_BY[kind])[top_sets(scores, fraction=fraction)[kind]].mean())
 
 
-STATISTICS: dict[str, Callable[..., list[Estimate]]] = {f.__name__: f for f in (
+STATISTICS: dict[str, Callable[..., Iterable[Estimate]]] = {f.__name__: f for f in (
     effect, effect_trend, shared_heads, percentile, depth_difference, rank_correlation, strength_trend,
     family_difference, highest_induction, dissociation, tasks_with_larger_fv_loss, few_shot_loss_beyond_zero_shot,
     execution_gain, *claim_dynamics.STATISTICS, *claim_patterns.STATISTICS,

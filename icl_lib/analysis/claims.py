@@ -1,6 +1,6 @@
 """The claims ledger: the paper's claims, their tests in claims.yaml, and the verdicts of their rules on a suite."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 from icl_lib.analysis.claim_estimates import Estimate, size_of
 from icl_lib.analysis.claim_statistics import STATISTICS
 from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.tables import read_table
 
 FILE = Path(__file__).with_name("claims.yaml")
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
@@ -121,8 +122,8 @@ def tally(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def tally_words(rows: pd.DataFrame) -> str:
-    """A tally as it is printed: "2 for, 1 against, 0 open, 1 no power (sizes of model)"."""
-    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items()) + " (sizes of model)"
+    """A tally as it is printed: "2 for, 1 against, 1 no power (sizes of model)"."""
+    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items() if n) + " (sizes of model)"
 
 
 def overall(rows: pd.DataFrame) -> str:
@@ -176,6 +177,12 @@ def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
     found = found.assign(smallest_p=[smallest.get(key, np.nan) for key in keys], why="")
     found = found[["claim", *Estimate._fields]]
     return found.assign(verdict=[verdict(Estimate(*row[1:]), rules[row[0]]) for row in found.itertuples(index=False)])
+
+
+def read_ledgers(results: Path, groups: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """The ledgers that claims pages wrote, with verdicts; `groups`: "/pretrained" of an included suite, "" its own."""
+    return {group: with_verdicts(read_table(results / f"statistics/claims{group}.parquet", schema_name="statistics"))
+            for group in groups}
 
 
 def statistics_rows(found: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from icl_lib.ablation.effects import corrected
+from icl_lib.analysis.reading import found_tables, number, one_intervention, table_of
 from icl_lib.heads import top_heads
 from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY, fv_threshold, null_draws, reads_labels
 from icl_lib.stats.emergence import (
@@ -23,19 +24,6 @@ from icl_lib.stats.emergence import (
     tail_test,
     transition_counts,
 )
-from icl_lib.tables import SCHEMAS, read_tables
-
-
-def tables_of(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
-    """One kind of table for several models at several steps, one below the other; missing ones are left out.
-
-    Raises ValueError where none of them is there, and as `read_table` does for a file that cannot be read.
-    """
-    paths = [Path(results) / table / model / f"step{step}.parquet" for model, steps in models.items() for step in steps]
-    if not any(path.is_file() for path in paths):
-        raise ValueError(f"no table {table!r} of {', '.join(models) or 'any model'} in {results}: run the suite first, "
-                         "e.g. make book SUITE=lab")
-    return read_tables([path for path in paths if path.is_file()], schema_name=table)
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
@@ -253,28 +241,18 @@ def _of(accuracy: pd.DataFrame | None, model) -> pd.DataFrame | None:
 def effects_by_step(results: str | Path, model: str, steps: list[int], *, fraction: float) -> pd.DataFrame:
     """What ablating each kind costs beyond layer-matched random heads at the ablated checkpoints, both metrics.
 
-    Rows of the table `effects` for the mean at all positions without exclusion, at the share of heads nearest to
-    `fraction`; empty where no checkpoint was ablated or has such random heads.
+    Rows of the table `effects` of `one_intervention` without exclusion; empty where no checkpoint was ablated or has
+    such random heads.
     """
-    if not any((Path(results) / "effects" / model / f"step{step}.parquet").is_file() for step in steps):
-        return pd.DataFrame(columns=list(SCHEMAS["effects"]))
-    table = tables_of(results, "effects", {model: steps})
-    at = table["fraction"].unique()
-    rows = corrected(table[table["fraction"] == at[np.abs(at - fraction).argmin()]])
-    rows = rows[(rows["replacement"] == "mean") & (rows["positions"] == "all") & (rows["excluded"] == "")]
-    return rows[rows["ranking"].isin(KINDS)]
+    rows = corrected(one_intervention(found_tables(results, "effects", {model: steps}), fraction))
+    return rows[(rows["excluded"] == "") & rows["ranking"].isin(KINDS)]
 
 
 def statistics_table(emergence: pd.DataFrame, transitions: pd.DataFrame, *, model: str) -> pd.DataFrame:
     """Both as rows of the table `statistics`; a kind that never emerged has an infinite step."""
-    rows = [{"name": f"emergence step, {row['kind']}", "low": _step(row["last step without"], -np.inf),
-             "value": _step(row["first step with it"], np.inf), "high": _step(row["first step with it"], np.inf),
-             "p_value": np.nan, "n": 1} for _, row in emergence.iterrows()]
-    rows += [{"name": f"heads, {row['order']}", "value": float(row["heads"]), "low": np.nan, "high": np.nan,
-              "p_value": float(row["p"]), "n": int(transitions["heads"].sum())}
+    steps = emergence.set_index("kind")[["last step without", "first step with it"]].astype(float)
+    came, before = steps["first step with it"].fillna(np.inf), steps["last step without"].fillna(-np.inf)
+    rows = [number(f"emergence step, {kind}", came[kind], before[kind], came[kind], n=1) for kind in steps.index]
+    rows += [number(f"heads, {row['order']}", row["heads"], p_value=row["p"], n=transitions["heads"].sum())
              for _, row in transitions.iterrows()]
-    return pd.DataFrame(rows).assign(notebook="training_dynamics", model=model)
-
-
-def _step(value, missing: float) -> float:
-    return missing if pd.isna(value) else float(value)
+    return table_of(rows, notebook="training_dynamics", model=model)

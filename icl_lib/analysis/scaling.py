@@ -1,12 +1,11 @@
 """Section 3 and the size axis of section 4 from the tables of all models of a suite; no model is loaded."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 from numpy import ndarray
 
+from icl_lib.analysis.reading import one_intervention
 from icl_lib.heads import overlap
 from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, top_sets
 from icl_lib.measurements import mean_scores
@@ -20,22 +19,9 @@ from icl_lib.stats.intervals import (
     spearman,
 )
 from icl_lib.stats.permutation import depth_difference
-from icl_lib.tables import read_table
 
 INDUCTION = RANKED_BY["induction"]
 KIND_COLUMN = {"induction": "induction heads", "fv": "FV heads"}
-
-
-def last_tables(results: str | Path, table: str, models: dict[str, list[int]]) -> pd.DataFrame:
-    """The table of each model's last step, one below the other; a model whose file is missing is left out.
-
-    Raises ValueError when there is none at all.
-    """
-    paths = [Path(results) / table / model / f"step{steps[-1]}.parquet" for model, steps in models.items() if steps]
-    found = [read_table(path, schema_name=table) for path in paths if path.is_file()]
-    if not found:
-        raise ValueError(f"no table {table!r} in {results}: run the suite first, e.g. make book SUITE=lab")
-    return pd.concat(found, ignore_index=True)
 
 
 def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
@@ -170,13 +156,9 @@ def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
 def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
     """What ablating each kind costs, against every control, by size (figures 4 and 9).
 
-    Of the table `effects` the rows of the mean at all positions, per model at the share nearest to `fraction` of those
-    with accuracies (the historical protocols measure the loss alone at others); `excluded` says whether the top heads
-    of the other kind were kept, `ranking` is a kind or their difference. With the columns of `sizes`.
+    Of the table `effects` the rows of `one_intervention`; `excluded` says whether the top heads of the other kind were
+    kept, `ranking` is a kind or their difference. With the columns of `sizes`.
     """
-    rows = effects[(effects["replacement"] == "mean") & (effects["positions"] == "all")]
-    of_accuracy = rows[rows["metric"] == "first_token_accuracy"]
-    nearest = of_accuracy.groupby("model")["fraction"].agg(lambda at: at.iloc[(at - fraction).abs().argmin()])
-    rows = rows[rows["fraction"] == rows["model"].map(nearest)]
+    rows = one_intervention(effects, fraction)
     rows = rows.assign(excluded=rows["excluded"] != "").merge(sizes, on="model")
     return rows.sort_values(["parameters", "model", "metric", "excluded", "ranking", "control"], ignore_index=True)

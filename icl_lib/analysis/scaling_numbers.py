@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
+from icl_lib.analysis.reading import number, table_of
 from icl_lib.analysis.scaling import KIND_COLUMN
-from icl_lib.analysis.scoring_numbers import number, table_of
 from icl_lib.kinds import KINDS
 from icl_lib.stats.permutation import trend_test
 

@@ -1,44 +1,42 @@
 """The numbers that the scoring page prints, as rows of the table `statistics`, made from the page's own tables."""
 
-from collections.abc import Mapping
-from typing import Any, SupportsFloat, SupportsInt
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import head_names, overlap
 from icl_lib.kinds import DEFINED_BY, RANKED_BY, fv_threshold, heads_of_kind, label_gaps, null_draws, top_sets
 from icl_lib.measurements import mean_scores
 from icl_lib.stats.intervals import expected_overlap, overlap_p_value, spearman
-from icl_lib.tables import SCHEMAS
 
 SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
 TOP = (1, 2, 5)  # heads whose share of the summed score says how concentrated it is
 
 
-def number(
-    name: str, value: SupportsFloat, low: SupportsFloat = np.nan, high: SupportsFloat = np.nan,
-    p_value: SupportsFloat = np.nan, *, n: SupportsInt,
-) -> dict[str, Any]:
-    """A row of the table `statistics` without notebook and model; what there is no such number of is NaN."""
-    return {"name": name, "value": float(value), "low": float(low), "high": float(high), "p_value": float(p_value),
-            "n": int(n)}
+def scoring_numbers(
+    scores: pd.DataFrame, accuracy: pd.DataFrame, tasks: pd.DataFrame, *, fraction: float, seed: int
+) -> pd.DataFrame:
+    """All numbers of the scoring page, from the tables of these names of one model at one step."""
+    return pd.concat([
+        accuracy_numbers(trained(accuracy, tasks)), task_numbers(accuracy, tasks), loss_numbers(accuracy),
+        score_numbers(scores, accuracy, fraction=fraction, seed=seed), concentration_numbers(scores),
+        type_numbers(scores, tasks, seed=seed)])
 
 
-def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFrame:
-    """Rows of `number` as the table `statistics`; a row may name a model of its own."""
-    filled = [{"notebook": notebook, "model": model} | row for row in rows]
-    return pd.DataFrame(filled, columns=list(SCHEMAS["statistics"]))
+def trained(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
+    """First-token accuracy on tasks seen in training, with the column `group`, the kind of each task."""
+    rows = accuracy.merge(tasks[["task", "group"]], on="task")
+    return rows[(rows["split"] != "unseen") & (rows["metric"] == "first_token_accuracy")]
 
 
 def accuracy_numbers(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Means over tasks of first-token accuracy, one per group of tasks, labels and number of demonstrations.
 
-    `accuracy`: that metric's rows of the table `accuracy` with the column `group` (`scoring_report.with_groups`). Names
-    are "accuracy, <group>, <clean or shuffled>, <shots> shots"; `n` is the number of tasks.
+    `accuracy`: that metric's rows of the table `accuracy` with the column `group` (`trained`). Names are
+    "accuracy, <group>, <clean or shuffled>, <shots> shots"; `n` is the number of tasks.
     """
     rows = [number(f"accuracy, {group}, {labels}, {shots} shots", part["value"].mean(), n=len(part))
             for (group, labels, shots), part in accuracy.groupby(["group", "labels", "n_shots"], sort=False)]
@@ -119,19 +117,19 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
 
 
-def type_numbers(scores: pd.DataFrame, types: Mapping[str, str], *, seed: int) -> pd.DataFrame:
+def type_numbers(scores: pd.DataFrame, tasks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Highest FV score on tasks of each type, and the rank correlation of two types over heads with its interval."""
-    by_type = fv_by_type(scores, types)
+    by_type = fv_by_type(scores, tasks)
     rows = [row for kind, values in by_type.items() for row in _highest(f"highest fv, {kind} tasks", values)]
     if len(by_type) == 2:
         rows += _rank_correlation("rank correlation of types", *by_type.values(), seed)
     return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
 
 
-def fv_by_type(scores: pd.DataFrame, types: Mapping[str, str]) -> dict[str, Float[ndarray, "layer head"]]:
+def fv_by_type(scores: pd.DataFrame, tasks: pd.DataFrame) -> dict[str, Float[ndarray, "layer head"]]:
     """The FV score of every head as the mean over the tasks of each type (abstractive, extractive)."""
     fv = scores[scores["score"] == "fv"]
-    kind = fv["task"].map(dict(types))
+    kind = fv["task"].map(tasks.set_index("task")["task_type"])
     return {name: mean_scores(fv[kind == name], "fv").numpy() for name in sorted(kind.unique())}
 
 

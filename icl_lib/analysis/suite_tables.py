@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from icl_lib.analysis import dynamics, scaling
+from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.heads import head_count
 from icl_lib.kinds import heads_of_kind
-from icl_lib.tables import SCHEMAS, read_table
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,14 @@ class SuiteTables:
     def effects(self) -> dict[str, pd.DataFrame]:
         """Each model's table `effects`: the mean at all positions, at the share nearest to the one asked for."""
         found = {model: self._read("effects", model, steps) for model, steps in self.ablated.items()}
-        return {model: self._at_share(table) for model, table in found.items() if len(table)}
+        return {model: one_intervention(table, self.ablated_fraction) for model, table in found.items() if len(table)}
 
     def ablations(self, model: str) -> pd.DataFrame:
         """A model's table `ablations`: the clean model and the mean at all positions, plain rankings, one share."""
         table = self._read("ablations", model, self.ablated[model])
         if table.empty:
             return table
-        edited = self._at_share(table)
+        edited = one_intervention(table, self.ablated_fraction)
         return pd.concat([table[table["ranking"] == "none"], edited[edited["excluded"] == ""]])
 
     def executions(self, model: str) -> pd.DataFrame:
@@ -125,17 +124,5 @@ class SuiteTables:
         table = self._read("accuracy", model, self.models[model], last=False)
         return table if len(table) else None
 
-    def _at_share(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The mean at all positions at the share nearest to the one asked for, of those with accuracies.
-
-        The historical protocols measure the loss alone at further shares.
-        """
-        rows = table[(table["replacement"] == "mean") & (table["positions"] == "all")]
-        of_accuracy = rows[rows["metric"] == "first_token_accuracy"]["fraction"]
-        at = (of_accuracy if len(of_accuracy) else rows["fraction"]).unique()
-        return rows[rows["fraction"] == at[np.abs(at - self.ablated_fraction).argmin()]] if len(at) else rows
-
     def _read(self, kind: str, model: str, steps: list[int], *, last: bool = True) -> pd.DataFrame:
-        paths = [self.results / kind / model / f"step{step}.parquet" for step in (steps[-1:] if last else steps)]
-        found = [read_table(path, schema_name=kind) for path in paths if path.is_file()]
-        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(SCHEMAS[kind]))
+        return found_tables(self.results, kind, {model: steps[-1:] if last else steps})

@@ -1,7 +1,6 @@
 """From the tables of the patterns page: Crosbie & Shutova's protocol becomes the paper's, one change at a time."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,24 +8,14 @@ import pandas as pd
 from icl_lib.ablation.conditions import nearest_fraction
 from icl_lib.ablation.effects import FEW_SHOT, corrected
 from icl_lib.ablation.two_papers import PAPERS, THEIRS
-from icl_lib.analysis.scoring_numbers import number, table_of
+from icl_lib.analysis.reading import number, table_of
 from icl_lib.kinds import ANY_HEADS, KINDS
 from icl_lib.stats.intervals import bootstrap_mean
-from icl_lib.tables import SCHEMAS, read_table, run_path
+from icl_lib.tables import SCHEMAS
 
 MATCHED = "random_layer_matched"
 TASK_SETS = {"patterns": "patterns", "paper": "the paper's tasks"}
 PAPER_SHARE = 0.05  # of the ablations that the last steps are taken from, as near as was measured
-
-
-def read_tables(results: Path, models: dict[str, list[int]]) -> list[pd.DataFrame]:
-    """Tables `patterns`, `pattern_effects` and `effects` of models at their last steps; without what is missing."""
-    found = []
-    for kind in ("patterns", "pattern_effects", "effects"):
-        paths = [run_path(results, kind, model, at[-1]) for model, at in models.items()]
-        there = [read_table(path, schema_name=kind) for path in paths if path.is_file()]
-        found.append(pd.concat(there, ignore_index=True) if there else pd.DataFrame(columns=list(SCHEMAS[kind])))
-    return found
 
 
 def steps(fractions: list[float]) -> list[tuple[str, dict]]:

@@ -1,186 +1,296 @@
-"""Figures of the ablation page: table in, axes out; colours and markers of `icl_lib.figures.common`."""
+"""Figures of the ablation page: tables in, a `Figure` with its caption out."""
 
 from textwrap import fill
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
-from icl_lib.ablation.effects import FEW_SHOT, KINDS
-from icl_lib.ablation.measure import TOKEN_LOSS
-from icl_lib.figures.common import COLOUR, LABEL, LINE, MARKER, line_over_tasks, note
-
-_GREY = "#BBBBBB"
-EFFECT_LABEL = {FEW_SHOT: "few-shot accuracy lost", TOKEN_LOSS: "token-loss difference lost (nats)"}
-CONTROL_LABEL = {
-    "none": "against no ablation", "random": "beyond random heads",
-    "random_layer_matched": "beyond random heads\nof the same layers",
-}
-ROW_LABEL = {
-    "generated_f1": "few-shot F1", "exact_match": "few-shot accuracy\n(whole answer)",
-    "first_token_accuracy": "few-shot accuracy\n(first token)",
-}
+from icl_lib.ablation.conditions import Condition
+from icl_lib.ablation.effects import FEW_SHOT, KINDS, METRIC_WORDS, at_fraction, set_table, with_holm
+from icl_lib.ablation.measure import TOKEN_LOSS, with_paired_errors
+from icl_lib.ablation.protocols import protocol, protocol_rows, titles
+from icl_lib.analysis.ablation_numbers import able_tasks, carries_loss, find
+from icl_lib.figures.common import COLOUR, CONTROL_LABEL, GREY, LABEL, METRIC_LABEL, Figure, line_over_tasks, look, note
 
 
-def robustness(effects: pd.DataFrame, *, excluded: bool):
-    """What is lost of both metrics when a kind is ablated, a line per intervention; a column per control.
+def robustness(effects: pd.DataFrame, numbers: pd.DataFrame) -> list[Figure]:
+    """What is lost of both metrics when a kind is ablated, a line per intervention, a column per control.
 
-    `effects`: from `with_holm`, at one fraction; of them those with exclusion or those without. Bars: 95 % intervals;
-    filled where Holm's p is below 0.05. Grey: the one intervention that the other figures have. A control that does
-    not exist has no points and says so.
+    Plain rankings and, where that changes a set, those with exclusion. Filled where Holm's p is below 0.05. Grey: the
+    one intervention that the other figures have. A control that does not exist has no points and says so.
     """
-    rows = effects[(effects["excluded"] != "") == excluded]
+    share = find(numbers, "share of heads ablated")["value"]
+    shown = with_holm(at_fraction(effects, share))
+    matched = numbers[numbers["name"].str.startswith("draws, layer-matched")]["value"].astype(int)
+    counts = f"{matched.min()}" if matched.nunique() == 1 else f"{matched.min()} to {matched.max()}"
+    return [Figure(
+        _robustness(rows),
+        f"What is lost when {share:.0%} of heads are ablated, {'with exclusion' if excluded else 'plain rankings'}, by "
+        f"replacement and positions, against three controls ({find(numbers, 'draws, random')['value']:.0f} different "
+        f"draws of random heads and {counts} of layer-matched ones). Bars: 95 % bootstrap intervals over tasks, "
+        "prompts and draws (loss: over documents and draws). Filled: Holm's p < 0.05 over all points of a control. "
+        "Grey: the intervention of the figure above.",
+        "Points with intervals, a row per replacement and position: accuracy above, token loss below, a column per "
+        "control.") for excluded, rows in shown.groupby(shown["excluded"] != "")]
+
+
+def _robustness(rows: pd.DataFrame):
     cells = rows[["replacement", "positions"]].drop_duplicates().to_numpy().tolist()
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 2.0 + 0.6 * len(cells)), sharex="row", sharey=True)
-    for line, (metric, label) in zip(axes, EFFECT_LABEL.items(), strict=True):
+    for line, (metric, unit) in zip(axes, ((FEW_SHOT, ""), (TOKEN_LOSS, " (nats)")), strict=True):
         for ax, (control, words) in zip(line, CONTROL_LABEL.items(), strict=True):
             chosen = rows[(rows["metric"] == metric) & (rows["control"] == control)]
             for offset, kind in ((-0.16, "fv"), (0.16, "induction")):
                 _effects(ax, chosen[chosen["ranking"] == kind], cells, offset, kind)
-            ax.axvline(0, color=COLOUR[control], linestyle=LINE[control], linewidth=1)
-            ax.axhspan(-0.5, 0.5, color=_GREY, alpha=0.25, linewidth=0, zorder=0)
-            ax.set_xlabel(f"{label}\n{words}", fontsize=10)
+            ax.axvline(0, linewidth=1, **look(control, marker=None, label=None))
+            ax.axhspan(-0.5, 0.5, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+            ax.set_xlabel(f"{METRIC_WORDS[metric]} lost{unit}\n{words}", fontsize=10)
             if chosen.empty:
                 note(ax, "no valid control:\ntoo few heads\nof neither kind", ticks=True)
         line[0].set_yticks(range(len(cells)), [f"{replacement}, {where}" for replacement, where in cells], fontsize=10)
         line[0].set_ylim(len(cells) - 0.5, -0.5)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=10)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=10)
     return axes
 
 
 def _effects(ax, rows: pd.DataFrame, cells: list, offset: float, kind: str) -> None:
-    found = {(r.replacement, r.positions): r for r in rows.itertuples()}
-    ax.plot([], [], color=COLOUR[kind], marker=MARKER[kind], linestyle="-", label=LABEL[kind])
-    for place, cell in enumerate(cells):
-        if r := found.get(tuple(cell)):
-            ax.errorbar(r.value, place + offset, xerr=[[r.value - r.low], [r.high - r.value]], color=COLOUR[kind],
-                        marker=MARKER[kind], markersize=6, capsize=2.5, linestyle="none",
-                        markerfacecolor=COLOUR[kind] if r.p_holm < 0.05 else "white")
+    ax.plot([], [], **look(kind))
+    rows = rows.set_index(["replacement", "positions"])
+    for place, cell in enumerate(map(tuple, cells)):
+        if cell in rows.index:
+            r = rows.loc[cell]
+            ax.errorbar(r["value"], place + offset, xerr=[[r["value"] - r["low"]], [r["high"] - r["value"]]],
+                        markersize=6, capsize=2.5, markerfacecolor=COLOUR[kind] if r["p_holm"] < 0.05 else "white",
+                        **look(kind, linestyle="none", label=None))
 
 
-def figure_four(
-    columns: dict[str, dict[str, pd.DataFrame]], levels: dict[str, dict[str, float]], carried: dict[str, bool | None],
-    seed: int,
-):
-    """Figure 4, a column per protocol: few-shot metric, the same with exclusion, token-loss difference with exclusion.
+def ablation_curves(
+    ablations: pd.DataFrame, positions: str, *, n_shots: int, loss_window: int, seed: int
+) -> Figure:
+    """Figure 4: metrics against the share of heads replaced by their mean; left plain, right with exclusion."""
+    if positions == "last":
+        caption = "Heads replaced by their mean at the last position only. Lines and bands as above."
+        alt = "Metric against share of ablated heads at the last position; left plain, right with exclusion."
+    else:
+        caption = (f"Heads replaced by their mean at all positions, {n_shots} demonstrations. Top: means over "
+                   "evaluation tasks (random: also over draws) with 95 % bootstrap intervals over tasks. Bottom: means "
+                   f"over documents, {2 * loss_window + 1} positions around each of the two, with 1.96 standard errors "
+                   "of the change against the clean model, paired by document.")
+        alt = "Metric against share of ablated heads; left plain rankings, right with the other kind's top heads kept."
+    return Figure(_curves_by_metric(ablations, positions, seed), caption, alt)
 
-    `columns`: title to the rows of "few_shot" and "token_loss" (`protocol_rows`); `levels`: title to horizontal lines
-    of the few-shot rows by name (floor, zero-shot). Random heads stand in all rows without exclusion (A16). `carried`:
-    title to whether the token-loss difference can carry its row (`carries_loss`); one that cannot is not drawn.
+
+def headline(ablations: pd.DataFrame, *, seed: int) -> Figure:
+    """`ablation_curves` at all positions for the front page, with what a reader needs who comes from nowhere."""
+    return Figure(
+        _curves_by_metric(ablations, "all", seed),
+        f"Heads of {ablations['model'].iloc[0]} replaced by their mean at all positions: one intervention, two "
+        "metrics. Top: few-shot accuracy on tasks that no ranking was made from; bottom: token-loss difference. "
+        "Bands: 95 % intervals, top over tasks, bottom over documents.",
+        "Few-shot accuracy and token-loss difference against the share of ablated heads, by kind of head.")
+
+
+def _curves_by_metric(ablations: pd.DataFrame, positions: str, seed: int):
+    """Of the metrics measured at these positions a row each.
+
+    The band of the mean over tasks is a 95 % bootstrap interval over tasks, that of the token-loss difference 1.96
+    standard errors of its change, paired by document; random lines are means over draws. Where the clean model's own
+    token-loss difference is within 1.96 standard errors of 0, the panel says so.
     """
-    figure, axes = plt.subplots(3, len(columns), figsize=(3.9 * len(columns), 8.4), squeeze=False, sharex="col")
-    shown = (("few_shot", False), ("few_shot", True), ("token_loss", True))
-    for column, (title, rows_of) in zip(axes.T, columns.items(), strict=True):
-        for ax, (metric, excluded) in zip(column, shown, strict=True):
-            rows = rows_of[metric]
-            if metric == "few_shot" or carried[title]:
-                _curves(ax, rows, excluded, seed)
-            else:
-                note(ax, "not drawn: its error\nis too large here")
-            if metric == "few_shot":
-                for (name, level), line in zip(levels[title].items(), (":", "-.", "--"), strict=False):
-                    ax.axhline(level, color=_GREY, linestyle=line, linewidth=1.2, label=name, zorder=0)
-                ax.set_ylim(0, None)
-            label = ROW_LABEL[rows["metric"].iloc[0]] if metric == "few_shot" else "token-loss\ndifference (nats)"
-            ax.set_ylabel(label + ("\nwith exclusion" if excluded else ""), fontsize=11)
-        column[0].set_title(title, fontsize=11)
-        column[-1].set_xlabel("heads ablated (%)")
-    found = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(found.values(), found, loc="outside lower center", ncols=4, fontsize=10)
+    rows = with_paired_errors(ablations[ablations["positions"].isin(("none", positions))])
+    rows = rows[rows["replacement"].isin(("none", "mean"))]
+    measured = set(ablations[ablations["positions"] == positions]["metric"])
+    metrics = [metric for metric in (FEW_SHOT, TOKEN_LOSS) if metric in measured]
+    figure, axes = plt.subplots(len(metrics), 2, figsize=(9.6, 3.3 * len(metrics)), squeeze=False, sharex=True,
+                                sharey="row")
+    for line, metric in zip(axes, metrics, strict=True):
+        chosen = rows[rows["metric"] == metric]
+        clean = chosen[chosen["ranking"] == "none"]
+        unsure = len(clean) == 1 and not clean["value"].item() > 1.96 * clean["standard_error"].item()
+        for ax, excluded in zip(line, (False, True), strict=True):
+            _curves(ax, chosen, excluded, seed, matched=True)
+            if unsure:
+                ax.set_title("without ablation not told from 0", fontsize=9, loc="right")
+            if metric == metrics[0]:
+                ax.set_title("with exclusion of the other kind" if excluded else "plain ranking", fontsize=11)
+            if metric == metrics[-1]:
+                ax.set_xlabel("heads ablated (%)")
+        line[0].set_ylabel(METRIC_LABEL[metric])
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
     return axes
 
 
-def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int) -> None:
-    """Clean level, random heads and both kinds, with or without exclusion, at the shares really ablated."""
+def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int, *, matched: bool = False) -> None:
+    """Clean level, random heads and both kinds with or without exclusion, at the shares really ablated.
+
+    `matched`: also random heads in the layers of each kind.
+    """
     edited = rows[rows["ranking"] != "none"]
     edited = edited.assign(percent=100 * edited["fraction"])
-    ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), color=COLOUR["none"], linewidth=1, label=LABEL["none"])
-    line_over_tasks(ax, edited[edited["ranking"] == "random"], "percent", COLOUR["random"], MARKER["random"],
-                    LINE["random"], LABEL["random"], seed)
+    kept = (edited["excluded"] != "") == excluded
+    _clean_line(ax, rows)
+    line_over_tasks(ax, edited[edited["ranking"] == "random"], "percent", seed, **look("random"))
     for kind in KINDS:
-        own = edited[(edited["ranking"] == kind) & ((edited["excluded"] != "") == excluded)]
-        line_over_tasks(ax, own, "percent", COLOUR[kind], MARKER[kind], LINE[kind], LABEL[kind], seed)
+        if matched:
+            of_layers = edited[(edited["ranking"] == "random_layer_matched") & (edited["matched"] == kind) & kept]
+            line_over_tasks(ax, of_layers, "percent", seed, **_in_layers(kind))
+        line_over_tasks(ax, edited[(edited["ranking"] == kind) & kept], "percent", seed, **look(kind))
 
 
-def task_grid(ablations: pd.DataFrame, tasks: list[str], floors: pd.Series):
+def _clean_line(ax, rows: pd.DataFrame) -> None:
+    ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), color=COLOUR["none"], linewidth=1, label=LABEL["none"])
+
+
+def _in_layers(kind: str) -> dict:
+    """The look of random heads in the layers of a kind."""
+    return look("random_layer_matched", marker=look(kind)["marker"], label=f"random in layers of {LABEL[kind]}",
+                linestyle={"induction": "-.", "fv": "--"}[kind])
+
+
+def figure_four(
+    ablations: pd.DataFrame, numbers: pd.DataFrame, tasks: pd.DataFrame, protocols: list[str], *,
+    exclude_fraction: float, seed: int,
+) -> Figure:
+    """Figure 4, a column per protocol: few-shot metric, the same with exclusion, token-loss difference with exclusion.
+
+    `exclude_fraction` is that of the one intervention. Grey levels of the few-shot rows: always giving the commonest
+    label and no demonstrations, both of first tokens; what always answering right has in F1. Random heads stand in all
+    rows without exclusion (A16). A token-loss difference that cannot carry its row (`carries_loss`) is not drawn.
+    """
+    ablations, columns = with_paired_errors(ablations), titles(protocols)
+    figure, axes = plt.subplots(3, len(columns), figsize=(3.9 * len(columns), 8.4), squeeze=False, sharex="col")
+    for column, (name, title) in zip(axes.T, columns.items(), strict=True):
+        few_shot, token_loss = (protocol_rows(
+            name, ablations, metric, exclude_fraction=exclude_fraction if name == "single" else None)
+            for metric in ("few_shot", "token_loss"))
+        levels = _levels(name, ablations, tasks.set_index("task")["floor"][few_shot["task"].unique()])
+        for ax, excluded in zip(column, (False, True), strict=False):
+            _curves(ax, few_shot, excluded, seed)
+            for (words, level), line in zip(levels.items(), (":", "-.", "--"), strict=False):
+                ax.axhline(level, color=GREY, linestyle=line, linewidth=1.2, label=words, zorder=0)
+            ax.set_ylim(0, None)
+            label = METRIC_LABEL[few_shot["metric"].iloc[0]] + ("\nwith exclusion" if excluded else "")
+            ax.set_ylabel(label, fontsize=11)
+        if carries_loss(numbers, name):
+            _curves(column[2], token_loss, True, seed)
+        else:
+            note(column[2], "not drawn: its error\nis too large here")
+        column[2].set_ylabel("token-loss\ndifference (nats)\nwith exclusion", fontsize=11)
+        column[0].set_title(title, fontsize=11)
+        column[2].set_xlabel("heads ablated (%)")
+    found = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found, loc="outside lower center", ncols=4, fontsize=10)
+    return Figure(
+        axes,
+        "Left: mean at the last position for accuracy, at all positions for the loss. Middle: F1 on five generated "
+        "tokens, mean at the last position; for the loss the value at the BOS at all positions; one random draw. "
+        "Right: mean at all positions for both. Bands as above. Grey: floor (commonest label), accuracy without "
+        "demonstrations. A token-loss difference whose error is too large to carry its row is not drawn.",
+        "Three rows of few-shot metric, the same with exclusion and token-loss difference; a column per protocol.")
+
+
+def _levels(name: str, ablations: pd.DataFrame, floors: pd.Series) -> dict[str, float]:
+    without = ablations[(ablations["metric"] == "zero_shot_accuracy") & (ablations["ranking"] == "none")]
+    levels = {"floor": float(floors.mean()), "no ablation, 0 shots": float(without["value"].mean())}
+    if protocol(name).metric == "generated_f1":
+        levels["F1 of right answers"] = float(ablations[ablations["metric"] == "f1_ceiling"]["value"].mean())
+    return levels
+
+
+def task_grid(ablations: pd.DataFrame, tasks: pd.DataFrame, *, n: int = 20) -> Figure:
     """Appendix A.2: first-token accuracy of single tasks against the share of heads ablated; dotted: floor."""
-    n_columns = 5
-    figure, axes = plt.subplots(-(-len(tasks) // n_columns), n_columns, sharex=True, sharey=True, squeeze=False,
-                                figsize=(10.5, 2.1 * -(-len(tasks) // n_columns)))
-    for ax in axes.ravel()[len(tasks):]:
+    rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
+                     & ablations["replacement"].isin(("none", "mean"))]
+    floors, n_columns = tasks.set_index("task")["floor"], 5
+    names = able_tasks(rows[rows["ranking"] == "none"].set_index("task")["value"], floors, n)
+    figure, axes = plt.subplots(-(-len(names) // n_columns), n_columns, sharex=True, sharey=True, squeeze=False,
+                                figsize=(10.5, 2.1 * -(-len(names) // n_columns)))
+    for ax in axes.ravel()[len(names):]:
         ax.set_axis_off()
-    for ax, task in zip(axes.ravel(), tasks, strict=False):
-        rows = ablations[ablations["task"] == task]
-        ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), color=COLOUR["none"], linewidth=1,
-                   label=LABEL["none"])
-        ax.axhline(floors[task], color=_GREY, linestyle=":", label="floor")
+    for ax, task in zip(axes.ravel(), names, strict=False):
+        of_task = rows[rows["task"] == task]
+        _clean_line(ax, of_task)
+        ax.axhline(floors[task], color=GREY, linestyle=":", label="floor")
         for ranking in ("random", *KINDS):
-            own = rows[(rows["ranking"] == ranking) & ((rows["excluded"] == "") | (ranking == "random"))]
+            own = of_task[(of_task["ranking"] == ranking) & ((of_task["excluded"] == "") | (ranking == "random"))]
             own = own.groupby("fraction")["value"].mean()
-            ax.plot(100 * own.index, own.to_numpy(), color=COLOUR[ranking], marker=MARKER[ranking], markersize=3.5,
-                    linestyle=LINE[ranking], label=LABEL[ranking])
+            ax.plot(100 * own.index, own.to_numpy(), markersize=3.5, **look(ranking))
         ax.set_title(fill(task.replace("_", " "), 20), fontsize=8.5)
         ax.set_ylim(-0.03, 1.03)
     figure.supxlabel("heads ablated (%)", fontsize=11)
     figure.supylabel("accuracy (first token)", fontsize=11)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9)
-    return axes
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9)
+    n_prompts = rows[rows["ranking"].isin(KINDS)]["n_prompts"].max()
+    return Figure(
+        axes,
+        f"Accuracy of {len(names)} evaluation tasks, {n_prompts} prompts each, heads replaced by their mean at all "
+        "positions, plain rankings. Dotted: always giving the commonest label.",
+        "Small panels of accuracy against share of ablated heads, one per task.")
 
 
-def zero_shot_control(rows: pd.DataFrame, ten_shot: float, n_shots: int, seed: int):
+def zero_shot_control(ablations: pd.DataFrame, *, n_shots: int, seed: int) -> Figure:
     """Accuracy without demonstrations under ablation with exclusion, with the clean lines at 0 and `n_shots` shots."""
     figure, ax = plt.subplots(figsize=(6.4, 3.4))
-    _curves(ax, rows, True, seed)
-    ax.axhline(ten_shot, color=COLOUR["none"], linestyle=":", linewidth=1.2, label=f"no ablation, {n_shots} shots")
+    _curves(ax, ablations[ablations["metric"] == "zero_shot_accuracy"], True, seed)
+    clean = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")]["value"].mean()
+    ax.axhline(clean, color=COLOUR["none"], linestyle=":", linewidth=1.2, label=f"no ablation, {n_shots} shots")
     ax.set(xlabel="heads ablated (%)", ylabel="accuracy at 0 shots\n(first token)", ylim=(0, None))
     ax.legend(fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.62))
-    return ax
+    return Figure(
+        ax,
+        "Accuracy at 0 shots with heads replaced by their mean at all positions, with exclusion. Dotted: clean at "
+        f"{n_shots} shots. Bands: 95 % bootstrap intervals over tasks.",
+        "Accuracy at 0 shots against share of ablated heads, with the clean lines at 0 shots and with demonstrations.")
 
 
-def ablated_sets(sets: pd.DataFrame):
+def ablated_sets(conditions: list[Condition], scores: pd.DataFrame) -> Figure:
     """Share of heads in both ablated sets, and the mean percentile in either score of the heads that remain."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharex=True)
-    numbers = [c for c in sets if c != "excluded"]
-    plain, kept = (sets[sets["excluded"] == excluded][numbers].reset_index(drop=True) for excluded in (False, True))
+    sets = set_table(conditions, scores)
+    plain, kept = (sets[sets["excluded"] == excluded].drop(columns="excluded").reset_index(drop=True)
+                   for excluded in (False, True))
     for rows, line, words in ((plain, "-", "plain"), (kept, "--", "with exclusion"))[: 1 if kept.equals(plain) else 2]:
         axes[0].plot(100 * rows["fraction"], 100 * rows["overlap"], color=COLOUR["none"], linestyle=line, marker="D",
                      markersize=5, label=words)
         for ax, score in zip(axes[1:], ("fv", "induction"), strict=True):
             for kind in KINDS:
-                ax.plot(100 * rows["fraction"], rows[f"{score}_after_{kind}"], color=COLOUR[kind], linestyle=line,
-                        marker=MARKER[kind], markersize=5, label=f"{LABEL[kind]} ablated, {words}")
-    axes[0].set(ylabel="heads in both sets (%)", ylim=(-3, 103))
-    axes[1].set(ylabel="mean FV percentile\nof the heads that remain")
-    axes[2].set(ylabel="mean induction percentile\nof the heads that remain")
-    for ax in axes:
-        ax.set_xlabel("heads ablated (%)")
+                ax.plot(100 * rows["fraction"], rows[f"{score}_after_{kind}"], markersize=5,
+                        **look(kind, linestyle=line, label=f"{LABEL[kind]} ablated, {words}"))
+    axes[0].set_ylim(-3, 103)
+    for ax, label in zip(axes, ("heads in both sets (%)", "mean FV percentile\nof the heads that remain",
+                                "mean induction percentile\nof the heads that remain"), strict=True):
+        ax.set(xlabel="heads ablated (%)", ylabel=label)
     axes[0].legend(fontsize=9)
-    handles, labels = axes[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9)
-    return axes
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=9)
+    return Figure(
+        axes,
+        "Left: share of heads that the two kinds' sets have in common. Middle and right: mean percentile among all "
+        "heads, in either score, of the heads that are left. Dashed: with exclusion, where it changes a set.",
+        "Overlap of the ablated sets and percentile of the remaining heads in two scores against share of ablated "
+        "heads.")
 
 
-def loss_by_position(curves: pd.DataFrame):
+def loss_by_position(curves: pd.DataFrame) -> Figure:
     """Left: loss by position in the document under ablation; right: its rise over the clean model. Log positions."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharex=True)
     clean = curves[curves["ranking"] == "none"].set_index("position")["value"]
     for (ranking, matched), rows in curves.groupby(["ranking", "matched"], sort=False):
-        label = LABEL[ranking] if not matched else f"random in layers of {LABEL[matched]}"
-        line = {"induction": "-.", "fv": "--"}.get(matched, LINE[ranking])
-        style = {"color": COLOUR[ranking], "marker": MARKER[matched or ranking], "linestyle": line, "markersize": 4}
-        axes[0].plot(rows["position"], rows["value"], label=label, **style)
+        style = (_in_layers(matched) if matched else look(ranking)) | {"markersize": 4}
+        axes[0].plot(rows["position"], rows["value"], **style)
         if ranking != "none":
             axes[1].plot(rows["position"], rows["value"] - clean.loc[rows["position"]].to_numpy(), **style)
     for ax in axes:
         for place in (50, 500):
-            ax.axvline(place, color=_GREY, linewidth=0.8, zorder=0)
+            ax.axvline(place, color=GREY, linewidth=0.8, zorder=0)
         ax.set(xscale="log", xlabel="token of the document (log scale)")
-        ticks = np.array([1, 5, 50, 500])
-        ax.set_xticks(ticks, ticks)
+        ax.set_xticks([1, 5, 50, 500], [1, 5, 50, 500])
         ax.minorticks_off()
     axes[0].set_ylabel("loss (nats)")
     axes[1].set_ylabel("loss above the\nclean model's (nats)")
     axes[0].legend(fontsize=9)
-    return axes
+    return Figure(
+        axes,
+        f"Mean loss over {curves['n_prompts'].iloc[0]} documents by position with {curves['fraction'].max():.0%} of "
+        "heads replaced by their mean at all positions, and its rise over the clean model. Vertical lines: tokens 50 "
+        "and 500.",
+        "Loss against position in the document under ablation, and the same minus the clean model's loss.")

@@ -6,16 +6,17 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from icl_lib.analysis.claims import ABSENT, FAILS, HOLDS, OPEN, POWERLESS, overall, read_claims
+from icl_lib.figures.common import GREY, Figure
 
 # Not the colours of head kinds; the signs say the same without colour.
 LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?"), POWERLESS: ("#FFFFFF", "×"),
         ABSENT: ("#FFFFFF", "")}
 
 
-def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame):
+def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     """Verdict of every claim (rows) for every model (columns, by size), for all models of a suite, and over them."""
-    claims = list(found["claim"].unique())
     words = {claim.id: claim.claim for claim in read_claims()}
+    claims = [claim for claim in words if claim in set(found["claim"])]
     labels = [fill(f"{claim}: {words[claim]}", 64) for claim in claims]
     models = [m for m in sizes.sort_values(["parameters", "model"])["model"] if m in set(found["model"])]
     columns = [*models, "", "overall"]
@@ -27,7 +28,7 @@ def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame):
             colour, sign = LOOK[said.get(column, ABSENT)]
             dark = colour in ("#009E73", "#882255")
             ax.add_patch(plt.Rectangle(
-                (x - 0.46, y - 0.44), 0.92, 0.88, facecolor=colour, edgecolor="#BBBBBB", linewidth=0.5))
+                (x - 0.46, y - 0.44), 0.92, 0.88, facecolor=colour, edgecolor=GREY, linewidth=0.5))
             ax.text(x, y, sign, ha="center", va="center", fontsize=10, color="white" if dark else "black")
     ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(claims) - 0.4, -0.6))
     ax.set_yticks(range(len(claims)), labels, fontsize=8)
@@ -36,4 +37,9 @@ def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame):
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
-    return ax
+    return Figure(
+        ax,
+        "Verdicts by claim and model, models by size. Green +: holds; purple −: does not hold; grey ?: not decided; "
+        "×: cannot be decided here; white: not measured. Overall: by size.",
+        "Grid of verdicts: a row per claim, a column per model, then statistics over all models and the overall "
+        "verdict.")

@@ -1,6 +1,6 @@
-"""Figures along training: table in, axes out. A checkpoint that is missing breaks the lines and is marked."""
+"""Figures along training: tables in, a `Figure` out. A checkpoint that is missing breaks the lines and is marked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import matplotlib.pyplot as plt
@@ -8,39 +8,49 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures.common import COLOUR, KIND_OF_SCORE, LABEL, LINE, MARKER, METRIC_LABEL, task_points
+from icl_lib.ablation.effects import FEW_SHOT, METRIC_WORDS
+from icl_lib.analysis import dynamics
+from icl_lib.figures.common import COLOUR, LABEL, MARKER, METRIC_LABEL, Figure, look, note, task_points
+from icl_lib.kinds import DEFINED_BY, KINDS
 
 SCORE_OF_TOP_HEADS = {"induction": "attention mass, top heads", "fv": "FV score, top heads"}
+SCORE_OF_HEAD = {"induction": "prefix-matching score", "fv": "FV score"}  # by `kinds.DEFINED_BY`
+Heads = Mapping[str, list[tuple[int, int]]]
 
 
-def training_scores(curves: pd.DataFrame, steps: Sequence[int]):
-    """Figure 5: mean score of the top heads along training, induction left axis, FV right; one panel per selection.
-
-    `curves`: columns selection, kind, step, value, low, high. `steps`: the checkpoints that there should be.
-    """
-    selections = list(curves["selection"].unique())
-    figure, axes = plt.subplots(1, len(selections), figsize=(5.4 * len(selections), 4.2), squeeze=False)
-    for ax, selection in zip(axes[0], selections, strict=True):
+def training_scores(scores: pd.DataFrame, steps: Sequence[int], fraction: float) -> Figure:
+    """Figure 5: mean score of the top heads along training; selected at each of the `steps`, and by the last one."""
+    curves = dynamics.top_score_curves(scores, fraction=fraction)
+    figure, axes = plt.subplots(1, 2, figsize=(10.8, 4.2))
+    for ax, selection in zip(axes, curves["selection"].unique(), strict=True):
         _both_scores(ax, curves[curves["selection"] == selection], steps)
         ax.set_title(selection, fontsize=11)
-    return axes[0]
+    return Figure(
+        axes,
+        f"Mean score of the top {fraction:.0%} of heads along training: attention mass (blue, left axis) and FV score "
+        "(orange, right axis). Bands: lowest to highest of these heads.",
+        "Two panels of score against training step, top heads selected at each checkpoint and at the end.")
 
 
-def training_by_model(curves: pd.DataFrame, steps: dict[str, list[int]]):
-    """Figure 21: as `training_scores`, a panel per model; `curves` with a column model, one selection."""
-    rows = -(-len(steps) // 2)
-    figure, axes = plt.subplots(rows, min(2, len(steps)), figsize=(6.8, 0.4 + 2.4 * rows), squeeze=False)
-    for ax, model in zip_longest(axes.ravel(), steps):
+def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, list[int]], fraction: float) -> Figure:
+    """Figure 21: as `training_scores`, a panel per model; top heads selected at each checkpoint."""
+    rows = -(-len(scores) // 2)
+    figure, axes = plt.subplots(rows, min(2, len(scores)), figsize=(6.8, 0.4 + 2.4 * rows), squeeze=False)
+    for ax, model in zip_longest(axes.ravel(), scores):
         if model is None:
             ax.set_axis_off()
             continue
-        twin = _both_scores(ax, curves[curves["model"] == model], steps[model])
+        twin = _both_scores(ax, dynamics.seed_curves(scores[model], fraction=fraction), steps[model])
         ax.set_title(model, fontsize=10, loc="left")
         for side in (ax, twin):
             side.set_ylabel(side.get_ylabel().split(",")[0], fontsize=10)
             side.tick_params(labelsize=9)
         ax.tick_params(axis="x", rotation=60)
-    return axes.ravel()[:len(steps)]
+    return Figure(
+        axes.ravel()[:len(scores)],
+        f"As Figure 21: mean score of the top {fraction:.0%} of heads at each checkpoint. Blue, left: attention mass; "
+        "orange, right: FV score. Bands: lowest to highest of these heads.",
+        "A panel per model of both kinds' mean scores against training step.")
 
 
 def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
@@ -58,87 +68,97 @@ def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
     return twin
 
 
-def scores_by_seed(curves: pd.DataFrame, steps: dict[str, list[int]]):
+def scores_by_seed(scores: pd.DataFrame, steps: Mapping[str, list[int]], fraction: float) -> Figure:
     """Mean score of the top heads along training, a line per model that differs by its seed; left induction, right FV.
 
-    `curves`: columns model, kind, step, value. `steps`: model to the checkpoints that there should be.
+    `steps`: model to the checkpoints that there should be.
     """
+    curves = dynamics.seed_curves(scores, fraction=fraction)
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharex=True)
     every = sorted({step for of_model in steps.values() for step in of_model})
     for ax, (kind, label) in zip(axes, SCORE_OF_TOP_HEADS.items(), strict=True):
         for line, model in zip(["-", "--", ":", "-."] * len(steps), sorted(steps), strict=False):
             own = curves[(curves["model"] == model) & (curves["kind"] == kind)]
             rows = _with_gaps(own[["step", "value"]], steps[model])
-            ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4,
-                    linestyle=line, label=model)
+            ax.plot(_place(rows["step"]), rows["value"], markersize=4, **look(kind, linestyle=line, label=model))
         _step_axis(ax, every, curves["step"])
         ax.set_ylabel(label)
         ax.legend(fontsize=9)
-    return axes
+    return Figure(
+        axes,
+        f"Mean score of the top {fraction:.0%} of heads, selected anew at each checkpoint; one line per seed.",
+        "Two panels, attention mass and FV score against training step, one line per seed.")
 
 
-def one_head(scores: pd.DataFrame, head: tuple[int, int], names: dict[str, str], steps: Sequence[int]):
-    """Figure 1: both scores of one head along training; `names`: score to axis label, induction first."""
+def one_head(scores: pd.DataFrame, steps: Sequence[int], n_heads: int) -> Figure:
+    """Figure 1: both scores along training of the head that `dynamics.teaser_head` chooses among `n_heads`."""
+    head = dynamics.teaser_head(scores, n=n_heads)
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharex=True)
-    for ax, (score, label) in zip(axes, names.items(), strict=True):
-        kind = KIND_OF_SCORE[score]
-        rows = _with_gaps(_path(scores, score, head), steps)
-        ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4)
+    for ax, (kind, label) in zip(axes, SCORE_OF_HEAD.items(), strict=True):
+        _paths(ax, scores, DEFINED_BY[kind], [head], kind, steps, markersize=4)
         ax.set_ylabel(label)
         _step_axis(ax, steps, scores["step"])
-    return axes
+    return Figure(
+        axes,
+        f"Figure 1 for this model: head L{head[0]}H{head[1]}, of the {n_heads} final FV heads the one with the highest "
+        "prefix-matching score at any checkpoint.",
+        "Two panels, prefix-matching score and FV score of one head against training step.")
 
 
-def head_trajectories(
-    scores: pd.DataFrame, heads: dict[str, list[tuple[int, int]]], names: dict[str, str], steps: Sequence[int]
-):
-    """Figure 6: both scores of single heads along training, fading with final rank; rows are the two scores."""
+def head_trajectories(scores: pd.DataFrame, steps: Sequence[int], n_heads: int) -> Figure:
+    """Figure 6: both scores of single final heads along training, fading with rank; rows are the two scores."""
     figure, axes = plt.subplots(2, 2, figsize=(9.2, 5.6), sharex=True, sharey="row")
-    for row, (score, label) in zip(axes, names.items(), strict=True):
+    heads = dynamics.final_heads(scores, n=n_heads)
+    for row, (score, label) in zip(axes, SCORE_OF_HEAD.items(), strict=True):
         for ax, kind in zip(row, heads, strict=True):
-            _paths(ax, scores, score, heads[kind], kind, steps)
-            if score == next(iter(names)):
-                ax.set_title(f"final {LABEL[kind]}", fontsize=11)
-                ax.legend(fontsize=8, ncol=2)
+            _paths(ax, scores, DEFINED_BY[score], heads[kind], kind, steps)
         row[0].set_ylabel(label)
+    for ax, kind in zip(axes[0], heads, strict=True):
+        ax.set_title(f"final {LABEL[kind]}", fontsize=11)
+        ax.legend(fontsize=8, ncol=2)
     for ax in axes[1]:
         _step_axis(ax, steps, scores["step"])
-    return axes
+    return Figure(
+        axes,
+        f"Scores of the {n_heads} final induction heads (left) and FV heads (right) along training, fading with rank.",
+        "Four panels of single heads' scores against training step.")
 
 
-def trajectories_by_model(
-    scores: dict[str, pd.DataFrame], heads: dict[str, dict[str, list[tuple[int, int]]]], names: dict[str, str],
-    steps: dict[str, list[int]]
-):
+def trajectories_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, list[int]], n_heads: int) -> Figure:
     """Figure 22: as `head_trajectories`, a row per model, a column per score, both kinds in one panel by colour."""
     figure, axes = plt.subplots(len(scores), 2, figsize=(6.8, 0.4 + 2.2 * len(scores)), squeeze=False)
     for row, (model, table) in zip(axes, scores.items(), strict=True):
-        for ax, (score, label) in zip(row, names.items(), strict=True):
-            for kind, own in heads[model].items():
-                _paths(ax, table, score, own, kind, steps[model])
+        heads = dynamics.final_heads(table, n=n_heads)
+        for ax, (score, label) in zip(row, SCORE_OF_HEAD.items(), strict=True):
+            for kind, own in heads.items():
+                _paths(ax, table, DEFINED_BY[score], own, kind, steps[model])
             _step_axis(ax, steps[model], table["step"])
             ax.set_title(f"{model}: {label}", fontsize=10, loc="left")
             ax.tick_params(labelsize=9)
             ax.tick_params(axis="x", rotation=60)
-            ax.set_xlabel(ax.get_xlabel() if row is axes[-1] else "")
-    return axes
+            ax.set_xlabel(ax.get_xlabel() if model == list(scores)[-1] else "")
+    return Figure(
+        axes,
+        f"As Figure 22: scores of the {n_heads} final induction heads (blue) and FV heads (orange), fading with rank.",
+        "A row per model of two panels of single heads' scores against training step, prefix matching and FV score.")
 
 
-def _paths(ax, scores: pd.DataFrame, score: str, heads: list[tuple[int, int]], kind: str, steps: Sequence[int]) -> None:
-    for rank, head in enumerate(heads):
-        rows = _with_gaps(_path(scores, score, head), steps)
-        ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=3,
-                alpha=1 - 0.7 * rank / max(1, len(heads)), label=f"L{head[0]}H{head[1]}")
+def _paths(
+    ax, scores: pd.DataFrame, score: str, heads: list[tuple[int, int]], kind: str, steps: Sequence[int], markersize=3
+) -> None:
+    """A score of single heads at each step, mean over tasks."""
+    for rank, (layer, head) in enumerate(heads):
+        own = scores[(scores["score"] == score) & (scores["layer"] == layer) & (scores["head"] == head)]
+        rows = _with_gaps(own.groupby("step")["value"].mean().reset_index(), steps)
+        ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=markersize,
+                alpha=1 - 0.7 * rank / max(1, len(heads)), label=f"L{layer}H{head}")
 
 
-def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: int):
-    """What the unedited model does along training, on one axis of steps: accuracy above, token-loss difference below.
-
-    `accuracy`: rows of that table, first-token accuracy of the tasks wanted and the token-loss difference. Bands:
-    95 % bootstrap intervals over tasks, for the loss 1.96 standard errors over documents.
-    """
+def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: int) -> Figure:
+    """What the unedited model does along training on one axis of steps: accuracy above, token-loss difference below."""
     figure, axes = plt.subplots(2, 1, figsize=(7.2, 5.6), sharex=True, height_ratios=[3, 2])
-    of_tasks = accuracy[accuracy["metric"] == "first_token_accuracy"]
+    accuracy = accuracy[accuracy["split"] != "unseen"]
+    of_tasks = accuracy[accuracy["metric"] == FEW_SHOT]
     conditions = sorted(set(zip(of_tasks["labels"], of_tasks["n_shots"], strict=True)))
     for colour, (labels, shots) in zip(sns.color_palette("viridis", len(conditions)), conditions, strict=True):
         rows = of_tasks[(of_tasks["labels"] == labels) & (of_tasks["n_shots"] == shots)]
@@ -150,50 +170,57 @@ def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: i
     _metric_line(axes[1], losses, steps, seed, color=COLOUR["none"], linestyle="-", label=None)
     axes[1].set_ylabel(METRIC_LABEL["token_loss_difference"])
     _step_axis(axes[1], steps, accuracy["step"])
-    return axes
+    return Figure(
+        axes,
+        "Above: accuracy of the answer's first token, means over all tasks seen in training; bands: 95 % bootstrap "
+        "intervals over tasks. Below: loss around the 50th minus loss around the 500th token of documents; band: 1.96 "
+        "standard errors over documents.",
+        "Accuracy for each number of demonstrations and kind of labels, and token-loss difference, against training "
+        "step.")
 
 
-def effects_by_step(effects: pd.DataFrame, steps: Sequence[int]):
+def effects_by_step(effects: pd.DataFrame, steps: Sequence[int], fraction: float) -> Figure:
     """Effect of ablating each kind beyond layer-matched random heads along training, both metrics."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), sharex=True)
-    for ax, metric in zip(axes, ("first_token_accuracy", "token_loss_difference"), strict=True):
-        for kind in ("induction", "fv"):
+    for ax, (metric, words) in zip(axes, METRIC_WORDS.items(), strict=True):
+        for kind in KINDS:
             own = effects[(effects["metric"] == metric) & (effects["ranking"] == kind)]
             rows = _with_gaps(own[["step", "value", "low", "high"]], steps)
             error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-            ax.errorbar(_place(rows["step"]), rows["value"], yerr=error, color=COLOUR[kind], marker=MARKER[kind],
-                        capsize=3, label=LABEL[kind])
-        ax.axhline(0, color=COLOUR["random_layer_matched"], linestyle=LINE["random_layer_matched"], linewidth=1)
-        ax.set_ylabel(METRIC_LABEL[metric].split("\n")[0] + " lost\nbeyond random heads")
+            ax.errorbar(_place(rows["step"]), rows["value"], yerr=error, capsize=3, **look(kind))
+        ax.axhline(0, linewidth=1, **look("random_layer_matched", marker=None, label=None))
+        ax.set_ylabel(f"{words} lost\nbeyond random heads")
         if effects.empty:
-            ax.text(0.5, 0.5, "no checkpoint was ablated,\nor none has heads of neither kind", ha="center",
-                    transform=ax.transAxes)
+            note(ax, "no checkpoint was ablated,\nor none has heads of neither kind", ticks=True)
         else:
             _step_axis(ax, steps, effects["step"])
     axes[0].legend(fontsize=9)
-    return axes
+    return Figure(
+        axes,
+        f"Metric lost with {fraction:.0%} of heads replaced by their mean at all positions, beyond random heads of the "
+        "same layers (dashed line at 0), by checkpoint. Bars: 95 % bootstrap intervals over tasks, prompts and draws.",
+        "Two panels against training step: accuracy lost and token-loss difference lost, a line per kind of head.")
 
 
-def transitions_by_threshold(sweep: pd.DataFrame):
+def transitions_by_threshold(sweep: pd.DataFrame) -> Figure:
     """Heads that had both scores, by which came first, against the induction threshold; dashed: by chance.
 
-    `sweep`: columns threshold, order, heads, expected by chance.
+    `sweep`: `dynamics.transition_sweep`.
     """
     figure, ax = plt.subplots(figsize=(6.4, 3.4))
     for order, kind, label in (("induction_first", "induction", "induction first"), ("fv_first", "fv", "FV first")):
         rows = sweep[sweep["order"] == order].sort_values("threshold")
-        ax.plot(rows["threshold"], rows["heads"], color=COLOUR[kind], marker=MARKER[kind], label=label)
+        ax.plot(rows["threshold"], rows["heads"], **look(kind, label=label))
         ax.plot(rows["threshold"], rows["expected by chance"], color=COLOUR[kind], linestyle="--",
                 label=f"{label}, by chance")
     ax.set(xlabel="induction threshold (prefix-matching score)", ylabel="heads", ylim=(0, None))
     ax.legend(fontsize=9)
-    return ax
-
-
-def _path(scores: pd.DataFrame, score: str, head: tuple[int, int]) -> pd.DataFrame:
-    """One head's score at each step, mean over tasks: columns step, value."""
-    rows = scores[(scores["score"] == score) & (scores["layer"] == head[0]) & (scores["head"] == head[1])]
-    return rows.groupby("step")["value"].mean().reset_index()
+    return Figure(
+        ax,
+        "A sensitivity analysis: heads that had both scores at some checkpoint, by which score came first, had "
+        "induction heads another threshold. Dashed: mean over pairings of the two scores' curves at random over all "
+        "heads.",
+        "Number of heads against induction threshold: induction first, FV first, and what chance gives for each.")
 
 
 def _metric_line(ax, rows: pd.DataFrame, steps: Sequence[int], seed: int, **style) -> None:

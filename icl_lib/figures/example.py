@@ -1,13 +1,12 @@
-"""Figures of the worked example: table in, axes out."""
+"""Figures of the worked example: table in, a `Figure` with its caption out."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures.common import COLOUR
+from icl_lib.figures.common import COLOUR, Figure
 from icl_lib.kinds import KINDS
 
-SHADES = {"induction": "Blues", "fv": "Oranges"}
 HEAD = {"induction": "induction head", "fv": "FV head"}
 # The experiments in the order of the page: prompt, what the head's output is replaced by, where; in words.
 EXPERIMENTS = {
@@ -20,13 +19,13 @@ EXPERIMENTS = {
 }
 
 
-def pattern(example: pd.DataFrame, kind: str):
-    """Attention of one kind's head on the repeated words, a row for each token that is read, columns what it sees."""
-    rows = example.query("metric == 'attention' and prompts == 'repeated' and ranking == @kind")
+def pattern(example: pd.DataFrame) -> Figure:
+    """Attention of the induction head on repeated words, a row for each token that is read, columns what it sees."""
+    rows = example.query("metric == 'attention' and prompts == 'repeated' and ranking == 'induction'")
     values = rows.pivot(index="position", columns="to_position", values="value")
     words = rows[rows["position"] == rows["position"].max()].sort_values("to_position")["token"].str.strip().tolist()
     figure, ax = plt.subplots(figsize=(5.6, 4.8))
-    sns.heatmap(values, ax=ax, cmap=SHADES[kind], vmin=0, vmax=1, square=True, mask=values.isna(),
+    sns.heatmap(values, ax=ax, cmap="Blues", vmin=0, vmax=1, square=True, mask=values.isna(),
                 xticklabels=words, yticklabels=words, cbar_kws={"label": "attention", "shrink": 0.7})
     again = len(words) - len(words) // 2
     ax.axhline(again, color="#8C8C8C", linewidth=0.8)
@@ -34,10 +33,14 @@ def pattern(example: pd.DataFrame, kind: str):
     ax.tick_params(labelsize=9, length=0)
     ax.tick_params(axis="x", rotation=90)
     ax.set(xlabel="attends to", ylabel="token that is read")
-    return ax
+    return Figure(
+        ax,
+        "Attention of the induction head. Each row is a token that is read, its columns the tokens it attends to; a "
+        "row adds up to 1. BOS is the beginning of the text. Lines: where the words begin again.",
+        "Heat map of attention from each token to each earlier one; a stripe in the lower half shows copying.")
 
 
-def answer_bars(example: pd.DataFrame):
+def answer_bars(example: pd.DataFrame) -> Figure:
     """The probability of the right answer in each experiment, a bar for each head that is replaced."""
     rows = example[example["metric"] == "answer_probability"].set_index(
         ["prompts", "replacement", "positions", "ranking"])["value"]
@@ -53,4 +56,6 @@ def answer_bars(example: pd.DataFrame):
     ax.set(xlabel="probability of the right answer", xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
     handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=10)
-    return ax
+    return Figure(
+        ax, "Probability of the right answer. Black: nothing replaced; orange and blue: one head's output replaced.",
+        "Bars of the probability of the right answer under each experiment, side by side for the two heads.")

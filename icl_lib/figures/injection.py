@@ -1,37 +1,37 @@
-"""Figures of the task-execution page: table in, axes out."""
+"""Figures of the task-execution page: table in, a `Figure` with its caption out."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from icl_lib.figures.common import COLOUR, LABEL, LINE, MARKER, line_over_tasks
+from icl_lib.analysis.executions import draws_words, third
+from icl_lib.figures.common import COLOUR, GREY, MARKER, Figure, line_over_tasks, look
 from icl_lib.stats.intervals import bootstrap_mean
 
-PROMPTS_LABEL = {"zero_shot": "no demonstrations", "shuffled": "shuffled labels", "clean": "clean demonstrations"}
-KINDS = ("fv", "induction", "random_layer_matched", "random")
+PROMPTS_LABEL = {"zero_shot": "no demonstrations", "shuffled": "shuffled labels"}
+TICKS = {"none": "nothing\nadded", "fv": "FV\nheads", "induction": "induction\nheads",
+         "random_layer_matched": "random,\nlayer-matched", "random": "random\nheads"}
+# Preset to the items shown and the title of its column.
+PRESETS = {"task": ("all", "each task's own vector"), "released": ("answered", "released code: one vector")}
 
 
-TICKS = {
-    "none": "nothing\nadded", "fv": "FV\nheads", "induction": "induction\nheads",
-    "random_layer_matched": "random,\nlayer-matched", "random": "random\nheads",
-}
+def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Figure:
+    """Figure 14 for one model: accuracy with each kind's vector added at a third of the layers, a column per preset.
 
-
-def execution_points(executions: pd.DataFrame, layer: int, shown: dict[str, tuple[str, str]], seed: int):
-    """Figure 14 for one model: accuracy with each kind's vector added at one layer, a column per preset.
-
-    `shown`: preset to the items shown and a title. Bars: 95 % bootstrap intervals over tasks; random kinds are means
-    over draws. A column of "answered" items stays empty where the model answered none.
+    `fraction`: the share of heads in a vector. Random kinds are means over draws. A column of "answered" items stays
+    empty where the model answered none.
     """
-    figure, axes = plt.subplots(2, len(shown), figsize=(5.2 * len(shown), 5.6), squeeze=False, sharex=True, sharey=True)
-    for column, (preset, (items, title)) in zip(axes.T, shown.items(), strict=True):
+    presets, layer = [name for name in PRESETS if name in set(executions["preset"])], third(executions)
+    figure, axes = plt.subplots(2, len(presets), figsize=(5.2 * len(presets), 5.6), squeeze=False, sharex=True,
+                                sharey=True)
+    for column, preset in zip(axes.T, presets, strict=True):
+        items, title = PRESETS[preset]
         rows = executions[(executions["preset"] == preset) & (executions["items"] == items)]
         clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean().mean()
-        for ax, prompts in zip(column, ("zero_shot", "shuffled"), strict=True):
-            own = rows[rows["prompts"] == prompts]
-            for place, kind in enumerate(("none", *KINDS)):
-                at = own[(own["heads"] == kind) & (own["layer"] == (-1 if kind == "none" else layer))]
-                by_task = at.groupby("task")["value"].mean()
+        for ax, prompts in zip(column, PROMPTS_LABEL, strict=True):
+            at_layer = rows[(rows["prompts"] == prompts) & rows["layer"].isin((-1, layer))]
+            for place, kind in enumerate(TICKS):
+                by_task = at_layer[at_layer["heads"] == kind].groupby("task")["value"].mean()
                 if by_task.empty:  # the model answered nothing after clean demonstrations
                     continue
                 names = by_task.index.to_numpy(str)
@@ -40,28 +40,36 @@ def execution_points(executions: pd.DataFrame, layer: int, shown: dict[str, tupl
                             marker=MARKER[kind] or "D", capsize=4, markersize=8, linestyle="none")
             ax.axhline(clean, color=COLOUR["none"], linestyle=":", linewidth=1.2)
             ax.set_ylim(0, 1.02)
-            ax.set_xlim(-0.5, len(KINDS) + 0.5)
-            if ax is column[0]:
-                ax.set_title(title, fontsize=11)
+            ax.set_xlim(-0.5, len(TICKS) - 0.5)
+        column[0].set_title(title, fontsize=11)
         column[-1].set_xticks(range(len(TICKS)), TICKS.values(), fontsize=9)
-    for ax, prompts in zip(axes[:, 0], ("zero_shot", "shuffled"), strict=True):
-        ax.set_ylabel(f"accuracy (first token)\n{PROMPTS_LABEL[prompts]}")
-    return axes
+    for ax, words in zip(axes[:, 0], PROMPTS_LABEL.values(), strict=True):
+        ax.set_ylabel(f"accuracy (first token)\n{words}")
+    return Figure(
+        axes,
+        f"Accuracy with a vector added at the output of layer {layer}, made of {fraction:.0%} of heads (counts rounded "
+        f"up). Left: {draws_words(executions)}, all items. Right: one draw, items answered after clean demonstrations. "
+        "Bars: 95 % bootstrap intervals over tasks. Dotted: clean demonstrations.",
+        "Points with intervals of accuracy by kind of heads; top no demonstrations, bottom shuffled labels.")
 
 
-def execution_by_layer(executions: pd.DataFrame, chosen_layer: int, seed: int):
-    """Accuracy against the layer that the vector is added at, left without demonstrations, right shuffled labels."""
+def execution_by_layer(executions: pd.DataFrame, seed: int) -> Figure:
+    """Accuracy against the layer that each task's own vector is added at, left no demonstrations, right shuffled."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8), sharey=True, sharex=True)
-    for ax, prompts in zip(axes, ("zero_shot", "shuffled"), strict=True):
-        rows = executions[executions["prompts"] == prompts]
+    own = executions[(executions["preset"] == "task") & (executions["items"] == "all")]
+    for ax, (prompts, words) in zip(axes, PROMPTS_LABEL.items(), strict=True):
+        rows = own[own["prompts"] == prompts]
         ax.axhline(rows[rows["heads"] == "none"]["value"].mean(), color=COLOUR["none"], linewidth=1,
                    label="nothing added")
-        for kind in reversed(KINDS):
-            line_over_tasks(ax, rows[rows["heads"] == kind], "layer", COLOUR[kind], MARKER[kind], LINE[kind],
-                            LABEL[kind], seed)
-        ax.axvline(chosen_layer, color="#BBBBBB", linewidth=0.8, zorder=0)
-        ax.set(xlabel="layer whose output the vector is added to", title=PROMPTS_LABEL[prompts], ylim=(0, 1.02))
-        ax.set_xticks(np.sort(executions.query("layer >= 0")["layer"].unique()))
+        for kind in ("random", "random_layer_matched", "induction", "fv"):
+            line_over_tasks(ax, rows[rows["heads"] == kind], "layer", seed, **look(kind))
+        ax.axvline(third(executions), color=GREY, linewidth=0.8, zorder=0)
+        ax.set(xlabel="layer whose output the vector is added to", title=words, ylim=(0, 1.02))
+        ax.set_xticks(np.sort(own.query("layer >= 0")["layer"].unique()))
     axes[0].set_ylabel("accuracy (first token)")
     axes[1].legend(fontsize=9)
-    return axes
+    return Figure(
+        axes,
+        "Accuracy with each task's own vector by the layer that it is added at; grey: a third of the layers. Random "
+        f"heads: {draws_words(executions)}. Bands: 95 % bootstrap intervals over tasks.",
+        "Accuracy against layer, a line per kind of heads; left no demonstrations, right shuffled labels.")

@@ -1,19 +1,41 @@
-"""Figures across models: table in, axes out. Families as markers, a point per model or seed."""
+"""Figures across models: tables in, a `Figure` out. Families as markers, a point per model or seed."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures.common import COLOUR, FAMILY_MARKER, LABEL, LINE, MARKER, METRIC_LABEL, SCORE_LABEL
+from icl_lib.ablation.effects import FEW_SHOT, METRIC_WORDS
+from icl_lib.analysis.scaling import depth_table, percentiles
+from icl_lib.figures.common import COLOUR, CONTROL_LABEL, LABEL, MARKER, SCORE_LABEL, Figure, look, note
+from icl_lib.kinds import KINDS, RANKED_BY
 from icl_lib.models.paper_models import family
 
-CONTROL_TITLE = {"none": "against no ablation", "random": "beyond random heads",
-                 "random_layer_matched": "beyond random heads\nof the same layers"}
+FAMILY_MARKER = {
+    "lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "smollm": "v", "gemma": "d", "other": "X",
+}
 
 
-def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict[str, str] | None = None):
-    """A statistic against non-embedding parameters, log axis; `table`: columns model, parameters, `series`, `y`, low,
+def strength_by_size(strength: pd.DataFrame) -> list[Figure]:
+    """Figure 12: highest head, mean of the top heads and mean of all against size, a figure per score."""
+    return [Figure(
+        _by_size(rows, "statistic", SCORE_LABEL[score]),
+        "Score by size of the model. Bars: 95 % bootstrap intervals over scoring tasks (FV score only).",
+        f"{SCORE_LABEL[score]} against number of parameters: highest, mean of the top heads, mean of all.")
+        for score, rows in strength.groupby("score", sort=False)]
+
+
+def percentiles_by_size(comparison: pd.DataFrame) -> Figure:
+    """Figure 3 right: percentile of either kind's top heads in the other score against size."""
+    return Figure(
+        _by_size(percentiles(comparison), "series", "percentile of a kind's heads\nin the other score", COLOUR),
+        "Mean percentile rank of the top heads of a kind in the score of the other kind. Bars: lowest and highest "
+        "head.",
+        "Percentile against number of parameters, a line for each kind of head.")
+
+
+def _by_size(table: pd.DataFrame, series: str, ylabel: str, colours: dict[str, str] | None = None):
+    """A statistic against non-embedding parameters, log axis; `table`: columns model, parameters, `series`, value, low,
     high.
 
     A point with its interval per model; the line goes through the means of models of one size (seeds).
@@ -22,48 +44,63 @@ def by_size(table: pd.DataFrame, y: str, series: str, ylabel: str, colours: dict
     names = list(table[series].unique())
     colours = colours or dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
     for name in names:
-        _points(ax, table[table[series] == name], y, colours[name], MARKER.get(name, "o"), LABEL.get(name, name))
+        _points(ax, table[table[series] == name], colours[name], MARKER.get(name, "o"), LABEL.get(name, name))
     ax.set(ylabel=ylabel)
     size_axis(ax, table["parameters"])
     _legend(ax, table["model"])
     return ax
 
 
-def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame):
+def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     """Boxes of all heads' scores, one per model, smallest first, coloured by size (the paper's box plots)."""
     order = [model for model in sizes.sort_values(["parameters", "model"])["model"] if model in set(scores["model"])]
     figure, axes = plt.subplots(2, 1, figsize=(max(6.4, 0.55 * len(order) + 2), 6), sharex=True)
     ramp = sns.color_palette("viridis", len(order))
-    for ax, score in zip(axes, ("induction_attention_mass", "fv"), strict=True):
+    for ax, score in zip(axes, RANKED_BY.values(), strict=True):
         by_head = scores[scores["score"] == score].groupby(["model", "layer", "head"])["value"].mean()
-        values = [by_head[model].to_numpy() for model in order]
-        boxes = ax.boxplot(values, patch_artist=True, flierprops={"markersize": 4})
+        boxes = ax.boxplot([by_head[model].to_numpy() for model in order], patch_artist=True,
+                           flierprops={"markersize": 4})
         for box, median, colour in zip(boxes["boxes"], boxes["medians"], ramp, strict=True):
             box.set(facecolor=colour, alpha=0.75)
             median.set(color="black")
         ax.set_ylabel(SCORE_LABEL[score])
     axes[-1].set_xticks(range(1, len(order) + 1), order, rotation=90, fontsize=9)
-    return axes
+    return Figure(
+        axes,
+        "Scores of all heads, smallest model left. Boxes: quartiles; lines: 1.5 interquartile ranges; points: beyond.",
+        "Two panels of boxes, induction score and FV score, one box per model.")
 
 
-def effects_by_size(effects: pd.DataFrame, excluded: bool = False):
-    """Figures 4 and 9 by size: what ablating each kind costs, against each control side by side.
+def effects_by_size(effects: pd.DataFrame, fraction: float) -> list[Figure]:
+    """Figures 4 and 9 by size: what ablating each kind costs, against each control; plain rankings, then exclusion.
 
-    Rows are the two metrics, columns the controls; plain rankings, or those with exclusion. `effects`: columns model,
-    parameters, metric, ranking, control, excluded (whether), value, low, high.
+    `effects`: `scaling.effects_by_size` at this share of heads.
     """
+    found = []
+    for excluded, words in ((False, ""), (True, " with the top heads of the other kind kept")):
+        found.append(Figure(
+            _effects_by_size(effects, excluded),
+            f"Few-shot accuracy (top) and token-loss difference (bottom, nats) lost by ablating {fraction:.0%} of "
+            f"heads{words}, against three controls. Bars: 95 % bootstrap intervals over tasks, prompts and draws "
+            "(loss: over documents and draws). Hollow: models that lack a kind of heads.",
+            f"Six panels of metric lost{words} against number of parameters, induction heads and FV heads in each."))
+    return found
+
+
+def _effects_by_size(effects: pd.DataFrame, excluded: bool):
+    """Rows are the two metrics, columns the controls."""
     figure, axes = plt.subplots(2, 3, figsize=(11.4, 6.4), sharex=True, sharey="row", squeeze=False)
-    for row, metric in zip(axes, ("first_token_accuracy", "token_loss_difference"), strict=True):
-        for ax, (control, words) in zip(row, CONTROL_TITLE.items(), strict=True):
+    for row, (metric, name) in zip(axes, METRIC_WORDS.items(), strict=True):
+        for ax, (control, words) in zip(row, CONTROL_LABEL.items(), strict=True):
             own = effects[(effects["metric"] == metric) & (effects["excluded"] == excluded)
                           & (effects["control"] == control)]
-            for kind in ("induction", "fv"):
-                _points(ax, own[own["ranking"] == kind], "value", COLOUR[kind], MARKER[kind], LABEL[kind])
+            for kind in KINDS:
+                _points(ax, own[own["ranking"] == kind], COLOUR[kind], MARKER[kind], LABEL[kind])
             if own.empty:
-                ax.text(0.5, 0.5, "no such control", transform=ax.transAxes, ha="center", fontsize=10)
-            ax.axhline(0, color=COLOUR[control], linestyle=LINE[control], linewidth=1)
-            ax.set_title(words if metric == "first_token_accuracy" else "", fontsize=11)
-        row[0].set_ylabel(METRIC_LABEL[metric].split("\n")[0] + "\ndrop under ablation")
+                note(ax, "no such control", ticks=True)
+            ax.axhline(0, linewidth=1, **look(control, marker=None, label=None))
+            ax.set_title(words if metric == FEW_SHOT else "", fontsize=11)
+        row[0].set_ylabel(f"{name}\ndrop under ablation")
     for ax in axes[1]:
         size_axis(ax, effects["parameters"])
     _families(axes[0, 0], effects["model"])
@@ -71,45 +108,46 @@ def effects_by_size(effects: pd.DataFrame, excluded: bool = False):
     return axes
 
 
-def overlap_by_size(overlaps: pd.DataFrame):
+def overlap_by_size(overlaps: pd.DataFrame) -> Figure:
     """Figure 3 left: share of heads in both top sets by size, a panel per share of heads taken, with chance.
 
-    `overlaps`: columns model, parameters, fraction, value, expected.
+    `overlaps`: `scaling.overlap_table`.
     """
     fractions = sorted(overlaps["fraction"].unique())
     figure, axes = plt.subplots(1, len(fractions), figsize=(3.9 * len(fractions), 3.6), squeeze=False, sharey=True)
     for ax, fraction in zip(axes[0], fractions, strict=True):
         rows = overlaps[overlaps["fraction"] == fraction]
-        same = rows.assign(low=rows["value"], high=rows["value"])
-        _points(ax, same, "value", COLOUR["none"], "D", "heads in both top sets")
+        _points(ax, rows.assign(low=rows["value"], high=rows["value"]), COLOUR["none"], "D", "heads in both top sets")
         expected = rows.groupby("parameters")["expected"].mean()
-        ax.plot(expected.index, expected.to_numpy(), color=COLOUR["random"], linestyle=":", marker="v",
-                label="two random sets")
+        ax.plot(expected.index, expected.to_numpy(), **look("random", label="two random sets"))
         ax.set_title(f"top {fraction:.0%} of heads", fontsize=11)
         ax.set_ylim(-0.04, 1.04)
         size_axis(ax, overlaps["parameters"])
         ax.tick_params(axis="x", rotation=60)
     axes[0, 0].set_ylabel("share of the top sets")
     _legend(axes[0, -1], overlaps["model"])
-    return axes[0]
+    return Figure(
+        axes,
+        "Share of the top heads of one kind that is also in the other's top set; grey: two random sets of these sizes.",
+        "Panels of overlap of the two top sets against number of parameters, with the overlap by chance.")
 
 
-def depth_by_model(depths: pd.DataFrame):
-    """Figures 2 and 19 for all models: mean layer of the top heads of each kind, as a share of the depth; bars: one SD.
-
-    `depths`: columns model, kind, value, spread, by size.
-    """
+def depth_by_model(scores: pd.DataFrame, sizes: pd.DataFrame, fraction: float) -> Figure:
+    """Figures 2 and 19 for all models: mean layer of the top heads of each kind, as a share of the depth."""
+    depths = depth_table(scores, sizes, fraction=fraction)
     models = list(dict.fromkeys(depths["model"]))
     figure, ax = plt.subplots(figsize=(6.4, 1.2 + 0.36 * len(models)))
     for offset, kind in ((-0.12, "induction"), (0.12, "fv")):
         rows = depths[depths["kind"] == kind].set_index("model").loc[models]
-        ax.errorbar(rows["value"], np.arange(len(models)) + offset, xerr=rows["spread"], color=COLOUR[kind],
-                    marker=MARKER[kind], linestyle="none", capsize=3, label=LABEL[kind])
+        ax.errorbar(rows["value"], np.arange(len(models)) + offset, xerr=rows["spread"], capsize=3,
+                    **look(kind, linestyle="none"))
     ax.set_yticks(range(len(models)), models)
     ax.set(xlabel="layer of the top heads (0 first, 1 last)", xlim=(-0.05, 1.05))
     ax.invert_yaxis()
     ax.legend(fontsize=9)
-    return ax
+    return Figure(
+        ax, f"Mean layer of the top {fraction:.0%} of heads as a share of the depth. Bars: one standard deviation.",
+        "Mean relative layer of induction and FV heads for each model, with standard deviations.")
 
 
 def size_axis(ax, parameters: pd.Series) -> None:
@@ -121,7 +159,7 @@ def size_axis(ax, parameters: pd.Series) -> None:
     ax.minorticks_off()
 
 
-def _points(ax, rows: pd.DataFrame, y: str, colour, marker: str, label: str) -> None:
+def _points(ax, rows: pd.DataFrame, colour, marker: str, label: str) -> None:
     """A point with its interval per model, and a line through the means of each size.
 
     Hollow where a column `both` says that the model lacks a kind of heads; the line leaves these out.
@@ -129,11 +167,11 @@ def _points(ax, rows: pd.DataFrame, y: str, colour, marker: str, label: str) -> 
     rows = rows.sort_values("parameters")
     rows = rows.assign(family=rows["model"].map(family), both=rows["both"] if "both" in rows else True)
     for (member, both), part in rows.groupby(["family", "both"]):
-        error = [part[y] - part["low"], part["high"] - part[y]]
-        ax.errorbar(part["parameters"], part[y], yerr=error, color=colour, capsize=3, linestyle="none", alpha=0.8,
+        error = [part["value"] - part["low"], part["high"] - part["value"]]
+        ax.errorbar(part["parameters"], part["value"], yerr=error, color=colour, capsize=3, linestyle="none", alpha=0.8,
                     markerfacecolor=colour if both else "white",
                     marker=FAMILY_MARKER[member] if rows["family"].nunique() > 1 else marker)
-    means = rows[rows["both"]].groupby("parameters")[y].mean()
+    means = rows[rows["both"]].groupby("parameters")["value"].mean()
     ax.plot(means.index, means.to_numpy(), color=colour, label=label)
 
 

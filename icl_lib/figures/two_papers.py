@@ -1,15 +1,15 @@
-"""Figures of the patterns page and of the page on two papers: tables of `icl_lib.analysis.two_papers` in, axes out."""
+"""Figures of the patterns page and of the page on two papers: tables of `icl_lib.analysis.two_papers` in."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from icl_lib.analysis.two_papers import TASK_SETS
-from icl_lib.figures.common import COLOUR, LABEL, MARKER, note
+from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, Figure, note
 from icl_lib.kinds import KINDS
 
 
-def pattern_accuracy(patterns: pd.DataFrame, chance: dict[str, float], able: set[str]):
+def pattern_accuracy(patterns: pd.DataFrame, chance: dict[str, float], able: set[str]) -> Figure:
     """Accuracy of the clean model on each pattern by number of demonstrations; grey: chance; hollow: not above it."""
     rows = patterns[(patterns["ranking"] == "none") & (patterns["task_set"] == "patterns")]
     tasks, shots = sorted(chance), sorted(rows["n_shots"].unique())
@@ -22,14 +22,18 @@ def pattern_accuracy(patterns: pd.DataFrame, chance: dict[str, float], able: set
                     markerfacecolor=COLOUR["none"] if row.task in able else "white",
                     label=f"{row.n_shots} demonstrations" if row.task == tasks[0] else None)
     for y, task in enumerate(tasks):
-        ax.plot([chance[task]] * 2, [y - 0.4, y + 0.4], color="#BBBBBB", linewidth=1.2)
+        ax.plot([chance[task]] * 2, [y - 0.4, y + 0.4], color=GREY, linewidth=1.2)
     ax.set(xlim=(0, 1.02), ylim=(len(tasks) - 0.5, -0.5), xlabel="accuracy, by the likelier label")
     ax.set_yticks(range(len(tasks)), tasks)
     figure.legend(loc="outside upper center", ncols=len(shots), fontsize=10)
-    return ax
+    return Figure(
+        ax,
+        "Accuracy on each pattern without ablation, of the likelier label, with 1.96 standard errors. Grey: chance. "
+        "Hollow: patterns that the model does not answer above chance.",
+        "Points of accuracy by pattern and number of demonstrations, beside a line at chance.")
 
 
-def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]):
+def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     """What accuracy loses at each step (`walk`), a panel per model, steps downwards; bars are 95 % intervals."""
     figure, axes = plt.subplots(1, len(walks), figsize=(3.2 + 3.0 * len(walks), 0.9 + 0.62 * len(names)),
                                 squeeze=False, sharey=True, sharex=True)
@@ -40,16 +44,20 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]):
         for y in sorted(set(range(len(names))) - {names.index(step) for step in walk["step"]}):
             ax.text(0.5, y, "not measured", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=9,
                     color=COLOUR["random"])
-        ax.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+        ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         ax.set_title(model, fontsize=11)
         ax.set_xlabel("accuracy lost", fontsize=10)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=10)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     _legend(figure, axes[0])
-    return axes
+    return Figure(
+        axes,
+        "Accuracy lost when the top heads of a kind are ablated. On patterns by the likelier label, on the paper's "
+        "tasks by the answer's first token. Bars: 95 % bootstrap intervals over tasks, prompts and draws.",
+        "A panel per model: points with intervals of accuracy lost by step, FV heads and induction heads in each row.")
 
 
-def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]):
+def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy with demonstrations minus without, under ablations: a row per task set, a column per model."""
     figure, axes = plt.subplots(len(TASK_SETS), len(benefits), figsize=(3.2 + 3.0 * len(benefits), 5.4), squeeze=False,
                                 sharex="row", sharey=True)
@@ -64,29 +72,37 @@ def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]):
                     _intervals(ax, own.loc[[line]], [y], line[0])
             if own.empty:
                 note(ax, "no pattern that\nthe model can do", ticks=True)
-            ax.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
+            ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
             ax.set_xlabel(f"accuracy gained, {words}", fontsize=10)
-            if row is axes[0]:
+            if task_set == next(iter(TASK_SETS)):
                 ax.set_title(model, fontsize=11)
         row[0].set_yticks(range(len(lines)), [
             LABEL[ranking].removesuffix(" heads") + (f", {fraction:.0%}" if fraction else "")
             for ranking, fraction in lines], fontsize=10)
         row[0].set_ylim(len(lines) - 0.5, -0.5)
-    return axes
+    return Figure(
+        axes,
+        "What demonstrations add to accuracy, without ablation and with heads ablated; induction heads by prefix "
+        "matching, random heads of their layers. Bars: 95 % bootstrap intervals over tasks.",
+        "Points with intervals of accuracy gained by ablation; a row of panels per task set, a column per model.")
 
 
-def pattern_effects(effects: pd.DataFrame, title: str):
+def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Figure:
     """What accuracy loses on each pattern beyond random heads of the same layers, with 95 % intervals."""
     tasks = sorted(effects["task"].unique())
     figure, ax = plt.subplots(figsize=(7.2, 1.1 + 0.6 * len(tasks)))
     for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
         rows = effects[effects["ranking"] == kind]
         _intervals(ax, rows, [tasks.index(task) + offset for task in rows["task"]], kind)
-    ax.axvline(0, color="#BBBBBB", linewidth=0.8, zorder=0)
-    ax.set(xlabel=title, ylim=(len(tasks) - 0.5, -0.5))
+    ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    ax.set(xlabel="accuracy lost beyond random heads of the same layers", ylim=(len(tasks) - 0.5, -0.5))
     ax.set_yticks(range(len(tasks)), [task or "mean over patterns" for task in tasks])
     _legend(figure, [ax])
-    return ax
+    return Figure(
+        ax,
+        f"{fraction:.0%} of heads replaced by their mean at all positions, induction heads by prefix matching, "
+        f"{n_shots} demonstrations. Bars: 95 % bootstrap intervals over prompts and draws.",
+        "Points with intervals of accuracy lost, a row per pattern, FV heads and induction heads in each.")
 
 
 def _intervals(ax, rows: pd.DataFrame, places: list[float | int], kind: str) -> None:

@@ -2,22 +2,36 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
-from icl_lib.ablation.conditions import Condition
-from icl_lib.ablation.effects import DIFFERENCE, FEW_SHOT
+from icl_lib.ablation.conditions import Condition, nearest_fraction
+from icl_lib.ablation.effects import DIFFERENCE, FEW_SHOT, METRIC_WORDS
 from icl_lib.ablation.measure import TOKEN_LOSS
-from icl_lib.ablation.protocols import protocol, protocol_rows
 from icl_lib.analysis.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
 from icl_lib.heads import head_names
 from icl_lib.kinds import LOWEST
+from icl_lib.pages.common import CONTROL_WORDS
 
 _KIND = {"fv": "FV heads", "induction": "induction heads"}
-_METRIC = {FEW_SHOT: "few-shot accuracy", TOKEN_LOSS: "the token-loss difference"}
-# What is lost against each control.
-_CONTROL = {"none": "against no ablation", "random": "beyond random heads",
-            "random_layer_matched": "beyond random heads of the same layers"}
+# What the page calls its numbers, for `common.numbers_table`.
+ZERO_SHOT = {
+    "first_token_accuracy, no ablation": ("with demonstrations, no ablation", ".2f"),
+    "zero_shot_accuracy, no ablation": ("without demonstrations, no ablation", ".2f"),
+    "zero_shot_accuracy, fv with exclusion, mean at all": ("without demonstrations, FV heads ablated", ".2f"),
+    "zero_shot_accuracy, induction with exclusion, mean at all": (
+        "without demonstrations, induction heads ablated", ".2f"),
+    "share of heads ablated at 0 shots": ("share of heads ablated", ".0%"),
+}
+SETS = {
+    "smallest share of heads": ("smallest share of heads ablated", ".1%"),
+    "shared heads at the smallest share": ("share of a plain set's heads that the other has", ".0%"),
+    "largest share of heads": ("largest share of heads ablated", ".0%"),
+    "shared heads at the largest share": ("share of a plain set's heads that the other has there", ".0%"),
+    "percentile in fv after induction": (
+        "mean FV percentile of what is left without induction heads (of all heads: 0.50)", ".2f"),
+    "percentile in induction after fv": (
+        "mean induction percentile of what is left without FV heads (of all heads: 0.50)", ".2f"),
+}
 _LOSS = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
 
 
@@ -40,12 +54,6 @@ def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
 
 
-def curve_metrics(ablations: pd.DataFrame, positions: str) -> list[str]:
-    """The metrics that were measured with edits at these positions, few-shot accuracy first."""
-    measured = ablations[ablations["positions"] == positions]["metric"].unique()
-    return [metric for metric in (FEW_SHOT, "token_loss_difference") if metric in measured]
-
-
 def finding_sentence(numbers: pd.DataFrame) -> str:
     """By how much either metric drops when the top heads of a kind are replaced by their mean at all positions.
 
@@ -56,17 +64,19 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
     heads = f"{n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%}) of a kind"
     controlled = find(numbers, effect_name(FEW_SHOT, "fv", False, "mean", "all", "random_layer_matched")) is not None
     control = "random_layer_matched" if controlled else "none"
-    parts = []
-    for metric, words in _METRIC.items():
+    parts, measured = [], []
+    for metric, words in METRIC_WORDS.items():
         drops = [(label, find(numbers, effect_name(metric, kind, False, "mean", "all", control)))
                  for kind, label in _KIND.items()]
-        unit = " nats" if metric == TOKEN_LOSS else ""
+        the, unit = ("the ", " nats") if metric == TOKEN_LOSS else ("", "")
         if texts := [f"{_interval(row).replace('+', '')}{unit} when {label} are ablated"
                      for label, row in drops if row is not None]:
-            parts.append(f"**{words}** drops by {' and by '.join(texts)}".removesuffix(" ablated"))
+            parts.append(f"**{the}{words}** drops by {' and by '.join(texts)}".removesuffix(" ablated"))
+            n_of = next(row["n"] for _, row in drops if row is not None)
+            measured.append(f"{n_of} documents" if metric == TOKEN_LOSS else f"{n_of} prompts of {clean['n']} tasks")
     text = (f"Without ablation few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to {clean['high']:.2f}). "
-            f"With {heads} replaced by their mean at all positions {'; '.join(parts)}, {_CONTROL[control]} (95 % "
-            "intervals).")
+            f"With {heads} replaced by their mean at all positions {'; '.join(parts)}, {CONTROL_WORDS[control]} (95 % "
+            f"intervals; {' and '.join(measured)}).")
     if not controlled:
         text += (f" There is no valid control here: {neither['value']:.0f} of {neither['n']} heads are of neither "
                  "kind, and with the ablated sets taken out they are fewer than the heads of a set.")
@@ -75,32 +85,24 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
     return text
 
 
-def draws_words(numbers: pd.DataFrame) -> str:
-    """How many different random draws there were: at large, and of the same layers by set."""
-    matched = numbers[numbers["name"].str.startswith("draws, layer-matched")]["value"].astype(int)
-    counts = f"{matched.min()}" if matched.nunique() == 1 else f"{matched.min()} to {matched.max()}"
-    return (f"{int(find(numbers, 'draws, random')['value'])} different draws of random heads and {counts} of "
-            "layer-matched ones")
-
-
 def controls_table(numbers: pd.DataFrame, positions: str = "all") -> pd.DataFrame:
     """What is lost against each control at the shown share, side by side: a row per metric, kind and exclusion.
 
     `left`: the metric with the heads ablated, where the page has it; Holm's p is of the effect in the same layers.
     """
     rows = []
-    for metric, words in _METRIC.items():
+    for metric, words in METRIC_WORDS.items():
         for excluded in (False, True):
             for kind, label in _KIND.items():
                 names = {head: effect_name(metric, kind, excluded, "mean", positions, control)
-                         for control, head in _CONTROL.items()}
+                         for control, head in CONTROL_WORDS.items()}
                 lost = {head: find(numbers, name) for head, name in names.items()}
                 name, p_value = set_name(kind, excluded), find(numbers, f"{[*names.values()][-1]}, Holm's p")
                 left = find(numbers, f"{metric}, {name}, mean at {positions}")
                 draws, far = find(numbers, f"draws, layer-matched, {name}"), find(numbers, f"layer distance, {name}")
                 if lost["against no ablation"] is not None:
                     rows.append({
-                        "metric": words.removeprefix("the "), "ablated": label + _kept(excluded),
+                        "metric": words, "ablated": label + _kept(excluded),
                         "left": "-" if left is None else f"{left['value']:.2f}",
                         **{head: "no valid control" if r is None else _interval(r) for head, r in lost.items()},
                         "Holm's p": "-" if p_value is None else _p(p_value["value"]),
@@ -117,7 +119,7 @@ def order_table(numbers: pd.DataFrame) -> pd.DataFrame:
             order, beyond, apart = (find(numbers, f"interventions {what}, {metric}, {set_name(first, excluded)}")
                                     for what in ("in order", "beyond random", "told apart"))
             if order is not None:
-                rows.append((_METRIC[metric].removeprefix("the "), _KIND[first] + _kept(excluded), int(order["value"]),
+                rows.append((METRIC_WORDS[metric], _KIND[first] + _kept(excluded), int(order["value"]),
                              int(beyond["value"]), int(apart["value"]), int(order["n"])))
     columns = ["metric", "drops most for", "in the paper's order", "beyond random", "beyond the other kind",
                "interventions"]
@@ -164,27 +166,6 @@ def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[found["ablated"].unique()].rename_axis(columns=None)
 
 
-def figure_columns(
-    ablations: pd.DataFrame, floors: pd.Series, *, names: Mapping[str, str], exclude_fraction: float
-) -> tuple[dict[str, dict[str, pd.DataFrame]], dict[str, dict[str, float]]]:
-    """What `figure_four` draws: per protocol its rows and the levels beside the few-shot metric.
-
-    The floor is the mean over tasks of always giving the commonest label; it and the level without demonstrations are
-    of first tokens; so is, for the F1, what a model has that always answers right.
-    """
-    columns, levels = {}, {}
-    without = ablations[(ablations["metric"] == "zero_shot_accuracy") & (ablations["ranking"] == "none")]
-    for name, title in names.items():
-        share = exclude_fraction if name == "single" else None
-        columns[title] = {metric: protocol_rows(name, ablations, metric, exclude_fraction=share)
-                          for metric in ("few_shot", "token_loss")}
-        floor = float(floors[columns[title]["few_shot"]["task"].unique()].mean())
-        levels[title] = {"floor": floor, "no ablation, 0 shots": float(without["value"].mean())}
-        if protocol(name).metric == "generated_f1":
-            levels[title]["F1 of right answers"] = float(f1_limits(ablations).mean())
-    return columns, levels
-
-
 # Departures that change a number of the grid: places, words, and what differs from the one intervention.
 _CHANGES = (
     ("A1", "each task's own mean", {"replacement": "task_mean"}),
@@ -217,58 +198,20 @@ def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).set_index("place")
 
 
-def zero_shot_sentence(numbers: pd.DataFrame) -> str:
-    """What ablation does at 0 shots, where there are no demonstrations to learn from."""
-    without, ten = (find(numbers, f"{metric}, no ablation") for metric in ("zero_shot_accuracy", FEW_SHOT))
-    left = {label: find(numbers, f"zero_shot_accuracy, {set_name(kind, True)}, mean at all")
-            for kind, label in _KIND.items()}
-    parts = [f"{row['value']:.2f} when {label} are ablated" for label, row in left.items() if row is not None]
-    share = find(numbers, "share of heads ablated at 0 shots")
-    return (f"Accuracy without demonstrations is {without['value']:.2f} ({ten['value']:.2f} with them); with "
-            f"{share['value']:.0%} of heads replaced it is {' and '.join(parts)} (with exclusion).")
-
-
-def sets_sentence(numbers: pd.DataFrame) -> str:
-    """Overlap of the ablated sets and what remains, at the smallest and largest fraction."""
-    low, high = ({"share": find(numbers, f"{place} share of heads")["value"],
-                  "shared": find(numbers, f"shared heads at the {place} share")["value"]}
-                 for place in ("smallest", "largest"))
-    fv, induction = (find(numbers, f"percentile in {score} after {kind}")["value"]
-                     for score, kind in (("fv", "induction"), ("induction", "fv")))
-    return (f"The plain sets share {low['shared']:.0%} of their heads at {low['share']:.1%} ablated and "
-            f"{high['shared']:.0%} at {high['share']:.0%}. Then the heads that remain after ablating induction heads "
-            f"have a mean percentile of {fv:.2f} in the FV score, and those that remain after ablating FV heads one of "
-            f"{induction:.2f} in the induction score (0.50 for all).")
-
-
-def f1_limits(ablations: pd.DataFrame) -> pd.Series:
-    """Per task the F1 of a model that always answers right: below 1 for long or punctuated answers (A6)."""
-    return ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"]
-
-
-def task_table(ablations: pd.DataFrame, floors: pd.Series, fraction: float) -> pd.DataFrame:
-    """Per task: floor, ceiling of the F1, clean, and both kinds against random heads of their layers, in accuracy."""
+def task_table(ablations: pd.DataFrame, tasks: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Per task: floor, ceiling of the F1 (below 1 for long or punctuated answers, A6), clean, and both kinds against
+    random heads of their layers, in accuracy at the share nearest to the given one."""
     rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
-                     & ablations["replacement"].isin(("none", "mean"))]
-    at = rows["fraction"].unique()
-    nearest = at[np.abs(at - fraction).argmin()]
+                     & ablations["replacement"].isin(("none", "mean")) & (ablations["excluded"] == "")]
+    nearest = nearest_fraction(rows[rows["ranking"] != "none"]["fraction"], share)
+    rows = rows[rows["fraction"].isin((0, nearest))]
+    ceilings = ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"]
 
     def column(ranking: str, matched: str = "") -> pd.Series:
-        own = rows[(rows["ranking"] == ranking) & (rows["matched"] == matched) & (rows["excluded"] == "")]
-        own = own if ranking == "none" else own[own["fraction"] == nearest]
-        return own.groupby("task")["value"].mean().round(2)
+        return rows[(rows["ranking"] == ranking) & (rows["matched"] == matched)].groupby("task")["value"].mean()
 
-    table = {"floor": floors[sorted(rows["task"].unique())].round(2),
-             "F1 of right answers": f1_limits(ablations).round(2), "clean": column("none")}
-    for kind in ("fv", "induction"):
-        table[_KIND[kind]] = column(kind)
-        table[f"random, layers of {_KIND[kind]}"] = column("random_layer_matched", kind)
-    return pd.DataFrame(table).rename_axis("task")
-
-
-def grid_tasks(ablations: pd.DataFrame, floors: pd.Series, n: int) -> list[str]:
-    """`n` tasks that have something to lose, evenly over clean accuracy above the floor by at least 0.2."""
-    clean = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")].set_index("task")["value"]
-    able = [t for t in sorted(clean.index, key=lambda t: (-clean[t], t)) if clean[t] > floors[t] + 0.2]
-    able = able or sorted(clean.index)
-    return sorted(able[i] for i in sorted({round(x) for x in np.linspace(0, len(able) - 1, min(n, len(able)))}))
+    table = {"floor": tasks.set_index("task")["floor"][sorted(rows["task"].unique())],
+             "F1 of right answers": ceilings, "clean": column("none")}
+    for kind, label in _KIND.items():
+        table |= {label: column(kind), f"random, layers of {label}": column("random_layer_matched", kind)}
+    return pd.DataFrame(table).round(2).rename_axis("task")

@@ -8,36 +8,37 @@ import pandas as pd
 from IPython.display import HTML
 
 from icl_lib.analysis.claims import ABSENT, Claim, estimate_words, overall, read_claims, tally_words
+from icl_lib.pages.common import verdict_table
+
+FEW = 4  # models whose estimates are shown without a click
 
 
 def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] | None = None) -> HTML:
     """The ledger as a table: claim, the paper's number, test, rule; and per world of models a column with the verdict.
 
-    `worlds`: `claims.ledger` by the head of its column. Every model's estimate opens on a click.
+    `worlds`: `claims.ledger` by the head of its column. Every model's estimate is shown, of many on a click.
     """
-    lines = []
+    rows = []
     for claim in claims or read_claims():
         figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
         test = escape(claim.test) + (f". Holds if {rule_words(claim.holds)}" if claim.holds else "")
-        cells = "".join(f'<td data-head="{escape(world)}">{_verdict(found[found["claim"] == claim.id])}</td>'
-                        for world, found in worlds.items())
-        lines.append(
-            f"<tr><td>{escape(claim.id)}</td><td>{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}"
-            f'</small></td>{cells}<td data-head="test"><small>{test}</small></td>'
-            f'<td><a href="{claim.page}.html">{claim.page.replace("_", " ")}</a></td></tr>')
-    head = "".join(f"<th>{name}</th>" for name in ("", "claim", *map(escape, worlds), "test", "figure"))
-    return HTML(f'<div class="wide"><table class="ledger"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody>'
-                "</table></div>")
+        page = f'<a href="{claim.page}.html">{claim.page.replace("_", " ")}</a>'
+        rows.append([
+            escape(claim.id), f"{escape(claim.claim)}<br><small>Paper{figure}: {escape(claim.paper)}<br>Test: {test} "
+            f"({page})</small>", *(_verdict(found[found["claim"] == claim.id]) for found in worlds.values())])
+    return verdict_table(["", "claim", *worlds], rows, bare=2)
 
 
 def _verdict(rows: pd.DataFrame) -> str:
-    """A claim's verdict over the models of a world, its tally, and every model's estimate on a click."""
+    """A claim's verdict over the models of a world, its tally, and every model's estimate, of many on a click."""
     measured = rows[rows["verdict"] != ABSENT]
     count = "all models" if measured["model"].eq("").all() else tally_words(measured)
     models = "".join(
         f"<li>{chip(row.verdict)} {escape(row.model or 'all models')}: {escape(estimate_words(row))}</li>"
         for row in measured.itertuples())
-    return chip(overall(rows)) + (f"<details><summary>{count}</summary><ul>{models}</ul></details>" if models else "")
+    shown = " open" if len(measured) <= FEW else ""
+    return chip(overall(rows)) + (
+        f"<details{shown}><summary>{count}</summary><ul>{models}</ul></details>" if models else "")
 
 
 def rule_words(rule: dict[str, Any]) -> str:

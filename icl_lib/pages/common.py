@@ -1,14 +1,19 @@
 """Sentences and small tables for the notebooks, made from tables so that no result is typed by hand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from icl_lib.figures.common import CONTROL_LABEL
 from icl_lib.provenance import provenance
+from icl_lib.tables import write_table
+
+CONTROL_WORDS = {control: " ".join(label.split()) for control, label in CONTROL_LABEL.items()}
 
 
 def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
@@ -22,9 +27,43 @@ def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> di
     return provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
 
 
+def write_statistics(rows: pd.DataFrame, path: str | Path, **given: Any) -> None:
+    """Write the numbers that a page prints as its table `statistics`; `given` as in `made_from_tables`."""
+    write_table(rows, path, schema_name="statistics", provenance=made_from_tables(**given))
+
+
+def numbers_table(numbers: pd.DataFrame, shown: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Rows of the table `statistics` in a page's words: value with its 95 % interval and its head, p, and `n`.
+
+    `shown`: a row's name to its words and the format of its value. What there is no number of is left out.
+    """
+    of, rows = numbers.set_index("name"), {}
+    for name, (words, form) in shown.items():
+        if name in of.index and pd.notna(of.at[name, "value"]):
+            row, place = of.loc[name], [f"{name}, layer", f"{name}, head"]
+            text = f"{row['value']:{form}}"
+            text += "" if np.isnan(row["low"]) else f" ({row['low']:{form}} to {row['high']:{form}})"
+            if place[0] in of.index:
+                text += " (L{:.0f}H{:.0f})".format(*of["value"][place])
+            p_value = "" if np.isnan(row["p_value"]) else f"{row['p_value']:.2g}"
+            rows[words] = {"value": text, "p": p_value, "n": str(row["n"])}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "p", "n"])
+    return table if table["p"].any() else table.drop(columns="p")
+
+
 def folded(table: pd.DataFrame, title: str) -> HTML:
     """A long table that opens on a click."""
     return HTML(f"<details><summary>{escape(title)}</summary>{table.to_html()}</details>")
+
+
+def verdict_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, kind: str = "ledger", bare: int = 1) -> HTML:
+    """Rows of HTML cells as a table. Where a screen is narrow, cells from column `bare` on bear their column's head."""
+    heads = [escape(head) for head in heads]
+    marks = ["" if i < bare else f' data-head="{head}"' for i, head in enumerate(heads)]
+    lines = ("".join(f"<td{mark}>{cell}</td>" for mark, cell in zip(marks, row, strict=True)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return HTML(f'<div class="wide"><table class="{kind}"><thead><tr>{"".join(f"<th>{head}</th>" for head in heads)}'
+                f"</tr></thead><tbody>{body}</tbody></table></div>")
 
 
 def side_by_side(texts: Mapping[str, str]) -> HTML:

@@ -21,7 +21,9 @@ from icl_lib.analysis.claims import (
 )
 from icl_lib.analysis.scaling_numbers import lost
 from icl_lib.pages.claims import chip
+from icl_lib.pages.common import verdict_table
 from icl_lib.pages.paper_figures import OF_MODEL, figure_link
+from icl_lib.pages.scaling import by_size
 
 MAIN = "H1, 4a"
 _SAID = {HOLDS: "it does", FAILS: "it does not", OPEN: "this is not decided", POWERLESS: "this cannot be decided",
@@ -64,18 +66,13 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
                 said = f"{last.model or 'all models'}: {estimate_words(last)} {claim.front['unit']}"
                 of = f"/{last.model}" if claim.page in OF_MODEL else groups[world]
                 words = f"<br><small>{figure_link(claim.page + of, claim.front['figure'], said)}</small>"
-            cells.append(f'<td data-head="{escape(world)}">{chip(overall(rows))}{words}</td>')
+            cells.append(chip(overall(rows)) + words)
             measured = rows[rows["verdict"] != ABSENT]
             votes.append(f"{world}: " + ("none measured" if measured.empty else "one test over all models"
                          if measured["model"].eq("").all() else tally_words(measured)))
-        lines.append(
-            f"<tr><td>{escape(claim.front['says'])}<br>"
-            f"<small>Paper: {escape(claim.paper)}</small></td>"
-            f"{''.join(cells)}"
-            f'<td data-head="how sure"><small>{"<br>".join(map(escape, votes))}</small></td></tr>')
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("claim of the paper", *worlds, "how sure"))
-    return HTML(f'<div class="wide"><table class="ledger front"><thead><tr>{head}</tr></thead><tbody>'
-                f"{''.join(lines)}</tbody></table></div>")
+        lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>", *cells,
+                      f'<small>{"<br>".join(map(escape, votes))}</small>'])
+    return verdict_table(["claim of the paper", *worlds, "how sure"], lines, kind="ledger front")
 
 
 def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -83,9 +80,8 @@ def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
     From the scaling page's numbers. "yes": the 95 % interval lies above 0; "no": below; "not told apart": it has 0.
     """
-    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")].sort_values(["value", "model"])
     rows = []
-    for model in sizes["model"]:
+    for model in by_size(numbers):
         own = numbers[numbers["model"] == model].set_index("name")
         if not own.index.str.contains(" lost, ").any():
             continue  # not ablated

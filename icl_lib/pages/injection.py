@@ -2,12 +2,20 @@
 
 import pandas as pd
 
+from icl_lib.analysis.executions import draws_words, third
 from icl_lib.stats.intervals import bootstrap_difference
 
 
-def execution_sentence(executions: pd.DataFrame, layer: int, *, preset: str, items: str, seed: int) -> str:
-    """Accuracy with the FV heads' vector at a layer against nothing added and against the random vectors."""
-    rows = executions[(executions["preset"] == preset) & (executions["items"] == items)]
+def execution_sentences(executions: pd.DataFrame, *, seed: int) -> list[str]:
+    """`execution_sentence` of each preset that was measured; of each task's own vector also on answered items."""
+    return [execution_sentence(executions, preset=preset, items=items, seed=seed)
+            for preset, items in (("task", "all"), ("task", "answered"), ("released", "answered"))
+            if preset in set(executions["preset"])]
+
+
+def execution_sentence(executions: pd.DataFrame, *, preset: str, items: str, seed: int) -> str:
+    """Accuracy with the FV heads' vector at a third of the layers against nothing added and the random vectors."""
+    rows, layer = executions[(executions["preset"] == preset) & (executions["items"] == items)], third(executions)
     if rows.empty:
         return f"**{preset}** ({items} items, layer {layer}): no item was answered after clean demonstrations."
     parts = []
@@ -26,11 +34,3 @@ def execution_sentence(executions: pd.DataFrame, layer: int, *, preset: str, ite
     return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {draws_words(rows)}): accuracy with "
             f"the FV heads' vector {'; '.join(parts)}; {clean.mean():.2f} after clean demonstrations. Intervals: 95 %, "
             "bootstrap over tasks.")
-
-
-def draws_words(executions: pd.DataFrame) -> str:
-    """How many different draws of layer-matched random heads there were."""
-    n_draws = executions[executions["heads"] == "random_layer_matched"]["draw"].nunique()
-    if not n_draws:
-        return "no random heads of neither kind are left to compare with"
-    return f"{n_draws} different random {'draws' if n_draws > 1 else 'draw'}"

@@ -9,6 +9,7 @@ from IPython.display import HTML
 from icl_lib.analysis.claims import ABSENT, estimate_words, read_claims
 from icl_lib.analysis.paper_figures import AGREES, DIFFERS, UNMEASURED, WORD, PaperFigure, figure_words, read_figures
 from icl_lib.pages.claims import chip
+from icl_lib.pages.common import verdict_table
 
 # How a word is coloured: as the ledger's verdict.
 _COLOUR = {AGREES: "holds", DIFFERS: "does-not-hold", UNMEASURED: "not-measured-here"}
@@ -25,17 +26,13 @@ def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
     words, lines = figure_words(rows), []
     for figure in read_figures():
         own = rows[rows["figure"] == figure.number]
-        cells = "".join(f'<td data-head="{escape(world)}">{_cell(figure, own[own["world"] == world])}</td>'
-                        for world in groups)
         links = "<br>".join(_links(place, figure, own, groups) for place in figure.ours)
-        lines.append(
-            f"<tr><td><b>{figure.number}. {escape(figure.title)}</b><br><small>{escape(figure.shows)}.<br>"
-            f"<i>Here: {escape(figure.here[figure.claims[0]])}</i></small></td>{cells}"
-            f'<td data-head="agreement">{_chip(words[figure.number])}</td>'
-            f'<td data-head="our figure"><small>{links}</small></td></tr>')
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("the paper's figure", *groups, "agreement", "our figure"))
-    return HTML(f'<div class="wide"><table class="ledger front"><thead><tr>{head}</tr></thead><tbody>'
-                f"{''.join(lines)}</tbody></table></div>")
+        lines.append([
+            f"<b>{figure.number}. {escape(figure.title)}</b><br><small>{escape(figure.shows)}.<br>"
+            f"<i>Here: {escape(figure.here[figure.claims[0]])}</i></small>",
+            *(_cell(figure, own[own["world"] == world]) for world in groups), _chip(words[figure.number]),
+            f"<small>{links}</small>"])
+    return verdict_table(["the paper's figure", *groups, "agreement", "our figure"], lines, kind="ledger front")
 
 
 def _cell(figure: PaperFigure, rows: pd.DataFrame) -> str:

@@ -19,8 +19,7 @@ def departures_without_switch() -> HTML:
 
 
 def _words(rows, columns: list[str]) -> HTML:
-    with pd.option_context("display.max_colwidth", None):
-        return HTML(pd.DataFrame(rows, columns=columns).to_html(index=False))
+    return HTML(pd.DataFrame(rows, columns=columns).to_html(index=False))
 
 
 def departure_table(effects: pd.DataFrame, score: str) -> HTML:

@@ -62,4 +62,5 @@ def _values(numbers: pd.DataFrame, model: str) -> dict:
 
 
 def _estimate(row) -> str:
-    return f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})"
+    value, low, high = (round(number, 2) + 0.0 for number in (row.value, row.low, row.high))  # no minus before 0
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"

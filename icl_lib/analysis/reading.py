@@ -1,0 +1,66 @@
+"""What all pages read and write alike: a suite's tables, the one intervention they compare, rows of `statistics`."""
+
+from pathlib import Path
+from typing import Any, SupportsFloat, SupportsInt
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.tables import SCHEMAS, read_table, run_path
+
+
+def found_tables(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
+    """One kind of table for several models at several steps, one below the other; missing ones are left out.
+
+    Raises ValueError as `read_table` does for a file that cannot be read.
+    """
+    found = [read_table(path, schema_name=kind) for path in _paths(results, kind, models)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(SCHEMAS[kind]))
+
+
+def tables_of(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
+    """`found_tables`; ValueError where none of them is there."""
+    if not _paths(results, kind, models):
+        raise ValueError(f"no table {kind!r} of {', '.join(models) or 'any model'} in {results}: run the suite first, "
+                         "e.g. make book SUITE=lab")
+    return found_tables(results, kind, models)
+
+
+def last_tables(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
+    """`tables_of` at each model's last step."""
+    return tables_of(results, kind, {model: steps[-1:] for model, steps in models.items()})
+
+
+def _paths(results: str | Path, kind: str, models: dict[str, list[int]]) -> list[Path]:
+    paths = [run_path(results, kind, model, step) for model, steps in models.items() for step in steps]
+    return [path for path in paths if path.is_file()]
+
+
+def one_intervention(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """Of a table of ablations or effects the mean at all positions, per model and step at the share nearest to one.
+
+    Of the shares with accuracies, where there are any: the historical protocols measure the loss alone at others.
+    """
+    rows = table[(table["replacement"] == "mean") & (table["positions"] == "all")]
+    if rows.empty:
+        return rows
+    of_accuracy = rows[rows["metric"] == "first_token_accuracy"]
+    key = ["model", "step"]
+    nearest = (rows if of_accuracy.empty else of_accuracy).groupby(key)["fraction"].agg(
+        lambda at: at.iloc[np.abs(at - fraction).argmin()])
+    return rows[rows["fraction"].to_numpy() == nearest.reindex(pd.MultiIndex.from_frame(rows[key])).to_numpy()]
+
+
+def number(
+    name: str, value: SupportsFloat, low: SupportsFloat = np.nan, high: SupportsFloat = np.nan,
+    p_value: SupportsFloat = np.nan, *, n: SupportsInt,
+) -> dict[str, Any]:
+    """A row of the table `statistics` without notebook and model; what there is no such number of is NaN."""
+    return {"name": name, "value": float(value), "low": float(low), "high": float(high), "p_value": float(p_value),
+            "n": int(n)}
+
+
+def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFrame:
+    """Rows of `number` as the table `statistics`; a row may name a model of its own."""
+    filled = [{"notebook": notebook, "model": model} | row for row in rows]
+    return pd.DataFrame(filled, columns=list(SCHEMAS["statistics"]))

@@ -1,0 +1,137 @@
+"""Figures of the scores of all heads and of what a model can do: tables in, a `Figure` with its caption out."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import MaxNLocator
+
+from icl_lib.analysis.scoring_numbers import fv_by_type, trained
+from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, SCORE_LABEL, Figure, line_over_tasks
+from icl_lib.kinds import RANKED_BY, top_sets
+from icl_lib.measurements import mean_scores
+
+
+def accuracy_by_shots(accuracy: pd.DataFrame, tasks: pd.DataFrame, seed: int) -> Figure:
+    """Accuracy against shots, one line per group of trained tasks, clean and shuffled labels."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True, sharex=True)
+    accuracy = trained(accuracy, tasks)
+    groups = list(accuracy["group"].unique())
+    palette = dict(zip(groups, sns.color_palette("viridis", len(groups) + 1), strict=False))
+    for ax, labels in zip(axes, ("clean", "shuffled"), strict=True):
+        for group in groups:
+            rows = accuracy[(accuracy["group"] == group) & (accuracy["labels"] == labels)]
+            line_over_tasks(ax, rows, "n_shots", seed, color=palette[group], marker="o", linestyle="-", label=group)
+        ax.set(xlabel="demonstrations (shots)", ylabel="accuracy (share of prompts)", ylim=(0, 1.02),
+               title=f"{labels} labels")
+    axes[1].legend(fontsize=9)
+    return Figure(
+        axes,
+        "Accuracy of the answer's first token by number of demonstrations. Lines: means over tasks; bands: 95 % "
+        "bootstrap intervals over tasks.",
+        "Two panels of accuracy against shots, clean labels left and shuffled labels right, a line per group of tasks.")
+
+
+def scores_by_layer(scores: pd.DataFrame, fraction: float) -> Figure:
+    """Figure 2: every head at its layer; the top heads filled; a dashed line at the score-weighted mean layer."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0))
+    for ax, kind in zip(axes, RANKED_BY, strict=True):
+        _at_layers(ax, scores, kind, fraction)
+        ax.legend(fontsize=9)
+    return Figure(
+        axes,
+        f"Every head at its layer. Filled: the top {fraction:.0%} by that score (counts rounded up). Dashed: mean "
+        "layer of these, weighted by score.",
+        "Two scatter plots of score against layer; top heads are filled, a dashed line marks their mean layer.")
+
+
+def layers_by_model(models: Mapping[str, pd.DataFrame], fraction: float) -> Figure:
+    """Figure 19: as `scores_by_layer`, a row of panels per model; `models`: the table `scores` by name."""
+    figure, axes = plt.subplots(len(models), 2, figsize=(6.4, 0.6 + 1.7 * len(models)), squeeze=False)
+    for row, (model, scores) in zip(axes, models.items(), strict=True):
+        for ax, (kind, score) in zip(row, RANKED_BY.items(), strict=True):
+            _at_layers(ax, scores, kind, fraction, size=14)
+            ax.set(xlabel="layer" if model == list(models)[-1] else "", ylabel="")
+            ax.tick_params(labelsize=10)
+            ax.set_title(f"{model}: {SCORE_LABEL[score].split(chr(10))[0]}", fontsize=10, loc="left")
+    labels = {label: part for ax in axes[0] for part, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=3, fontsize=10)
+    return Figure(
+        axes,
+        f"As Figure 19: every head at its layer. Filled: the top {fraction:.0%} by that score. Dashed: mean layer of "
+        "these, weighted by score.",
+        "A row per model of two scatter plots of score against layer, induction score left and FV score right.")
+
+
+def _at_layers(ax, scores: pd.DataFrame, kind: str, fraction: float, size: int = 24) -> None:
+    values, top = mean_scores(scores, RANKED_BY[kind]).numpy(), top_sets(scores, fraction=fraction)[kind].numpy()
+    layers = np.nonzero(np.ones_like(top))[0].reshape(top.shape)
+    ax.scatter(layers[~top], values[~top], facecolors="none", edgecolors=COLOUR["random"], s=size, label="other heads")
+    ax.scatter(layers[top], values[top], color=COLOUR[kind], marker=MARKER[kind], s=1.7 * size,
+               label=f"top {LABEL[kind]}")
+    weight = np.clip(values[top], 0, None)
+    if weight.sum() > 0:
+        ax.axvline(np.average(layers[top], weights=weight), color=COLOUR[kind], linestyle="--", linewidth=1)
+    ax.set(xlabel="layer", ylabel=SCORE_LABEL[RANKED_BY[kind]])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def score_scatter(scores: pd.DataFrame, fraction: float) -> Figure:
+    """Both scores of every head; filled where a head is in a top set, both markers where it is in both."""
+    x, y = (mean_scores(scores, score).numpy() for score in RANKED_BY.values())
+    ax = _heads(x, y, scores, fraction)
+    ax.set(xlabel=SCORE_LABEL[RANKED_BY["induction"]], ylabel=SCORE_LABEL["fv"])
+    return Figure(
+        ax, "Both scores of every head. Filled circles: top induction heads; filled squares: top FV heads.",
+        "Scatter plot of FV score against induction score, one point per head.")
+
+
+def scores_by_type(scores: pd.DataFrame, tasks: pd.DataFrame, fraction: float) -> Figure:
+    """FV score of every head on abstractive against extractive tasks."""
+    (first, x), (second, y) = fv_by_type(scores, tasks).items()
+    ax = _heads(x, y, scores, fraction)
+    ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    ax.set(xlabel=f"FV score, {first} tasks", ylabel=f"FV score, {second} tasks")
+    return Figure(
+        ax,
+        "FV score of every head on abstractive and on extractive scoring tasks. Filled: the top heads by either score.",
+        "Scatter plot of the FV score on extractive tasks against that on abstractive tasks, one point per head.")
+
+
+def _heads(x: np.ndarray, y: np.ndarray, scores: pd.DataFrame, fraction: float):
+    """Two numbers of every head against each other, the top heads of either kind filled."""
+    figure, ax = plt.subplots(figsize=(5, 3.6))
+    ax.scatter(x, y, facecolors="none", edgecolors=COLOUR["random"], s=24, label="other heads")
+    tops = top_sets(scores, fraction=fraction)
+    for kind, size in (("induction", 80), ("fv", 30)):
+        top = tops[kind].numpy()
+        ax.scatter(x[top], y[top], color=COLOUR[kind], marker=MARKER[kind], s=size, label=f"top {LABEL[kind]}")
+    ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    ax.legend(fontsize=9)
+    return ax
+
+
+def departure_ranks(effects: pd.DataFrame) -> Figure:
+    """Rank correlation of each protocol's scores with the default's, one panel per score; grey: other seeds."""
+    scores = list(effects["score"].unique())
+    figure, axes = plt.subplots(len(scores), 1, figsize=(8.4, 6.2), sharex=True, squeeze=False)
+    for ax, score in zip(axes[:, 0], scores, strict=True):
+        rows = effects[(effects["score"] == score) & (effects["note"] == "")]
+        seeds = rows[rows["kind"] == "seed"]["rank_correlation"]
+        ax.axvspan(seeds.min(), seeds.max(), color=COLOUR["random"], alpha=0.25, linewidth=0)
+        shown = rows[rows["kind"].isin(["departure", "preset"])].iloc[::-1]
+        places = np.arange(len(shown))
+        error = [shown["rank_correlation"] - shown["low"], shown["high"] - shown["rank_correlation"]]
+        ax.errorbar(shown["rank_correlation"], places, xerr=error, fmt=MARKER[score], color=COLOUR[score], capsize=3)
+        ax.set_yticks(places, shown["name"], fontsize=9)
+        ax.axvline(1, color=GREY, linewidth=0.8, zorder=0)
+        ax.set_title({"induction": "induction score", "fv": "FV score"}[score], fontsize=11)
+    axes[-1, 0].set_xlabel("rank correlation with the default, over heads")
+    return Figure(
+        axes,
+        "Rank correlation over heads of the scores under each protocol with the default's. Above: induction, below: "
+        "FV. Bars: 95 % intervals over heads. Grey: range of the default under other seeds. Departures without "
+        "anything to act on in this model are left out.",
+        "Two panels of points with bars, one point per departure, on an axis of rank correlation with the default.")
