@@ -26,7 +26,7 @@ WARM = env PYTHONHASHSEED=0 $(BIN)/python -m workflow.warm
 SNAKEMAKE = $(BIN)/snakemake --quiet host rules $(if $(PROFILE),--workflow-profile $(PROFILE),--cores $(CORES) --resources gpu=1) --configfile $(CONFIG) --prioritize ablation --keep-going --rerun-incomplete --nolock --scheduler greedy --max-jobs-per-timespan 100/10s
 
 # The book of what has finished: of the committed tables first, minutes before the rest; and where a run fails.
-UNFINISHED = $(BIN)/python -m workflow.book --unfinished $(CONFIG) --log results/$(SUITE)/logs/book.log
+UNFINISHED = $(BIN)/python -m workflow.book --unfinished $(CONFIG)
 
 .DEFAULT_GOAL := help
 .PHONY: help env book sweep plan suite measure spot-check verify test check browser-test lab bench clean
@@ -45,7 +45,7 @@ sweep: suite ## run the notebooks of the suite as far as needed, without the boo
 
 plan: suite ## what `make book` would run, how many forward passes and hours that is (GPU: TFLOPS=50)
 	@$(STANDIN) $(SNAKEMAKE) -n
-	@TFLOPS=$(TFLOPS) $(BIN)/python -m workflow.cost $(CONFIG)
+	@TFLOPS=$(TFLOPS) $(BIN)/python -m benchmarks.cost $(CONFIG)
 
 measure: env ## measure a packaged model (MODEL=smollm2-135m: hours), or again and compare with its tables in pretrained/
 	@$(BIN)/python -m workflow.measure config/pretrained.yaml $(MODEL)

@@ -2,16 +2,17 @@
 #   snakemake -n                                          the plan
 #   snakemake --cores 2 --configfile config/smoke.yaml    another suite
 import json
+import logging
 import shlex
 import sys
 
 sys.path.insert(0, str(workflow.basedir))
 
-from workflow.cost import resources
-from workflow.lock import LockedError, lock_sweep
+from benchmarks.cost import resources
+from workflow.lock import lock_sweep
 from workflow.notebooks import NOTEBOOKS, Run
-from workflow.progress import quiet_terminal, show_progress
-from workflow.suite import check_suite, dependencies, points, read_suite
+from workflow.progress import Progress, quiet_terminal
+from workflow.suite import check_suite, dependencies, read_suite
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
@@ -29,7 +30,6 @@ OUT = SUITE.results
 RUNS = {run.executed: run for run in SUITE.runs}
 PAGES = [path.as_posix() for path in SUITE.notebooks]
 PAGE = f"{OUT}/book/_build/html/index.html"
-JOINED = [f"{OUT}/sweeps/{notebook}/{table}.parquet" for notebook in SUITE.sweep for table in NOTEBOOKS[notebook].writes]
 # All kinds of runs, by the name of their rule.
 KINDS = {"step": {"model": "{model}", "step": "{step}"}, "model": {"model": "{model}"}, "suite": {}, "book": {}}
 RULES = {name: Run(name, **KINDS[notebook.of]) for name, notebook in NOTEBOOKS.items()}
@@ -45,17 +45,15 @@ LOCKS = []  # held until this process ends
 onstart:
     try:
         LOCKS.append(lock_sweep(Path(OUT)))
-    except (LockedError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
-    show_progress(workflow.dag)
+    logging.getLogger("snakemake.logging").addHandler(Progress(workflow.dag))
 
 
 wildcard_constraints:
     model=r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*",
     step=r"-?\d+",
-    notebook="|".join(NOTEBOOKS),
     point=r"[^/]+",
-    table="[a-z]+",
     group="|".join(suite.name for suite in SUITE.groups) or "none",
 
 
@@ -66,13 +64,13 @@ localrules: all, sweep, committed, joined, book
 rule all:
     input:
         PAGE,
-        JOINED,
+        list(SUITE.joined),
 
 
 rule sweep:
     input:
         PAGES,
-        JOINED,
+        list(SUITE.joined),
 
 
 rule committed:
@@ -83,11 +81,6 @@ rule committed:
 def of_run(kind, what):
     """What depends on the run that the wildcards of this kind stand for."""
     return lambda wildcards: what(RUNS[kind.executed.format(**dict(wildcards.items()))])
-
-
-def of_cluster(kind, resource):
-    """What a run asks a cluster for; on one machine its GPU, which runs of a suite share one after another."""
-    return of_run(kind, lambda run: resources(SUITE, run.notebook, run.model)[resource])
 
 
 # One or several threads a process, never more than its share: torch processes fight over cores.
@@ -110,30 +103,25 @@ for NAME, KIND in RULES.items():
         log:
             f"{OUT}/{KIND.log}",
         resources:
-            gpu=of_cluster(KIND, "gpu"),
-            mem_mb=of_cluster(KIND, "mem_mb"),
-            runtime=of_cluster(KIND, "runtime"),
+            # What a run asks a cluster for; on one machine its GPU, which runs of a suite share one after another.
+            **{name: of_run(KIND, lambda run, name=name: resources(SUITE, run)[name])
+               for name in ("gpu", "mem_mb", "runtime")},
         threads: SUITE.threads
         shell:
             "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} -S workflow/warm.py --module workflow.run "
-            "{input.template:q} {output.notebook:q} --parameters_yaml {params.parameters:q} --log {log:q} --results {OUT:q} --inputs {input:q} "
-            "--committed {params.committed:q} --tables {output.tables:q}"
-
-
-def swept_tables(wildcards):
-    return [f"{OUT}/{path}" for run in RUNS.values() if run.point and run.notebook == wildcards.notebook
-            for path, kind in run.tables.items() if kind == wildcards.table]
+            "{input.template:q} {output.notebook:q} --parameters {params.parameters:q} --log {log:q} --results {OUT:q} "
+            "--inputs {input:q} --committed {params.committed:q} --tables {output.tables:q}"
 
 
 rule joined:
     input:
-        swept_tables,
+        lambda wildcards: list(SUITE.joined[f"{OUT}/sweeps/{wildcards.table}.parquet"]),
     output:
-        f"{OUT}/sweeps/{{notebook}}/{{table}}.parquet",
+        f"{OUT}/sweeps/{{table}}.parquet",
     params:
-        points=lambda wildcards: json.dumps([
-            points(SUITE.sweep[wildcards.notebook])[run.point] for run in RUNS.values()
-            if run.point and run.notebook == wildcards.notebook]),
+        points=lambda wildcards, output: json.dumps([*SUITE.joined[output[0]].values()]),
+    wildcard_constraints:
+        table="[a-z_]+/[a-z]+",
     shell:
         "{PYTHON} -m workflow.sweep {output:q} {params.points:q} {input:q}"
 
@@ -146,10 +134,7 @@ rule book:
         pages=sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and "_build" not in p.parts),
     output:
         PAGE,
-    params:
-        results=OUT,
     log:
         f"{OUT}/logs/book.log",
     shell:
-        "{PYTHON} -m workflow.book {params.results:q} --log {log:q} --notebooks {input.notebooks:q} "
-        "> /dev/null"
+        "{PYTHON} -m workflow.book {OUT:q} --notebooks {input.notebooks:q} > /dev/null"

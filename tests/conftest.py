@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.project import ROOT
+from tests.project import ROOT, make_project
 
 GOLDEN = Path(__file__).parent / "golden"
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama")
@@ -29,6 +29,13 @@ class Golden:
 @cache
 def golden_case(architecture: str, dtype: str = "float32") -> Golden:
     return Golden(architecture, dtype)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The working folder: a stand-in for this repository, with quick notebooks."""
+    monkeypatch.chdir(make_project(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(params=ARCHITECTURES)

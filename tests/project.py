@@ -151,9 +151,10 @@ def make_project(folder):
     folder = Path(folder)
     for name in ("workflow", "icl_lib"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("config", "notebooks", "book"):
+    for name in ("config", "notebooks", "book", "benchmarks"):
         (folder / name).mkdir()
     shutil.copy(ROOT / "Snakefile", folder)
+    shutil.copy(ROOT / "benchmarks" / "cost.py", folder / "benchmarks")
     shutil.copy(ROOT / "config" / "schema.yaml", folder / "config")
     for step in (0, 8, 64):
         checkpoint = folder / "models" / "tiny" / f"step{step}"

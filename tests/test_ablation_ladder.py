@@ -24,6 +24,7 @@ from lab.grid_table import (
     statistics_rows,
 )
 from tests.test_ablation_protocols import scores
+from workflow.notebooks import Run
 from workflow.suite import read_suite
 
 
@@ -92,8 +93,8 @@ def test_models_without_a_kind_or_a_control_are_left_out_and_named():
 
 def test_the_committed_table_is_the_whole_grid():
     suite = read_suite("config/grid.yaml")
-    grid, given = read_grid(GRID), suite.parameters("ablation", model="lab-1m", step=0)
-    assert list(dict.fromkeys(grid["model"])) == list(suite.ablated)
+    grid, given = read_grid(GRID), suite.given(Run("ablation", "lab-1m", 0))
+    assert list(dict.fromkeys(grid["model"])) == list(suite.chosen["ablation"])
     assert sorted(grid["fraction"].unique()) == given["fractions"] and (grid["of_kind"] > 0).all()
     for (_, control, _, _), rows in grid[grid["excluded"] == ""].groupby(["model", "control", "metric", "ranking"]):
         assert not rows.duplicated(["replacement", "positions", "fraction"]).any()

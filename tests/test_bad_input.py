@@ -122,22 +122,11 @@ def command(main, *arguments):
     return case
 
 
-def of_suite_command(*arguments):
-    def main(given):
-        before, sys.argv = sys.argv, ["suite", *given]
-        try:
-            return suites.main()
-        finally:
-            sys.argv = before
-
-    return command(main, *arguments)
-
-
 def run_with(parameters):
     def main(given):
         return run.main([str(ROOT / "notebooks/scoring.ipynb"), "out.ipynb", "--log", "l.log", *given])
 
-    return command(main, "-y", parameters)
+    return command(main, "--parameters", json.dumps(parameters))
 
 
 TASK = Task("t", "abstractive", "scoring", [("a", "b"), ("c", "d")])
@@ -236,17 +225,15 @@ CASES = {
     "matched excluded": (lambda: layer_matched_random_heads(SCORES > 2, seed=0, draw=0, exclude=SCORES < 1),
                          "n_heads 3 is outside 0..2, the heads there are after excluding 4 of 6"),
     # command line
-    "suite command": (of_suite_command(), "error: expected one suite file"),
-    "suite command unknown": (of_suite_command("config/x.yaml"), "error: suite file config/x.yaml does not exist"),
+    "suite command": (command(suites.main), "error: expected one suite file"),
+    "suite command unknown": (command(suites.main, "config/x.yaml"), "error: suite file config/x.yaml does not exist"),
     "verify command": (command(verify.main, "a", "b"), "error: expected one suite file"),
     "verify command unknown": (command(verify.main, "x.yaml"), "error: suite file x.yaml does not exist"),
     "torture without kills": (command(torture.main, "torture", "--kills", "0"), "error: 0 kills: expected at least 1"),
     "torture unknown": (command(torture.main, "tortur"), "error: suite file config/tortur.yaml does not"),
     "determinism command": (command(determinism.main), "error: expected the name of one suite"),
-    "book without settings": (command(book.main, "results/x", "--log", "b.log"), "error: .*No such file or directory"),
-    "run with no YAML": (run_with("{"), "error: the parameters are not YAML: while parsing a flow node"),
-    "run with a list": (run_with("[model]"), "error: the parameters are list, expected names with values"),
-    "run with text": (run_with("step: first"), r"error: .*parameter step is 'first' \(str\), expected int"),
+    "book without settings": (command(book.main, "results/x"), "error: .*No such file or directory"),
+    "run with text": (run_with({"step": "first"}), r"error: .*parameter step is 'first' \(str\), expected int"),
 }  # fmt: skip
 
 

@@ -1,8 +1,13 @@
 """Pages of the book: what is made of an executed notebook, and the data dictionary."""
 
+import base64
 import re
 import shutil
+import subprocess
+import sys
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
@@ -10,8 +15,8 @@ import pytest
 import yaml
 
 from icl_lib.tables import KEYS, SCHEMAS
-from tests.project import ROOT, make_project, notebook
-from workflow.book import _as_page, build, stage
+from tests.project import ROOT, notebook
+from workflow.book import FIGURE, _as_page, _smaller, build, stage
 from workflow.runs import data_of_page, dictionary_page
 
 
@@ -87,10 +92,9 @@ def a_book(address):
 
 
 @pytest.mark.slow
-def test_pages_link_the_repository_that_the_settings_name_and_launch_templates_there(tmp_path, monkeypatch):
-    monkeypatch.chdir(make_project(tmp_path))
+def test_pages_link_the_repository_that_the_settings_name_and_launch_templates_there(project):
     results, paths = a_book("https://github.com/someone/their-icl")
-    html = build(results, paths, Path("log")).parent
+    html = build(results, paths).parent
     for name, template in {
             "index": "index", "scoring": "scoring", "notebooks/scoring/a/step0": "scoring", "runs": ""}.items():
         found = (html / f"{name}.html").read_text()
@@ -100,8 +104,7 @@ def test_pages_link_the_repository_that_the_settings_name_and_launch_templates_t
         assert launched == ([place] if template else []), name
 
 
-def test_where_no_repository_is_named_none_is_linked(tmp_path, monkeypatch):
-    monkeypatch.chdir(make_project(tmp_path))
+def test_where_no_repository_is_named_none_is_linked(project):
     staged = yaml.safe_load((stage(*a_book("")) / "_config.yml").read_text())
     assert not [name for name in staged["sphinx"]["config"]["html_theme_options"] if "repository" in name]
     assert "repository" not in staged and "launch_buttons" not in staged
@@ -113,3 +116,58 @@ def test_the_data_dictionary_has_a_row_for_every_column():
         own = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
         stars = dict(re.findall(r"<tr><td><code>(\w+)</code>(\*?)</td>", own))
         assert list(stars) == list(columns) and {c for c, star in stars.items() if star} == set(KEYS[name])
+
+
+def test_staging_fills_in_the_runs(project):
+    results = project / "results" / "fake"
+    names = ["scoring/models/a/step0", "scoring/models/a/step8", "scoring/models/b/step8", "model_scaling"]
+    paths = [results / "notebooks" / f"{name}.ipynb" for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook(f"# {path.stem}", parameters=None), path)
+    (project / "book" / "model_scaling.md").write_text("by hand")
+    source = stage(results, paths, [results / "notebooks" / "training_dynamics" / "models" / "c.ipynb"])
+    found = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
+    assert found >= {
+        "_config.yml", "_toc.yml", "method.md", "scoring.ipynb", "model_scaling.md", "runs.md", "claims.md",
+        "notebooks/scoring/models/a/step0.ipynb", "notebooks/scoring/models/a/step8.ipynb",
+        "notebooks/model_scaling.ipynb",
+    }  # fmt: skip
+    assert "scoring.md" not in found
+    chapters = yaml.safe_load((source / "_toc.yml").read_text())["parts"][0]["chapters"]
+    assert [chapter["file"] for chapter in chapters] == ["scoring", "model_scaling", "training_dynamics", "runs"]
+    assert [chapter.get("title") for chapter in chapters] == ["scoring", "model_scaling", None, None]
+    assert chapters.pop()["sections"] == [
+        {"file": "notebooks/scoring/models/a/step0", "title": "scoring: models/a, step0"},
+        {"file": "notebooks/scoring/models/a/step8", "title": "scoring: models/a, step8"},
+        {"file": "notebooks/model_scaling", "title": "model_scaling"},
+    ]
+    assert not any("sections" in chapter for chapter in chapters)
+    # A chapter without a run says so, whether nothing was asked for or a run is missing, and so does the page of runs.
+    assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
+    assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()
+    assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
+
+
+def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  '
+        '<g transform="scale(0.015625)"/>'
+        '<text>a &amp; "b" #1 50%</text>\n</svg>')
+    page = f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"/>'
+    smaller = FIGURE.sub(_smaller, page)
+    found = unescape(re.search(r'src="data:image/svg\+xml,([^"]*)"', smaller)[1])  # as a browser reads it
+    assert unquote(found) == '<svg xmlns="http://www.w3.org/2000/svg"> <path d="M 1.23 2.5&#38;"/> ' \
+        '<g transform="scale(0.015625)"/><text>a &amp; "b" #1 50%</text> </svg>'
+
+
+@pytest.mark.slow
+def test_a_warning_fails_the_book_in_one_line(project):
+    (project / "book" / "index.md").write_text("# Stand-in\n\n[nowhere](missing.md)\n")  # no index notebook
+    (project / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    command = [sys.executable, "-m", "workflow.book", "results/fake"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the book has") and "missing" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (project / "results/fake/book/_build/html/index.html").exists()

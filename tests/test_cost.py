@@ -1,13 +1,12 @@
 """What `make plan` says: passes against what was measured, and what a cluster is asked for."""
 
-import shutil
-
 import pandas as pd
 import pytest
 
+from benchmarks import cost
 from icl_lib.models.paper_models import paper_models
 from tests.conftest import GOLDEN
-from workflow import cost
+from workflow.notebooks import Run
 from workflow.suite import Suite, check_suite, read_suite
 
 ROOT = GOLDEN.parents[1]
@@ -33,12 +32,12 @@ def test_scores_of_all_heads_cost_what_was_measured(size):
 def test_passes_of_a_scoring_run_are_counted_by_hand():
     model = paper_models()["EleutherAI/pythia-70m-deduped"]
     given = dict(n_prompts=10, n_shots=10, shots=[0, 10], n_null_draws=3, n_sequences=7, n_documents=5)
-    found = cost.run_cost(paper(), "scoring", model, given)
+    passes = cost.run_cost("scoring", model, given | {"task_files": "upstream"})[0]
     scoring = 29 * 10 * cost.fv_ratio(model)
     nulls = 29 * 10 * (1 + 3 * (cost.fv_ratio(model) - 2))
-    assert found.passes == pytest.approx(3 * 48 * 10 + scoring + nulls + 4 * 7 + 5)
-    more = cost.run_cost(paper(), "ablation", model, {"task_files": "upstream", "n_draws": 40})
-    assert more.passes > 1.5 * cost.run_cost(paper(), "ablation", model, {"task_files": "upstream"}).passes
+    assert passes == pytest.approx(3 * 48 * 10 + scoring + nulls + 4 * 7 + 5)
+    less, more = (cost.run_cost("ablation", model, {"task_files": "upstream", "n_draws": n})[0] for n in (20, 40))
+    assert more > 1.5 * less
 
 
 def test_a_suite_s_costs_leave_out_what_is_done(tmp_path, monkeypatch):
@@ -70,7 +69,7 @@ def test_the_paper_suite_holds_the_paper():
     assert set(suite.steps) == set(table)
     assert all(tuple(suite.steps[name]) == (model.checkpoints or (-1,)) for name, model in table.items())
     assert sum(len(steps) for name, steps in suite.steps.items() if table[name].checkpoints) == 56
-    assert all(suite.chosen["ablation"].values()) and all(suite.chosen["task_execution"].values())
+    assert suite.chosen["ablation"].keys() == suite.chosen["task_execution"].keys() == suite.steps.keys()
     shown = pd.read_csv("book/paper_cost.csv")
     assert shown["model"].tolist() == list(suite.steps)
     again = cost.suite_costs(suite, flops=cost.GPU_TFLOPS * 1e12)
@@ -79,20 +78,17 @@ def test_the_paper_suite_holds_the_paper():
 
 def test_a_cluster_is_asked_for_more_by_larger_models():
     suite = read_suite("config/paper.yaml")
-    small, large = (cost.resources(suite, "ablation", f"EleutherAI/pythia-{size}-deduped") for size in ("70m", "6.9b"))
+    small, large = (cost.resources(suite, Run("ablation", f"EleutherAI/pythia-{size}-deduped", 143000))
+                    for size in ("70m", "6.9b"))
     assert small["gpu"] == large["gpu"] == 1
     assert large["mem_mb"] > 20000 > small["mem_mb"] and large["runtime"] > small["runtime"] >= 60
-    assert cost.resources(suite, "ablation", "lab-7k")["gpu"] == 0
+    assert cost.resources(suite, Run("ablation", "lab-7k", 8192))["gpu"] == 0
 
 
 def test_the_command_says_what_is_wrong_in_one_line(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.argv", ["cost", "config/nothing.yaml"])
-    assert cost.main() == 1 and "config/nothing.yaml does not exist" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["cost", "config/paper.yaml"])
+    assert cost.main(["config/nothing.yaml"]) == 1 and "config/nothing.yaml does not exist" in capsys.readouterr().err
     monkeypatch.setenv("TFLOPS", "many")
-    assert cost.main() == 1 and capsys.readouterr().err.count("\n") == 1
+    assert cost.main(["config/paper.yaml"]) == 1 and capsys.readouterr().err.count("\n") == 1
     monkeypatch.setenv("TFLOPS", "100")
-    monkeypatch.setattr("sys.argv", ["cost", "config/paper.yaml", "--table", str(tmp_path / "t.csv")])
-    assert cost.main() == 0 and "forward passes" in capsys.readouterr().out
-    shutil.copy(tmp_path / "t.csv", tmp_path / "u.csv")
-    assert len(pd.read_csv(tmp_path / "u.csv")) == 12
+    assert cost.main(["config/paper.yaml", "--table", str(tmp_path / "t.csv")]) == 0
+    assert "forward passes" in capsys.readouterr().out and len(pd.read_csv(tmp_path / "t.csv")) == 12

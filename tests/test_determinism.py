@@ -16,6 +16,7 @@ from icl_lib.heads import layer_matched_random_heads, random_heads, random_ranki
 from icl_lib.metrics.evaluate import answer_metrics, token_losses
 from lab.text import lab_documents
 from tests.project import make_project, suite
+from workflow.notebooks import Run
 from workflow.suite import check_suite
 
 TOLERANCE = 1e-6
@@ -107,9 +108,9 @@ def test_the_order_of_models_in_a_suite_changes_no_parameter_of_a_run(tmp_path, 
     (tmp_path / "models" / "other").symlink_to(tmp_path / "models" / "tiny")
     models = [{"name": "models/tiny", "steps": [8, 0]}, {"name": "models/other"}]
     suites = [check_suite(suite(models=m)) for m in (models, models[::-1])]
-    for notebook, at in (("scoring", {"model": "models/tiny", "step": 8}), ("model_scaling", {}), ("claims", {}),
-                         ("training_dynamics", {"model": "models/other"})):
-        assert suites[0].parameters(notebook, **at) == suites[1].parameters(notebook, **at)
+    for run in (Run("scoring", "models/tiny", 8), Run("model_scaling"), Run("claims"),
+                Run("training_dynamics", "models/other")):
+        assert suites[0].given(run) == suites[1].given(run)
     assert {path.as_posix() for path in suites[0].notebooks} == {path.as_posix() for path in suites[1].notebooks}
 
 

@@ -13,6 +13,7 @@ from icl_lib.tables import read_table, run_path
 from tests.audit import check, rows_of, run_page
 from tests.project import ROOT
 from workflow.inert import active
+from workflow.notebooks import Run
 from workflow.suite import read_suite
 
 MODEL, STEP = "smollm2-135m", -1
@@ -33,7 +34,7 @@ def page(tmp_path_factory):
         target = run_path(results, kind, MODEL, STEP)
         target.parent.mkdir(parents=True)
         shutil.copy(run_path(ROOT / "pretrained", kind, MODEL, STEP), target)
-    given = read_suite(ROOT / "config/pretrained.yaml").parameters("example", model=MODEL, step=STEP)
+    given = read_suite(ROOT / "config/pretrained.yaml").given(Run("example", MODEL, STEP))
 
     def refuse(*_, **__):
         raise AssertionError("a model was loaded")

@@ -3,6 +3,7 @@
 One sweep over a stand-in project meets most faults at once, a model for each; the others need a sweep of their own.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -48,12 +49,6 @@ def sweep(project, *arguments, prefix=()):
     done = subprocess.run([*prefix, *SNAKEMAKE, *(arguments or ["sweep"])], cwd=project, capture_output=True,
                           text=True, timeout=600, env=environment())
     return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(make_project(tmp_path))
-    return tmp_path
 
 
 def write_faulty_scoring():
@@ -179,8 +174,8 @@ def test_a_clock_that_goes_back_reruns_nothing_for_ever(project):
 
 def run_ablation(*arguments):
     table = "results/fake/scores/models/tiny/step8.parquet"
-    given = "{model: models/tiny, step: 8, results: results/fake}"
-    return run_main(["notebooks/ablation.ipynb", "out.ipynb", "-y", given, "--log", "logs/a.log",
+    given = json.dumps({"model": "models/tiny", "step": 8, "results": "results/fake"})
+    return run_main(["notebooks/ablation.ipynb", "out.ipynb", "--parameters", given, "--log", "logs/a.log",
                      "--results", "results/fake", "--inputs", "notebooks/ablation.ipynb", table, *arguments])
 
 
@@ -205,9 +200,8 @@ def test_a_table_that_vanished_is_named(project, capsys):
 def test_what_a_killed_run_was_writing_is_removed_by_the_next_and_nothing_else(project):
     folder = Path("results/fake/ablations/models/tiny")
     folder.mkdir(parents=True)
-    Path("logs").mkdir()
-    own = [folder / ".step8.parquet.123.tmp", Path("logs/.a.inputs.json.123.tmp")]
-    others = [folder / ".step80.parquet.123.tmp", Path("logs/.a.b.inputs.json.123.tmp"), folder / "step0.parquet"]
+    own = [folder / ".step8.parquet.123.tmp"]
+    others = [folder / ".step80.parquet.123.tmp", folder / "step0.parquet"]
     for path in own + others:
         path.touch()
     assert run_ablation("--tables", str(folder / "step8.parquet")) == 1  # its scores are missing

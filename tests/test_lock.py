@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.project import ROOT
-from workflow.lock import LockedError, lock_run, lock_sweep
+from workflow.lock import lock_run, lock_sweep
 
 HOLD = "import sys, time; from pathlib import Path; from workflow.lock import *\n{}\nprint('held', flush=True); {}"
 
@@ -37,7 +37,7 @@ def end(process):
 
 def test_the_second_sweep_is_refused_by_name_until_the_first_is_gone(tmp_path, other):
     first = other(f"held = lock_sweep(Path({str(tmp_path)!r}))")
-    with pytest.raises(LockedError, match=f"another sweep is at work on .*process {first.pid} on .* since") as caught:
+    with pytest.raises(RuntimeError, match=f"another sweep is at work on .*process {first.pid} on .* since") as caught:
         lock_sweep(tmp_path)
     assert "\n" not in str(caught.value)
     lock_sweep(tmp_path.with_name("another suite")).close()
@@ -50,7 +50,7 @@ def test_runs_that_outlive_their_sweep_are_waited_for(tmp_path, other):
     run = other(f"held = lock_run(Path({str(tmp_path)!r})); held.__enter__()")
     with lock_run(tmp_path):  # beside any number of others
         pass
-    with pytest.raises(LockedError, match="runs of a sweep that was killed are still at work"):
+    with pytest.raises(RuntimeError, match="runs of a sweep that was killed are still at work"):
         lock_sweep(tmp_path)
     end(run)
     with lock_sweep(tmp_path), lock_run(tmp_path):  # a sweep's own runs do not meet it

@@ -88,7 +88,7 @@ def test_a_book_is_made_of_what_has_finished_where_the_sweep_fails(door):
     assert "Open results/lab/book/_build/html/index.html" in door.make("book").stdout
     done = door.make("book", fails="snakemake")
     assert done.returncode != 0 and "Open " not in done.stdout
-    assert door.calls[-1] == "python -m workflow.book --unfinished config/lab.yaml --log results/lab/logs/book.log"
+    assert door.calls[-1] == "python -m workflow.book --unfinished config/lab.yaml"
 
 
 def test_a_wrong_suite_stops_everything_before_it_runs(door):

@@ -11,7 +11,7 @@ import pytest
 from icl_lib.provenance import provenance
 from icl_lib.tables import SCHEMAS, write_table
 from tests.project import make_project, write_suite, write_template
-from workflow.inputs import MADE_FROM, made_from, write_record
+from workflow.inputs import MADE_FROM, made_from
 from workflow.suite import dependencies, read_suite, weights
 from workflow.verify import main, problems
 
@@ -35,11 +35,11 @@ def results(tmp_path, monkeypatch):
 
 
 def finish(folder, own, run, inputs, monkeypatch):
-    for path in (folder / run.executed, folder / run.record):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    write_record(made_from(inputs, own.given(run), folder), folder / run.record)
-    monkeypatch.setenv(MADE_FROM, str((folder / run.record).resolve()))
+    record = made_from(inputs, own.given(run), folder)
+    (folder / run.executed).parent.mkdir(parents=True, exist_ok=True)
+    (folder / run.executed).write_text(json.dumps({"metadata": {"made_from": record}}))
+    Path("record.json").write_text(json.dumps(record))
+    monkeypatch.setenv(MADE_FROM, str(Path("record.json").resolve()))
     made_by = provenance(suite="fake", seed=1, dtype="", device="", bos="", parameters={})
     for name, kind in run.tables.items():
         write_table(pd.DataFrame(columns=list(SCHEMAS[kind])), folder / name, schema_name=kind, provenance=made_by)
@@ -55,7 +55,7 @@ def found():
 def test_results_of_the_present_code_agree(results, capsys):
     assert found() == []
     assert main(["config/lab.yaml"]) == 0
-    assert capsys.readouterr().out == "results/fake: 11 runs and their tables agree with the code\n"
+    assert capsys.readouterr().out == "results/fake: 12 runs and their tables agree with the code\n"
 
 
 def test_all_problems_are_listed_and_the_exit_status_says_so(results, capsys):
@@ -144,16 +144,16 @@ def older_versions(results):
         (lambda r: os.unlink(r / "notebooks/lab.ipynb"), "results/fake/notebooks/lab.ipynb", "missing"),
         (lambda r: os.unlink(r / "notebooks/model_scaling.ipynb"), "results/fake/notebooks/model_scaling.ipynb",
          "missing, though statistics/model_scaling.parquet is there"),
-        (lambda r: os.unlink(r / "logs/lab.inputs.json"), "results/fake/notebooks/lab.ipynb",
-         "stale, results/fake/logs/lab.inputs.json cannot be read (FileNotFoundError)"),
-        (lambda r: (r / "logs/lab.inputs.json").write_text("[]"), "results/fake/notebooks/lab.ipynb",
-         "stale, results/fake/logs/lab.inputs.json does not say what the run was made from"),
+        (lambda r: (r / "notebooks/lab.ipynb").write_text("{"), "results/fake/notebooks/lab.ipynb",
+         "stale, it does not say what it was made from"),
+        (lambda r: (r / "notebooks/lab.ipynb").write_text('{"metadata": {}}'), "results/fake/notebooks/lab.ipynb",
+         "stale, it does not say what it was made from"),
         (lambda r: shutil.copy(SCORES, r / "scores/models/tiny/step64.parquet"),
          "results/fake/scores/models/tiny/step64.parquet", "foreign, no notebook of suite fake makes it"),
         (lambda r: (r / "scores/.step8.parquet.7.tmp").touch(), "results/fake/scores/.step8.parquet.7.tmp",
          "temporary file left by a run that was killed"),
         (lambda r: Path(f"{SCORES}.damaged").touch(), f"{SCORES}.damaged", "set aside because it could not be read"),
-        (lambda r: (r / "logs/.x.7.tmp").touch(), "results/fake/logs/.x.7.tmp", "temporary file left"),
+        (lambda r: (r / "notebooks/.x.7.tmp").touch(), "results/fake/notebooks/.x.7.tmp", "temporary file left"),
     ],
 )  # fmt: skip
 def test_what_does_not_agree_is_named(results, change, path, message):
@@ -178,4 +178,4 @@ def test_bad_arguments_are_one_line(results, capsys, arguments):
 
 def test_a_suite_without_results_misses_everything(tmp_path, monkeypatch):
     monkeypatch.chdir(make_project(tmp_path))
-    assert len(found()) == 11 and all(line.endswith(": missing") for line in found())
+    assert len(found()) == 12 and all(line.endswith(": missing") for line in found())

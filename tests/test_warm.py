@@ -68,8 +68,8 @@ def test_without_a_warm_process_it_starts_cold(tmp_path):
     ("import sys; sys.exit(200)", 200, ""),
     ("import sys; sys.exit('no such file')", 1, "no such file\n"),
     ("raise ValueError('wrong')", 1, "ValueError: wrong\n"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -15, ""),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, ""),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 128 + 15, ""),
 ], ids=["3", "200", "words", "error", "SIGKILL", "SIGTERM"])
 def test_the_status_is_the_modules(tmp_path, source, status, said):
     command = [sys.executable, "-c", "import subprocess, sys; print(subprocess.call(sys.argv[1:]))"]

@@ -23,24 +23,20 @@ from urllib.parse import quote
 
 import yaml
 
+from workflow import command
 from workflow.inert import refuse_active
 from workflow.links import link_figures
-from workflow.lock import LockedError, lock_sweep
+from workflow.lock import lock_sweep
 from workflow.notebooks import NOTEBOOKS
 from workflow.runs import data_of_page, dictionary_page, runs_page, write_data
 from workflow.suite import TEMPLATES, Suite, read_suite
 from workflow.templates import title
 
-SETTINGS = Path("_config.yml")
-CONTENTS = Path("_toc.yml")
-PAGES = Path("book")
 # Scripts of installed packages, as (package, its file, name under _static), so that no page asks the network.
 SCRIPTS = (
     ("plotly", "package_data/plotly.min.js", "plotly.min.js"),
     ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js", "mathjax/tex-svg-full.js"),
 )
-# Files of the theme that no page asks for: source maps, fonts for browsers without woff2, texts in other languages.
-UNUSED = ("*.map", "*.ttf", "*.mo", "*.po")
 FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>(.*?</figcaption>)", re.DOTALL)
 # A table whose index has a name: pandas gives the name a row of its own below the columns' heads.
 TWO_HEADS = re.compile(r"<thead>\s*<tr[^>]*>\s*((?:<th></th>\s*)+)((?:<th>[^<]*</th>\s*)+)</tr>\s*"
@@ -50,11 +46,9 @@ FIGURE = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 LAUNCHED = re.compile(rf"(?<=/{TEMPLATES.name}/)notebooks/(\w+)/[^\"?&]+(?=\.ipynb)")
 # What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
 # the network, declared twice, that would run cells.
-NOT_FROM_DISK = (
-    r'<link rel="preload" as="font"[^>]*>\s*',
-    r"<script>const THEBE_JS_URL[^<]*</script>\s*",
-    r'<script [^>]*sphinx-thebe\.js[^>]*></script>\s*',
-)
+NOT_FROM_DISK = re.compile(
+    r'<link rel="preload" as="font"[^>]*>\s*|<script>const THEBE_JS_URL[^<]*</script>\s*|'
+    r'<script [^>]*sphinx-thebe\.js[^>]*></script>\s*')
 
 
 def page(results: Path) -> Path:
@@ -68,57 +62,53 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     The last run of each notebook in the order given, by the suite the last step of the last model, is the
     page that bears the notebook's name, unless book/ has a page of that name; the other runs are sections
     below the page of runs. A chapter without a run is a page that says so and names what of it is `missing`.
-    Raises FileNotFoundError for a missing file and ValueError for a notebook whose page would run a script.
+    Raises ValueError for a notebook that is missing, or whose page would run a script.
     """
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(PAGES, source, ignore=shutil.ignore_patterns("_build", ".*"))
-    (source / SETTINGS.name).write_text(_settings(), encoding="utf-8")
-    runs: dict[str, list[str]] = {kind: [] for kind in NOTEBOOKS}
-    for notebook in notebooks:
+    shutil.copytree("book", source, ignore=shutil.ignore_patterns("_build", ".*"))
+    (source / "_config.yml").write_text(_settings(), encoding="utf-8")
+    by_hand = {path.stem for path in source.iterdir()}
+    names, absent = ([_run_name(results, path) for path in paths] for paths in (notebooks, missing))
+    last = {_kind(name): name for name in names}
+    pages = {name: f"notebooks/{name}" for name in names}
+    pages |= {name: kind for kind, name in last.items() if kind not in by_hand}
+    for notebook, (name, page_of) in zip(notebooks, pages.items(), strict=True):
         refuse_active(notebook)
-        name = _run_name(results, notebook)
-        runs[name.split("/")[0]].append(name)
-    pages: dict[str, str] = {}
-    for kind, names in runs.items():
-        is_page = bool(list(source.glob(f"{kind}.*")))
-        for name in names:
-            pages[name] = kind if name == names[-1] and not is_page else f"notebooks/{name}"
-            target = source / f"{pages[name]}.ipynb"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_as_page(results, name, up="../" * pages[name].count("/")), encoding="utf-8")
-        if not names and not is_page:
-            absent = [name for path in missing if (name := _run_name(results, path)).split("/")[0] == kind]
-            (source / f"{kind}.md").write_text(_without_runs(kind, absent), encoding="utf-8")
+        target = source / f"{page_of}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(_as_page(results, name, up="../" * page_of.count("/")), encoding="utf-8")
     link_figures(source, pages)
-    (source / "runs.md").write_text(
-        runs_page(results, pages, [_run_name(results, path) for path in missing]), encoding="utf-8")
-    (source / "data.md").write_text(dictionary_page(), encoding="utf-8")
-    toc = yaml.safe_load(CONTENTS.read_text(encoding="utf-8"))
-    others = []
-    for name, page_of in pages.items():
-        kind, _, run = name.partition("/")
-        if page_of != kind:
-            of_run = ", ".join(run.rsplit("/", 1))
-            others.append({"file": page_of, "title": f"{_title(kind)}: {of_run}" if run else _title(kind)})
+    texts = {kind: _without_runs(kind, absent) for kind in NOTEBOOKS if kind not in (*last, *by_hand)}
+    texts |= {"runs": runs_page(results, pages, absent), "data": dictionary_page()}
+    for name, text in texts.items():
+        (source / f"{name}.md").write_text(text, encoding="utf-8")
+    toc = yaml.safe_load(Path("_toc.yml").read_text(encoding="utf-8"))
     for chapter in (chapter for part in [toc, *toc.get("parts", [])] for chapter in part.get("chapters", [])):
-        if runs.get(chapter.get("file")):
+        if chapter.get("file") in last:
             chapter["title"] = _title(chapter["file"])  # the page's own names a model
-        if chapter.get("file") == "runs" and others:
+        if chapter.get("file") == "runs" and (others := _sections(pages)):
             chapter["sections"] = others
-    (source / CONTENTS.name).write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return source
 
 
 def _settings() -> str:
     """The builder's settings; where they name a repository, with the theme's options that link and launch it."""
-    settings = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
+    settings = yaml.safe_load(Path("_config.yml").read_text(encoding="utf-8"))
     repository, launched = settings.pop("repository", {}), settings.pop("launch_buttons", {})
     if repository.get("url"):
         settings["sphinx"]["config"]["html_theme_options"] |= {
             "repository_url": repository["url"], "repository_branch": repository["branch"],
             "use_repository_button": True, "launch_buttons": launched, "path_to_docs": TEMPLATES.name}
     return yaml.safe_dump(settings, sort_keys=False)
+
+
+def _sections(pages: dict[str, str]) -> list[dict[str, str]]:
+    """The entries of the table of contents for runs whose page does not bear their notebook's name."""
+    parts = {page_of: name.partition("/") for name, page_of in pages.items()}
+    return [{"file": page_of, "title": ": ".join(filter(None, [_title(kind), ", ".join(run.rsplit("/", 1))]))}
+            for page_of, (kind, _, run) in parts.items() if page_of != kind]
 
 
 def _as_page(results: Path, name: str, up: str = "") -> str:
@@ -141,19 +131,15 @@ def _as_page(results: Path, name: str, up: str = "") -> str:
         left_out |= "parameters" in tags and "remove-cell" in tags
         if "injected-parameters" in tags and left_out:
             tags.append("remove-cell")
-        for output in cell.get("outputs", []):
-            if "text/html" in output.get("data", {}):
-                html = "".join(output["data"]["text/html"])
-                html = re.sub(r'<a href="(?=\w+\.html")', f'<a href="{up}', html)
-                html = TWO_HEADS.sub(r'<thead><tr style="text-align: right;">\3\2</tr></thead>', html)
-                output["data"]["text/html"] = FIGURE_ELEMENT.sub(numbered, html)
+        for data in (output["data"] for output in cell.get("outputs", []) if "text/html" in output.get("data", {})):
+            html = re.sub(r'<a href="(?=\w+\.html")', f'<a href="{up}', "".join(data["text/html"]))
+            html = TWO_HEADS.sub(r'<thead><tr style="text-align: right;">\3\2</tr></thead>', html)
+            data["text/html"] = FIGURE_ELEMENT.sub(numbered, html)
     named = re.sub(r"/step(-?\d+)$", lambda step: "" if step[1] == "-1" else f" at step {step[1]}",
                    name.partition("/")[2])
     first = next((cell for cell in found["cells"] if cell["cell_type"] == "markdown"), None)
     if named and first:
-        lines = "".join(first["source"]).split("\n")
-        lines[0] += f": {named}"
-        first["source"] = "\n".join(lines)
+        first["source"] = re.sub("$", f": {named}", "".join(first["source"]), count=1, flags=re.MULTILINE)
     found["cells"] = _findings_first(found["cells"])
     found["cells"].append({
         "cell_type": "markdown", "id": "data-of-page", "metadata": {}, "source": data_of_page(results, name, up)})
@@ -181,6 +167,10 @@ def _findings_first(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return page
 
 
+def _kind(name: str) -> str:
+    return name.partition("/")[0]
+
+
 def _run_name(results: Path, notebook: Path) -> str:
     return notebook.relative_to(results / "notebooks").with_suffix("").as_posix()
 
@@ -190,7 +180,8 @@ def _title(kind: str) -> str:
 
 
 def _without_runs(kind: str, absent: list[str]) -> str:
-    why = f"Not finished: {', '.join(f'`{name}`' for name in absent)}." if absent else \
+    names = ", ".join(f"`{name}`" for name in absent if _kind(name) == kind)
+    why = f"Not finished: {names}." if names else \
         "No model of this suite is measured here; its suite file says for which models this notebook runs."
     return f"# {_title(kind)}\n\n{why}\n"
 
@@ -202,26 +193,16 @@ def _smaller(found: re.Match[str]) -> str:
     return "data:image/svg+xml," + quote(svg, safe=" !$()*+,-./:;=?@_~|{}[]^`'")
 
 
-def _copy_scripts(folder: Path) -> None:
-    for package, file, name in SCRIPTS:
-        found = importlib.util.find_spec(package)
-        if found is None or not found.origin:
-            raise FileNotFoundError(f"the package {package} is not installed: make env")
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(found.origin).parent / file, target)
-
-
-def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence[Path] = ()) -> Path:
+def build(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()) -> Path:
     """Render the book, every warning an error. Returns the page to open; raises RuntimeError in one line."""
-    source = stage(results, notebooks, missing)
+    source, log = stage(results, notebooks, missing), results / "logs" / "book.log"
     shutil.rmtree(results / "book" / "_build", ignore_errors=True)
     builder = Path(sys.executable).with_name("jupyter-book")  # of this environment, activated or not
-    command = [str(builder), "build", str(source), "--path-output", str(results / "book")]
-    command += ["-W", "-n", "--keep-going", "--all"]
+    options = ["--path-output", str(results / "book"), "-W", "-n", "--keep-going", "--all"]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        status = subprocess.run([str(builder), "build", str(source), *options], stdout=file, stderr=subprocess.STDOUT,
+                                check=False).returncode
     if status or not page(results).is_file():
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         marked = [line.strip() for line in lines if "WARNING" in line or "ERROR" in line or "Error:" in line]
@@ -229,55 +210,52 @@ def build(results: Path, notebooks: Sequence[Path], log: Path, missing: Sequence
         first = (marked or lines[-1:] or ["no output"])[0]
         raise RuntimeError(f"the book has {len(marked)} warnings or errors, first: {first} (log {log})")
     write_data(results, [_run_name(results, notebook) for notebook in notebooks], page(results).parent)
-    _copy_scripts(page(results).parent / "_static")
-    for pattern in UNUSED:
-        for file in (page(results).parent / "_static").rglob(pattern):
-            file.unlink()
-    for file in page(results).parent.rglob("*.html"):
-        text = file.read_text(encoding="utf-8")
-        for pattern in NOT_FROM_DISK:
-            text = re.sub(pattern, "", text)
-        text = LAUNCHED.sub(r"\1", text)
-        file.write_text(FIGURE.sub(_smaller, text), encoding="utf-8")
+    _finish(page(results).parent)
     return page(results)
 
 
-def build_unfinished(suite: Suite, log: Path) -> Path | None:
+def _finish(html: Path) -> None:
+    """Give the pages what they need when they are opened from disk, and take from them what they cannot use."""
+    for package, file, name in SCRIPTS:
+        (html / "_static" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(Path(importlib.util.find_spec(package).origin).parent / file, html / "_static" / name)
+    for file in html.rglob("*.html"):
+        text = NOT_FROM_DISK.sub("", file.read_text(encoding="utf-8"))
+        text = LAUNCHED.sub(r"\1", text)
+        file.write_text(FIGURE.sub(_smaller, text), encoding="utf-8")
+
+
+def build_unfinished(suite: Suite) -> Path | None:
     """The book of those runs of a suite that have finished, the others named on its page of runs.
 
-    None where nothing is missing. Raises LockedError while a sweep is at work on the results, and as `build`.
+    None where nothing is missing, or while a sweep is at work on the results. Errors as in `build`.
     """
     results = Path(suite.results)
-    with lock_sweep(results):
+    try:
+        lock = lock_sweep(results)
+    except RuntimeError:  # the sweep whose place this takes has said so
+        return None
+    with lock:
         there = [path for path in suite.notebooks if path.is_file()]
-        missing = [path for path in suite.notebooks if not path.is_file()]
+        missing = [path for path in suite.notebooks if path not in there]
         if not missing:
             return None
-        unfinished = build(results, there, log, missing)
+        unfinished = build(results, there, missing)
         os.utime(unfinished, (1, 1))  # older than anything, or the workflow would take it for the finished one
         return unfinished
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Build the book of a suite.")
-    parser.add_argument("results", type=Path, nargs="?", help="results/<suite>")
+    parser.add_argument("results", type=Path, help="results/<suite>, or with --unfinished a suite file")
     parser.add_argument("--notebooks", type=Path, nargs="*", default=[], help="executed notebooks")
-    parser.add_argument("--unfinished", type=Path, metavar="SUITE", help="a suite file: the book of what has finished")
-    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--unfinished", action="store_true", help="the book of what has finished of a suite's runs")
     given = parser.parse_args(arguments)
-    if bool(given.results) == bool(given.unfinished):
-        parser.error("expected either a results folder or --unfinished SUITE")
-    try:
-        if given.results:
-            print(build(given.results, given.notebooks, given.log))
-        elif page_of := build_unfinished(read_suite(given.unfinished), given.log):
-            print(f"Open {page_of}: runs are missing, and its page of runs names them")
-    except LockedError:  # the sweep whose place this takes has said so
-        return 1
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if not given.unfinished:
+        print(build(given.results, given.notebooks))
+    elif page_of := build_unfinished(read_suite(given.results)):
+        print(f"Open {page_of}: runs are missing, and its page of runs names them")
 
 
 if __name__ == "__main__":

@@ -4,41 +4,30 @@ Text outputs are shown as text by the builder; HTML and Markdown are passed on a
 """
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-import nbformat
+from workflow.templates import cells_of
 
-_SCRIPT_TYPES = ("application/json",)  # data, which no browser runs
 _REFUSED = ("iframe", "object", "embed", "applet", "base", "meta", "link", "form")
 _LINKS = ("href", "src", "action", "formaction", "data", "xlink:href", "srcdoc")
 _SAFE_SCHEMES = ("http:", "https:", "mailto:", "data:image/", "data:text/csv;")
+_MARKUP = ("text/html", "text/markdown", "image/svg+xml", "text/latex")
 
 
 def refuse_active(path: Path) -> None:
     """Raise ValueError in one line for a notebook whose page would run code: scripts, handlers, frames."""
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except Exception as error:  # nbformat raises its own, JSON's and attribute errors
-        raise ValueError(f"{path} is not a notebook ({type(error).__name__}); run the suite again") from None
-    for index, cell in enumerate(cells):
-        for what, text in _marked_up(cell):
-            found = active(text)
-            if found:
+    for index, cell in enumerate(cells_of(path)):
+        texts = [] if cell.cell_type == "code" else [("the text", cell.source)]
+        for kind, content in (item for output in cell.get("outputs", []) for item in output.get("data", {}).items()):
+            if kind in _MARKUP:
+                texts.append((f"an output ({kind})", "".join(content)))
+            elif kind.endswith("javascript") or kind.startswith("application/vnd."):
+                texts.append((f"an output ({kind})", "<script>"))
+        for what, text in texts:
+            if found := active(text):
                 raise ValueError(f"{path}: {what} of cell {index} holds {found}, which a page may not; remove the "
                                  "file and run the suite again")
-
-
-def _marked_up(cell: nbformat.NotebookNode) -> Iterator[tuple[str, str]]:
-    if cell.cell_type != "code":
-        yield "the text", cell.source
-    for output in cell.get("outputs", []):
-        for kind, content in output.get("data", {}).items():
-            if kind in ("text/html", "text/markdown", "image/svg+xml", "text/latex"):
-                yield f"an output ({kind})", "".join(content)
-            elif kind.endswith("javascript") or kind.startswith("application/vnd."):
-                yield f"an output ({kind})", "<script>"
 
 
 def active(text: str) -> str:
@@ -46,21 +35,20 @@ def active(text: str) -> str:
     parser = _Parser()
     parser.feed(text)
     parser.close()
-    return parser.found
+    return next(iter(parser.found), "")
 
 
 class _Parser(HTMLParser):
     def __init__(self):
         super().__init__(convert_charrefs=True)
-        self.found = ""
+        self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         values = {name.lower(): "".join((value or "").split()).lower() for name, value in attributes}
-        if tag == "script" and values.get("type") not in _SCRIPT_TYPES or tag in _REFUSED:
-            self.found = self.found or f"an element <{tag}>"
-        for name, value in values.items():
-            scheme = match[0] if (match := re.match(r"[a-z][a-z0-9+.-]*:", value)) else ""
-            if name.startswith("on"):
-                self.found = self.found or f"a handler {name}"
-            elif name in _LINKS and scheme and not value.startswith(_SAFE_SCHEMES):
-                self.found = self.found or f"a link to {scheme}"
+        if tag in _REFUSED or tag == "script" and values.get("type") != "application/json":  # which no browser runs
+            self.found.append(f"an element <{tag}>")
+        self.found += [f"a handler {name}" for name in values if name.startswith("on")]
+        for name in _LINKS:
+            scheme = re.match(r"([a-z][a-z0-9+.-]*:)?", values.get(name, ""))[0]
+            if scheme and not values[name].startswith(_SAFE_SCHEMES):
+                self.found.append(f"a link to {scheme}")

@@ -1,4 +1,4 @@
-"""What a run was made from: fingerprints of its input files, kept in every table and beside the run's log.
+"""What a run was made from: fingerprints of its input files, kept in every table and every executed notebook.
 
 Tables count by their data and by what made them, not by their bytes, so that two runs of one suite leave the same
 record however long they took and whatever their results folder is called.
@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ _DIGITS = 16
 
 
 def made_from(inputs: Sequence[Path], parameters: dict[str, Any], results: Path) -> dict[str, Any]:
-    """`files` and `tables` (those under `results`, named from there) with their fingerprints, and all parameters."""
-    tables = {path.relative_to(results).as_posix(): path for path in inputs if path.is_relative_to(results)}
-    files = {path.as_posix(): path for path in inputs if not path.is_relative_to(results)}
-    return {
-        "files": {name: fingerprint(path) for name, path in sorted(files.items())},
-        "tables": {name: fingerprint(path) for name, path in sorted(tables.items())},
-        "parameters": _counting(parameters),
-    }
+    """`files` and `tables` (those under `results`, named from there) with their fingerprints, and the parameters.
+
+    Of these the name of the results folder does not count: it changes no number.
+    """
+    record: dict[str, Any] = {"files": {}, "tables": {}, "parameters": {
+        name: value for name, value in parameters.items() if name != "results"}}
+    for path in inputs:
+        if path.is_relative_to(results):
+            record["tables"][path.relative_to(results).as_posix()] = fingerprint(path)
+        else:
+            record["files"][path.as_posix()] = fingerprint(path)
+    return record
 
 
 def measured_from(
@@ -43,11 +47,6 @@ def measured_from(
     used = measuring_parameters(template)
     return made_from([*kept, template.with_name(f"{template.name}#{MEASURE}")],
                      {name: value for name, value in parameters.items() if name in used}, results)
-
-
-def _counting(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that can change a number: the name of the results folder cannot."""
-    return {name: value for name, value in parameters.items() if name != "results"}
 
 
 def fingerprint(path: Path) -> str:
@@ -69,24 +68,28 @@ def _fingerprint(path: Path, state: tuple[int, ...]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
-def changed_files(known: dict[str, str], folder: Path = Path()) -> list[str]:
-    """Which of these files no longer have their fingerprints, in words."""
+def differences(
+    record: Any, parameters: dict[str, Any], results: Path, stale: Collection[str] = ()
+) -> list[str]:
+    """What is no longer as a record says, in words: files, tables (those `stale` too), parameters."""
+    kinds = ("files", "tables", "parameters")
+    if not isinstance(record, dict) or not all(isinstance(record.get(kind), dict) for kind in kinds):
+        return ["it does not say what it was made from, so the workflow did not make it"]
     found = []
-    for name, was in known.items():
+    for name, was, path in [*((name, was, Path(name)) for name, was in record["files"].items()),
+                            *((name, was, results / name) for name, was in record["tables"].items())]:
         try:
-            found += [] if fingerprint(folder / name) == was else [f"{name} has changed"]
+            now = fingerprint(path)
         except (OSError, ValueError):
             found.append(f"{name} is gone or unreadable")
-    return found
-
-
-def differences(record: dict[str, Any], parameters: dict[str, Any], results: Path) -> list[str]:
-    """What is no longer as the record says, in words: files, tables, parameters. Empty when all is the same."""
-    was, now = record["parameters"], _counting(parameters)
-    return [*changed_files(record["files"]), *changed_files(record["tables"], results), *(
+            continue
+        if now != was or name in stale:
+            found.append(f"{name} {'has changed' if now != was else 'is stale'}")
+    was, now = record["parameters"], made_from([], parameters, results)["parameters"]
+    return found + [
         f"parameter {name} was {json.dumps(was.get(name, 'not given'))}, is {json.dumps(now.get(name, 'not given'))}"
         for name in sorted(was.keys() | now.keys())
-        if name not in was or name not in now or was[name] != now[name])]
+        if name not in was or name not in now or was[name] != now[name]]
 
 
 @contextlib.contextmanager
@@ -99,25 +102,3 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_record(record: dict[str, Any], path: Path) -> None:
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps(record, sort_keys=True), encoding="utf-8")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Raises ValueError in one line for a file that is missing or holds something else."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__})") from None
-    if not is_record(record):
-        raise ValueError(f"{path} does not say what the run was made from")
-    return record
-
-
-def is_record(record: Any) -> bool:
-    """Whether this is what `made_from` gives."""
-    return isinstance(record, dict) and all(
-        isinstance(record.get(kind), dict) for kind in ("files", "tables", "parameters"))

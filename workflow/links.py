@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-LINK = re.compile(r'<a data-run="([^"]+)" data-cell="([\w-]+)(?:\.(\d+))?">')
+LINK = re.compile(r'<a data-run=\\"([^"]+)\\" data-cell=\\"([\w-]+)(?:\.(\d+))?\\">')  # in JSON
 
 
 def link_figures(source: Path, pages: Mapping[str, str]) -> None:
@@ -23,13 +23,7 @@ def link_figures(source: Path, pages: Mapping[str, str]) -> None:
         html = "".join(part for one in cells if one["id"] == cell for output in one.get("outputs", [])
                        for part in output.get("data", {}).get("text/html", ""))
         found = re.findall(r'<figure id="(figure-\d+)"', html)
-        return f'<a href="{pages[runs[-1]]}.html#{found[int(nth) - 1]}">' if len(found) >= int(nth) else link[0]
+        return rf'<a href=\"{pages[runs[-1]]}.html#{found[int(nth) - 1]}\">' if len(found) >= int(nth) else link[0]
 
     for path in source.glob("*.ipynb"):
-        page = json.loads(path.read_text(encoding="utf-8"))
-        outputs = [output["data"] for cell in page["cells"] for output in cell.get("outputs", [])
-                   if "data-run=" in "".join(output.get("data", {}).get("text/html", ""))]
-        for data in outputs:
-            data["text/html"] = LINK.sub(address, "".join(data["text/html"]))
-        if outputs:
-            path.write_text(json.dumps(page), encoding="utf-8")
+        path.write_text(LINK.sub(address, path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -13,27 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-
-class LockedError(RuntimeError):
-    """The results are in use; the message is one line and names who uses them."""
-
-
 _SWEEP, _RUNS = ".sweep.lock", ".runs.lock"
 
 
 def lock_sweep(results: Path) -> IO[str]:
     """Take a suite's results for this process until it ends or closes the file returned.
 
-    Raises LockedError when another sweep has them, or when runs of a sweep that was killed are still at work, and
-    OSError when the folder cannot be written.
+    Raises RuntimeError, in one line that names who uses them, when another sweep has them or when runs of a sweep that
+    was killed are still at work, and OSError when the folder cannot be written.
     """
-    results.mkdir(parents=True, exist_ok=True)
-    file = _open(results / _SWEEP)
+    file = _locked(results / _SWEEP, fcntl.LOCK_EX | fcntl.LOCK_NB, "another sweep is")
     try:
-        _refuse_if_taken(file, f"another sweep is at work on {results}")
-        _sign(file)
-        with _open(results / _RUNS) as runs:
-            _refuse_if_taken(runs, f"runs of a sweep that was killed are still at work on {results}")
+        _locked(results / _RUNS, fcntl.LOCK_EX | fcntl.LOCK_NB, "runs of a sweep that was killed are still").close()
     except BaseException:
         file.close()
         raise
@@ -43,34 +34,23 @@ def lock_sweep(results: Path) -> IO[str]:
 @contextlib.contextmanager
 def lock_run(results: Path) -> Iterator[None]:
     """Say that a run is at work on these results, beside any number of others."""
-    results.mkdir(parents=True, exist_ok=True)
-    with _open(results / _RUNS) as file:
-        while not _taken(file, fcntl.LOCK_SH):  # a sweep that looks whether runs are at work has it for an instant
-            time.sleep(0.01)
-        _sign(file)
+    with _locked(results / _RUNS, fcntl.LOCK_SH):  # a sweep that looks whether runs are at work has it for an instant
         yield
 
 
-def _open(path: Path) -> IO[str]:
-    return open(path, "a+", encoding="utf-8")
-
-
-def _taken(file: IO[str], kind: int) -> bool:
+def _locked(path: Path, kind: int, who: str = "") -> IO[str]:
+    """The file, locked, with the name of this process in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a+", encoding="utf-8")
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, kind)
     except BlockingIOError:
-        return False
-    return True
-
-
-def _refuse_if_taken(file: IO[str], what: str) -> None:
-    if not _taken(file, fcntl.LOCK_EX):
         file.seek(0)
         holder = file.read() or "process unknown"
-        raise LockedError(f"{what} ({holder}): wait until that has ended, or end it, then start again")
-
-
-def _sign(file: IO[str]) -> None:
+        file.close()
+        raise RuntimeError(f"{who} at work on {path.parent} ({holder}): wait until that has ended, or end it, "
+                           "then start again") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     file.flush()
+    return file

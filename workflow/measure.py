@@ -2,10 +2,9 @@
 
 Runs the suite's notebooks on one model in a folder of their own, results/measure/, where a run that was killed goes on.
 Tables that the suite's folder of committed tables lacks are put there; those that it has are compared with the new
-ones, number by number. The exit status is 1 where they differ by more than 1e-4.
+ones, number by number. The exit status is 1 where they differ by more than 1e-4. config/spot.yaml measures a sample.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pandas as pd
 
 from icl_lib.models.load import nearest
 from icl_lib.tables import KEYS, read_table
+from workflow import command
 from workflow.run import run_notebook
 from workflow.suite import Suite, read_suite
 
@@ -47,25 +47,14 @@ def largest_difference(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(np.nan_to_num([(first[c] - second[c]).abs().max() for c in numbers] + [0.0]).max())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure a packaged model, or compare it with its committed tables.")
-    parser.add_argument("suite", help="config/pretrained.yaml, or config/spot.yaml for a sample of minutes")
-    parser.add_argument("model")
-    given = parser.parse_args()
-    try:
-        suite = read_suite(given.suite)
-        if not suite.tables:
-            raise ValueError(f"{given.suite} names no folder of committed tables (the key tables)")
-        if given.model not in suite.steps:
-            raise ValueError(f"{given.suite} has no model {given.model!r}; {nearest(given.model, list(suite.steps))}")
-        return _measure(suite, given.model)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _measure(suite: Suite, model: str) -> int:
-    worst = 0.0
+@command
+def main(arguments: list[str]) -> None:
+    file, model = arguments
+    suite, worst = read_suite(file), 0.0
+    if not suite.tables:
+        raise ValueError(f"{file} names no folder of committed tables (the key tables)")
+    if model not in suite.steps:
+        raise ValueError(f"{file} has no model {model!r}; {nearest(model, list(suite.steps))}")
     for new, committed in measure(suite, model):
         if not committed.is_file():
             committed.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +65,7 @@ def _measure(suite: Suite, model: str) -> int:
         worst = max(worst, difference)
         print(f"{committed}: largest difference {difference:.2g}")
     if worst > TOLERANCE:
-        print(f"error: the tables of {model} differ by {worst:.2g}, expected at most {TOLERANCE:g}", file=sys.stderr)
-    return int(worst > TOLERANCE)
+        raise ValueError(f"the tables of {model} differ by {worst:.2g}, expected at most {TOLERANCE:g}")
 
 
 if __name__ == "__main__":

@@ -47,14 +47,6 @@ WRITER = {kind: name for name, notebook in NOTEBOOKS.items() for kind in noteboo
 OF_STEP = {name: notebook for name, notebook in NOTEBOOKS.items() if notebook.of == "step"}
 
 
-def place(notebook: str, table: str) -> str:
-    """The folder of a notebook's table; or, where it runs once, the file's name without its ending.
-
-    Several notebooks write statistics, each its own: results/<suite>/statistics/claims.parquet.
-    """
-    return f"{table}/{notebook}" if table == "statistics" else table
-
-
 def _joined(*parts: str, ending: str) -> str:
     return "/".join(filter(None, parts)) + ending
 
@@ -91,12 +83,7 @@ class Run:
         return _joined("logs", self.folder.rstrip("/") or self.notebook, self.stem, ending=".log")
 
     @property
-    def record(self) -> str:
-        """What it was made from."""
-        return self.log.removesuffix(".log") + ".inputs.json"
-
-    @property
     def tables(self) -> dict[str, str]:
-        """Path to kind."""
-        return {_joined(self.folder + place(self.notebook, kind), self.stem, ending=".parquet"): kind
-                for kind in NOTEBOOKS[self.notebook].writes}
+        """Path to kind. Several notebooks write statistics, each its own: statistics/claims.parquet."""
+        return {_joined(self.folder + kind, self.notebook if kind == "statistics" else "", self.stem,
+                        ending=".parquet"): kind for kind in NOTEBOOKS[self.notebook].writes}

@@ -18,41 +18,41 @@ class Progress(logging.Handler):
 
     def __init__(self, dag: Any):
         super().__init__()
-        jobs = [job for job in dag.needrun_jobs() if job.rule.name not in _TARGETS]
-        self.rules = {dag.jobid(job): job.rule.name for job in jobs}
-        self.names = {dag.jobid(job): job.output[-1] for job in jobs}
+        self.jobs = {dag.jobid(job): job for job in dag.needrun_jobs() if job.rule.name not in _TARGETS}
         self.began: dict[int, float] = {}
         self.seconds: dict[int, float] = {}  # of finished jobs
         self.at_once = 1  # the most that ran
 
     def emit(self, record: logging.LogRecord) -> None:
-        now, event, terminal = time.monotonic(), getattr(record, "event", None), sys.stderr.isatty()
+        now, event, finished = time.monotonic(), getattr(record, "event", None), ""
+        started = [job for job in record.jobs if job in self.jobs] if event == "job_started" else []
         job = getattr(record, "job_id" if event == "job_finished" else "jobid", None)
-        if event == "job_started" and (began := {job: now for job in record.jobs if job in self.rules}):
-            self.began |= began
-            self.at_once = max(self.at_once, len(self.began))
-        elif event in ("job_finished", "job_error") and job in self.began:
+        if event in ("job_finished", "job_error") and job in self.began:
             seconds = now - self.began.pop(job)
             if event == "job_finished":
                 self.seconds[job] = seconds
-                if not terminal:
-                    print(f"{self.names[job]} ({seconds:.0f} s): {self.line(now)}", file=sys.stderr, flush=True)
-        else:
+                finished = f"{self.jobs[job].output[-1]} ({seconds:.0f} s): "
+        elif not started:
             return
-        if terminal:  # the cursor goes back, so that an error takes the line's place
-            end = "\r" if len(self.seconds) < len(self.rules) else "\n"
+        self.began |= dict.fromkeys(started, now)
+        self.at_once = max(self.at_once, len(self.began))
+        if sys.stderr.isatty():  # the cursor goes back, so that an error takes the line's place
+            end = "\r" if len(self.seconds) < len(self.jobs) else "\n"
             print(f"\033[K{self.line(now)}", end=end, file=sys.stderr, flush=True)
+        elif finished:
+            print(finished + self.line(now), file=sys.stderr, flush=True)
 
     def line(self, now: float) -> str:
         """With an estimate: as many at a time as ever, each as long as finished ones of its rule, or of all rules."""
-        text = f"{len(self.seconds)} of {len(self.rules)} done, {len(self.began)} running"
-        if not self.seconds or len(self.seconds) == len(self.rules):
+        text = f"{len(self.seconds)} of {len(self.jobs)} done, {len(self.began)} running"
+        if not self.seconds or len(self.seconds) == len(self.jobs):
             return text
-        took = {rule: [self.seconds[job] for job in self.seconds if self.rules[job] == rule]
-                for rule in self.rules.values()}
-        left = [max(0.0, statistics.fmean(took[rule] or self.seconds.values()) - (now - self.began.get(job, now)))
-                for job, rule in self.rules.items() if job not in self.seconds]
-        return f"{text}, about {math.ceil(sum(left) / self.at_once / 60)} min left"
+        took: dict[str, list[float]] = {}
+        for job, seconds in self.seconds.items():
+            took.setdefault(self.jobs[job].rule.name, []).append(seconds)
+        left = [statistics.fmean(took.get(job.rule.name, self.seconds.values())) - (now - self.began.get(i, now))
+                for i, job in self.jobs.items() if i not in self.seconds]
+        return f"{text}, about {math.ceil(sum(max(0.0, each) for each in left) / self.at_once / 60)} min left"
 
 
 def quiet_terminal() -> None:
@@ -60,8 +60,3 @@ def quiet_terminal() -> None:
     for handler in logging.getLogger("snakemake.logging").handlers:
         if handler.name == "DefaultStreamHandler":
             handler.addFilter(lambda of: of.levelno >= logging.WARNING or "Nothing to be done" in str(of.msg))
-
-
-def show_progress(dag: Any) -> None:
-    """From now on, for the jobs that a sweep has to run."""
-    logging.getLogger("snakemake.logging").addHandler(Progress(dag))

@@ -1,4 +1,4 @@
-"""Run one notebook template: `python -m workflow.run TEMPLATE EXECUTED -y PARAMETERS --log FILE`.
+"""Run one notebook template: `python -m workflow.run TEMPLATE EXECUTED --parameters JSON --log FILE`.
 
 Everything is written beside the log first. Only when the notebook has finished and its tables are there does
 the executed notebook get its name; when it fails, log and executed notebook (with the traceback) stay beside
@@ -8,7 +8,7 @@ each other, tables of this run are removed, one line says what happened, and the
 import argparse
 import contextlib
 import glob
-import itertools
+import json
 import logging
 import os
 import shutil
@@ -17,12 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from icl_lib.tables import read_table
-from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, whole, write_record
+from workflow import command
+from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, whole
 from workflow.lock import lock_run
-from workflow.templates import ParameterError, check_parameters, measuring_source
+from workflow.templates import check_parameters, measuring_source
 
 KEPT = "measured"  # folder under a suite's results with copies of its measured tables
 
@@ -33,31 +32,31 @@ def run_notebook(
 ) -> None:
     """Execute a template with these parameters in the present working folder.
 
-    With `inputs`, all files that the run depends on, their fingerprints go beside the log, and those that a measurement
-    depends on into its tables. Tables of an earlier run that were measured from the same are put back first, so that
-    the notebook measures nothing and shows them; so are those of the folders `committed`, whatever they were made from.
-    Raises ParameterError before anything runs, and RuntimeError in one line when a cell or the kernel fails or a table
-    was not written.
+    With `inputs`, all files that the run depends on, their fingerprints go into the executed notebook, and those that a
+    measurement depends on into its tables. Tables of an earlier run that were measured from the same are put back
+    first, so that the notebook measures nothing and shows them; so are those of the folders `committed`, whatever they
+    were made from. Raises ValueError before anything runs, and RuntimeError in one line when a cell or the kernel
+    fails or a table was not written.
     """
     check_parameters(template, parameters)
     import papermill  # late: it takes longer to import than a bad parameter takes to find
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    attempt, record, of_measured = (log.with_suffix(end) for end in (".ipynb", ".inputs.json", ".measured.json"))
-    unfinished = (path.parent.glob(f".{glob.escape(path.name)}.*.tmp") for path in (record, of_measured, *tables))
-    _remove([executed, attempt, *tables, *itertools.chain(*unfinished)])  # what a killed run was writing
+    attempt, of_tables = log.with_suffix(".ipynb"), log.with_suffix(".made_from.json")
+    record, results = None, Path(parameters.get("results", ""))
     measures = bool(inputs and measuring_source(template))
+    killed = [left for path in tables for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp")]
+    _remove([executed, attempt, *tables, *killed])
     try:
         with _logged(log):
             if inputs:
                 _set_aside_damaged([path for path in inputs if path.suffix == ".parquet"])
-                results = Path(parameters["results"])
-                write_record(made_from(inputs, parameters, results), record)
+                record = made_from(inputs, parameters, results)
+                measured = measured_from(template, inputs, parameters, results) if measures else record
                 if measures:
-                    measured = measured_from(template, inputs, parameters, results)
                     put_back(tables, results, measured, committed)
-                    write_record(measured, of_measured)
-                os.environ[MADE_FROM] = str((of_measured if measures else record).resolve())
+                of_tables.write_text(json.dumps(measured, sort_keys=True), encoding="utf-8")
+                os.environ[MADE_FROM] = str(of_tables.resolve())
             papermill.execute_notebook(
                 template, attempt, parameters=parameters, kernel_name="python3", progress_bar=False,
                 log_output=True, cwd=".", extra_arguments=["--IPKernelApp.log_level=50"],  # or it tells how to connect
@@ -74,6 +73,10 @@ def run_notebook(
         raise RuntimeError(f"{template.name} failed: {_summary(error)} ({kept})") from error
     finally:
         os.environ.pop(MADE_FROM, None)
+        of_tables.unlink(missing_ok=True)
+    made = json.loads(attempt.read_text(encoding="utf-8"))
+    made["metadata"]["made_from"] = record
+    attempt.write_text(json.dumps(made, indent=1), encoding="utf-8")
     executed.parent.mkdir(parents=True, exist_ok=True)
     os.replace(attempt, executed)
 
@@ -81,9 +84,8 @@ def run_notebook(
 @contextlib.contextmanager
 def _logged(log: Path) -> Iterator[None]:
     """What is logged, with the traceback of an error, goes to this file."""
-    handler = logging.FileHandler(log, mode="w", encoding="utf-8")
+    handler, root = logging.FileHandler(log, mode="w", encoding="utf-8"), logging.getLogger()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
@@ -115,22 +117,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def read_parameters(text: str) -> dict[str, Any]:
-    """Parameters as YAML, of which JSON is a part. Raises ParameterError for anything but a mapping."""
-    try:
-        parameters = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ParameterError(f"the parameters are not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(parameters, dict):
-        raise ParameterError(f"the parameters are {type(parameters).__name__}, expected names with values")
-    return parameters
-
-
 def _summary(error: BaseException) -> str:
     """What went wrong, in one line: the notebook's own exception rather than papermill's report of it."""
     if hasattr(error, "ename"):
-        first = next(iter(str(error.evalue).splitlines()), "")
-        return f"{error.ename}: {first}"
+        return f"{error.ename}: {next(iter(str(error.evalue).splitlines()), '')}"
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
@@ -152,31 +142,25 @@ def _remove(paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Run one notebook template.")
     parser.add_argument("template", type=Path)
     parser.add_argument("executed", type=Path)
-    parser.add_argument("-y", "--parameters_yaml", default="{}", help="as papermill's")
+    parser.add_argument("--parameters", type=json.loads, default={}, help="as JSON")
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--tables", type=Path, nargs="*", default=[], help="tables the notebook has to write")
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="all files that the run depends on")
-    parser.add_argument("--committed", type=Path, nargs="*", default=[],
-                        help="folders of measured tables that are taken as they are")
+    parser.add_argument("--committed", type=Path, nargs="*", default=[], help="folders of tables taken as they are")
     parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
-    given = parser.parse_args(arguments)
-    try:
-        parameters = read_parameters(given.parameters_yaml)
-        with lock_run(given.results) if given.results else contextlib.nullcontext():
-            own = Path(parameters.get("results") or given.results or ".")
-            for path in given.inputs if given.results and own != given.results else ():
-                if path.is_relative_to(given.results):  # a notebook looks for tables in its own results folder
-                    _copy(path, own / path.relative_to(given.results))
-            run_notebook(given.template, given.executed, parameters, log=given.log, tables=given.tables,
-                         inputs=given.inputs, committed=given.committed)
-    except (ParameterError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    given = vars(parser.parse_args(arguments))
+    results = given.pop("results")
+    with lock_run(results) if results else contextlib.nullcontext():
+        own = Path(given["parameters"].get("results", ""))
+        for path in given["inputs"] if results and own != results else ():
+            if path.is_relative_to(results):  # a notebook looks for tables in its own results folder
+                _copy(path, own / path.relative_to(results))
+        run_notebook(**given)
 
 
 if __name__ == "__main__":

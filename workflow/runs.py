@@ -7,13 +7,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from icl_lib.analysis.claims import with_verdicts
 from icl_lib.tables import DICTIONARY, KEYS, read_table
-from workflow.notebooks import NOTEBOOKS, place
+from workflow.notebooks import NOTEBOOKS, Run
 
 _PLAIN = 15_000  # bytes of a parquet file up to which its CSV is not compressed
+# Where the book keeps the verdicts on the claims over one group of models, and the executed notebook of a run.
+_VERDICTS, _EXECUTED = "tables/verdicts/{}.csv", "tables/notebooks/{}.ipynb.gz"
 
 
 def runs_page(results: Path, pages: dict[str, str], missing: list[str]) -> str:
@@ -21,14 +24,12 @@ def runs_page(results: Path, pages: dict[str, str], missing: list[str]) -> str:
 
     `pages` gives the page of each run, in the book's order; `missing` names runs that have no executed notebook.
     """
-    rows = "".join(_row(results, name, target) for name, target in pages.items())
     absent = f"\n**Missing:** {', '.join(f'`{name}`' for name in missing)}.\n" if missing else ""
-    head = "".join(f"<th>{title}</th>" for title in ("run", "started (UTC)", "seconds", "made with", "tables"))
     return (
         "# Runs\n\nEvery executed notebook of this book, with what it was given and the tables that it wrote. Large "
-        "tables are compressed.\n" + absent
-        + f'\n<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead>'
-        + f"<tbody>{rows}</tbody></table></div>\n")
+        f'tables are compressed.\n{absent}\n<div class="wide"><table class="sortable">'
+        + _rows(("run", "started (UTC)", "seconds", "made with", "tables"),
+                (_row(results, name, target) for name, target in pages.items())) + "</table></div>\n")
 
 
 def dictionary_page() -> str:
@@ -36,21 +37,21 @@ def dictionary_page() -> str:
     parts = ["# Data dictionary\n\nThe tables of this book, as they lie in `results/` and `pretrained/` (parquet; "
              "`icl_lib.tables.read_table` reads them with their provenance) and below each page (CSV of seven digits). "
              "No two rows have the same values in all columns with a star.\n"]
+    values = {column: f": <code>{'</code>, <code>'.join(known)}</code>"
+              for column, known in DICTIONARY["values"].items()}
     for name, table in DICTIONARY["tables"].items():
         meanings = DICTIONARY["meanings"] | table.get("meanings", {})
-        rows = "".join(
-            f"<tr><td><code>{column}</code>{'*' if column in KEYS[name] else ''}</td><td>{kind}</td>"
-            f"<td>{escape(meanings[column])}{_values(column)}</td></tr>" for column, kind in table["columns"].items())
-        head = "".join(f"<th>{title}</th>" for title in ("column", "type", "what it holds"))
-        parts.append(f"\n## {name}\n\n{table['row']}\n\n"
-                     f'<div class="wide dictionary"><table><thead><tr>{head}</tr></thead>'
-                     f"<tbody>{rows}</tbody></table></div>\n")
+        rows = (f"<tr><td><code>{column}</code>{'*' if column in KEYS[name] else ''}</td><td>{kind}</td>"
+                f"<td>{escape(meanings[column])}{values.get(column, '')}</td></tr>"
+                for column, kind in table["columns"].items())
+        parts.append(f'\n## {name}\n\n{table["row"]}\n\n<div class="wide dictionary"><table>'
+                     + _rows(("column", "type", "what it holds"), rows) + "</table></div>\n")
     return "".join(parts)
 
 
-def _values(column: str) -> str:
-    values = DICTIONARY["values"].get(column)
-    return f": {', '.join(f'<code>{value}</code>' for value in values)}" if values else ""
+def _rows(columns: Iterable[str], rows: Iterable[str]) -> str:
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
 
 
 def data_of_page(results: Path, name: str, up: str) -> str:
@@ -58,41 +59,27 @@ def data_of_page(results: Path, name: str, up: str) -> str:
 
     Links lead to the book's root, which lies `up` from the page.
     """
-    tables = [f'<a href="{up}tables/{csv_name(results, file).as_posix()}">{file.relative_to(results).parts[0]}</a>'
-              for file in tables_of_run(results, name)]
+    links = _links(results, name, up)
     if name.partition("/")[0] == "claims":
-        tables.append(f'<a href="{up}{verdicts_name(name)}">verdicts</a>')
-    return (f'<p class="data-of-page">Data of this page: {"".join(f"{table}, " for table in tables)}'
-            f'<a download href="{up}{notebook_name(name)}">executed notebook</a>. '
+        links.append(f'<a href="{up}{_VERDICTS.format(name)}">verdicts</a>')
+    links.append(f'<a download href="{up}{_EXECUTED.format(name)}">executed notebook</a>')
+    return (f'<p class="data-of-page">Data of this page: {", ".join(links)}. '
             f'<a href="{up}data.html">What the columns hold</a>.</p>')
-
-
-def verdicts_name(name: str) -> str:
-    """Where the book keeps the verdicts on the claims over one group of models, "claims" or "claims/<group>"."""
-    return f"tables/verdicts/{name}.csv"
-
-
-def notebook_name(name: str) -> str:
-    """Where the book keeps the executed notebook of a run, compressed."""
-    return f"tables/notebooks/{name}.ipynb.gz"
 
 
 def _row(results: Path, name: str, target: str) -> str:
     executed = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     run = executed["metadata"].get("papermill", {})
-    files = tables_of_run(results, name)
+    files = _tables_of(results, name)
     made = read_table(files[0]).attrs["provenance"] if files else {}
-    versions = ", ".join(f"{package} {version}" for package, version in made.get("versions", {}).items())
-    commit = f"commit {made['git_commit'][:9]}{', changed since' if made['git_dirty'] else ''}" if made else ""
-    links = " ".join(
-        f'<a href="tables/{csv_name(results, file).as_posix()}">{file.relative_to(results).parts[0]}</a>'
-        for file in files)
+    commit = [f"commit {made['git_commit'][:9]}{', changed since' if made['git_dirty'] else ''}"] if made else []
+    versions = [f"{package} {version}" for package, version in made.get("versions", {}).items()]
     return (
         f'<tr><td><a href="{target}.html">{escape(name)}</a><details><summary>parameters</summary>'
         f"<pre>{_yaml(run.get('parameters', {}))}</pre></details></td>"
         f"<td>{escape(str(run.get('start_time', ''))[:19].replace('T', ' '))}</td>"
-        f"<td>{run.get('duration') or 0:.0f}</td><td>{escape(', '.join(filter(None, [commit, versions])))}</td>"
-        f"<td>{links}</td></tr>")
+        f"<td>{run.get('duration') or 0:.0f}</td><td>{escape(', '.join(commit + versions))}</td>"
+        f"<td>{' '.join(_links(results, name))}</td></tr>")
 
 
 def _yaml(parameters: dict[str, Any]) -> str:
@@ -101,14 +88,18 @@ def _yaml(parameters: dict[str, Any]) -> str:
     return escape(text.strip()).replace("\n", "&#10;")
 
 
-def tables_of_run(results: Path, name: str) -> list[Path]:
+def _tables_of(results: Path, name: str) -> list[Path]:
     """The tables that a run wrote, those that are there."""
     kind, _, of = name.partition("/")
-    paths = [results / f"{place(kind, table)}{'/' if of else ''}{of}.parquet" for table in NOTEBOOKS[kind].writes]
-    return [path for path in paths if path.is_file()]
+    return [path for table in Run(kind, of).tables if (path := results / table).is_file()]
 
 
-def csv_name(results: Path, table: Path) -> Path:
+def _links(results: Path, name: str, up: str = "") -> list[str]:
+    return [f'<a href="{up}tables/{_csv_name(results, file).as_posix()}">{file.relative_to(results).parts[0]}</a>'
+            for file in _tables_of(results, name)]
+
+
+def _csv_name(results: Path, table: Path) -> Path:
     """A table's CSV under the book's tables folder; compressed where the parquet file is large."""
     return table.relative_to(results).with_suffix(".csv.gz" if table.stat().st_size > _PLAIN else ".csv")
 
@@ -117,15 +108,16 @@ def write_data(results: Path, names: Iterable[str], folder: Path) -> None:
     """Every table of the results as CSV of seven digits, in the same tree, and the named runs' executed notebooks."""
     for kind in sorted({table for notebook in NOTEBOOKS.values() for table in notebook.writes}):
         for table in sorted((results / kind).rglob("*.parquet")):
-            text = read_table(table).to_csv(index=False, float_format="%.7g").encode()
-            _write(folder / "tables" / csv_name(results, table), text)
-    for table in sorted((results / "statistics").rglob("*.parquet")):
-        name = table.relative_to(results / "statistics").with_suffix("").as_posix()
-        if name.partition("/")[0] == "claims":
-            text = with_verdicts(read_table(table)).to_csv(index=False, float_format="%.7g").encode()
-            _write(folder / verdicts_name(name), text)
+            frame, name = read_table(table), table.relative_to(results / kind).with_suffix("").as_posix()
+            _write(folder / "tables" / _csv_name(results, table), _csv(frame))
+            if kind == "statistics" and name.partition("/")[0] == "claims":
+                _write(folder / _VERDICTS.format(name), _csv(with_verdicts(frame)))
     for name in names:
-        _write(folder / notebook_name(name), (results / "notebooks" / f"{name}.ipynb").read_bytes())
+        _write(folder / _EXECUTED.format(name), (results / "notebooks" / f"{name}.ipynb").read_bytes())
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, float_format="%.7g").encode()
 
 
 def _write(target: Path, content: bytes) -> None:

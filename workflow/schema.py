@@ -1,7 +1,5 @@
 """What a suite file may hold: config/schema.yaml, names of notebooks, and what is wrong in one line."""
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +8,11 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
+from workflow import expected
 from workflow.notebooks import NOTEBOOKS, OF_STEP
 
 SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 OF_ENTRY = ("name", *(notebook.key for notebook in OF_STEP.values()), "parameters")  # keys of a model's entry
-
-
-class SuiteError(ValueError):
-    """A suite file that is not valid; the message is one line."""
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -34,26 +29,20 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def check_schema(config: Any) -> None:
-    """Refuse what the schema does, and names that are no notebook's."""
+    """Refuse what the schema does, and names that are no notebook's, by a ValueError."""
     if not isinstance(config, dict):
-        raise SuiteError(f"suite file: {short(repr(config))} is not of type 'object'")
+        raise ValueError(f"suite file: {short(repr(config))} is not of type 'object'")
     try:
         validate(config, str(SCHEMA), set_default=False)
     except WorkflowError as error:
-        raise SuiteError(_one_line(error.__context__)) from None
+        raise ValueError(_one_line(error.__context__)) from None
     for where, part, known in (
         ("parameters", config.get("parameters", {}), NOTEBOOKS), ("sweep", config.get("sweep", {}), OF_STEP),
         *((f"models.{i}", entry, OF_ENTRY) for i, entry in enumerate(config["models"])),
         *((f"models.{i}.parameters", entry.get("parameters", {}), OF_STEP) for i, entry in enumerate(config["models"])),
     ):
         if unknown := [key for key in part if key not in known]:
-            raise SuiteError(_unknown(unknown[0], where, known))
-
-
-def _unknown(key: Any, where: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"; nearest: {near[0]}" if near else ""
-    return f"unknown key {key!r} in {where}, expected one of {', '.join(known)}{hint}"
+            raise ValueError(f"unknown key {unknown[0]!r} in {where}, expected one of {expected(unknown[0], known)}")
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:
@@ -62,14 +51,17 @@ def _one_line(error: jsonschema.ValidationError) -> str:
     where = ".".join(map(str, error.absolute_path)) or "suite file"
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])
-        return _unknown(next(key for key in error.instance if key not in known), where, known)
+        unknown = next(key for key in error.instance if key not in known)
+        return f"unknown key {unknown!r} in {where}, expected one of {expected(unknown, known)}"
     if error.validator == "required":
         return f"{where} lacks the key {next(k for k in error.validator_value if k not in error.instance)!r}"
+    if error.validator in ("not", "anyOf"):  # the names of parameters
+        return f"{where}: {error.instance} is set by the workflow, not here"
     if error.validator == "oneOf":
         entry, _, key = where.rpartition(".")
-        none = "" if key == "steps" else "none, "
-        return (f"{where} is {short(repr(error.instance))}, expected {none}all, last or a list of different steps "
-                "from 0" if key in OF_ENTRY else _unknown(key, entry, OF_ENTRY))
+        if key not in OF_ENTRY:
+            return f"unknown key {key!r} in {entry}, expected one of {expected(key, OF_ENTRY)}"
+        return f"{where} is {short(repr(error.instance))}, expected {error.schema['description']}"
     return f"{where}: {short(error.message)}"
 
 

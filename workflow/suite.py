@@ -12,31 +12,22 @@ import yaml
 
 from icl_lib.models.load import locate, steps_of
 from icl_lib.tables import run_path
+from workflow import command
 from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run
-from workflow.schema import SCHEMA, SuiteError, UniqueKeys, check_schema, short
+from workflow.schema import SCHEMA, UniqueKeys, check_schema, short
 from workflow.templates import check_parameters, library_files, template_parameters
 
 TEMPLATES = Path("notebooks")
 RESULTS = Path("results")
-# Files that library modules read, as (module, file or folder).
-DATA = (("icl_lib/tables.py", Path("icl_lib/tables.yaml")),
-        ("icl_lib/data/tasks.py", Path("lab/world")),
-        ("icl_lib/departures.py", Path("icl_lib/departures.yaml")),
-        ("icl_lib/analysis/claims.py", Path("icl_lib/analysis/claims.yaml")),
-        ("icl_lib/analysis/paper_figures.py", Path("icl_lib/analysis/paper_figures.yaml")),
-        ("icl_lib/data/upstream.py", Path("icl_lib/data/upstream_tasks.sha256")),
-        ("icl_lib/models/paper_models.py", Path("icl_lib/models/paper_models.yaml")),
-        ("icl_lib/models/packaged.py", Path("icl_lib/models/packaged_models.yaml")))
-# What the workflow knows and a suite may not set; a notebook is given those that its parameters cell declares, and has
-# to declare the suite, seed and results, and the model and step that it runs on.
-KNOWN = ("suite", "seed", "results", "model", "step", "steps", "ablated_steps", "seeds", "models", "ablated_models",
-         "executed_models", "real_models", "pattern_models")
 NO_STEP = -1  # stands for a model's published weights where it has no checkpoints
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite. `chosen`: the steps that a notebook runs on, in rising order, as notebook to model to steps."""
+    """A checked suite. `chosen`: the steps that a notebook runs on, in rising order, as notebook to model to steps.
+
+    A model of which a notebook runs on no step is not among those of the notebook.
+    """
 
     name: str
     seed: int
@@ -59,14 +50,9 @@ class Suite:
         return self.chosen["scoring"]
 
     @property
-    def ablated(self) -> dict[str, list[int]]:
-        """Models of which any step is ablated, with these steps."""
-        return {model: steps for model, steps in self.chosen["ablation"].items() if steps}
-
-    @property
     def groups(self) -> list["Suite"]:
         """The included suites that can be compared model by model: those with an ablated model."""
-        return [suite for suite in self.included if suite.ablated]
+        return [suite for suite in self.included if suite.chosen["ablation"]]
 
     @property
     def followed(self) -> list[str]:
@@ -86,7 +72,7 @@ class Suite:
             else:
                 found += [Run(name, group=suite.name) for suite in self.groups if notebook.grouped] + [Run(name)]
         return found + [Run(name, model, steps[-1], point=point) for name, grid in self.sweep.items()
-                        for point in points(grid) for model, steps in self.chosen[name].items() if steps]
+                        for point in points(grid) for model, steps in self.chosen[name].items()]
 
     @property
     def committed_runs(self) -> list[Run]:
@@ -100,40 +86,45 @@ class Suite:
         """The executed notebooks that are pages, in the order of the book."""
         return [Path(self.results, run.executed) for run in self.runs if not run.point]
 
+    @property
+    def joined(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Tables of the sweeps: of each the tables that it joins, and their values of the grid."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for run in self.runs:
+            for path, kind in run.tables.items() if run.point else ():
+                whole = found.setdefault(f"{self.results}/sweeps/{run.notebook}/{kind}.parquet", {})
+                whole[f"{self.results}/{path}"] = points(self.sweep[run.notebook])[run.point]
+        return found
+
     def seeds_of(self, model: str) -> dict[str, list[int]]:
         """Followed models that differ from this one by nothing but the seed in their names, itself included."""
         return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
 
     def given(self, run: Run) -> dict[str, Any]:
-        """All parameters of a run, as papermill gets them."""
-        step = NO_STEP if run.step is None else run.step
-        given = self.parameters(run.notebook, model=run.model, step=step, group=run.group)
-        if not run.point:
-            return given
-        return given | {"results": f"{self.results}/{run.folder}".rstrip("/")} | points(
-            self.sweep[run.notebook])[run.point]
+        """All parameters of a run, as papermill gets them.
 
-    def parameters(self, notebook: str, *, model: str = "", step: int = NO_STEP, group: str = "") -> dict[str, Any]:
-        """The parameters of a notebook on a model at a step, or over all models.
-
-        A run of an included suite's model, or over all its models (`group`), has the parameters of that suite.
+        A notebook has to declare suite, seed, results and what it runs on; others it is given where it declares them. A
+        run of an included suite's model, or over all its models (`group`), has the parameters of that suite.
         """
         for suite in self.included:
-            if model in suite.steps or group == suite.name:
-                own_table = {"table": f"statistics/{notebook}/{group}.parquet"} if group else {}
-                return suite.parameters(notebook, model=model, step=step) | {"results": self.results} | own_table
-        known = dict(zip(KNOWN, (
-            self.name, self.seed, self.results, model, step, self.steps.get(model, []), self.ablated.get(model, []),
-            self.seeds_of(model), self.steps, self.ablated,
-            {name: at for name, at in self.chosen["task_execution"].items() if at},
-            {suite.name: suite.ablated for suite in self.groups},
-            {name: at for suite in (*self.included, self) for name, at in suite.chosen["patterns"].items() if at}),
-            strict=True))
-        needed = KNOWN[:{"step": 5, "model": 4}.get(NOTEBOOKS[notebook].of, 3)]
-        declared = template_parameters(TEMPLATES / f"{notebook}.ipynb")
-        of_model = self.of_model.get(model, {}).get(notebook, {})
-        return {name: value for name, value in known.items() if name in needed or name in declared} | (
-            self.overrides.get(notebook, {}) | of_model)
+            if run.model in suite.steps or run.group == suite.name:
+                own_table = {"table": f"statistics/{run.notebook}/{run.group}.parquet"} if run.group else {}
+                return suite.given(replace(run, group="")) | {"results": self.results} | own_table
+        of, model = NOTEBOOKS[run.notebook].of, run.model
+        first = {"suite": self.name, "seed": self.seed, "results": f"{self.results}/{run.folder}".rstrip("/")}
+        first |= {"model": model} if of in ("step", "model") else {}
+        first |= {"step": NO_STEP if run.step is None else run.step} if of == "step" else {}
+        others = {
+            "steps": self.steps.get(model, []), "ablated_steps": self.chosen["ablation"].get(model, []),
+            "seeds": self.seeds_of(model), "models": self.steps, "ablated_models": self.chosen["ablation"],
+            "executed_models": self.chosen["task_execution"],
+            "real_models": {suite.name: suite.chosen["ablation"] for suite in self.groups},
+            "pattern_models": {name: at for suite in (*self.included, self)
+                               for name, at in suite.chosen["patterns"].items()}}
+        declared = template_parameters(run.template)
+        return (first | {name: value for name, value in others.items() if name in declared}
+                | self.overrides.get(run.notebook, {}) | self.of_model.get(model, {}).get(run.notebook, {})
+                | (points(self.sweep[run.notebook])[run.point] if run.point else {}))
 
     def inputs(self, run: Run) -> list[str]:
         """What a run is made from besides its template and the code: tables, other files, and weights."""
@@ -159,14 +150,12 @@ class Suite:
 
     def check_templates(self) -> None:
         """Refuse templates and overrides that do not fit each other, before anything runs."""
-        for model, notebook in itertools.product((next(iter(self.steps)), *self.of_model), NOTEBOOKS):
-            check_parameters(
-                TEMPLATES / f"{notebook}.ipynb", self.parameters(notebook, model=model, step=self.steps[model][0]))
-        swept = [run for run in self.runs if run.point]
-        for run in swept:
+        models = [next(iter(self.steps)), *self.of_model]
+        for run in [*(Run(name, model, self.steps[model][0]) for model in models for name in NOTEBOOKS),
+                    *(run for run in self.runs if run.point)]:
             check_parameters(run.template, self.given(run))
-        if idle := [notebook for notebook in self.sweep if notebook not in {run.notebook for run in swept}]:
-            raise SuiteError(f"sweep.{idle[0]}: the suite runs {idle[0]} on no model")
+        if idle := [notebook for notebook in self.sweep if not self.chosen[notebook]]:
+            raise ValueError(f"sweep.{idle[0]}: the suite runs {idle[0]} on no model")
 
 
 def points(grid: dict[str, list]) -> dict[str, dict[str, Any]]:
@@ -182,53 +171,51 @@ def points(grid: dict[str, list]) -> dict[str, dict[str, Any]]:
 
 
 def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
-    """The suite of a file, the keys of `over` in place of its own. Raises SuiteError in one line."""
+    """The suite of a file, the keys of `over` in place of its own. Raises ValueError in one line."""
     path = Path(path)
     if not path.is_file():
         others = sorted(p.stem for p in path.parent.glob("*.yaml") if p.stem != "schema")
-        raise SuiteError(f"suite file {path} does not exist; there are {', '.join(others) or 'none'}")
+        raise ValueError(f"suite file {path} does not exist; there are {', '.join(others) or 'none'}")
     try:
         config = UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise SuiteError(f"{path} is not YAML: {short(error)}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is not YAML: {short(error)}") from None
     try:
         return check_suite({**config, **over} if over and isinstance(config, dict) else config)
-    except SuiteError as error:
-        raise SuiteError(f"{path}: {error}") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def check_suite(config: Any) -> Suite:
-    """The suite that a parsed file describes. Raises SuiteError naming the key and the nearest valid ones."""
+    """The suite that a parsed file describes. Raises ValueError, or FileNotFoundError for a model, in one line."""
     check_schema(config)
     chosen: dict[str, dict[str, list[int]]] = {name: {} for name in OF_STEP}
     for entry in config["models"]:
         model = entry["name"]
         if model in chosen["scoring"]:
-            raise SuiteError(f"model {model} is listed twice")
-        try:
-            for name, notebook in OF_STEP.items():
-                among = None if name == "scoring" else chosen["scoring"][model]
-                chosen[name][model] = _chosen(model, entry.get(notebook.key, notebook.default), among)
-        except (ValueError, OSError) as error:
-            raise SuiteError(str(error)) from None
-    overrides, sweep = config.get("parameters", {}), config.get("sweep", {})
-    of_model = {entry["name"]: entry["parameters"] for entry in config["models"] if "parameters" in entry}
-    for kind, part, may in (*(("parameters", part, ()) for part in (overrides, *of_model.values())),
-                            ("sweep", sweep, ("seed",))):
-        for notebook, values in part.items():
-            if fixed := [name for name in KNOWN if name in values and name not in may]:
-                raise SuiteError(f"{kind}.{notebook}: {fixed[0]} is set by the workflow, not here")
-    for notebook, grid in sweep.items():
-        try:
-            points(grid)
-        except ValueError as error:
-            raise SuiteError(f"sweep.{notebook}: {error}") from None
+            raise ValueError(f"model {model} is listed twice")
+        for name, notebook in OF_STEP.items():  # scoring first
+            wanted = entry.get(notebook.key, notebook.default)
+            if steps := _chosen(model, wanted, chosen["scoring"].get(model)):
+                chosen[name][model] = steps
+    for grid in config.get("sweep", {}).values():
+        points(grid)
     included = tuple(suite for name in config.get("include", []) if (suite := _measured(name)).steps)
     for suite in included:
         if both := sorted(set(chosen["scoring"]) & set(suite.steps)):
-            raise SuiteError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
-    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), chosen, overrides, sweep,
-                 config.get("tables", ""), included, of_model)
+            raise ValueError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
+    of_model = {entry["name"]: entry["parameters"] for entry in config["models"] if "parameters" in entry}
+    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), chosen, config.get("parameters", {}),
+                 config.get("sweep", {}), config.get("tables", ""), included, of_model)
+
+
+def suite_of(arguments: list[str]) -> Suite:
+    """The suite of a command that takes one suite file, checked against the templates."""
+    if len(arguments) != 1:
+        raise ValueError("expected one suite file, such as config/lab.yaml")
+    suite = read_suite(arguments[0])
+    suite.check_templates()
+    return suite
 
 
 def _measured(name: str) -> Suite:
@@ -236,9 +223,9 @@ def _measured(name: str) -> Suite:
     suite = read_suite(SCHEMA.with_name(f"{name}.yaml"))
     chosen: dict[str, dict[str, list[int]]] = {}
     for notebook, of_models in suite.chosen.items():  # scoring first
-        there = {model: [step for step in steps if committed(suite, notebook, model, step)]
-                 for model, steps in of_models.items() if model in chosen.get("scoring", of_models)}
-        chosen[notebook] = {model: steps for model, steps in there.items() if steps}
+        among = chosen.get("scoring", of_models)
+        chosen[notebook] = {model: there for model, steps in of_models.items() if model in among and (
+            there := [step for step in steps if committed(suite, notebook, model, step)])}
     return replace(suite, chosen=chosen)
 
 
@@ -248,12 +235,13 @@ def unseeded(model: str) -> str:
 
 
 def dependencies(notebook: str) -> list[str]:
-    """Library and data files that a notebook depends on, relative to the repository."""
+    """Library files that a notebook depends on, data beside them that bears a module's name, and the lab's tasks."""
     files = library_files(TEMPLATES / f"{notebook}.ipynb")
-    read = [data for module, data in DATA if module in files]
-    return files + sorted(
-        f.as_posix() for data in read for f in (data.rglob("*") if data.is_dir() else [data])
-        if f.suffix in (".json", ".yaml", ".sha256"))
+    data = [found for file in map(Path, files) for kind in ("yaml", "sha256")
+            for found in file.parent.glob(f"{file.stem}*.{kind}")]
+    if "icl_lib/data/tasks.py" in files:
+        data += Path("lab/world").rglob("*.json")
+    return files + sorted(path.as_posix() for path in data)
 
 
 def committed(suite: Suite, notebook: str, model: str, step: int) -> list[str]:
@@ -281,22 +269,15 @@ def _chosen(model: str, wanted: str | list[int], among: list[int] | None) -> lis
         return (known[-1:] if wanted == "last" else list(known)) or [NO_STEP]
     for step in wanted:
         if among is not None and step not in among:
-            raise SuiteError(f"model {model}: step {step} is not among its scored steps ({among})")
+            raise ValueError(f"model {model}: step {step} is not among its scored steps ({among})")
         locate(model, step)
     return sorted(wanted)
 
 
-def main() -> int:
+@command
+def main(arguments: list[str]) -> None:
     """Check a suite file: `python -m workflow.suite FILE`."""
-    if len(sys.argv) != 2:
-        print("error: expected one suite file: python -m workflow.suite config/lab.yaml", file=sys.stderr)
-        return 2
-    try:
-        read_suite(sys.argv[1]).check_templates()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    suite_of(arguments)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,23 @@ without their tables, and temporary files left by a kill. Nothing is changed. Th
 """
 
 import importlib.metadata
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from icl_lib.tables import read_table, table_fingerprint
-from workflow.inputs import differences, is_record, read_record
+from workflow import command
+from workflow.inputs import differences
 from workflow.notebooks import NOTEBOOKS, Run
 from workflow.run import KEPT
-from workflow.suite import Suite, read_suite
-from workflow.sweep import changed_parts
+from workflow.suite import Suite, suite_of
+from workflow.sweep import join
 from workflow.templates import measuring_parameters, measuring_source
 
 _SHOWN = 3  # differences named for one file
@@ -28,100 +33,93 @@ _OTHER = ("logs", "partial", "book", "copy", "hub", KEPT)
 
 def problems(suite: Suite) -> list[str]:
     """One line each, the file's path first; in order of paths. Empty when everything agrees."""
-    return sorted(_Check(suite).problems())
+    check = _Check(suite, Path(suite.results))
+    return sorted([*(line for run in suite.runs for line in check.of_run(run)), *check.of_joined(), *check.of_others()])
 
 
 @dataclass
 class _Check:
     suite: Suite
+    results: Path
     stale: set[str] = field(default_factory=set)  # tables with a problem, which spoil what was made from them
 
-    @property
-    def results(self) -> Path:
-        return Path(self.suite.results)
-
-    def problems(self) -> Iterator[str]:
-        runs, joined = self.suite.runs, {}
-        known = {path for run in runs for path in (run.executed, *run.tables)}
-        for run in runs:
-            yield from self._of_run(run)
-            for path, kind in run.tables.items() if run.point else ():
-                joined.setdefault(f"sweeps/{run.notebook}/{kind}.parquet", []).append(path)
-            if run.point:  # it finds the model's tables in its own folder
-                known |= {f"{run.folder}{kind}/{run.stem}.parquet" for kind in NOTEBOOKS[run.notebook].reads}
-        for name, parts in joined.items():
-            path = self.results / name
-            if not path.is_file():
-                yield f"{path}: missing"
-            elif changed := changed_parts(path, [self.results / part for part in parts]) + [
-                    f"{part} is stale" for part in parts if part in self.stale]:
-                yield _stale(path, changed)
-        for path in self.results.rglob("*"):
-            name = path.relative_to(self.results).as_posix()
-            if path.suffix == ".tmp" and name.split("/")[0] != "copy":
-                yield f"{path}: temporary file left by a run that was killed; remove it"
-            elif path.suffix == ".damaged":
-                yield f"{path}: set aside because it could not be read; look at it and remove it"
-            elif path.suffix in (".parquet", ".ipynb") and name.split("/")[0] not in _OTHER and name not in {
-                    *known, *joined}:
-                yield f"{path}: foreign, no notebook of suite {self.suite.name} makes it; remove it or move it away"
-
-    def _of_run(self, run: Run) -> Iterator[str]:
+    def of_run(self, run: Run) -> Iterator[str]:
         executed = self.results / run.executed
+        there = [name for name in run.tables if (self.results / name).is_file()]
         if not executed.is_file():
-            present = [name for name in run.tables if (self.results / name).is_file()]
-            yield f"{executed}: missing" + (f", though {', '.join(present)} is there" if present else "")
+            yield f"{executed}: missing" + (f", though {', '.join(there)} is there" if there else "")
         else:
             try:
-                changed = self._differences(read_record(self.results / run.record), self.suite.given(run))
-            except ValueError as error:
-                changed = [str(error)]
-            if changed:
-                yield _stale(executed, changed)
-        for name, kind in run.tables.items():
-            path = self.results / name
-            if path.is_file():
-                if reason := self._of_table(run, path, kind):
-                    self.stale.add(name)
-                    yield reason
-            elif executed.is_file():
-                yield f"{path}: missing, though {run.executed} is there"
-
-    def _differences(self, record: dict[str, Any], given: dict[str, Any]) -> list[str]:
-        found = differences(record, given, self.results)
-        return found + [f"{name} is stale" for name in record["tables"] if name in self.stale and (
-            self.results / name).is_file() and not any(line.startswith(f"{name} ") for line in found)]
+                made_from = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["made_from"]
+            except (OSError, ValueError, LookupError, TypeError):
+                made_from = None
+            if changed := differences(made_from, self.suite.given(run), self.results, self.stale):
+                yield f"{executed}: {_stale(changed)}"
+            yield from (f"{self.results / name}: missing, though {run.executed} is there"
+                        for name in run.tables if name not in there)
+        for name in there:
+            if reason := self._of_table(run, self.results / name, run.tables[name]):
+                self.stale.add(name)
+                yield f"{self.results / name}: {reason}"
 
     def _of_table(self, run: Run, path: Path, kind: str) -> str:
         """What does not agree; "" where all does."""
         try:
             made_by = read_table(path, schema_name=kind).attrs["provenance"]
         except ValueError as error:
-            return f"{path}: unreadable, it {str(error).removeprefix(str(path)).lstrip(': ')}; run the suite again"
+            return f"unreadable, it {str(error).removeprefix(str(path)).lstrip(': ')}; run the suite again"
         suites = (self.suite, *self.suite.included)
         for of in suites if not run.point else ():
             committed = Path(of.tables, path.relative_to(self.results))
             if of.tables and committed.is_file():  # of whatever code: spot checks vouch for it
                 same = table_fingerprint(committed) == table_fingerprint(path)
-                return "" if same else _stale(path, [f"{committed} has changed"])
+                return "" if same else _stale([f"{committed} has changed"])
         if made_by["suite"] not in [of.name for of in suites]:
-            return f"{path}: foreign, made by suite {made_by['suite']!r}; remove it or move it away"
-        if not is_record(made_by["made_from"]):
-            return _stale(path, ["it does not say what it was made from, so the workflow did not make it"])
-        given = all_given = self.suite.given(run)
-        if measuring_source(run.template):  # then the tables are of what measures alone
-            given = {name: given[name] for name in measuring_parameters(run.template) if name in given}
-        changed = self._differences(made_by["made_from"], given)
+            return f"foreign, made by suite {made_by['suite']!r}; remove it or move it away"
+        given = self.suite.given(run)
+        used = measuring_parameters(run.template) if measuring_source(run.template) else given
+        changed = differences(made_by["made_from"], {name: given[name] for name in given if name in used}, self.results,
+                              self.stale)
         changed += [f"{package} was {was}, is {now}" for package, was in made_by["versions"].items()
                     if (now := _version(package)) != was]
-        if made_by["seed"] != all_given["seed"] and not any("seed" in line for line in changed):
-            changed.append(f"seed was {made_by['seed']}, is {all_given['seed']}")
-        return _stale(path, changed) if changed else ""
+        if made_by["seed"] != given["seed"] and not any("seed" in line for line in changed):
+            changed.append(f"seed was {made_by['seed']}, is {given['seed']}")
+        return _stale(changed) if changed else ""
+
+    def of_joined(self) -> Iterator[str]:
+        for path, parts in self.suite.joined.items():
+            if not Path(path).is_file():
+                yield f"{path}: missing"
+                continue
+            changed = [f"{part} is stale" for part in parts if part.removeprefix(f"{self.results}/") in self.stale]
+            try:
+                same = pq.read_table(path, partitioning=None).equals(join(parts.values(), parts))
+                changed += [] if same else ["it is not what its parts are"]
+            except (OSError, ValueError, pa.ArrowException) as error:
+                changed.append(str(error).splitlines()[0])
+            if changed:
+                yield f"{path}: {_stale(changed)}"
+
+    def of_others(self) -> Iterator[str]:
+        """What lies among the results and belongs to none of the runs."""
+        known = {path for run in self.suite.runs for path in (run.executed, *run.tables)}
+        known |= {f"{run.folder}{kind}/{run.stem}.parquet" for run in self.suite.runs if run.point
+                  for kind in NOTEBOOKS[run.notebook].reads}  # it finds the model's tables in its own folder
+        for path in self.results.rglob("*"):
+            name = path.relative_to(self.results).as_posix()
+            other = name.split("/")[0] in _OTHER
+            if path.suffix == ".tmp" and name.split("/")[0] != "copy":
+                yield f"{path}: temporary file left by a run that was killed; remove it"
+            elif path.suffix == ".damaged":
+                yield f"{path}: set aside because it could not be read; look at it and remove it"
+            elif path.suffix in (".parquet", ".ipynb") and not (
+                    other or name in known or path.as_posix() in self.suite.joined):
+                yield f"{path}: foreign, no notebook of suite {self.suite.name} makes it; remove it or move it away"
 
 
-def _stale(path: Path, why: list[str]) -> str:
+def _stale(why: list[str]) -> str:
     more = f" and {len(why) - _SHOWN} more" if len(why) > _SHOWN else ""
-    return f"{path}: stale, {'; '.join(why[:_SHOWN])}{more}; run the suite again"
+    return f"stale, {'; '.join(why[:_SHOWN])}{more}; run the suite again"
 
 
 def _version(package: str) -> str:
@@ -131,17 +129,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if len(given) != 1:
-        print("error: expected one suite file: python -m workflow.verify config/lab.yaml", file=sys.stderr)
-        return 2
-    try:
-        suite = read_suite(given[0])
-        suite.check_templates()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@partial(command, failed=2)
+def main(arguments: list[str]) -> int:
+    suite = suite_of(arguments)
     found = problems(suite)
     print("\n".join(found), end="\n" if found else "")
     print(f"{suite.results}: {len(found)} problems" if found else

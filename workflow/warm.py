@@ -8,7 +8,6 @@ takes the fork with it where it is killed. Kernels are started so too. Modules s
 where it cannot fork (not Linux) and where there is a GPU, which does not survive a fork.
 """
 
-import contextlib
 import ctypes
 import gc
 import importlib
@@ -25,42 +24,35 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SOCKET = "ICL_WARM"  # the environment variable with the path of the socket
 PRELOADED = ("papermill", "ipykernel.kernelapp", "seaborn", "torch", "transformers", "transformer_lens")
 _EVERY = 0.05  # seconds between two looks at what has ended
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-_READY, _GONE = b"\0\0", b"\0\1"  # a status is two bytes too
 
 
 def run_module(module: str, arguments: list[str]) -> int:
-    """Run a module in a fork of the warm process, else in this one. Its exit status; dies of the signal it died of."""
-    connection = socket.socket(socket.AF_UNIX)
+    """Run a module in a fork of the warm process, else in this one. Its exit status, 128 + n for signal n."""
+    parent, connection = os.getppid(), socket.socket(socket.AF_UNIX)
     try:
         connection.connect(os.environ[SOCKET])
-        if not _answer(connection):
+        if not connection.recv(1):
             raise OSError("there is a GPU")
     except (KeyError, OSError):
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
-    asked = json.dumps([module, arguments, os.getcwd(), dict(os.environ)]).encode()
-    socket.send_fds(connection, [len(asked).to_bytes(8)], [0, 1, 2])
+    _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork decides; a kernel's shutdown begins with one
-    connection.sendall(asked)
-    status = int.from_bytes(_answer(connection) or _GONE, signed=True)
-    if status < 0:
-        with contextlib.suppress(OSError):  # SIGKILL cannot be handled
-            signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    return status
+    socket.send_fds(connection, [b"\0"], [0, 1, 2])
+    connection.sendall(json.dumps([module, arguments, os.getcwd(), dict(os.environ)]).encode() + b"\n")
+    return (connection.recv(1) or b"\1")[0]
 
 
-def _answer(connection: socket.socket) -> bytes:
-    """What the warm process says next, nothing where it is gone; ends this process where nobody waits for it."""
-    parent = os.getppid()
-    while not select.select([connection], [], [], 1)[0]:
-        if os.getppid() != parent:
-            sys.exit(1)
-    return connection.recv(2)
+def _end_with(parent: int) -> None:
+    """From now on the system kills this process when its parent ends."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def serve(command: list[str], preload: Callable[[], bool]) -> int:
@@ -79,83 +71,78 @@ def serve(command: list[str], preload: Callable[[], bool]) -> int:
         paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
         with subprocess.Popen(command, env=os.environ | {SOCKET: f"{folder}/socket", "JUPYTER_PATH": paths}) as process:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command and the forks get it too, and decide
-            while process.poll() is None and not select.select([listener], [], [], _EVERY)[0]:
-                pass
-            if process.poll() is None and preload():
-                _answer_requests(listener, process)
+            attended, may_fork = set(), None
+            while process.poll() is None and may_fork is not False:
+                if select.select([listener], [], [], _EVERY)[0]:
+                    may_fork = preload() if may_fork is None else may_fork
+                    if may_fork:
+                        with listener.accept()[0] as connection:
+                            attended.add(_in_fork(_attend, connection, listener))
+                attended = {pid for pid in attended if not os.waitpid(pid, os.WNOHANG)[0]}
             listener.close()  # who has asked starts cold
+            for pid in attended:
+                os.kill(pid, signal.SIGKILL)
             return process.wait()
 
 
 def _preload() -> bool:
     """Import what notebooks import; whether this process may fork, which it may not with a GPU."""
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # the latter asks without CUDA
+    files = Path("icl_lib").rglob("*.py")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of progress bars for Jupyter, which a sweep has no use for
-        for name in PRELOADED:
+        for name in (*PRELOADED, *(".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files)):
             importlib.import_module(name)
-    for file in Path("icl_lib").rglob("*.py"):
-        importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
     gc.collect()
     gc.freeze()  # forks share these pages
     return sys.platform == "linux" and not sys.modules["torch"].cuda.is_available()
 
 
-def _answer_requests(listener: socket.socket, process: subprocess.Popen) -> None:
-    forks: dict[socket.socket, int] = {}
-    while process.poll() is None:
-        for ready in select.select([listener, *forks], [], [], _EVERY)[0]:
-            if ready is listener:
-                connection, _ = listener.accept()
-                with contextlib.suppress(OSError):  # who asked is gone already
-                    forks[connection] = _fork(connection, [listener, *forks])
-            else:  # nobody waits for it any more
-                os.kill(forks[ready], signal.SIGKILL)
-        for connection, pid in list(forks.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                with contextlib.suppress(OSError):
-                    connection.sendall(os.waitstatus_to_exitcode(status).to_bytes(2, signed=True))
-                connection.close()
-                del forks[connection]
-    for pid in forks.values():
-        os.kill(pid, signal.SIGKILL)
-
-
-def _fork(connection: socket.socket, others: list[socket.socket]) -> int:
-    """The process that runs what is asked for over the connection."""
-    connection.sendall(_READY)
-    size, streams, _, _ = socket.recv_fds(connection, 8, 3)
-    asked = bytearray()
-    while part := connection.recv(int.from_bytes(size) - len(asked)):
-        asked += part
-    server = os.getpid()
+def _in_fork(work: Callable[..., int], *given: Any) -> int:
+    """Do some work, which gives the exit status, in a fork that ends with this process; the fork's id."""
+    parent, status = os.getpid(), 1
     if pid := os.fork():
-        for stream in streams:
-            os.close(stream)
         return pid
-    status = 1
     try:
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        for other in [connection, *others]:
-            other.close()
-        for place, stream in enumerate(streams):
-            os.dup2(stream, place)
-            os.close(stream)
-        status = _as_main(*json.loads(asked), server)
+        _end_with(parent)
+        status = work(*given)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
-def _as_main(module: str, arguments: list[str], folder: str, environment: dict[str, str], server: int) -> int:
-    """Do as `python -m module arguments` in a folder and environment; the exit status."""
+def _attend(connection: socket.socket, listener: socket.socket) -> int:
+    """Start what is asked for over the connection, take it along where nobody waits for it, and tell how it ended."""
+    listener.close()
+    connection.sendall(b"\0")  # ready
+    streams = socket.recv_fds(connection, 1, 3)[1]
+    with connection.makefile("rb") as lines:
+        pid = _in_fork(_as_main, connection, streams, *json.loads(lines.readline()))
+    ended = 0
+    while not ended:
+        if select.select([connection], [], [], _EVERY)[0]:
+            os.kill(pid, signal.SIGKILL)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    code = os.waitstatus_to_exitcode(status)
+    connection.sendall(bytes([code if code >= 0 else 128 - code]))
+    return 0
+
+
+def _as_main(
+    connection: socket.socket, streams: list[int], module: str, arguments: list[str], folder: str,
+    environment: dict[str, str],
+) -> int:
+    """Do as `python -m module arguments` in a folder and environment, with other standard streams; the exit status."""
+    connection.close()
+    for place, stream in enumerate(streams):
+        os.dup2(stream, place)
+        os.close(stream)
     os.chdir(folder)
     os.environ.clear()
     os.environ |= environment
     if "JPY_PARENT_PID" in environment:  # a kernel ends when this is not its parent
-        os.environ["JPY_PARENT_PID"] = str(server)
+        os.environ["JPY_PARENT_PID"] = str(os.getppid())
     if "torch" in sys.modules and (threads := environment.get("OMP_NUM_THREADS")):
         sys.modules["torch"].set_num_threads(int(threads))
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,7 +16,7 @@ TRIALS = Path("book/trials.csv")  # what was tried and how it went, a line each;
 NO_NETWORK = ("unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
 _COLUMNS = ("trial", "command", "tried", "passed")
 _PARTS = ("Makefile", "Snakefile", "requirements.lock", "pyproject.toml", "_config.yml", "_toc.yml", "workflow",
-          "icl_lib", "lab", "notebooks", "config", "book")
+          "icl_lib", "lab", "notebooks", "config", "book", "benchmarks")
 
 
 def copy_project(target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a suite costs before it runs: `python -m workflow.cost config/paper.yaml [--table FILE]`.
+"""What a suite costs before it runs: `python -m benchmarks.cost config/paper.yaml [--table FILE]`.
 
 Counts plain forward passes over the tokens that each notebook reads, from its parameters; what all heads' FV scores and
 a grid of ablations cost in such passes was measured (`make bench`: book/fv_scores.csv, book/ablation_grid.csv). Hours
@@ -10,19 +10,21 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from icl_lib.data.sources import tasks_for
+from icl_lib.data.tasks import read_tasks
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
 from icl_lib.models.load import locate
 from icl_lib.models.paper_models import GIB, PaperModel, paper_models
+from workflow import command
 from workflow.inputs import whole
-from workflow.notebooks import OF_STEP
+from workflow.notebooks import OF_STEP, Run
 from workflow.suite import TEMPLATES, Suite, read_suite
 from workflow.templates import template_parameters
 
@@ -32,42 +34,31 @@ TOKENS = {"scoring": 174, "evaluation": 235, "documents": 512}
 GPU_TFLOPS = 50.0  # assumed in bfloat16, about a sixth of what current data-centre cards promise
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Forward passes, and the tokens they read; the tokens times two for each parameter are the operations."""
-
-    passes: float = 0.0
-    tokens: float = 0.0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.passes + other.passes, self.tokens + other.tokens)
-
-
-def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, Any] | None = None) -> Cost:
-    """The cost of one run of a notebook; `values` are parameters over the suite's."""
-    declared = {k: p.default for k, p in template_parameters(TEMPLATES / f"{notebook}.ipynb").items()}
-    p = declared | suite.overrides.get(notebook, {}) | (values or {})
+def run_cost(notebook: str, model: PaperModel, given: dict[str, Any]) -> np.ndarray:
+    """Forward passes of one run of a notebook, and the tokens they read; `given` over its parameters' defaults."""
+    p = {name: parameter.default for name, parameter in template_parameters(TEMPLATES / f"{notebook}.ipynb").items()}
+    p |= given
     upstream = tasks_for(model.id, p["task_files"]).startswith("upstream")
-    n_scoring = len(SCORING_TASKS) if upstream else _lab_tasks("scoring")
-    n_evaluation = len(EVALUATION_TASKS) if upstream else _lab_tasks("evaluation")
-    fv = n_scoring * p["n_prompts"] * fv_ratio(model)
-    scoring = _cost(fv, TOKENS["scoring"] * p["n_shots"] / 10)
-    if notebook == "scoring":
-        shots = sum(_cost((1 + (n > 1)) * (n_scoring + n_evaluation) * p["n_prompts"], 20 * n + 15).tokens
-                    for n in p["shots"])
-        accuracy = Cost(sum(1 + (n > 1) for n in p["shots"]) * (n_scoring + n_evaluation) * p["n_prompts"], shots)
-        # draws share the pass over the prompts and repeat what follows the replaced heads
-        per_draw = fv_ratio(model) - 2
-        nulls = _cost(n_scoring * p["n_prompts"] * (1 + per_draw * p["n_null_draws"]),
-                      TOKENS["scoring"] * p["n_shots"] / 10)
-        return (accuracy + scoring + nulls + _cost(4 * p["n_sequences"], 2 * p["sequence_length"] + 1)
-                + _cost(p["n_documents"], TOKENS["documents"]))
-    if notebook == "protocols":
-        return Cost(5 * scoring.passes, 5 * scoring.tokens) + _cost(8 * p["n_sequences"] * p["n_seeds"], 101)
+    n_scoring = (len(SCORING_TASKS) if upstream else _lab_tasks("scoring")) * p["n_prompts"]
+    n_evaluation = (len(EVALUATION_TASKS) if upstream else _lab_tasks("evaluation")) * p["n_prompts"]
     if notebook == "example":  # the means; one prompt's passes are nothing beside them
-        return _cost(n_scoring * p["n_prompts"], TOKENS["scoring"])
+        return _cost(n_scoring, TOKENS["scoring"])
     if notebook == "task_execution":
-        return _cost((6 + p["n_draws"]) * (n_scoring + n_evaluation) * p["n_prompts"], TOKENS["evaluation"])
+        return _cost((6 + p["n_draws"]) * (n_scoring + n_evaluation), TOKENS["evaluation"])
+    if notebook == "ablation":
+        return _ablation_cost(p, n_scoring, n_evaluation)
+    n_tokens = TOKENS["scoring"] * p["n_shots"] / 10
+    scoring = _cost(n_scoring * fv_ratio(model), n_tokens)
+    if notebook == "protocols":
+        return 5 * scoring + _cost(8 * p["n_sequences"] * p["n_seeds"], 101)
+    accuracy = [_cost((1 + (n > 1)) * (n_scoring + n_evaluation), 20 * n + 15) for n in p["shots"]]
+    # draws share the pass over the prompts and repeat what follows the replaced heads
+    nulls = _cost(n_scoring * (1 + (fv_ratio(model) - 2) * p["n_null_draws"]), n_tokens)
+    return (sum(accuracy) + scoring + nulls + _cost(4 * p["n_sequences"], 2 * p["sequence_length"] + 1)
+            + _cost(p["n_documents"], TOKENS["documents"]))
+
+
+def _ablation_cost(p: dict[str, Any], n_scoring: int, n_evaluation: int) -> np.ndarray:
     grid, every = len(p["grid_fractions"]) or len(p["fractions"]), len(p["fractions"])
     per = 4 + 5 * p["n_draws"]  # conditions of a fraction: four sets, each with matched draws, and random heads
     shares = grid_shares()
@@ -75,20 +66,17 @@ def run_cost(suite: Suite, notebook: str, model: PaperModel, values: dict[str, A
                      for i, _ in enumerate(p["replacements"]) for where in p["positions"])
     historic = 2 * shares["last"] * (1 + 7 * (4 + p["n_draws"]))
     few = shares["all"] * (1 + every * (4 + 5 * min(5, p["n_draws"])))
-    n = n_evaluation * p["n_prompts"]
-    return (_cost(n * (conditions + historic), TOKENS["evaluation"]) + _cost(n * few, 15)
+    return (_cost(n_evaluation * (conditions + historic), TOKENS["evaluation"]) + _cost(n_evaluation * few, 15)
             + _cost(p["n_documents"] * (conditions + historic * shares["all"] / shares["last"]), TOKENS["documents"])
-            + _cost(n_scoring * p["n_prompts"], TOKENS["scoring"]))
+            + _cost(n_scoring, TOKENS["scoring"]))
 
 
-def _cost(passes: float, tokens: float) -> Cost:
-    return Cost(passes, passes * tokens)
+def _cost(passes: float, tokens: float) -> np.ndarray:
+    return np.array([passes, passes * tokens])
 
 
 @cache
 def _lab_tasks(split: str) -> int:
-    from icl_lib.data.tasks import read_tasks
-
     return sum(task.split == split for task in read_tasks("lab").values())
 
 
@@ -113,9 +101,9 @@ def fv_ratio(model: PaperModel) -> float:
     plain = model.layers * (n * per_token + n**2 * width) + width * model.vocab
     rows = model.heads * sum(range(1, model.layers + 1)) * (per_token + 2 * n * width)
     rows += (model.layers * model.heads + 1) * width * model.vocab
-    table = _measured("fv_scores")
-    over = [table.loc[(shape, "fv_scores"), "ratio to FLOP limit"] for shape in ("pythia-160m", "pythia-410m")]
-    return float((2 + rows / plain) * max(1.0, sum(over) / len(over)))
+    over = _measured("fv_scores")["ratio to FLOP limit"][[
+        ("pythia-160m", "fv_scores"), ("pythia-410m", "fv_scores")]].mean()
+    return float((2 + rows / plain) * max(1.0, over))
 
 
 def cpu_flops() -> float:
@@ -130,8 +118,7 @@ def shape_of(name: str) -> PaperModel | None:
     if name in paper_models():
         return paper_models()[name]
     if name.startswith("EleutherAI/pythia-"):  # a further seed has the shape of its size
-        size = name.split("-")[1]
-        return paper_models().get(f"EleutherAI/pythia-{size}-deduped")
+        return paper_models().get(f"EleutherAI/pythia-{name.split('-')[1]}-deduped")
     source, revision = locate(name)
     if revision is not None or not Path(source, "config.json").is_file():
         return None
@@ -150,44 +137,39 @@ def suite_costs(suite: Suite, *, flops: float) -> pd.DataFrame:
     for name, steps in suite.steps.items():
         model, runs = shape_of(name), [run for run in suite.runs if run.model == name and run.step is not None]
         left = [run for run in runs if not Path(suite.results, run.executed).is_file()]
-        cost = sum((run_cost(suite, run.notebook, model, suite.given(run)) for run in left if model), Cost())
-        known = model is not None
-        downloads = len(set(steps)) * model.weights_gib(_stored(model)) if known and locate_is_hub(name) else 0.0
-        rows.append({
-            "model": name, "runs": len(runs), "done": len(runs) - len(left),
-            "passes": round(cost.passes) if known else None,
-            "hours": cost.tokens * 2 * model.parameters / flops / 3600 if known else None,
-            "disk_gib": downloads, "weights_gib": model.weights_gib() if known else None,
-            "memory_gib": model.memory_gib() if known else None})
+        row = {"model": name, "runs": len(runs), "done": len(runs) - len(left), "passes": None, "hours": None,
+               "disk_gib": 0.0, "weights_gib": None, "memory_gib": None}
+        if model:
+            passes, tokens = sum((run_cost(run.notebook, model, suite.given(run)) for run in left), np.zeros(2))
+            # Pythia's files are float16, GPT-2's float32
+            stored = {"gpt2": "float32", "pythia": "float16"}.get(model.family, "bfloat16")
+            row |= {"passes": round(passes), "hours": tokens * 2 * model.parameters / flops / 3600,
+                    "disk_gib": len(set(steps)) * model.weights_gib(stored) if of_hub(name) else 0.0,
+                    "weights_gib": model.weights_gib(), "memory_gib": model.memory_gib()}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def locate_is_hub(name: str) -> bool:
+def of_hub(name: str) -> bool:
     """Whether a model's weights have to be downloaded."""
     return not Path(locate(name)[0]).is_dir()
 
 
-def _stored(model: PaperModel) -> str:
-    """The number type of the published files: Pythia's are float16, GPT-2's float32."""
-    return {"gpt2": "float32", "pythia": "float16"}.get(model.family, "bfloat16")
-
-
-def resources(suite: Suite, notebook: str, name: str) -> dict[str, int]:
+def resources(suite: Suite, run: Run) -> dict[str, int]:
     """What a cluster has to give one run: GPUs, memory in MB, minutes (three times the estimate, an hour at least)."""
-    model = paper_models().get(name)
-    if model is None or notebook not in OF_STEP:  # pages read tables
+    model = paper_models().get(run.model)
+    if model is None or run.notebook not in OF_STEP:  # pages read tables
         return {"gpu": 0, "mem_mb": 4000, "runtime": 120}
-    hours = run_cost(suite, notebook, model).tokens * 2 * model.parameters / (GPU_TFLOPS * 1e12) / 3600
+    hours = run_cost(run.notebook, model, suite.given(run))[1] * 2 * model.parameters / (GPU_TFLOPS * 1e12) / 3600
     memory = 1.5 * model.weights_gib() * GIB / 1e6 + 4000
     return {"gpu": 1, "mem_mb": round(memory), "runtime": 60 + round(3 * 60 * hours)}
 
 
 def summary(table: pd.DataFrame, rate: str) -> str:
     """The plan in a few lines."""
-    left, unknown = int((table["runs"] - table["done"]).sum()), table[table["passes"].isna()]["model"].tolist()
-    total, done = int(table["runs"].sum()), int(table["done"].sum())
-    lines = [f"{total} notebook runs on models, {done} done, {left} to go: about {table['passes'].sum():,.0f} forward "
-             f"passes, {table['hours'].sum():,.1f} h {rate}"]
+    (total, done), unknown = table[["runs", "done"]].sum(), table[table["passes"].isna()]["model"].tolist()
+    lines = [f"{total} notebook runs on models, {done} done, {total - done} to go: about {table['passes'].sum():,.0f} "
+             f"forward passes, {table['hours'].sum():,.1f} h {rate}"]
     if table["disk_gib"].sum():
         lines.append(f"downloads {table['disk_gib'].sum():,.0f} GiB; largest model {table['memory_gib'].max():.1f} GiB")
     if unknown:
@@ -195,27 +177,20 @@ def summary(table: pd.DataFrame, rate: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+@command
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description="What a suite costs before it runs.")
     parser.add_argument("suite", type=Path)
     parser.add_argument("--table", type=Path, help="CSV file for the costs by model")
-    given = parser.parse_args()
-    try:
-        suite = read_suite(given.suite)
-        hub = any(locate_is_hub(name) for name in suite.steps)
-        tflops = float(os.environ.get("TFLOPS") or (GPU_TFLOPS if hub else 0))
-        flops, rate = (tflops * 1e12, f"at {tflops:g} TFLOP/s, which is an assumption (TFLOPS=...)") if tflops else (
-            cpu_flops(), "on one CPU thread as measured")
-        table = suite_costs(suite, flops=flops)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(summary(table, rate))
+    given = parser.parse_args(arguments)
+    suite = read_suite(given.suite)
+    tflops = float(os.environ.get("TFLOPS") or (GPU_TFLOPS if any(map(of_hub, suite.steps)) else 0))
+    table = suite_costs(suite, flops=tflops * 1e12 or cpu_flops())
+    print(summary(table, f"at {tflops:g} TFLOP/s, which is an assumption (TFLOPS=...)" if tflops
+                  else "on one CPU thread as measured"))
     if given.table:
-        shown = table.drop(columns=["done"]).round({"hours": 1, "disk_gib": 1, "weights_gib": 1, "memory_gib": 1})
         with whole(given.table) as temporary:
-            shown.to_csv(temporary, index=False)
-    return 0
+            table.drop(columns="done").round(dict.fromkeys(table.columns[4:], 1)).to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""Suite files: what they stand for, and what is refused in one line."""
+
+import pytest
+import yaml
+
+from tests.project import ROOT, suite
+from workflow.notebooks import NOTEBOOKS, Run
+from workflow.suite import check_suite, read_suite
+
+
+def test_suite_fills_in_steps_and_parameters(project):
+    found = check_suite(
+        suite(models=[{"name": "models/tiny"}, {"name": "org/hub"}], parameters={"scoring": {"value": 2}})
+    )
+    assert found.steps == {"models/tiny": [0, 8, 64], "org/hub": [-1]}
+    assert found.chosen["ablation"] == {"models/tiny": [64], "org/hub": [-1]}
+    assert found.chosen["protocols"] == {}
+    assert found.followed == ["models/tiny"]
+    given = found.given(Run("scoring", "models/tiny", 8))
+    assert given == {
+        "suite": "fake", "seed": 1, "results": "results/fake", "model": "models/tiny", "step": 8, "value": 2,
+    }  # fmt: skip
+    assert found.given(Run("training_dynamics", "models/tiny"))["ablated_steps"] == [64]
+    assert "ablated_models" not in found.given(Run("model_scaling"))  # not declared there
+
+
+def test_the_schema_names_all_parameters_that_a_suite_may_not_set(project, monkeypatch):
+    class Everything(dict):
+        """What a template that declares every name has."""
+
+        def __contains__(self, name):
+            return True
+
+    monkeypatch.setattr("workflow.suite.template_parameters", lambda path: Everything())
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
+    assert set(schema["$defs"]["known"]["enum"]) == set(check_suite(suite()).given(Run("scoring", "models/tiny", 8)))
+
+
+def model(**changes):
+    return {"models": [{"name": "models/tiny"} | changes]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 1}, "unknown key 'seeds' in suite file, expected one of suite, seed,.*nearest: seed"),
+        ({"suite": "../up"}, "suite: '../up' does not match"),
+        ({"suite": 7}, "suite: 7 is not of type 'string'"),
+        ({"seed": -1}, "seed: -1 is less than the minimum"),
+        ({"seed": True}, "seed: True is not of type 'integer'"),
+        ({"seed": "1"}, "seed: '1' is not of type 'integer'"),
+        ({"threads": 0}, "threads: 0 is less"),
+        ({"models": []}, "models: .*"),
+        ({"models": ["models/tiny"]}, "models.0: 'models/tiny' is not of type 'object'"),
+        ({"models": [{}]}, "models.0 lacks the key 'name'"),
+        (model(step=[1]), "unknown key 'step' in models.0.*nearest: steps"),
+        (model(steps="first"), "models.0.steps is 'first', expected all, last or a list"),
+        (model(steps=[8, 8]), r"models.0.steps is \[8, 8\], expected"),
+        (model(steps=[0.5]), "models.0.steps is"),
+        (model(steps=[9]), "no step 9; nearest steps: 0, 8, 64"),
+        (model(steps=[0, 8], ablate=[64]), "step 64 is not among its scored steps"),
+        (model(execute="some"), "models.0.execute is .some., expected none, all, last or a list"),
+        (model(name="models/../etc"), "models.0.name: .* does not match"),
+        (model(name="/etc"), "does not match"),
+        (model(name="a; rm -rf b"), "does not match"),
+        (model(name="tiny"), "unknown model 'tiny'"),
+        ({"models": [{"name": "models/tiny"}] * 2}, "models/tiny is listed twice"),
+        ({"parameters": {"score": {}}}, "unknown key 'score' in parameters.*nearest: scoring"),
+        ({"parameters": {"scoring": 3}}, "parameters.scoring: 3 is not of type 'object'"),
+        ({"parameters": {"scoring": {"step": 3}}}, "step is set by the workflow"),
+        ({"parameters": {"model_scaling": {"ablated_models": {}}}}, "ablated_models is set by the workflow"),
+    ],
+)
+def test_bad_suites_are_refused_in_one_line(project, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_suite(suite(**changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "- a", "suite: [", "7", "suite: \x00"])
+def test_files_that_are_no_suites_are_named_in_one_line(project, content):
+    (project / "config" / "odd.yaml").write_text(content)
+    with pytest.raises(ValueError, match="config/odd.yaml") as caught:
+        read_suite("config/odd.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_suite_names_the_others(project):
+    with pytest.raises(ValueError, match="config/labb.yaml does not exist; there are lab"):
+        read_suite("config/labb.yaml")
+
+
+@pytest.mark.parametrize("overrides", [{"scoring": {"valu": 1.0}}, {"scoring": {"value": "1e-3"}}])
+def test_overrides_are_checked_against_the_templates(project, overrides):
+    with pytest.raises(ValueError, match="valu"):
+        check_suite(suite(parameters=overrides)).check_templates()
+
+
+def test_the_repository_has_suites_whose_keys_are_those_of_the_schema():
+    for path in (ROOT / "config").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        if path.stem != "schema":
+            assert config["suite"] == path.stem
+            assert set(config.get("parameters", {})) <= set(NOTEBOOKS)
