@@ -4,15 +4,14 @@ Tables count by their data and by what made them, not by their bytes, so that tw
 record however long they took and whatever their results folder is called.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from icl_lib.files import whole
 from workflow.templates import MEASURE, library_files, measuring_parameters, measuring_source
 
 MADE_FROM = "ICL_LIB_MADE_FROM"  # the environment variable that icl_lib.tables reads
@@ -87,18 +86,6 @@ def differences(record: dict[str, Any], parameters: dict[str, Any], results: Pat
         f"parameter {name} was {json.dumps(was.get(name, 'not given'))}, is {json.dumps(now.get(name, 'not given'))}"
         for name in sorted(was.keys() | now.keys())
         if name not in was or name not in now or was[name] != now[name])]
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary file that gets this name only once the block has ended without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icl_lib.models.load import nearest
+from icl_lib.names import unknown
 from icl_lib.tables import KEYS, read_table
 from workflow.run import run_notebook
 from workflow.suite import Suite, read_suite
@@ -57,7 +57,7 @@ def main() -> int:
         if not suite.tables:
             raise ValueError(f"{given.suite} names no folder of committed tables (the key tables)")
         if given.model not in suite.steps:
-            raise ValueError(f"{given.suite} has no model {given.model!r}; {nearest(given.model, list(suite.steps))}")
+            raise unknown(f"model of {given.suite}", given.model, suite.steps)
         return _measure(suite, given.model)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

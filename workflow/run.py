@@ -19,8 +19,9 @@ from typing import Any
 
 import yaml
 
+from icl_lib.files import whole
 from icl_lib.tables import read_table
-from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, whole, write_record
+from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, write_record
 from workflow.lock import lock_run
 from workflow.templates import ParameterError, check_parameters, measuring_source
 

@@ -14,8 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from icl_lib.files import whole
 from icl_lib.tables import read_table
-from workflow.inputs import changed_files, fingerprint, whole
+from workflow.inputs import changed_files, fingerprint
 
 JOINED_FROM = b"joined_from"  # of a joined table's metadata: JSON of its parts and their fingerprints
 
