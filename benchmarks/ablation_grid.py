@@ -39,12 +39,12 @@ def conditions(model) -> list[torch.Tensor]:
     rankings = [torch.rand(shape, generator=generator) for _ in range(2)]
     found = []
     for fraction in FRACTIONS:
-        tops = [top_heads(ranking, fraction=fraction) for ranking in rankings]
+        tops = [top_heads(ranking.numpy(), fraction=fraction) for ranking in rankings]
         found += tops
         found += [layer_matched_random_heads(top, seed=0, draw=draw) for top in tops for draw in range(2)]
         found += [random_heads(shape, int(tops[0].sum()), seed=0, draw=draw) for draw in range(4)]
     assert len(found) == N_CONDITIONS
-    return found
+    return [torch.from_numpy(heads) for heads in found]
 
 
 def methods(model, prompts) -> dict[str, tuple]:

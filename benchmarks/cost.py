@@ -20,10 +20,10 @@ import pandas as pd
 from icl_lib.data.sources import tasks_for
 from icl_lib.data.tasks import read_tasks
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
-from icl_lib.models.load import locate
+from icl_lib.files import whole
+from icl_lib.models.locate import locate
 from icl_lib.models.paper_models import GIB, PaperModel, paper_models
 from workflow import command
-from workflow.inputs import whole
 from workflow.notebooks import OF_STEP, Run
 from workflow.suite import TEMPLATES, Suite, read_suite
 from workflow.templates import template_parameters

@@ -147,7 +147,7 @@ def methods(model, prompts: TaskPrompts) -> dict[str, tuple]:
     tokens = tokens.to(device_of(model))
     n_passes = model.cfg.n_layers * model.cfg.n_heads + 1
     layer = model.cfg.n_layers // 2
-    mean_z = clean_means(model, {"task": prompts}, progress=False)["task"]
+    mean_z = clean_means(model, {"task": prompts})["task"]
     heads = [(layer, i % model.cfg.n_heads) for i in range(SAMPLED_HEADS)]
 
     def forward(hf_model):
@@ -188,7 +188,7 @@ def methods(model, prompts: TaskPrompts) -> dict[str, tuple]:
         "one bridge pass per head": (bridge_pass_per_head, n_passes / SAMPLED_HEADS),
         "TransformerLens patching": (lambda: patched_probabilities(model, prompts, mean_z, heads),
                                      n_passes / SAMPLED_HEADS),
-        OURS: (lambda: fv_scores(model, scored, batch_size=len(prompts.shuffled), progress=False), 1),
+        OURS: (lambda: fv_scores(model, scored, batch_size=len(prompts.shuffled)), 1),
     }
 
 

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast
 
 from icl_lib.data.tasks import read_tasks
-from icl_lib.models.load import count_parameters
+from icl_lib.models.locate import count_parameters
 from lab.files import RUNGS, read_rung
 from lab.text import Generator
 from lab.tokenizer import FOLDER as TOKENIZER

@@ -1,40 +1,28 @@
 """Which attention heads matter for in-context learning: scores, ablations and metrics of every head.
 
-A replication of Yin & Steinhardt (2025). Importing is cheap; transformer_lens is imported when a
-model is loaded.
+A replication of Yin & Steinhardt (2025). Importing is cheap: torch is imported with the first name that needs it,
+transformer_lens when a model is loaded.
 """
 
-from icl_lib.data.tasks import Prompt, TaskPrompts, read_prompts
-from icl_lib.forward.edits import Edit, edited_heads
-from icl_lib.forward.replacements import replacement_values
-from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences, token_losses
-from icl_lib.models.load import load_model, steps_of, wrap_model
-from icl_lib.scores.function_vectors import FVScores, fv_scores, permuted_mean_scores
-from icl_lib.scores.induction import (
-    duplicate_token_scores,
-    induction_scores,
-    previous_token_scores,
-    repeated_random_tokens,
-)
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "Edit",
-    "FVScores",
-    "Prompt",
-    "TaskPrompts",
-    "answer_metrics",
-    "duplicate_token_scores",
-    "edited_heads",
-    "fv_scores",
-    "induction_scores",
-    "load_model",
-    "permuted_mean_scores",
-    "previous_token_scores",
-    "read_prompts",
-    "repeated_random_tokens",
-    "replacement_values",
-    "steps_of",
-    "token_loss_differences",
-    "token_losses",
-    "wrap_model",
-]
+_WHERE = {
+    "data.tasks": ("Prompt", "TaskPrompts", "read_prompts"),
+    "forward.edits": ("Edit", "edited_heads"),
+    "forward.replacements": ("replacement_values",),
+    "metrics.evaluate": ("answer_metrics", "token_loss_differences", "token_losses"),
+    "models.load": ("load_model", "wrap_model"),
+    "models.locate": ("steps_of",),
+    "scores.function_vectors": ("FVScores", "fv_scores", "permuted_mean_scores"),
+    "scores.induction": ("duplicate_token_scores", "induction_scores", "previous_token_scores",
+                         "repeated_random_tokens"),
+}
+__all__ = sorted(name for names in _WHERE.values() for name in names)
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(import_module(f"icl_lib.{module}"), name)
+    raise AttributeError(f"module 'icl_lib' has no attribute {name!r}")

@@ -1,16 +1,16 @@
-"""Head sets: boolean masks `layer head`, the one type that every other part takes and returns."""
+"""Head sets: boolean masks `layer head` of numpy, the one type that every other part takes and returns."""
 
 import math
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 
-HeadMask = Bool[Tensor, "layer head"]
+from icl_lib.names import refuse_unknown
 
-ROUNDINGS = ("floor", "ceil")
-# Keeps the two kinds of random draw independent of each other under one seed.
+HeadMask = Bool[ndarray, "layer head"]
+
+# Keeps the kinds of random draw independent of each other under one seed.
 _STREAMS = {"random": 0, "random_layer_matched": 1, "random_ranking": 2}
 
 
@@ -26,8 +26,7 @@ def head_count(fraction: float, n_total: int, *, rounding: str = "ceil", minimum
     """
     if not 0 <= fraction <= 1:  # also refuses NaN
         raise ValueError(f"fraction {fraction!r} is outside 0..1")
-    if rounding not in ROUNDINGS:
-        raise ValueError(f"rounding {rounding!r} is unknown, expected one of {', '.join(ROUNDINGS)}")
+    refuse_unknown("rounding", rounding, ("floor", "ceil"))
     if fraction == 0:
         return 0
     exact = round(fraction * n_total, 9)
@@ -35,13 +34,8 @@ def head_count(fraction: float, n_total: int, *, rounding: str = "ceil", minimum
 
 
 def top_heads(
-    scores: Float[Tensor, "layer head"],
-    *,
-    fraction: float | None = None,
-    n_heads: int | None = None,
-    exclude: HeadMask | None = None,
-    rounding: str = "ceil",
-    minimum: int = 1,
+    scores: Float[ndarray, "layer head"], *, fraction: float | None = None, n_heads: int | None = None,
+    exclude: HeadMask | None = None, rounding: str = "ceil", minimum: int = 1,
 ) -> HeadMask:
     """The heads with the highest scores ("top 2 % heads", sections 3 to 5).
 
@@ -54,18 +48,14 @@ def top_heads(
     """
     if (fraction is None) == (n_heads is None):
         raise ValueError(f"give either fraction or n_heads, got fraction={fraction!r}, n_heads={n_heads!r}")
-    n_nan = int(scores.isnan().sum())
-    if n_nan:
-        first = head_names(scores.isnan())[0]
-        raise ValueError(f"scores of {n_nan} heads are NaN (first {first}), expected a number for every head")
+    if (nan := np.isnan(scores)).any():
+        raise ValueError(f"scores of {nan.sum()} heads are NaN (first {head_names(nan)[0]}), expected a number for "
+                         "every head")
     if n_heads is None:
-        n_heads = head_count(fraction, scores.numel(), rounding=rounding, minimum=minimum)
-    allowed = _allowed(scores.shape, exclude)
-    _check_count(n_heads, allowed, scores.numel())
-    # Lowest possible rank for excluded heads: a stable sort on (excluded, -score) keeps layer, head order.
-    flat = scores.detach().to("cpu", torch.float64).flatten().numpy()
-    order = np.lexsort((-flat, ~allowed.flatten().numpy()))
-    return _mask_from_indices(order[:n_heads], scores.shape)
+        n_heads = head_count(fraction, scores.size, rounding=rounding, minimum=minimum)
+    allowed = _allowed(scores.shape, exclude, n_heads)
+    # Excluded heads stand last; the sort is stable, so equal scores keep the order of layer, head.
+    return _mask(np.lexsort((-scores.ravel(), ~allowed.ravel()))[:n_heads], scores.shape)
 
 
 def random_heads(
@@ -76,24 +66,19 @@ def random_heads(
     `shape` is (layers, heads per layer). Each `draw` of a `seed` is an independent stream; the released code
     makes a single draw (src/ablate.py). Raises ValueError when exclusion leaves too few heads.
     """
-    allowed = _allowed(shape, exclude)
-    _check_count(n_heads, allowed, shape[0] * shape[1])
-    candidates = np.flatnonzero(allowed.numpy())
-    chosen = _generator("random", seed, draw).choice(candidates, size=n_heads, replace=False)
-    return _mask_from_indices(chosen, shape)
+    candidates = np.flatnonzero(_allowed(shape, exclude, n_heads))
+    return _mask(_generator("random", seed, draw).choice(candidates, size=n_heads, replace=False), shape)
 
 
-def random_ranking(shape: tuple[int, int], *, seed: int, draw: int) -> Float[Tensor, "layer head"]:
+def random_ranking(shape: tuple[int, int], *, seed: int, draw: int) -> Float[ndarray, "layer head"]:
     """A random score for every head, for `top_heads`: sets of one draw are nested over sizes.
 
     What the released code does with its one draw (src/ablate.py). Draws of a seed are independent.
     """
-    return torch.from_numpy(_generator("random_ranking", seed, draw).random(shape))
+    return _generator("random_ranking", seed, draw).random(shape)
 
 
-def layer_matched_random_heads(
-    heads: HeadMask, *, seed: int, draw: int, exclude: HeadMask | None = None
-) -> HeadMask:
+def layer_matched_random_heads(heads: HeadMask, *, seed: int, draw: int, exclude: HeadMask | None = None) -> HeadMask:
     """Other heads than `heads`, as many, from the same layers where these have others, else from the nearest.
 
     A control that is not in the paper: it separates "these heads" from "heads of these layers". `exclude` names
@@ -101,26 +86,23 @@ def layer_matched_random_heads(
     the nearest layers that have heads left (of two equally near ones, from both alike); `layer_distance` says how far
     the match is. Raises ValueError where all layers together have too few: then there is no such control.
     """
-    heads = heads.cpu()
-    allowed = _allowed(tuple(heads.shape), exclude) & ~heads
-    _check_count(int(heads.sum()), allowed, heads.numel())
-    generator = _generator("random_layer_matched", seed, draw)
+    taken = heads if exclude is None else heads | exclude
+    allowed = _allowed(heads.shape, taken, int(heads.sum()))
     # equally likely heads: the first ones of a random order
-    order = torch.from_numpy(generator.permutation(heads.numel()).reshape(heads.shape))
-    free = torch.where(allowed, order, heads.numel())
-    matched = torch.zeros(heads.shape, dtype=torch.bool)
-    layers = torch.arange(heads.shape[0])
-    wanted = heads.sum(1)
-    for distance in range(heads.shape[0]):  # every layer's own heads are taken before any neighbour asks for them
-        for layer in layers[wanted > 0].tolist():
-            near = ((layers - layer).abs() == distance)[:, None]
-            candidates = torch.where(near, free, heads.numel()).flatten()
-            best = candidates.argsort(stable=True)[: int(wanted[layer])]
-            best = best[candidates[best] < heads.numel()]
-            matched.view(-1)[best] = True
-            free.view(-1)[best] = heads.numel()
+    order = _generator("random_layer_matched", seed, draw).permutation(heads.size).reshape(heads.shape)
+    free = np.where(allowed, order, heads.size)
+    matched = np.zeros(heads.size, dtype=bool)
+    layers, wanted = np.arange(len(heads)), heads.sum(1)
+    for distance in range(len(heads)):  # every layer's own heads are taken before any neighbour asks for them
+        for layer in np.flatnonzero(wanted):
+            near = (np.abs(layers - layer) == distance)[:, None]
+            candidates = np.where(near, free, heads.size).ravel()
+            best = candidates.argsort(kind="stable")[: wanted[layer]]
+            best = best[candidates[best] < heads.size]
+            matched[best] = True
+            free.ravel()[best] = heads.size
             wanted[layer] -= len(best)
-    return matched
+    return matched.reshape(heads.shape)
 
 
 def layer_distance(heads: HeadMask, control: HeadMask) -> float:
@@ -128,23 +110,17 @@ def layer_distance(heads: HeadMask, control: HeadMask) -> float:
 
     0 for the same number in every layer. The two sets are of one size; ValueError where they are not.
     """
-    if int(heads.sum()) != int(control.sum()):
-        raise ValueError(f"sets of {int(heads.sum())} and {int(control.sum())} heads cannot be matched one to one")
-    first, second = heads.nonzero()[:, 0].double(), control.nonzero()[:, 0].double()  # in order of layers: the best
-    return float((first - second).abs().mean()) if len(first) else 0.0
+    if heads.sum() != control.sum():
+        raise ValueError(f"sets of {heads.sum()} and {control.sum()} heads cannot be matched one to one")
+    # in order of layers: the best
+    return float(np.abs(heads.nonzero()[0] - control.nonzero()[0]).mean()) if heads.any() else 0.0
 
 
 def different_heads(sets: list[HeadMask]) -> tuple[list[HeadMask], list[int]]:
     """The different head sets in order, and which of them each of the given sets is."""
-    place: dict[bytes, int] = {}
-    heads, which = [], []
-    for mask in sets:
-        key = mask.numpy().tobytes()
-        if key not in place:
-            place[key] = len(heads)
-            heads.append(mask)
-        which.append(place[key])
-    return heads, which
+    different = {mask.tobytes(): mask for mask in sets}
+    places = {key: place for place, key in enumerate(different)}
+    return list(different.values()), [places[mask.tobytes()] for mask in sets]
 
 
 def overlap(heads: HeadMask, others: HeadMask) -> float:
@@ -154,16 +130,15 @@ def overlap(heads: HeadMask, others: HeadMask) -> float:
     when a set is empty or the shapes differ.
     """
     if heads.shape != others.shape:
-        raise ValueError(f"head sets of shapes {tuple(heads.shape)} and {tuple(others.shape)} cannot overlap")
-    smaller = min(int(heads.sum()), int(others.sum()))
-    if smaller == 0:
+        raise ValueError(f"head sets of shapes {heads.shape} and {others.shape} cannot overlap")
+    if not (smaller := min(heads.sum(), others.sum())):
         raise ValueError("the overlap with an empty head set is undefined")
-    return int((heads.cpu() & others.cpu()).sum()) / smaller
+    return float((heads & others).sum() / smaller)
 
 
 def head_names(heads: HeadMask) -> list[str]:
     """Names such as "L2H3" (both counted from 0), in order of layer, then head."""
-    return [f"L{layer}H{head}" for layer, head in heads.nonzero().tolist()]
+    return [f"L{layer}H{head}" for layer, head in np.argwhere(heads)]
 
 
 def _generator(stream: str, seed: int, draw: int) -> np.random.Generator:
@@ -172,22 +147,19 @@ def _generator(stream: str, seed: int, draw: int) -> np.random.Generator:
     return np.random.default_rng([seed, draw, _STREAMS[stream]])
 
 
-def _allowed(shape: tuple[int, ...], exclude: HeadMask | None) -> HeadMask:
-    if exclude is None:
-        return torch.ones(tuple(shape), dtype=torch.bool)
-    if tuple(exclude.shape) != tuple(shape):
-        raise ValueError(f"exclude has shape {tuple(exclude.shape)}, expected {tuple(shape)}")
-    return ~exclude.cpu()
-
-
-def _check_count(n_heads: int, allowed: HeadMask, n_total: int) -> None:
+def _allowed(shape: tuple[int, ...], exclude: HeadMask | None, n_heads: int) -> HeadMask:
+    """The heads that are not excluded; ValueError where they are fewer than `n_heads`."""
+    allowed = np.ones(shape, dtype=bool) if exclude is None else ~exclude
+    if allowed.shape != tuple(shape):
+        raise ValueError(f"exclude has shape {allowed.shape}, expected {tuple(shape)}")
     n_allowed = int(allowed.sum())
     if not 0 <= n_heads <= n_allowed:
-        excluded = f" after excluding {n_total - n_allowed} of {n_total}" if n_allowed < n_total else ""
+        excluded = f" after excluding {allowed.size - n_allowed} of {allowed.size}" if n_allowed < allowed.size else ""
         raise ValueError(f"n_heads {n_heads} is outside 0..{n_allowed}, the heads there are{excluded}")
+    return allowed
 
 
-def _mask_from_indices(indices: np.ndarray, shape: tuple[int, ...]) -> HeadMask:
-    mask = torch.zeros(shape[0] * shape[1], dtype=torch.bool)
-    mask[torch.as_tensor(np.sort(indices).astype(np.int64))] = True
-    return mask.reshape(shape[0], shape[1])
+def _mask(chosen: Int[ndarray, "n"], shape: tuple[int, ...]) -> HeadMask:
+    mask = np.zeros(math.prod(shape), dtype=bool)
+    mask[chosen] = True
+    return mask.reshape(shape)

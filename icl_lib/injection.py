@@ -15,12 +15,10 @@ from icl_lib.forward.means import clean_means, mean_over_tasks
 from icl_lib.forward.passes import device_of, output_projections
 from icl_lib.forward.run import run_added
 from icl_lib.forward.written import writes_projection, written_by_heads
-from icl_lib.heads import different_heads, layer_matched_random_heads, random_heads
+from icl_lib.heads import HeadMask, different_heads, layer_matched_random_heads, random_heads
 from icl_lib.kinds import heads_of_kind, top_sets
 from icl_lib.models.load import bos_text
 from icl_lib.names import refuse_unknown
-
-HeadMask = Bool[Tensor, "layer head"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,6 @@ PRESETS = {
 }
 
 
-def preset(name: str) -> Preset:
-    """`task`: each task's own vector, without bias; `released`: as the released code. ValueError for others."""
-    refuse_unknown("preset", name, PRESETS)
-    return PRESETS[name]
-
-
 def function_vector(
     model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: HeadMask, *, bias_per_head: bool = False
 ) -> Float[Tensor, "d_model"]:
@@ -56,6 +48,7 @@ def function_vector(
     output; the released code adds it once per head (V3), which `bias_per_head` does. Raises ValueError
     for an architecture in which heads do not write a sum.
     """
+    heads = torch.from_numpy(heads)
     if not writes_projection(model):
         return written_by_heads(model, mean_z, heads, bias_per_head=bias_per_head)
     weight = next(model.original_model.parameters())
@@ -98,14 +91,14 @@ def head_sets(scores: pd.DataFrame, *, fraction: float, n_draws: int, seed: int)
     neither kind (`kinds.heads_of_kind`) and in neither set.
     """
     tops = top_sets(scores, fraction=fraction)
-    taken = torch.stack([*tops.values(), *heads_of_kind(scores).values()]).any(0)
+    taken = np.any([*tops.values(), *heads_of_kind(scores).values()], axis=0)
     n_heads = int(tops["fv"].sum())
     sets = [(kind, 0, tops[kind]) for kind in ("fv", "induction")]
     if n_heads > int((~taken).sum()):
         return sets
     options = dict(seed=seed, exclude=taken)
     for kind, draw_one in (
-        ("random", lambda draw: random_heads(tuple(taken.shape), n_heads, draw=draw, **options)),
+        ("random", lambda draw: random_heads(taken.shape, n_heads, draw=draw, **options)),
         ("random_layer_matched", lambda draw: layer_matched_random_heads(tops["fv"], draw=draw, **options)),
     ):
         different, _ = different_heads([draw_one(draw) for draw in range(n_draws)])
@@ -114,19 +107,8 @@ def head_sets(scores: pd.DataFrame, *, fraction: float, n_draws: int, seed: int)
 
 
 def execution_table(
-    model: nn.Module,
-    tasks: Mapping[str, Task],
-    scores: pd.DataFrame,
-    *,
-    preset_name: str = "task",
-    fraction: float,
-    layers: Sequence[int],
-    n_prompts: int,
-    n_shots: int,
-    n_draws: int,
-    name: str,
-    step: int,
-    seed: int,
+    model: nn.Module, tasks: Mapping[str, Task], scores: pd.DataFrame, *, preset_name: str = "task", fraction: float,
+    layers: Sequence[int], n_prompts: int, n_shots: int, n_draws: int, name: str, step: int, seed: int,
 ) -> pd.DataFrame:
     """Table `executions`: first-token accuracy with a vector added at the output of a layer, at the last token.
 
@@ -136,7 +118,8 @@ def execution_table(
     code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
     and as `split_pairs`.
     """
-    how = preset(preset_name)
+    refuse_unknown("preset", preset_name, PRESETS)
+    how = PRESETS[preset_name]
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:
         raise ValueError(f"layer {bad[0]} is outside 0..{model.cfg.n_layers - 1}, the layers of the model")
     bos = bos_text(model)
@@ -146,7 +129,7 @@ def execution_table(
         for_means, for_testing = split_pairs(pairs, seed=seed)
         prompts[task] = draw_prompts(for_testing, seed=seed, **options)
         of_means[task] = draw_prompts(for_means, seed=seed + 1, **options)
-    means = clean_means(model, of_means, progress=False)
+    means = clean_means(model, of_means)
     if not how.own_task:
         means = dict.fromkeys(means, mean_over_tasks(means))
     sets = head_sets(scores, fraction=fraction, n_draws=how.n_draws or n_draws, seed=seed)
@@ -182,13 +165,8 @@ def _of_task(
 
 
 def added_correct(
-    model: nn.Module,
-    prompts: Sequence[Prompt],
-    task: str,
-    vectors: Float[Tensor, "row d_model"],
-    at: Int[Tensor, "row"],
-    *,
-    batch_size: int = 16,
+    model: nn.Module, prompts: Sequence[Prompt], task: str, vectors: Float[Tensor, "row d_model"],
+    at: Int[Tensor, "row"], *, batch_size: int = 16,
 ) -> Bool[Tensor, "prompt row"]:
     """Whether the answer's first token is the likeliest one with each vector added (top-1, as in appendix A.6)."""
     encoded = encode_prompts(model, prompts, task)

@@ -6,14 +6,11 @@ ranked by the mean FV score over scoring tasks.
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
-from torch import Tensor
 
-from icl_lib.heads import top_heads
-from icl_lib.measurements import mean_scores
+from icl_lib.heads import HeadMask, top_heads
 
 KINDS = ("induction", "fv")
 # The score that ranks heads of a kind (section 2 of the paper); prefix matching is shown beside it.
@@ -36,7 +33,15 @@ ANY_HEADS = "random_any"
 OF_EITHER_KIND = "heads of either kind"
 
 
-def heads_of_kind(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> dict[str, Bool[Tensor, "layer head"]]:
+def mean_scores(scores: pd.DataFrame, score: str) -> Float[ndarray, "layer head"]:
+    """The mean over tasks of one score of one model and step; a one-line error where the table lacks it."""
+    rows = scores[scores["score"] == score]
+    if rows.empty:
+        raise ValueError(f"the table has no score {score!r}, only {', '.join(sorted(scores['score'].unique()))}")
+    return rows.groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
+
+
+def heads_of_kind(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> dict[str, HeadMask]:
     """Which heads of one model at one step are of a kind, from its table `scores`: {"induction": mask, "fv": mask}.
 
     An induction head has a prefix-matching score above 0.3. An FV head has an FV score (mean over scoring tasks)
@@ -46,11 +51,11 @@ def heads_of_kind(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) ->
     masks = {"induction": mean_scores(scores, DEFINED_BY["induction"]) > INDUCTION_THRESHOLD,
              "fv": mean_scores(scores, "fv") > fv_threshold(null_draws(scores))}
     if accuracy is not None and not reads_labels(accuracy):
-        masks["fv"] = torch.zeros_like(masks["fv"])
+        masks["fv"] = np.zeros_like(masks["fv"])
     return masks
 
 
-def top_sets(scores: pd.DataFrame, *, fraction: float, minimum: int = 1) -> dict[str, Bool[Tensor, "layer head"]]:
+def top_sets(scores: pd.DataFrame, *, fraction: float, minimum: int = 1) -> dict[str, HeadMask]:
     """The top share of heads of each kind by the score that ranks it: {"induction": mask, "fv": mask}."""
     return {kind: top_heads(mean_scores(scores, score), fraction=fraction, minimum=minimum)
             for kind, score in RANKED_BY.items()}

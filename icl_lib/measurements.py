@@ -187,12 +187,3 @@ def departure_statistics(effects: pd.DataFrame, *, name: str) -> pd.DataFrame:
             for measure, column in (("top score", "top"), ("rank correlation", "rank_correlation"),
                                     ("shared top heads", "shared"))]
     return pd.DataFrame(rows).assign(notebook="protocols", model=name, p_value=np.nan)
-
-
-def mean_scores(scores: pd.DataFrame, score: str) -> Float[Tensor, "layer head"]:
-    """The mean over tasks of one score of one model and step; a one-line error where the table lacks it."""
-    rows = scores[scores["score"] == score]
-    if rows.empty:
-        raise ValueError(f"the table has no score {score!r}, only {', '.join(sorted(scores['score'].unique()))}")
-    values = rows.groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
-    return torch.from_numpy(values.copy())

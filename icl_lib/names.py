@@ -1,13 +1,20 @@
-"""Names that are chosen among a few valid ones."""
+"""Names that are chosen among valid ones."""
 
 import difflib
 from collections.abc import Iterable
 
 
-def refuse_unknown(what: str, name: str, valid: Iterable[str]) -> None:
-    """Raise ValueError in one line, with the valid names and the nearest, for a name that is not among them."""
+def unknown(what: str, name: str, valid: Iterable[str]) -> ValueError:
+    """The error for a name that is not valid, in one line: with those that are, of many the nearest."""
     valid = list(valid)
-    if name not in valid:
-        near = difflib.get_close_matches(str(name), valid, n=1)
-        raise ValueError(f"unknown {what} {name!r}; valid are {', '.join(valid)}"
-                         + (f"; nearest: {near[0]}" if near else ""))
+    near = difflib.get_close_matches(str(name), valid, n=3, cutoff=0.3)
+    if len(valid) > 10:
+        return ValueError(f"unknown {what} {name!r}; nearest valid names: {', '.join(near or valid[:3])}")
+    nearest = f"; nearest: {near[0]}" if near else ""
+    return ValueError(f"unknown {what} {name!r}; valid are {', '.join(valid)}{nearest}")
+
+
+def refuse_unknown(what: str, name: str, valid: Iterable[str]) -> None:
+    """Raise `unknown` for a name that is not valid."""
+    if name not in (valid := list(valid)):
+        raise unknown(what, name, valid)

@@ -11,14 +11,14 @@ Item = TypeVar("Item")
 _EVERY = 5  # seconds between two lines in a notebook
 
 
-def progress(items: Collection[Item], label: str, *, unit: str = "task", show: bool = True) -> Iterator[Item]:
+def progress(items: Collection[Item], label: str, *, unit: str = "task") -> Iterator[Item]:
     """The items, while it is shown how many are done and how long the rest will take; nothing is left on the page.
 
     In a terminal it is a bar. In a notebook's kernel it is one line in the cell's output (and in the log of a papermill
     run), cleared at the end, so a cell that shows something does so after the work. Otherwise, as in tests, silent.
     """
-    if not (show and _in_kernel()):
-        yield from tqdm(items, desc=label, unit=unit, disable=not (show and sys.stderr.isatty()), leave=False)
+    if not _in_kernel():
+        yield from tqdm(items, desc=label, unit=unit, disable=not sys.stderr.isatty(), leave=False)
         return
     from IPython.display import clear_output
 

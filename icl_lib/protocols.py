@@ -1,8 +1,8 @@
 """Protocols of scoring: this book's, the paper's and its released code's, and what each departure changes."""
 
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from icl_lib.forward.means import clean_means
 from icl_lib.heads import overlap, top_heads
 from icl_lib.metrics.evaluate import answer_metrics
 from icl_lib.models.load import bos_text
+from icl_lib.models.placement import in_dtype
 from icl_lib.names import refuse_unknown
 from icl_lib.scores.function_vectors import FVScores, fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
@@ -129,8 +130,8 @@ def protocol_fv_scores(model: nn.Module, tasks: Mapping[str, Task], protocol: FV
     prompts = protocol_prompts(model, tasks, protocol, seed=seed)
     with _in_dtype(model, protocol.dtype):
         correct = _correct(model, prompts) if protocol.clean == "correct" else prompts
-        mean_z = clean_means(model, correct, progress=False)
-        return fv_scores(model, prompts, mean_z=mean_z, answer=protocol.answer, progress=False)
+        mean_z = clean_means(model, correct)
+        return fv_scores(model, prompts, mean_z=mean_z, answer=protocol.answer)
 
 
 def departure_effects(
@@ -172,8 +173,9 @@ def departure_effects(
 def _compared(reference: Tensor, scores: Tensor | None, top_fraction: float) -> dict[str, float]:
     if scores is None:
         return dict.fromkeys(("top", "rank_correlation", "low", "high", "shared"), float("nan"))
+    reference, scores = reference.numpy(), scores.numpy()
     tops = [top_heads(values, fraction=top_fraction, rounding="ceil") for values in (reference, scores)]
-    rank = spearman(reference.numpy(), scores.numpy())
+    rank = spearman(reference, scores)
     return {"top": float(scores.max()), "rank_correlation": rank.value, "low": rank.low, "high": rank.high,
             "shared": overlap(*tops)}
 
@@ -188,19 +190,11 @@ def _beyond_seeds(effects: pd.DataFrame) -> pd.DataFrame:
     return effects.assign(beyond=beyond)
 
 
-@contextmanager
-def _in_dtype(model: nn.Module, dtype: str | None) -> Iterator[None]:
+def _in_dtype(model: nn.Module, dtype: str | None) -> AbstractContextManager[None]:
     """The model in another dtype, but for rotary frequencies, which stay as on loading."""
     # the bridge gives an unembedding without bias one, as a buffer
     tensors = [*model.original_model.parameters(), *model.unembed.buffers()]
-    before = [tensor.data for tensor in tensors]
-    try:
-        for tensor in tensors if dtype else ():
-            tensor.data = tensor.data.to(getattr(torch, dtype))
-        yield
-    finally:
-        for tensor, data in zip(tensors, before, strict=True):
-            tensor.data = data
+    return in_dtype(tensors, dtype and getattr(torch, dtype))
 
 
 def _released_share(tasks: Mapping[str, Task], seed: int) -> dict[str, Task]:

@@ -40,9 +40,7 @@ def provenance(
         "processor": platform.machine() + (f", {_processor()}" if device else ""),
         "seconds": None if seconds is None else round(float(seconds)),
         "checked": str(checked),
-        "versions": {
-            name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")
-        },
+        "versions": {name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")},
         "git_commit": commit or "unknown",
         "git_dirty": None if changes is None else bool(changes),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -71,14 +69,12 @@ def _processor() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    folder = Path(__file__).parent
+    here = Path(__file__)
     try:
         # A library copied into some other project's work tree has no commit of its own.
-        own = ["git", "-C", str(folder), "ls-files", "--error-unmatch", Path(__file__).name]
-        subprocess.run(own, capture_output=True, check=True, timeout=20)
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
-        )
+        for command in (["ls-files", "--error-unmatch", here.name], arguments):
+            done = subprocess.run(["git", "-C", here.parent, *command], capture_output=True, text=True, check=True,
+                                  timeout=20)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

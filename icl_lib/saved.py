@@ -2,15 +2,16 @@
 
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from icl_lib.files import whole
 
 # the code that the saved numbers come from: after a change of it they are computed anew
 _CODE = ("forward/*.py", "scores/function_vectors.py", "metrics/*.py", "saved.py")
@@ -48,11 +49,11 @@ class SavedResults:
             return compute()
         key = fingerprint(self.model, *made_from)
         path = self.folder / f"{key}.safetensors"
-        found = _read(path, key)
-        if found is not None:
+        if (found := _read(path, key)) is not None:
             return found
         tensors = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
-        _write(path, key, tensors)
+        with whole(path) as temporary:
+            save_file(tensors, temporary, metadata=_label(key, tensors))
         return tensors
 
 
@@ -80,19 +81,6 @@ def _read(path: Path, key: str) -> dict[str, Tensor] | None:
     except (SafetensorError, OSError):
         return None
     return tensors if metadata == _label(key, tensors) else None
-
-
-def _write(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(save(tensors, metadata=_label(key, tensors)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _label(key: str, tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -1,9 +1,7 @@
 """Tables: tidy parquet files with a fixed schema each, and what made them in the file's metadata."""
 
-import difflib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +14,8 @@ import pyarrow.parquet as pq
 import yaml
 from pandas.api.types import infer_dtype
 
+from icl_lib.files import whole
+from icl_lib.names import refuse_unknown
 from icl_lib.provenance import PROVENANCE_KEYS
 
 # Every table: what a row is, columns with types and meanings, keys; and the columns with a closed set of values.
@@ -34,39 +34,26 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]
 _MARKUP = re.compile(r"[<>`\x00-\x1f\x7f]")  # names are put into pages
 
 
-def write_table(
-    frame: pd.DataFrame, path: str | Path, *, schema_name: str, provenance: dict[str, Any]
-) -> None:
+def write_table(frame: pd.DataFrame, path: str | Path, *, schema_name: str, provenance: dict[str, Any]) -> None:
     """Write a table: checked, columns in order, rows sorted, under its final name only once complete.
 
     The same rows and provenance give the same bytes. Raises ValueError in one line for an unknown schema,
     missing, extra or wrongly typed columns, values outside a column's set, numbers that are not finite, rows
-    that repeat a key, and incomplete provenance. Parent folders are made. A table that the workflow made is left as it
-    is by anything else, which is said in a printed line.
+    that repeat a key, and incomplete provenance. A table that the workflow made is left as it is by anything else,
+    which is said in a printed line.
     """
     path = Path(path)
     frame = _checked(frame, schema_name)
-    columns = SCHEMAS[schema_name]
-    metadata = json.dumps(
-        {"schema": schema_name, "provenance": _checked_provenance(provenance)}, sort_keys=True
-    )
+    metadata = json.dumps({"schema": schema_name, "provenance": _checked_provenance(provenance)}, sort_keys=True)
     if not provenance["made_from"] and _made_by_workflow(path):
         print(f"{path} was made by a suite and is left as it is; to write a table give another results folder")
         return
-    schema = pa.schema([(name, _ARROW[kind]) for name, kind in columns.items()])
+    schema = pa.schema([(name, _ARROW[kind]) for name, kind in SCHEMAS[schema_name].items()])
     # Without pandas' own metadata, which would carry its version.
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
     table = table.replace_schema_metadata({_METADATA_KEY: metadata.encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def read_table(path: str | Path, *, schema_name: str | None = None) -> pd.DataFrame:
@@ -81,9 +68,7 @@ def read_table(path: str | Path, *, schema_name: str | None = None) -> pd.DataFr
     try:
         table = pq.read_table(path, partitioning=None, memory_map=False)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path} is truncated or not a parquet file ({str(error).splitlines()[0]})"
-        ) from None
+        raise ValueError(f"{path} is truncated or not a parquet file ({str(error).splitlines()[0]})") from None
     try:
         metadata = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         found, made_by = metadata["schema"], _checked_provenance(metadata["provenance"])
@@ -135,17 +120,12 @@ def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFram
     return pd.concat(frames, ignore_index=True)
 
 
-def tables_equal(first: str | Path, second: str | Path) -> bool:
-    """Whether two tables hold the same data, bit for bit, and were made alike.
+def table_fingerprint(path: str | Path) -> str:
+    """SHA-256 over a table's rows, bit for bit, and its provenance, as 64 hex digits: whether two were made alike.
 
     Of the provenance everything counts but time, git state, processor, rounding found on loading and the results
     folder, which differ by nature.
     """
-    return table_fingerprint(first) == table_fingerprint(second)
-
-
-def table_fingerprint(path: str | Path) -> str:
-    """SHA-256 over a table's rows, bit for bit, and what `tables_equal` counts of its provenance, as 64 hex digits."""
     frame = read_table(path)
     made_by = frame.attrs["provenance"] | {
         "time": "", "git_commit": "", "git_dirty": None, "processor": "", "seconds": None, "checked": ""}
@@ -160,28 +140,22 @@ def table_fingerprint(path: str | Path) -> str:
 
 def _checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
     """The frame with columns in order, of the right types, its rows sorted by the keys."""
-    if schema_name not in SCHEMAS:
-        raise ValueError(f"table {schema_name!r} is unknown, expected {_nearest(schema_name, SCHEMAS)}")
-    columns = SCHEMAS[schema_name]
-    missing = [c for c in columns if c not in frame]
-    extra = [str(c) for c in frame if c not in columns]
-    if missing or extra or len(frame.columns) != len(columns):
-        problem = f"lacks the columns {', '.join(missing)}" if missing else ""
-        if extra:
-            problem += f"{' and ' if missing else ''}has the extra columns {', '.join(extra)}"
-        raise ValueError(
-            f"table {schema_name} {problem or 'repeats a column'}; expected {', '.join(columns)}"
-        )
+    refuse_unknown("table", schema_name, SCHEMAS)
+    columns, keys = SCHEMAS[schema_name], KEYS[schema_name]
+    if sorted(map(str, frame)) != sorted(columns):
+        missing, extra = [c for c in columns if c not in frame], [str(c) for c in frame if c not in columns]
+        problems = [f"lacks the columns {', '.join(missing)}"] * bool(missing)
+        problems += [f"has the extra columns {', '.join(extra)}"] * bool(extra)
+        raise ValueError(f"table {schema_name} {' and '.join(problems) or 'repeats a column'}; "
+                         f"expected {', '.join(columns)}")
     frame = pd.DataFrame({c: _typed(frame[c].reset_index(drop=True), c, kind) for c, kind in columns.items()})
     if schema_name != "statistics":
         _refuse_gaps(frame)
-    frame = frame.sort_values(KEYS[schema_name], kind="stable", ignore_index=True)
-    repeated = frame.duplicated(KEYS[schema_name])
+    frame = frame.sort_values(keys, kind="stable", ignore_index=True)
+    repeated = frame.duplicated(keys)
     if repeated.any():
-        row = frame.loc[repeated.idxmax(), KEYS[schema_name]].to_dict()
-        raise ValueError(
-            f"table {schema_name} has {int(repeated.sum())} rows with a repeated key, first {row}"
-        )
+        row = frame.loc[repeated.idxmax(), keys].to_dict()
+        raise ValueError(f"table {schema_name} has {int(repeated.sum())} rows with a repeated key, first {row}")
     return frame
 
 
@@ -192,11 +166,8 @@ def _typed(column: pd.Series, name: str, kind: str) -> pd.Series:
         wrong = next((v for v in values if not isinstance(v, str) or _MARKUP.search(v)), None)
         if len(column) and (wrong is not None or column.isna().any()):
             raise ValueError(f"column {name} holds {wrong!r}, expected text without < > ` or control characters")
-        unknown = sorted(set(values) - set(VALUES.get(name, values)))
-        if unknown:
-            raise ValueError(
-                f"{name} {unknown[0]!r} is unknown, expected {_nearest(unknown[0], VALUES[name])}"
-            )
+        for value in values:
+            refuse_unknown(name, value, VALUES.get(name, [value]))
         return column.astype("str")
     is_int, is_float = pd.api.types.is_integer_dtype(column), pd.api.types.is_float_dtype(column)
     if len(column) and not (is_int or (kind == "float" and is_float)):
@@ -231,8 +202,3 @@ def _made_by_workflow(path: Path) -> bool:
     except ValueError:  # a damaged one may be replaced
         return False
 
-
-def _nearest(name: str, valid) -> str:
-    valid = list(valid)
-    near = difflib.get_close_matches(name, valid, n=1)
-    return f"one of {', '.join(valid)}" + (f"; nearest: {near[0]}" if near else "")

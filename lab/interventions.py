@@ -139,7 +139,8 @@ def heads_to_clamp(
         return chosen
     others = _others_of_layers(chosen, seed=seed)
     missing = int(chosen.sum() - others.sum())
-    return others | random_heads(tuple(chosen.shape), missing, seed=seed, draw=0, exclude=chosen | others)
+    more = random_heads(tuple(chosen.shape), missing, seed=seed, draw=0, exclude=(chosen | others).numpy())
+    return others | torch.from_numpy(more)
 
 
 def _others_of_layers(chosen: Bool[Tensor, "layer head"], *, seed: int) -> Bool[Tensor, "layer head"]:

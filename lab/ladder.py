@@ -7,9 +7,9 @@ import pandas as pd
 import yaml
 
 from icl_lib.data.tasks import Task
-from icl_lib.kinds import fv_threshold, null_draws
-from icl_lib.measurements import mean_scores, task_group
-from icl_lib.models.load import count_parameters
+from icl_lib.kinds import fv_threshold, mean_scores, null_draws
+from icl_lib.measurements import task_group
+from icl_lib.models.locate import count_parameters
 from icl_lib.tables import read_table
 from lab.files import ARMS, MODELS, RUNGS, TRIALS, read_rung
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.utils.logging import disable_progress_bar
 
-from icl_lib.models.load import steps_of
+from icl_lib.models.locate import steps_of
 from lab.check import measure
 from lab.files import MODELS, read_rung
 from lab.train import train

@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from icl_lib.ablation.conditions import ablation_conditions, at_fractions
 from icl_lib.ablation.effects import effects_table
-from icl_lib.ablation.measure import Measurement, ablation_table, zero_shot
 from icl_lib.ablation.protocols import PROTOCOLS, protocol_conditions
+from icl_lib.ablation.table import Measurement, ablation_table, zero_shot
 from icl_lib.provenance import provenance
 from icl_lib.tables import run_path, write_table
 
@@ -92,7 +91,7 @@ def _scores(rng, n_induction, n_fv):
 
 
 def _measured(rng, metric, replacement, positions, conditions, of_kind, nats, clean=0.9) -> Measurement:
-    heads = torch.stack([c.heads for c in conditions]).numpy()
+    heads = np.stack([c.heads for c in conditions])
     induction, fv = ((heads & mask).sum((1, 2)) / max(1, mask.sum()) for mask in of_kind)
     size = heads.sum((1, 2)) / (LAYERS * HEADS)
     if "loss" in metric:

@@ -163,3 +163,23 @@ def table() -> pd.DataFrame:
 
 if __name__ == "__main__":
     table().to_csv(TABLE, index=False)
+
+
+CONTEXT = {"pythia": 2048, "gpt2": 1024, "llama": 4096, "qwen": 131072}
+
+
+def configuration(model):
+    """The transformers configuration of one of the paper's models, from its shape in the table alone."""
+    import transformers
+
+    if model.family == "gpt2":
+        return transformers.GPT2Config(
+            n_embd=model.d_model, n_layer=model.layers, n_head=model.heads, n_inner=model.d_mlp,
+            n_positions=CONTEXT["gpt2"], vocab_size=model.vocab)
+    kind = {"pythia": transformers.GPTNeoXConfig, "llama": transformers.LlamaConfig,
+            "qwen": transformers.Qwen2Config}[model.family]
+    groups = {} if model.family == "pythia" else {"num_key_value_heads": model.kv_heads}
+    return kind(
+        hidden_size=model.d_model, num_hidden_layers=model.layers, num_attention_heads=model.heads,
+        intermediate_size=model.d_mlp, vocab_size=model.vocab, max_position_embeddings=CONTEXT[model.family],
+        tie_word_embeddings=False, **groups)

@@ -194,13 +194,13 @@ def controls(made):
     of_kind = (by_head(made, "fv") > bar) | (by_head(made, "induction_prefix_matching") > 0.3)
     at = [c for c in made.conditions if c.fraction == SHARE]
     found = {"heads of neither kind": (~of_kind).sum(), "draws, random": len({
-        tuple(c.heads.flatten().tolist()) for c in at if c.ranking == "random"})}
+        tuple(c.heads.ravel().tolist()) for c in at if c.ranking == "random"})}
     for own in (c for c in at if c.ranking in KINDS):
-        drawn = [c.heads.numpy() for c in at if c.ranking == "random_layer_matched" and c.matched == own.ranking
+        drawn = [c.heads for c in at if c.ranking == "random_layer_matched" and c.matched == own.ranking
                  and c.excluded == own.excluded]
         words = own.ranking + " with exclusion" * (own.excluded != "")
         found[f"draws, layer-matched, {words}"] = len({heads.tobytes() for heads in drawn})
-        layers = np.nonzero(own.heads.numpy())[0]
+        layers = np.nonzero(own.heads)[0]
         cost = [np.abs(layers[:, None] - np.nonzero(heads)[0]) for heads in drawn]
         found[f"layer distance, {words}"] = np.mean([c[optimize.linear_sum_assignment(c)].mean() for c in cost])
         assert not any(heads.ravel()[of_kind].any() for heads in drawn)

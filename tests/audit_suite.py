@@ -7,7 +7,7 @@ from safetensors import safe_open
 from icl_lib.ablation import two_papers
 from icl_lib.ablation.conditions import ablation_conditions
 from icl_lib.ablation.effects import effects_table
-from icl_lib.ablation.measure import Measurement, ablation_table, zero_shot
+from icl_lib.ablation.table import Measurement, ablation_table, zero_shot
 from icl_lib.provenance import provenance
 from icl_lib.tables import write_table
 from tests.project import ROOT
@@ -92,7 +92,7 @@ def _accuracy(rng, reads):
 
 def _measured(rng, conditions, heads):
     """Accuracy falls with the FV heads in a set, token loss with its induction heads, all a little with any head."""
-    share = [np.array([(c.heads.numpy() & mask).sum() / max(1, mask.sum()) for c in conditions]) for mask in heads]
+    share = [np.array([(c.heads & mask).sum() / max(1, mask.sum()) for c in conditions]) for mask in heads]
     size = np.array([int(c.heads.sum()) for c in conditions]) / (LAYERS * HEADS)
     tasks = np.repeat([f"unseen {task}" for task in range(TASKS)], PROMPTS)
     right = 0.9 - 0.5 * share[1] - 0.2 * share[0] - 0.5 * size

@@ -207,9 +207,7 @@ def test_exact_match_is_greedy_decoding(golden):
     def greedy(text: str) -> str:
         tokens = encode(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         options = {"attention_mask": torch.ones_like(tokens), "max_new_tokens": 2, "do_sample": False}
-        return encode.decode(
-            model.original_model.generate(tokens, pad_token_id=0, **options)[0, tokens.shape[1] :]
-        )
+        return encode.decode(model.original_model.generate(tokens, pad_token_id=0, **options)[0, tokens.shape[1] :])
 
     texts = [prompt.text for prompts in golden.prompts.values() for prompt in prompts.clean]
     answers = [greedy(text) for text in texts]
@@ -252,15 +250,9 @@ def test_token_losses_are_the_losses_by_position_with_and_without_edits(golden):
     tokens = torch.tensor(golden.expected["token_loss"]["tokens"])[:, :60]
     rows = torch.arange(len(tokens)).float()[:, None, None, None]
     heads = heads_of(model, (0, 0), (1, 1))
-    edits = [
-        None,
-        ones(model, heads, "all"),
-        Edit(heads, rows.expand(-1, *heads.shape, model.cfg.d_head), "all"),
-    ]
-    for edit in edits:
-        expected = (
-            -logits(model, tokens, edit).log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
-        )
+    by_row = Edit(heads, rows.expand(-1, *heads.shape, model.cfg.d_head), "all")
+    for edit in (None, ones(model, heads, "all"), by_row):
+        expected = -logits(model, tokens, edit).log_softmax(-1)[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
         for batch_size in (1, 2, None):
             actual = token_losses(model, tokens, edit, batch_size=batch_size)
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

@@ -12,7 +12,7 @@ from icl_lib.provenance import provenance
 from icl_lib.tables import write_table
 from lab import grid as command
 from lab.files import GRID
-from lab.grid_figures import differences
+from lab.grid_figures import _differences as differences
 from lab.grid_table import (
     COLUMNS,
     cell_counts,

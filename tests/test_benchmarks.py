@@ -12,7 +12,7 @@ from icl_lib import fv_scores, load_model
 from icl_lib.data.tasks import read_tasks
 from icl_lib.forward.means import clean_means
 from icl_lib.forward.passes import plain_transformers
-from icl_lib.models.load import count_parameters
+from icl_lib.models.locate import count_parameters
 from lab.files import read_rung
 from lab.text import Generator
 
@@ -78,7 +78,7 @@ def test_operations_are_those_that_torch_counts(tiny, tokenizer, n_tokens):
     with torch.no_grad(), plain_transformers(model) as hf_model:
         forward = counted(lambda: hf_model(tokens, use_cache=False, logits_to_keep=1))
     assert forward == plain - attention
-    ours = counted(lambda: fv_scores(model, {"task": prompts}, progress=False))
+    ours = counted(lambda: fv_scores(model, {"task": prompts}))
     # both prompt passes stop in the last layer once its keys and values are there; a row without edits joins there
     not_run, unedited = 2 * 9 * n_tokens * width**2, 12 * width**2 + 2 * n_tokens * width
     assert ours == scoring - 2 * attention - not_run + unedited
@@ -88,8 +88,8 @@ def test_operations_are_those_that_torch_counts(tiny, tokenizer, n_tokens):
 def test_transformer_lens_gives_the_scores_too(tiny, tokenizer):
     model = bench.random_model(tiny, tokenizer)
     prompts = bench.random_prompts(tokenizer, 20, 3, seed=1)
-    scored = fv_scores(model, {"task": prompts}, progress=False)
-    mean_z = clean_means(model, {"task": prompts}, progress=False)["task"]
+    scored = fv_scores(model, {"task": prompts})
+    mean_z = clean_means(model, {"task": prompts})["task"]
     heads = [(layer, head) for layer in range(3) for head in range(4)]
     patched = bench.patched_probabilities(model, prompts, mean_z, heads).unflatten(0, (3, 4))
     effects = patched - scored.shuffled_probability["task"].mean()

@@ -37,8 +37,7 @@ def test_emergence_step(scores, expected):
 
 def test_emergence_interval_holds_its_share():
     rows = np.array([[0.0, 2, 2, 2]] * 5 + [[0.0, 0, 2, 2]] * 90 + [[0.0, 0, 0, 0]] * 5)
-    assert emergence_interval([0, 10, 20, 30], rows, 1.0, level=0.95) == (10.0, math.inf)
-    assert emergence_interval([0, 10, 20, 30], rows, 1.0, level=0.85) == (20.0, 20.0)
+    assert emergence_interval([0, 10, 20, 30], rows, 1.0) == (10.0, math.inf)
 
 
 def test_transition_counts_by_hand():

@@ -73,17 +73,16 @@ def test_generation_under_edits_equals_generation_one_edit_and_prompt_at_a_time(
     texts = ["<|endoftext|>Q: red\nA:", "<|endoftext|>Q: winter gentle sea\nA: Red\n\nQ: blue\nA:", "<|endoftext|> x"]
     encoded = encode_prompts(model, [Prompt(text, " red") for text in texts], "task")
     edits = edits_of(model)
-    for batch_size in (1, 3):
-        quick = generate(model, encoded, edits, batch_size=batch_size)
-        for i, prompt in enumerate(encoded):
-            for j, edit in enumerate(edits):
-                fed, past, slow = torch.tensor([prompt.tokens]), None, []
-                with torch.no_grad(), edited_heads(model, edit), plain_transformers(model) as hf_model:
-                    for _ in range(5):
-                        out = hf_model(fed, past_key_values=past, use_cache=True)
-                        fed, past = out.logits[:, -1:].argmax(-1), out.past_key_values
-                        slow.append(int(fed))
-                assert quick[i, j].tolist() == slow
+    quick = generate(model, encoded, edits)
+    for i, prompt in enumerate(encoded):
+        for j, edit in enumerate(edits):
+            fed, past, slow = torch.tensor([prompt.tokens]), None, []
+            with torch.no_grad(), edited_heads(model, edit), plain_transformers(model) as hf_model:
+                for _ in range(5):
+                    out = hf_model(fed, past_key_values=past, use_cache=True)
+                    fed, past = out.logits[:, -1:].argmax(-1), out.past_key_values
+                    slow.append(int(fed))
+            assert quick[i, j].tolist() == slow
     assert len({tuple(row) for row in quick.flatten(0, 1).tolist()}) > len(encoded)  # edits change what is generated
 
 

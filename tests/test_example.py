@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from icl_lib.data.tasks import draw_prompts, read_tasks
 from icl_lib.example import measure as module
 from icl_lib.example.measure import candidate_tasks, example_table, token_texts, top_head_of_each_kind
-from icl_lib.models.load import LAB_MODELS, load_model, quiet, wrap_model
+from icl_lib.models.load import load_model, quiet, wrap_model
+from icl_lib.models.locate import LAB_MODELS
 from icl_lib.pages import example as report
 from icl_lib.scores.induction import induction_scores
 from tests.conftest import projections_of

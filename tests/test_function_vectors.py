@@ -72,7 +72,7 @@ def test_equals_one_full_pass_per_head(architecture, n_layers, heads, d_head, cl
     prompts = TaskPrompts([Prompt(*pair) for pair in clean], [Prompt(*pair) for pair in shuffled])
     n_heads, n_kv_heads = heads
     model, hf_model = tiny_model(architecture, n_layers, n_heads, d_head, n_kv_heads)
-    scored = fv_scores(model, {"task": prompts}, batch_size=batch_size, progress=False)
+    scored = fv_scores(model, {"task": prompts}, batch_size=batch_size)
     expected, means = brute_force(hf_model, model, prompts)
     assert (scored.scores - expected).abs().max() <= 1e-11
     assert (scored.mean_z["task"] - means).abs().max() <= 1e-11
@@ -85,7 +85,7 @@ def test_float32_is_exact_to_a_millionth_of_a_probability():
     )
     expected, _ = brute_force(hf_model, model, prompts)
     model.original_model.float()
-    scored = fv_scores(model, {"task": prompts}, progress=False)
+    scored = fv_scores(model, {"task": prompts})
     assert expected.abs().max() > 1e-4
     assert (scored.scores - expected).abs().max() <= 1e-6
 
@@ -97,21 +97,21 @@ def test_half_precision_moves_scores_by_no_more_than_is_documented(dtype, tolera
     for name in ("float32", dtype):
         model = load_model("lab-40k", device="cpu", dtype=name)
         prompts = measurements.prompts_of(model, tasks, n_prompts=4, n_shots=10, seed=0)
-        scores[name] = fv_scores(model, prompts, progress=False).scores
+        scores[name] = fv_scores(model, prompts).scores
     assert scores["float32"].abs().max() > 0.1
     assert 0 < (scores[dtype] - scores["float32"]).abs().max() < tolerance
 
 
 def test_scores_do_not_depend_on_batch_size_or_on_the_other_tasks(neox):
-    together = fv_scores(neox.model, neox.prompts, progress=False)
+    together = fv_scores(neox.model, neox.prompts)
     task = next(iter(neox.prompts))
     for batch_size in (1, 4):
-        alone = fv_scores(neox.model, {task: neox.prompts[task]}, batch_size=batch_size, progress=False)
+        alone = fv_scores(neox.model, {task: neox.prompts[task]}, batch_size=batch_size)
         torch.testing.assert_close(alone.by_task[task], together.by_task[task], rtol=1e-4, atol=1e-9)
 
 
 def test_by_prompt_values_give_the_means_and_standard_errors(neox):
-    scored = fv_scores(neox.model, neox.prompts, progress=False)
+    scored = fv_scores(neox.model, neox.prompts)
     for task, effects in scored.by_prompt.items():
         assert scored.n_prompts[task] == len(effects) == len(neox.prompts[task].shuffled)
         torch.testing.assert_close(scored.by_task[task], effects.mean(0))
@@ -122,7 +122,7 @@ def test_by_prompt_values_give_the_means_and_standard_errors(neox):
 def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
     import icl_lib.scores.function_vectors as module
 
-    expected = fv_scores(neox.model, neox.prompts, progress=False)
+    expected = fv_scores(neox.model, neox.prompts)
     sizes, read = [], module.run
 
     def scarce(model, batch, edits, targets):
@@ -132,7 +132,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
         return read(model, batch, edits, targets)
 
     monkeypatch.setattr(module, "run", scarce)
-    scored = fv_scores(neox.model, neox.prompts, batch_size=6, progress=False)
+    scored = fv_scores(neox.model, neox.prompts, batch_size=6)
     assert max(sizes) == 6
     torch.testing.assert_close(scored.scores, expected.scores, rtol=1e-4, atol=1e-9)
 
@@ -142,7 +142,7 @@ def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, 
     from icl_lib.forward.means import clean_means
     from icl_lib.scores import function_vectors
 
-    expected = clean_means(neox.model, neox.prompts, progress=False)
+    expected = clean_means(neox.model, neox.prompts)
     sizes, feed = [], passes.feed
 
     def scarce(hf_model, tokens):
@@ -152,7 +152,7 @@ def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, 
         return feed(hf_model, tokens)
 
     monkeypatch.setattr(passes, "feed", scarce)
-    means = clean_means(neox.model, neox.prompts, batch_size=4, progress=False)
+    means = clean_means(neox.model, neox.prompts, batch_size=4)
     assert sizes[:3] == [4, 2, 1]
     for task, mean in means.items():
         torch.testing.assert_close(mean, expected[task], rtol=1e-4, atol=1e-6)
@@ -162,7 +162,7 @@ def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, 
 
     monkeypatch.setattr(function_vectors, "run", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        fv_scores(neox.model, neox.prompts, mean_z=means, progress=False)
+        fv_scores(neox.model, neox.prompts, mean_z=means)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -171,19 +171,18 @@ def test_progress_shows_in_a_terminal_only(neox, monkeypatch, terminal):
         def isatty(self):
             return terminal
 
-    for progress in (True, False):
-        screen = Screen()
-        monkeypatch.setattr("sys.stderr", screen)
-        fv_scores(neox.model, neox.prompts, progress=progress)
-        assert ("FV scores" in screen.getvalue() and "clean means" in screen.getvalue()) == (terminal and progress)
-        assert bool(screen.getvalue()) == (terminal and progress)
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    fv_scores(neox.model, neox.prompts)
+    assert ("FV scores" in screen.getvalue() and "clean means" in screen.getvalue()) == terminal
+    assert bool(screen.getvalue()) == terminal
 
 
 def test_answers_in_context_have_the_tokens_that_follow_the_prompt(neox, monkeypatch):
     import icl_lib.scores.function_vectors as module
 
-    alone = fv_scores(neox.model, neox.prompts, progress=False)
-    assert torch.equal(fv_scores(neox.model, neox.prompts, answer="in_context", progress=False).scores, alone.scores)
+    alone = fv_scores(neox.model, neox.prompts)
+    assert torch.equal(fv_scores(neox.model, neox.prompts, answer="in_context").scores, alone.scores)
     # the space belongs to the prompt: alone the answer is another token than behind it
     prompts = TaskPrompts([Prompt(BOS + "Q: red\nA:", " red")], [Prompt(BOS + "Q: red\nA:", "red")])
     encoded = module.encode_prompts(neox.model, prompts.shuffled, "colours")
@@ -197,14 +196,14 @@ def test_answers_in_context_have_the_tokens_that_follow_the_prompt(neox, monkeyp
 
 
 def test_given_means_are_used_and_permuted_ones_are_a_null(neox, monkeypatch):
-    scored = fv_scores(neox.model, neox.prompts, progress=False)
-    again = fv_scores(neox.model, neox.prompts, mean_z=scored.mean_z, progress=False)
+    scored = fv_scores(neox.model, neox.prompts)
+    again = fv_scores(neox.model, neox.prompts, mean_z=scored.mean_z)
     assert torch.equal(again.scores, scored.scores)
-    null = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2, progress=False)
+    null = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2)
     assert null.shape == (2, *scored.scores.shape)
     assert not torch.allclose(null[0], scored.scores)
     monkeypatch.setattr("icl_lib.scores.function_vectors._VALUE_BYTES", 1)  # one draw at a time
-    alone = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2, progress=False)
+    alone = permuted_mean_scores(neox.model, neox.prompts, scored.mean_z, n_draws=2)
     assert torch.allclose(alone, null, atol=1e-9, rtol=0)
 
 
@@ -218,7 +217,7 @@ def test_a_derangement_leaves_nothing_in_place():
 
 def refused(model, prompts, **options) -> str:
     with pytest.raises(ValueError) as error:
-        fv_scores(model, prompts, progress=False, **options)
+        fv_scores(model, prompts, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -25,7 +25,7 @@ def assert_close(actual, expected, tolerance: float) -> None:
 @pytest.mark.parametrize(("architecture", "dtype"), CASES)
 def test_fv_scores(architecture, dtype):
     case = golden_case(architecture, dtype)
-    result = fv_scores(case.model, case.prompts, progress=False)
+    result = fv_scores(case.model, case.prompts)
     limit = tolerance(case, architecture)
     assert_close(result.scores, case.expected["fv_scores"], limit)
     for task, expected in case.expected["fv_scores_by_task"].items():

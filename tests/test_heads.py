@@ -4,7 +4,6 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-import torch
 
 from icl_lib.heads import (
     head_count,
@@ -31,8 +30,8 @@ PAPER_COUNTS = {
 
 
 def mask_of(names, shape):
-    names_of_all = head_names(torch.ones(shape, dtype=torch.bool))
-    return torch.tensor([name in names for name in names_of_all]).reshape(shape)
+    names_of_all = head_names(np.ones(shape, dtype=bool))
+    return np.array([name in names for name in names_of_all]).reshape(shape)
 
 
 @pytest.mark.parametrize("n_total", PAPER_COUNTS)
@@ -66,27 +65,27 @@ def brute_force_top(scores, n_heads, exclude):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_top_heads_agree_with_sorting_by_hand(seed):
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randint(-2, 3, (4, 6), generator=generator).double() / 3  # many ties
-    exclude = torch.rand(4, 6, generator=generator) < 0.3
-    n_heads = int(torch.randint(0, 12, (1,), generator=generator))
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-2, 3, (4, 6)) / 3  # many ties
+    exclude = rng.random((4, 6)) < 0.3
+    n_heads = int(rng.integers(12))
     found = top_heads(scores, n_heads=n_heads, exclude=exclude)
-    assert {tuple(pair) for pair in found.nonzero().tolist()} == brute_force_top(scores, n_heads, exclude)
+    assert {tuple(pair) for pair in np.argwhere(found).tolist()} == brute_force_top(scores, n_heads, exclude)
 
 
 def test_ties_go_to_the_earlier_layer_then_head():
-    assert head_names(top_heads(torch.zeros(3, 4), n_heads=5)) == ["L0H0", "L0H1", "L0H2", "L0H3", "L1H0"]
+    assert head_names(top_heads(np.zeros((3, 4)), n_heads=5)) == ["L0H0", "L0H1", "L0H2", "L0H3", "L1H0"]
 
 
 def test_fraction_counts_all_heads_before_exclusion():
-    scores = torch.arange(100.0).reshape(10, 10)
+    scores = np.arange(100.0).reshape(10, 10)
     exclude = top_heads(scores, fraction=0.02)
     assert head_names(exclude) == ["L9H8", "L9H9"]
     assert head_names(top_heads(scores, fraction=0.03, exclude=exclude)) == ["L9H5", "L9H6", "L9H7"]
 
 
 def test_infinite_and_half_precision_scores_rank():
-    scores = torch.tensor([[float("-inf"), 1.0], [float("inf"), 0.0]], dtype=torch.float16)
+    scores = np.array([[-np.inf, 1.0], [np.inf, 0.0]], dtype=np.float16)
     assert head_names(top_heads(scores, n_heads=2)) == ["L0H1", "L1H0"]
 
 
@@ -100,8 +99,8 @@ def test_infinite_and_half_precision_scores_rank():
         (lambda s: top_heads(s, fraction=0.1, n_heads=1), "give either fraction or n_heads"),
         (lambda s: top_heads(s, n_heads=9), "n_heads 9 is outside 0..8"),
         (lambda s: top_heads(s, n_heads=-1), "n_heads -1 is outside 0..8"),
-        (lambda s: top_heads(s, fraction=0.1, rounding="up"), "rounding 'up' is unknown"),
-        (lambda s: top_heads(torch.where(s > 6, torch.nan, s), n_heads=1), r"NaN \(first L1H3\)"),
+        (lambda s: top_heads(s, fraction=0.1, rounding="up"), "unknown rounding 'up'"),
+        (lambda s: top_heads(np.where(s > 6, np.nan, s), n_heads=1), r"NaN \(first L1H3\)"),
         (
             lambda s: top_heads(s, n_heads=3, exclude=s < 6),
             "n_heads 3 is outside 0..2.* after excluding 6 of 8",
@@ -117,25 +116,25 @@ def test_infinite_and_half_precision_scores_rank():
     ],
 )
 def test_bad_input_is_refused_in_one_line(call, message):
-    scores = torch.arange(8.0).reshape(2, 4)
+    scores = np.arange(8.0).reshape(2, 4)
     with pytest.raises(ValueError, match=message) as caught:
         call(scores)
     assert "\n" not in str(caught.value)
 
 
 def test_random_heads_are_uniform_and_repeatable():
-    draws = torch.stack([random_heads((3, 4), 3, seed=1, draw=draw) for draw in range(2000)])
+    draws = np.stack([random_heads((3, 4), 3, seed=1, draw=draw) for draw in range(2000)])
     assert (draws.sum((1, 2)) == 3).all()
     expected, spread = 3 / 12, math.sqrt(0.25 * 0.75 / 2000)
-    assert ((draws.float().mean(0) - expected).abs() < 4.5 * spread).all()
-    assert torch.equal(random_heads((3, 4), 3, seed=1, draw=5), draws[5])
-    assert not torch.equal(
-        torch.stack([random_heads((3, 4), 3, seed=2, draw=i) for i in range(9)]), draws[:9]
+    assert (np.abs(draws.mean(0) - expected) < 4.5 * spread).all()
+    assert np.array_equal(random_heads((3, 4), 3, seed=1, draw=5), draws[5])
+    assert not np.array_equal(
+        np.stack([random_heads((3, 4), 3, seed=2, draw=i) for i in range(9)]), draws[:9]
     )
 
 
 def test_random_heads_avoid_excluded_heads():
-    exclude = torch.zeros(3, 4, dtype=torch.bool)
+    exclude = np.zeros((3, 4), dtype=bool)
     exclude[1] = True
     for draw in range(50):
         assert not (random_heads((3, 4), 8, seed=0, draw=draw, exclude=exclude) & exclude).any()
@@ -143,25 +142,25 @@ def test_random_heads_avoid_excluded_heads():
 
 def test_layer_matched_heads_match_counts_and_avoid_the_heads():
     heads = mask_of(["L0H1", "L2H0", "L2H3"], (3, 6))
-    draws = torch.stack([layer_matched_random_heads(heads, seed=3, draw=draw) for draw in range(600)])
+    draws = np.stack([layer_matched_random_heads(heads, seed=3, draw=draw) for draw in range(600)])
     assert (draws.sum(2) == heads.sum(1)).all()
     assert not (draws & heads).any()
-    layer0 = draws[:, 0].float().mean(0)[~heads[0]]
-    assert ((layer0 - 1 / 5).abs() < 4.5 * math.sqrt(0.16 / 600)).all()
+    layer0 = draws[:, 0].mean(0)[~heads[0]]
+    assert (np.abs(layer0 - 1 / 5) < 4.5 * math.sqrt(0.16 / 600)).all()
 
 
 def nearest_match(heads, allowed):
     """The smallest mean distance in layers over all sets of allowed heads, by trying all of them."""
-    layers, free = heads.nonzero()[:, 0].tolist(), allowed.nonzero()[:, 0].tolist()
+    layers, free = heads.nonzero()[0], allowed.nonzero()[0]
     return min(np.abs(np.subtract(layers, chosen)).mean() for chosen in itertools.combinations(free, len(layers)))
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_layer_matched_heads_are_the_nearest_there_are(seed):
-    generator = torch.Generator().manual_seed(seed)
-    heads = torch.zeros(4, 4, dtype=torch.bool)
-    heads[int(torch.randint(0, 4, (1,), generator=generator)), : 1 + seed % 3] = True
-    exclude = torch.rand(4, 4, generator=generator) < 0.6
+    rng = np.random.default_rng(seed)
+    heads = np.zeros((4, 4), dtype=bool)
+    heads[rng.integers(4), : 1 + seed % 3] = True
+    exclude = rng.random((4, 4)) < 0.6
     allowed = ~heads & ~exclude
     n = int(heads.sum())
     if int(allowed.sum()) < n:
@@ -172,18 +171,18 @@ def test_layer_matched_heads_are_the_nearest_there_are(seed):
         matched = layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude)
         assert int(matched.sum()) == n and not (matched & ~allowed).any()
         assert layer_distance(heads, matched) == pytest.approx(nearest_match(heads, allowed))
-        assert torch.equal(matched, layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude))
+        assert np.array_equal(matched, layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude))
 
 
 def test_a_whole_layer_is_matched_by_both_its_neighbours_alike():
-    heads = torch.zeros(4, 8, dtype=torch.bool)
+    heads = np.zeros((4, 8), dtype=bool)
     heads[2] = True
     exclude = mask_of(["L1H0", "L2H3"], (4, 8))  # one of them in the set itself
-    draws = torch.stack([layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude) for draw in range(900)])
+    draws = np.stack([layer_matched_random_heads(heads, seed=0, draw=draw, exclude=exclude) for draw in range(900)])
     assert (draws[:, [0, 2]] == 0).all() and (draws.sum((1, 2)) == 8).all() and not draws[:, 1, 0].any()
-    share = draws.float().mean(0)[(torch.arange(4) % 2 == 1)[:, None] & ~exclude]
+    share = draws.mean(0)[(np.arange(4) % 2 == 1)[:, None] & ~exclude]
     expected = 8 / 15
-    assert ((share - expected).abs() < 4.5 * math.sqrt(expected * (1 - expected) / 900)).all()
+    assert (np.abs(share - expected) < 4.5 * math.sqrt(expected * (1 - expected) / 900)).all()
     assert layer_distance(heads, draws[0]) == 1.0
 
 
@@ -197,10 +196,10 @@ def test_other_layers_heads_are_left_to_those_layers():
 
 
 def test_the_two_random_kinds_are_different_streams():
-    heads = torch.zeros(1, 64, dtype=torch.bool)
+    heads = np.zeros((1, 64), dtype=bool)
     heads[0, 60:] = True
     same = [
-        torch.equal(
+        np.array_equal(
             random_heads((1, 64), 4, seed=0, draw=i, exclude=heads),
             layer_matched_random_heads(heads, seed=0, draw=i),
         )
@@ -217,5 +216,5 @@ def test_overlap_by_hand():
 
 
 def test_names_round_trip():
-    mask = torch.from_numpy(np.random.default_rng(0).random((5, 13)) < 0.4)
-    assert torch.equal(mask_of(head_names(mask), (5, 13)), mask)
+    mask = np.random.default_rng(0).random((5, 13)) < 0.4
+    assert np.array_equal(mask_of(head_names(mask), (5, 13)), mask)

@@ -61,7 +61,7 @@ def test_a_revision_is_downloaded_once_and_then_serves_offline(hub, tmp_path):
     ("arguments", "options", "words"),
     [
         (["fine/neox", "step7"], {}, ["no such revision", "'step7'", "/fine/neox/tree/main"]),
-        (["wrong/gated"], {}, ["'wrong/gated' is gated", "ask for access", "HF_TOKEN"]),
+        (["wrong/gated"], {}, ["'wrong/gated': is gated", "ask for access", "HF_TOKEN"]),
         (["wrong/private"], {}, ["'wrong/private'", "not open to you", "HF_TOKEN"]),
         (["nobody/nothing"], {}, ["'nobody/nothing'", "no such model"]),
         (["a/b/c"], {}, ["'a/b/c'", "owner/name"]),

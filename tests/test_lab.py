@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from icl_lib.data.tasks import LAB_TASKS, draw_prompts, read_tasks, select_tasks
-from icl_lib.models.load import steps_of
+from icl_lib.models.locate import steps_of
 from lab import train as trainer
 from lab import world
 from lab.check import MEASURES, broken_promises
@@ -187,7 +187,7 @@ def test_committed_checkpoints_are_of_their_rung_and_the_last_is_there(rung):
 
 
 def test_questions_outside_the_context_of_tasks_are_refused():
-    with pytest.raises(ValueError, match="unknown task 'letters_nxt'; nearest known tasks: letters_next"):
+    with pytest.raises(ValueError, match="unknown task 'letters_nxt'; nearest valid names: letters_next"):
         select_tasks(read_tasks(), ["letters_nxt"])
 
 

@@ -17,7 +17,8 @@ from icl_lib.forward.encoded import encode_prompts
 from icl_lib.forward.means import clean_means
 from icl_lib.injection import function_vector
 from icl_lib.measurements import made_by
-from icl_lib.models.load import bos_text, locate, steps_of
+from icl_lib.models.load import bos_text
+from icl_lib.models.locate import locate, steps_of
 from icl_lib.pages.dynamics import steps_sentence
 from tests.architectures import TOKENIZER
 from tests.conftest import ablated_answer_probabilities
@@ -80,7 +81,7 @@ def test_the_reported_losses_are_those_of_plain_transformers(tmp_path, kind, rig
 
 def test_fv_scores_of_gpt_j_are_those_of_whole_passes():
     model, plain = wrapped("GPTJ")
-    result = fv_scores(model, PROMPTS, progress=False)
+    result = fv_scores(model, PROMPTS)
     prompt = encode_prompts(model, PROMPTS["t"].shuffled, "t")[0]
     for layer in range(2):
         for head in range(6):
@@ -107,7 +108,7 @@ def test_attention_sinks_are_in_every_measure():
     for prompt in encoded:
         log_probabilities(plain, prompt.tokens)
     mean = torch.stack(seen).view(2, 2, 6, 8).mean(0)
-    assert torch.allclose(clean_means(model, PROMPTS, progress=False)["t"], mean, atol=1e-5)
+    assert torch.allclose(clean_means(model, PROMPTS)["t"], mean, atol=1e-5)
     heads = torch.zeros(2, 6, dtype=torch.bool)
     heads[0, 1] = heads[1, 4] = True
     found = ablated_answer_probabilities(model, PROMPTS, heads, positions="all")["t"]
@@ -133,11 +134,11 @@ def test_a_head_writes_past_a_norm_after_attention_with_the_scale_of_all_heads()
         whole = weight @ mean_z[layer].flatten()
         part = weight @ (mean_z[layer] * heads[layer, :, None]).flatten()
         expected = expected + norm.weight.data * part / (whole.square().mean() + norm.variance_epsilon).sqrt()
-    assert torch.allclose(function_vector(model, mean_z, heads), expected, atol=1e-4)
+    assert torch.allclose(function_vector(model, mean_z, heads.numpy()), expected, atol=1e-4)
     alone = torch.zeros_like(mean_z)
     alone[0, 3] = mean_z[0, 3]
     heads[1] = False
-    assert function_vector(model, alone, heads).norm() == pytest.approx(48**0.5, rel=1e-2)
+    assert function_vector(model, alone, heads.numpy()).norm() == pytest.approx(48**0.5, rel=1e-2)
 
 
 def test_what_a_head_writes_is_multiplied_as_the_architecture_does():
@@ -146,7 +147,7 @@ def test_what_a_head_writes_is_multiplied_as_the_architecture_does():
     heads = torch.ones(2, 6, dtype=torch.bool)
     expected = sum(0.25 * block.self_attn.o_proj.weight.data @ mean_z[i].flatten()
                    for i, block in enumerate(plain.model.layers))
-    assert torch.allclose(function_vector(model, mean_z, heads), expected, atol=1e-5)
+    assert torch.allclose(function_vector(model, mean_z, heads.numpy()), expected, atol=1e-5)
 
 
 def test_a_sweep_that_edits_nothing_falls_back_or_is_refused(monkeypatch):

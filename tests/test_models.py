@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-import icl_lib.models.load as module
+import icl_lib.models.locate as module
 from icl_lib import load_model, steps_of
 from tests.conftest import GOLDEN
 
@@ -22,7 +22,7 @@ def lab(tmp_path, monkeypatch):
     hf_model = AutoModelForCausalLM.from_pretrained(WEIGHTS).half()
     for seed, steps in {0: (0, 8, 1000), 1: (0,)}.items():
         for step in steps:
-            folder = tmp_path / "tiny" / f"seed{seed}" / f"step{step}"
+            folder = tmp_path / "lab-tiny" / f"seed{seed}" / f"step{step}"
             hf_model.get_input_embeddings().weight.data[0, 0] = step
             hf_model.save_pretrained(folder)
             AutoTokenizer.from_pretrained(WEIGHTS).save_pretrained(folder)
@@ -45,9 +45,9 @@ def test_lab_models_load_by_name_and_step(lab):
 
 
 def test_folders_load_with_and_without_steps(lab):
-    assert step_in(load_model(lab / "tiny" / "seed0")) == 1000
-    assert step_in(load_model(str(lab / "tiny" / "seed0"), step=8)) == 8
-    assert step_in(load_model(lab / "tiny" / "seed0" / "step8")) == 8
+    assert step_in(load_model(lab / "lab-tiny" / "seed0")) == 1000
+    assert step_in(load_model(str(lab / "lab-tiny" / "seed0"), step=8)) == 8
+    assert step_in(load_model(lab / "lab-tiny" / "seed0" / "step8")) == 8
     assert steps_of(WEIGHTS) == []
     assert load_model(WEIGHTS, dtype="float64").original_model.dtype == torch.float64
 
@@ -93,5 +93,6 @@ def test_loading_is_silent(capfd):
 
 
 def test_importing_the_library_does_not_import_transformer_lens():
-    code = "import sys, icl_lib; sys.exit('transformer_lens' in sys.modules or 'transformers' in sys.modules)"
+    code = ("import sys, icl_lib; cheap = 'torch' not in sys.modules; [getattr(icl_lib, n) for n in icl_lib.__all__]; "
+            "sys.exit(not cheap or 'transformer_lens' in sys.modules or 'transformers' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], cwd=GOLDEN.parents[1]).returncode == 0

@@ -18,7 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from icl_lib import load_model
 from icl_lib.models import packaged
-from icl_lib.models.load import count_parameters, locate, steps_of
+from icl_lib.models.locate import count_parameters, locate, steps_of
 from icl_lib.models.packaged import PackagedModel, Wheel, packaged_models
 
 
@@ -95,6 +95,7 @@ def table(monkeypatch, folder: Path, content: bytes, **changes) -> None:
     known = lambda: {"tiny": PackagedModel(**model)}  # noqa: E731
     monkeypatch.setattr(packaged, "packaged_models", known)
     monkeypatch.setattr("icl_lib.models.load.packaged_models", known)
+    monkeypatch.setattr("icl_lib.models.locate.packaged_models", known)
 
 
 def left(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from icl_lib.models.paper_models import PAPER_STEPS, PYTHIA_STEPS, family, memory_gib, paper_models, published_steps
+from tests.architectures import configuration
 
 MODELS = paper_models()
 # heads per model, from the notebook of the released code
@@ -28,7 +29,7 @@ def test_each_configuration_has_the_heads_and_the_published_parameters(name):
     import transformers
 
     model = MODELS[name]
-    config = model.configuration()
+    config = configuration(model)
     with torch.device("meta"):
         built = transformers.AutoModelForCausalLM.from_config(config)
     layers = sum(name.endswith((".attention.dense", ".attn.c_proj", ".self_attn.o_proj"))

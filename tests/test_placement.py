@@ -7,6 +7,7 @@ from icl_lib import load_model
 from icl_lib.models import placement
 from icl_lib.models.paper_models import paper_models
 from icl_lib.models.placement import choose_dtype, free_gib, needed_gib, refuse_too_large
+from tests.architectures import configuration
 from tests.conftest import GOLDEN
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -17,12 +18,12 @@ def test_needs_from_a_configuration_are_those_of_the_table(name):
     model = paper_models()[name]
     for dtype in (torch.float32, torch.bfloat16):
         expected = model.memory_gib(str(dtype).removeprefix("torch."))
-        assert needed_gib(model.configuration(), dtype) == pytest.approx(expected, rel=0.03)
+        assert needed_gib(configuration(model), dtype) == pytest.approx(expected, rel=0.03)
 
 
 def test_number_types_follow_the_table_on_a_gpu_and_are_float32_on_a_cpu():
     for name, model in paper_models().items():
-        config = model.configuration()
+        config = configuration(model)
         assert choose_dtype("auto", CUDA, name, config) == getattr(torch, model.gpu_dtype)
         assert choose_dtype("auto", CPU, name, config) == torch.float32
         # another model of this shape, by its size
@@ -32,7 +33,7 @@ def test_number_types_follow_the_table_on_a_gpu_and_are_float32_on_a_cpu():
 
 
 def test_a_model_larger_than_the_memory_is_refused_with_the_number(monkeypatch):
-    config = paper_models()["EleutherAI/pythia-6.9b-deduped"].configuration()
+    config = configuration(paper_models()["EleutherAI/pythia-6.9b-deduped"])
     monkeypatch.setattr(placement, "free_gib", lambda device: 24.0)
     refuse_too_large(CUDA, torch.bfloat16, config)
     needed = needed_gib(config, torch.float32)
@@ -53,6 +54,5 @@ def test_loading_refuses_before_weights_are_read(monkeypatch):
         load_model(GOLDEN / "gpt_neox" / "model", device="cpu")
 
 
-def test_free_memory_of_this_machine_is_known_on_linux():
-    free = free_gib(CPU)
-    assert free is None or 0 < free < 1e5
+def test_free_memory_of_this_machine_is_known():
+    assert 0 < free_gib(CPU) < 1e5

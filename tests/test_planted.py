@@ -15,6 +15,8 @@ from icl_lib import measurements
 from icl_lib.ablation import effects as ablation_effects
 from icl_lib.ablation import measure as grid
 from icl_lib.ablation.conditions import ablation_conditions
+from icl_lib.ablation.table import ablation_table
+from icl_lib.ablation.table import zero_shot as zero_shot_rows
 from icl_lib.analysis.claims import FAILS, HOLDS, POWERLESS, ledger
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.injection import execution_table
@@ -46,7 +48,7 @@ BY_DOCUMENT = COPIED * np.array([0, 1, 1, 1, 1])
 def scored(model):
     """Attention scores' tokens, FV scores and their null."""
     prompts = of_split(model, "scoring")
-    fv = fv_scores(model, prompts, progress=False)
+    fv = fv_scores(model, prompts)
     null = measurements.null_scores(model, prompts, fv, n_draws=N_DRAWS, seed=0)
     return repeated_random_tokens(model, n_sequences=20, length=15, seed=0), fv, null
 
@@ -73,9 +75,9 @@ def write_tables(model, name):
 
     measured = [*with_heads("mean", "all", evaluation, documents), *with_heads("mean", "last", evaluation, documents),
                 *with_heads("task_mean", "all", evaluation, None)]
-    zero_shot = grid.zero_shot(with_heads("mean", "all", of_split(model, "evaluation", n_shots=0), None))
+    zero_shot = zero_shot_rows(with_heads("mean", "all", of_split(model, "evaluation", n_shots=0), None))
     tables = {
-        "scores": scores, "accuracy": accuracy, "ablations": grid.ablation_table(measured + zero_shot, **named),
+        "scores": scores, "accuracy": accuracy, "ablations": ablation_table(measured + zero_shot, **named),
         "effects": ablation_effects.effects_table(measured, seed=0, **named),
         "executions": execution_table(
             model, measurements.in_split(tasks, "evaluation"), scores, fraction=ONE_HEAD,
@@ -116,7 +118,7 @@ def test_scores_find_each_head_where_it_is_and_no_other(tmp_path, name, heads):
     expected = {"previous": 1.0, "fv": 1.0, "induction": float((1 / (repeated & earlier).sum(2)).mean())}
     assert expected["induction"] > 0.8
     for kind, scores in found.items():
-        there = torch.zeros(planted.N_LAYERS, planted.N_HEADS, dtype=torch.bool)
+        there = np.zeros((planted.N_LAYERS, planted.N_HEADS), dtype=bool)
         there[heads[kind]] = kind in WORKING[name]
         assert scores[there].tolist() == pytest.approx([expected[kind]] * int(there.sum()), abs=2e-3), kind
         assert scores[~there].abs().max() < (0.1 if kind != "fv" else 1e-6), kind

@@ -67,7 +67,7 @@ def test_the_default_is_what_the_library_does_without_protocols(neox):
     prompts = measurements.prompts_of(neox.model, TASKS, **SMALL, seed=3)
     assert protocols.protocol_prompts(neox.model, TASKS, protocol, seed=3) == prompts
     scored = protocols.protocol_fv_scores(neox.model, TASKS, protocol, seed=3)
-    assert torch.equal(scored.scores, fv_scores(neox.model, prompts, progress=False).scores)
+    assert torch.equal(scored.scores, fv_scores(neox.model, prompts).scores)
 
 
 def test_induction_switches_change_the_tokens_as_they_say(neox):

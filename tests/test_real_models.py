@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from icl_lib import load_model
 from icl_lib.data.tasks import TaskPrompts, read_tasks
 from icl_lib.measurements import prompts_of
-from icl_lib.models.load import count_parameters, quiet
+from icl_lib.models.load import quiet
+from icl_lib.models.locate import count_parameters
 from icl_lib.models.packaged import packaged_folder
 from icl_lib.scores.function_vectors import fv_scores
 from tests.conftest import ablated_answer_probabilities, projections_of
@@ -79,7 +80,7 @@ def test_fv_scores_of_twenty_heads(case):
     model, plain, prompts, heads = case
     own = prompts[TASK]
     mean = torch.stack([outputs(model, plain, p) for p in own.clean]).double().mean(0).float()
-    scores = fv_scores(model, {TASK: own}, progress=False).by_task[TASK]
+    scores = fv_scores(model, {TASK: own}).by_task[TASK]
     found = []
     for layer, head in heads:
         hook = replace(head, mean[layer, head])

@@ -1,6 +1,8 @@
 """The rooms of icl_lib know only rooms below them."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 
@@ -8,15 +10,15 @@ from tests.project import ROOT
 
 # From the bottom up; a room is a folder or a file of icl_lib. What stands in one line may not know each other.
 ORDER = [
-    ("progress", "stats", "provenance", "heads", "names", "departures"),
-    ("tables",),
+    ("progress", "stats", "provenance", "names", "files", "departures"),
+    ("heads", "tables"),
+    ("kinds",),
     ("saved", "notebook", "models"),
     ("data",),
     ("forward",),
     ("scores", "metrics"),
     ("check",),
     ("measurements",),
-    ("kinds",),
     ("ablation", "example", "injection", "protocols"),
     ("analysis",),
     ("figures",),
@@ -52,6 +54,14 @@ def test_a_room_knows_only_rooms_below_it(path):
     for other in set(imported(path)) - {room}:
         assert FLOOR[other] < FLOOR[room] or (room, other) in UPWARDS, f"{room} imports {other}"
         assert not (room in ("figures", "pages") and other in ENGINE), f"{room} imports the engine's {other}"
+
+
+def test_analysis_figures_and_pages_import_no_torch():
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES
+               if room_of(path) in ("analysis", "figures", "pages")]
+    assert len(modules) > 10
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_every_room_has_a_floor():

@@ -16,6 +16,7 @@ import icl_lib.scores.function_vectors as module
 from icl_lib import fv_scores, permuted_mean_scores
 from icl_lib.ablation import measure as grid
 from icl_lib.ablation.conditions import Condition
+from icl_lib.forward import replacements
 from icl_lib.forward.means import clean_means
 from icl_lib.saved import SavedResults, fingerprint
 from tests.conftest import golden_case, tiny_model
@@ -26,7 +27,7 @@ FIELDS = ("by_task", "mean_z", "standard_error_by_task", "by_prompt", "shuffled_
 # Scores the golden prompts; dies at the given call of the given function, or lives and says how often it was called.
 SCRIPT = """
 import os, signal, sys
-import icl_lib.scores.function_vectors as fv, icl_lib.saved as saved
+import icl_lib.scores.function_vectors as fv, icl_lib.files as files
 from tests.conftest import golden_case
 folder, target, deadly = sys.argv[1], sys.argv[2], int(sys.argv[3])
 calls = 0
@@ -41,9 +42,9 @@ def counted(function, die_before):
 if target == "effects":
     fv.run = counted(fv.run, True)
 else:
-    saved.os.replace = counted(saved.os.replace, True)
+    files.os.replace = counted(files.os.replace, True)
 golden = golden_case("gpt_neox")
-fv.fv_scores(golden.model, golden.prompts, batch_size=2, save_to=folder, progress=False)
+fv.fv_scores(golden.model, golden.prompts, batch_size=2, save_to=folder)
 print(calls)
 """
 
@@ -80,8 +81,8 @@ def test_killed_scoring_goes_on_where_it_stopped(tmp_path, target, fraction):
         assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()
 
     golden = golden_case("gpt_neox")
-    undisturbed = fv_scores(golden.model, golden.prompts, batch_size=2, progress=False)
-    assert same(fv_scores(golden.model, golden.prompts, save_to=tmp_path / "killed", progress=False), undisturbed)
+    undisturbed = fv_scores(golden.model, golden.prompts, batch_size=2)
+    assert same(fv_scores(golden.model, golden.prompts, save_to=tmp_path / "killed"), undisturbed)
 
 
 @pytest.fixture
@@ -98,39 +99,39 @@ def computed(monkeypatch):
 
 
 def test_finished_tasks_are_read_and_null_draws_saved_too(neox, tmp_path, computed):
-    first = fv_scores(neox.model, neox.prompts, save_to=tmp_path, progress=False)
-    null = permuted_mean_scores(neox.model, neox.prompts, first.mean_z, n_draws=2, save_to=tmp_path, progress=False)
+    first = fv_scores(neox.model, neox.prompts, save_to=tmp_path)
+    null = permuted_mean_scores(neox.model, neox.prompts, first.mean_z, n_draws=2, save_to=tmp_path)
     n_computed = len(computed)
-    again = fv_scores(neox.model, neox.prompts, save_to=tmp_path, progress=False)
+    again = fv_scores(neox.model, neox.prompts, save_to=tmp_path)
     assert same(first, again)
     null_again = permuted_mean_scores(
-        neox.model, neox.prompts, first.mean_z, n_draws=2, save_to=tmp_path, progress=False)
+        neox.model, neox.prompts, first.mean_z, n_draws=2, save_to=tmp_path)
     assert torch.equal(null, null_again) and len(computed) == n_computed
-    means = clean_means(neox.model, neox.prompts, save_to=tmp_path, progress=False)
+    means = clean_means(neox.model, neox.prompts, save_to=tmp_path)
     assert all(torch.equal(means[task], first.mean_z[task]) for task in means)
     assert not list(tmp_path.glob(".*"))
 
 
 def test_other_weights_prompts_or_means_are_not_read(neox, tmp_path, computed):
     task, prompts = next(iter(neox.prompts.items()))
-    fv_scores(neox.model, {task: prompts}, save_to=tmp_path, progress=False)
+    fv_scores(neox.model, {task: prompts}, save_to=tmp_path)
     one_less = {task: type(prompts)(prompts.clean[1:], prompts.shuffled)}
-    fv_scores(neox.model, one_less, save_to=tmp_path, progress=False)  # other means
+    fv_scores(neox.model, one_less, save_to=tmp_path)  # other means
     one_less = {task: type(prompts)(prompts.clean, prompts.shuffled[1:])}
-    fv_scores(neox.model, one_less, save_to=tmp_path, progress=False)
+    fv_scores(neox.model, one_less, save_to=tmp_path)
     assert computed == [task] * 3
     for seed in (0, 1):
         model, _ = tiny_model("gpt_neox", 2, 2, seed=seed)
         for _ in range(2):
-            fv_scores(model, {task: prompts}, save_to=tmp_path, progress=False)
+            fv_scores(model, {task: prompts}, save_to=tmp_path)
     model.original_model.float()
-    fv_scores(model, {task: prompts}, save_to=tmp_path, progress=False)
+    fv_scores(model, {task: prompts}, save_to=tmp_path)
     assert len(computed) == 6
 
 
 def test_truncated_altered_and_foreign_files_are_computed_anew(neox, tmp_path, computed):
     tasks = dict(list(neox.prompts.items())[:2])
-    expected = fv_scores(neox.model, tasks, save_to=tmp_path, progress=False)
+    expected = fv_scores(neox.model, tasks, save_to=tmp_path)
     originals = {path: path.read_bytes() for path in sorted(tmp_path.iterdir())}
     paths = list(originals)
 
@@ -150,7 +151,7 @@ def test_truncated_altered_and_foreign_files_are_computed_anew(neox, tmp_path, c
         computed.clear()
         for path in paths:
             spoil(kind, path)
-        scored = fv_scores(neox.model, tasks, save_to=tmp_path, progress=False)
+        scored = fv_scores(neox.model, tasks, save_to=tmp_path)
         assert same(scored, expected) and len(computed) == len(tasks), kind
         assert {path: path.read_bytes() for path in sorted(tmp_path.iterdir())} == originals
 
@@ -158,7 +159,7 @@ def test_truncated_altered_and_foreign_files_are_computed_anew(neox, tmp_path, c
 def test_a_file_as_folder_is_refused(neox, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file, expected a folder"):
-        fv_scores(neox.model, neox.prompts, save_to=tmp_path / "file", progress=False)
+        fv_scores(neox.model, neox.prompts, save_to=tmp_path / "file")
 
 
 def test_without_a_folder_nothing_is_saved(neox):
@@ -182,11 +183,11 @@ def test_fingerprints_take_tensors_of_any_stride():
 
 
 def test_the_mean_of_all_interventions_is_computed_once(neox, tmp_path, monkeypatch):
-    calls, real = [], grid.shared_value
-    monkeypatch.setattr(grid, "shared_value", lambda *a, **k: calls.append(a[2]) or real(*a, **k))
+    calls, real = [], replacements.mean_over_tasks
+    monkeypatch.setattr(replacements, "mean_over_tasks", lambda means: calls.append("mean") or real(means))
     shape = neox.model.cfg.n_layers, neox.model.cfg.n_heads
-    clean = Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))
-    top = replace(clean, ranking="fv", fraction=0.5, heads=torch.ones_like(clean.heads))
+    clean = Condition("none", "", "", 0.0, 0, np.zeros(shape, dtype=bool))
+    top = replace(clean, ranking="fv", fraction=0.5, heads=np.ones_like(clean.heads))
     prompts = dict(list(neox.prompts.items())[:2])
     found = {}
     for saved in (None, SavedResults(tmp_path, neox.model), SavedResults(tmp_path, neox.model)):

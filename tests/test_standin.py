@@ -16,7 +16,7 @@ USE = """
 import json, torch
 from icl_lib import induction_scores, load_model, repeated_random_tokens
 from icl_lib.data.documents import read_documents
-from icl_lib.models.load import count_parameters
+from icl_lib.models.locate import count_parameters
 from icl_lib.measurements import made_by
 from icl_lib.data.tasks import read_tasks
 

@@ -13,7 +13,7 @@ import pytest
 from icl_lib import provenance as provenance_file
 from icl_lib import tables
 from icl_lib.provenance import PROVENANCE_KEYS, provenance
-from icl_lib.tables import DICTIONARY, KEYS, SCHEMAS, VALUES, read_table, tables_equal, write_table
+from icl_lib.tables import DICTIONARY, KEYS, SCHEMAS, VALUES, read_table, table_fingerprint, write_table
 
 MADE_BY = {
     "suite": "smoke", "seed": 3, "dtype": "float32", "device": "cpu", "bos": "prepended",
@@ -112,7 +112,7 @@ def change(**columns):
         (change(value=np.inf), "column value holds an infinite number"),
         (
             change(score="induction_prefix"),
-            "'induction_prefix' is unknown.*nearest: induction_prefix_matching",
+            "unknown score 'induction_prefix'; valid are .*; nearest: induction_prefix_matching",
         ),
         (change(task="a"), "6 rows with a repeated key, first {'model': 'lab'"),
     ],
@@ -127,7 +127,7 @@ def test_wrong_frames_are_refused_in_one_line_and_leave_nothing(tmp_path, spoil,
 
 
 def test_other_bad_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match="table 'score' is unknown.*nearest: scores"):
+    with pytest.raises(ValueError, match="unknown table 'score'; valid are .*; nearest: scores"):
         write_table(scores(), tmp_path / "t", schema_name="score", provenance=MADE_BY)
     with pytest.raises(ValueError, match="provenance lacks suite, seed"):
         write_table(scores(), tmp_path / "t", schema_name="scores", provenance={"bos": ""})
@@ -173,7 +173,7 @@ def test_a_write_that_fails_keeps_the_old_table(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def full_disk(table, file, **options):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tables.pq, "write_table", full_disk)
@@ -183,7 +183,7 @@ def test_a_write_that_fails_keeps_the_old_table(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_tables_equal_ignores_what_differs_by_nature(tmp_path):
+def test_a_fingerprint_ignores_what_differs_by_nature(tmp_path):
     later = MADE_BY | {"time": "2027", "git_commit": "abc", "git_dirty": True}
     later["parameters"] = {"n_prompts": 4, "results": "elsewhere"}
     nudged = scores()
@@ -192,9 +192,9 @@ def test_tables_equal_ignores_what_differs_by_nature(tmp_path):
     write_table(scores(), tmp_path / "b", schema_name="scores", provenance=later)
     write_table(nudged, tmp_path / "c", schema_name="scores", provenance=MADE_BY)
     write_table(scores(), tmp_path / "d", schema_name="scores", provenance=MADE_BY | {"seed": 4})
-    assert tables_equal(tmp_path / "a", tmp_path / "b")
-    assert not tables_equal(tmp_path / "a", tmp_path / "c")
-    assert not tables_equal(tmp_path / "a", tmp_path / "d")
+    assert table_fingerprint(tmp_path / "a") == table_fingerprint(tmp_path / "b")
+    assert table_fingerprint(tmp_path / "a") != table_fingerprint(tmp_path / "c")
+    assert table_fingerprint(tmp_path / "a") != table_fingerprint(tmp_path / "d")
 
 
 def test_provenance_is_complete_and_plain():

@@ -1,6 +1,7 @@
 """Function vectors: what they are made of, that adding one acts as a plain hook does, items held out, bad input."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
@@ -14,14 +15,13 @@ from icl_lib.injection import (
     execution_table,
     function_vector,
     head_sets,
-    preset,
     split_pairs,
     without_demonstrations,
 )
 from icl_lib.kinds import heads_of_kind
 from icl_lib.pages.injection import execution_sentence
 from tests.conftest import ARCHITECTURES, projections_of, tiny_model
-from tests.test_ablation_protocols import scores as scores_of
+from tests.test_ablation_effects import scores as scores_of
 
 
 def layers_of(hf_model):
@@ -68,7 +68,7 @@ def test_the_vector_is_what_the_heads_write(architecture):
             if getattr(projection, "bias", None) is not None:
                 projection.bias.fill_(0.5)
     mean_z = torch.randn(3, 4, model.cfg.d_head, dtype=torch.float64)
-    heads = torch.zeros(3, 4, dtype=torch.bool)
+    heads = np.zeros((3, 4), dtype=bool)
     heads[0, 1] = heads[2, 3] = heads[2, 0] = True
     expected, biases = 0, 0
     for layer, projection in enumerate(projections_of(hf_model)):
@@ -80,7 +80,7 @@ def test_the_vector_is_what_the_heads_write(architecture):
                 biases = biases + (0.5 if getattr(projection, "bias", None) is not None else 0.0)
     torch.testing.assert_close(function_vector(model, mean_z, heads), expected)
     torch.testing.assert_close(function_vector(model, mean_z, heads, bias_per_head=True), expected + biases)
-    assert (function_vector(model, mean_z, torch.zeros_like(heads)) == 0).all()
+    assert (function_vector(model, mean_z, np.zeros_like(heads)) == 0).all()
 
 
 def test_test_pairs_are_in_no_mean_and_no_demonstration():
@@ -147,7 +147,7 @@ def test_head_sets_have_random_heads_of_neither_kind_or_none():
     sets = head_sets(scores, fraction=0.1, n_draws=3, seed=0)
     tops = {kind: heads for kind, _, heads in sets if kind in ("fv", "induction")}
     assert len(tops) == 2 and len(sets) == 2 + 6 and all(int(heads.sum()) == 4 for _, _, heads in sets)
-    taken = torch.stack([*tops.values(), *heads_of_kind(scores).values()]).any(0)
+    taken = np.any([*tops.values(), *heads_of_kind(scores).values()], axis=0)
     assert not any((heads & taken).any() for kind, _, heads in sets if kind.startswith("random"))
     assert {kind for kind, *_ in head_sets(scores, fraction=0.5, n_draws=3, seed=0)} == {"fv", "induction"}
     few = head_sets(scores_of(1, 4, n_of_kind=1), fraction=0.25, n_draws=30, seed=0)
@@ -172,7 +172,7 @@ def test_bad_input_is_refused_in_one_line(neox):
     with pytest.raises(ValueError, match="layer 9 is outside 0..3"):
         table(neox, tasks, layers=[9])
     with pytest.raises(ValueError, match="unknown preset 'realeased'; valid are task, released; nearest: released"):
-        preset("realeased")
+        table(neox, tasks, preset_name="realeased")
 
 
 def test_a_model_that_answers_nothing_is_shown_and_said(neox):

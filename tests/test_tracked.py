@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from icl_lib.models.load import steps_of
+from icl_lib.models.locate import steps_of
 from tests.project import ROOT
 from workflow.suite import read_suite
 

@@ -5,7 +5,7 @@ import pytest
 
 from icl_lib import measurements
 from icl_lib.ablation import two_papers
-from icl_lib.ablation.measure import Measurement
+from icl_lib.ablation.table import Measurement
 from icl_lib.models.load import load_model
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import fv_scores
@@ -24,7 +24,7 @@ def measured(folder, by):
     model, tasks = load_model(folder, device="cpu"), planted_patterns.tasks(TASK[by])
     scoring = measurements.prompts_of(
         model, measurements.in_split(tasks, "scoring"), n_prompts=8, n_shots=2, seed=0)
-    fv = fv_scores(model, scoring, progress=False)
+    fv = fv_scores(model, scoring)
     null = measurements.null_scores(model, scoring, fv, n_draws=2, seed=0)
     tokens = repeated_random_tokens(model, n_sequences=20, length=15, seed=0)
     scores = measurements.score_table(model, tokens, fv, null, name=by, step=-1)

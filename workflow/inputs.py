@@ -4,12 +4,10 @@ Tables count by their data and by what made them, not by their bytes, so that tw
 record however long they took and whatever their results folder is called.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +90,3 @@ def differences(
         if name not in was or name not in now or was[name] != now[name]]
 
 
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary file that gets this name only once the block has ended without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

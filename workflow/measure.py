@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icl_lib.models.load import nearest
+from icl_lib.names import unknown
 from icl_lib.tables import KEYS, read_table
 from workflow import command
 from workflow.run import run_notebook
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     if not suite.tables:
         raise ValueError(f"{file} names no folder of committed tables (the key tables)")
     if model not in suite.steps:
-        raise ValueError(f"{file} has no model {model!r}; {nearest(model, list(suite.steps))}")
+        raise unknown(f"model of {file}", model, suite.steps)
     for new, committed in measure(suite, model):
         if not committed.is_file():
             committed.parent.mkdir(parents=True, exist_ok=True)

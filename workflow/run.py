@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from icl_lib.files import whole
 from icl_lib.tables import read_table
 from workflow import command
-from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from, whole
+from workflow.inputs import MADE_FROM, fingerprint, made_from, measured_from
 from workflow.lock import lock_run
 from workflow.templates import check_parameters, measuring_source
 

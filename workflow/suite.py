@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from icl_lib.models.load import locate, steps_of
+from icl_lib.models.locate import locate, steps_of
 from icl_lib.tables import run_path
 from workflow import command
 from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run

@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from icl_lib.files import whole
 from icl_lib.tables import read_table
 from workflow import command
-from workflow.inputs import whole
 
 
 def join(points: Iterable[dict[str, Any]], parts: Iterable[str]) -> pa.Table:

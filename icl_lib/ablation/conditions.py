@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from icl_lib.heads import (
+    HeadMask,
     different_heads,
     head_count,
     head_names,
@@ -16,8 +15,11 @@ from icl_lib.heads import (
     random_ranking,
     top_heads,
 )
-from icl_lib.kinds import ANY_HEADS, LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind
-from icl_lib.measurements import mean_scores
+from icl_lib.kinds import ANY_HEADS, DEFINED_BY, LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind, mean_scores
+
+# What ranks induction heads in `two_papers`: Crosbie & Shutova's score, and the paper's.
+RANKINGS = {"prefix matching": DEFINED_BY["induction"], "attention mass": RANKED_BY["induction"]}
+THEIRS, PAPERS = RANKINGS
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,13 @@ class Condition:
     matched: str
     fraction: float
     draw: int
-    heads: Bool[Tensor, "layer head"]
+    heads: HeadMask
 
 
 def ablation_conditions(
-    scores: pd.DataFrame,
-    *,
-    fractions: list[float],
-    n_draws: int,
-    exclude_fraction: float,
-    seed: int,
-    rounding: str = "ceil",
-    random_from: str = "neither",
-    lowest: bool = False,
-    induction_score: str = RANKED_BY["induction"],
-    any_heads: bool = False,
+    scores: pd.DataFrame, *, fractions: list[float], n_draws: int, exclude_fraction: float, seed: int,
+    rounding: str = "ceil", random_from: str = "neither", lowest: bool = False,
+    induction_score: str = RANKED_BY["induction"], any_heads: bool = False,
 ) -> list[Condition]:
     """The clean model and, per fraction: both rankings without and with exclusion, and up to `n_draws` random sets.
 
@@ -61,10 +55,10 @@ def ablation_conditions(
     Raises ValueError for a fraction outside 0..1 and where exclusion leaves too few heads.
     """
     by_kind = {"induction": mean_scores(scores, induction_score), "fv": mean_scores(scores, RANKED_BY["fv"])}
-    of_kind = torch.stack(list(heads_of_kind(scores).values())).any(0)
-    shape, n_total = tuple(by_kind["fv"].shape), by_kind["fv"].numel()
+    of_kind = np.any(list(heads_of_kind(scores).values()), axis=0)
+    shape, n_total = by_kind["fv"].shape, by_kind["fv"].size
     n_excluded = head_count(exclude_fraction, n_total, rounding=rounding, minimum=int(rounding == "ceil"))
-    conditions = [Condition("none", "", "", 0.0, 0, torch.zeros(shape, dtype=torch.bool))]
+    conditions = [Condition("none", "", "", 0.0, 0, np.zeros(shape, dtype=bool))]
     for fraction in fractions:
         n_heads = head_count(fraction, n_total, rounding=rounding)
         sets = []
@@ -82,7 +76,7 @@ def ablation_conditions(
         if any_heads:
             conditions += [replace(c, ranking=ANY_HEADS)
                            for c in random_conditions(shape, fraction, n_heads, n_draws, seed=seed)]
-        taken = torch.stack([of_kind, *(c.heads for c in sets)]).any(0)
+        taken = np.any([of_kind, *(c.heads for c in sets)], axis=0)
         conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed, taken=taken)
         for c in sets[:4]:
             conditions += matched_conditions(c, n_draws, taken=taken, seed=seed)
@@ -90,8 +84,7 @@ def ablation_conditions(
 
 
 def random_conditions(
-    shape: tuple[int, int], fraction: float, n_heads: int, n_draws: int, *, seed: int,
-    taken: Bool[Tensor, "layer head"] | None = None,
+    shape: tuple[int, int], fraction: float, n_heads: int, n_draws: int, *, seed: int, taken: HeadMask | None = None
 ) -> list[Condition]:
     """Different draws of `n_heads` heads, none of them `taken`; none at all where too few are left."""
     if taken is not None and n_heads > int((~taken).sum()):
@@ -103,9 +96,7 @@ def random_conditions(
     return [Condition("random", words, "", fraction, draw, heads) for draw, heads in enumerate(different)]
 
 
-def matched_conditions(
-    ablated: Condition, n_draws: int, *, taken: Bool[Tensor, "layer head"], seed: int
-) -> list[Condition]:
+def matched_conditions(ablated: Condition, n_draws: int, *, taken: HeadMask, seed: int) -> list[Condition]:
     """Different draws of layer-matched heads for an ablated set, none of them `taken`; none where too few are left."""
     if int(ablated.heads.sum()) > int((~taken).sum()):
         return []
@@ -153,3 +144,10 @@ def at_fractions(conditions: list[Condition], fractions: Sequence[float]) -> lis
 def zero_shot_conditions(conditions: list[Condition]) -> list[Condition]:
     """Those measured without demonstrations: all but the sixth and further draws of random heads."""
     return [c for c in conditions if c.draw < 5]
+
+
+def curve_conditions(conditions: list[Condition], fraction: float) -> list[Condition]:
+    """The clean model, both kinds without exclusion and up to five layer-matched draws, at the nearest share."""
+    shown = (*RANKED_BY, "random_layer_matched")
+    return [c for c in at_fractions(conditions, [fraction])
+            if c.ranking == "none" or not c.excluded and c.draw < 5 and c.ranking in shown]

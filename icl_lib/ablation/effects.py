@@ -1,4 +1,4 @@
-"""What ablations say: effects against the clean model and random heads, ablated sets, losses by position."""
+"""What ablations say: effects against the clean model and random heads, ablated sets."""
 
 from collections.abc import Iterable
 
@@ -7,15 +7,11 @@ import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_lib.ablation.conditions import Condition, at_fractions, nearest_fraction, refuse_overlap
-from icl_lib.ablation.measure import TOKEN_LOSS, Measurement
-from icl_lib.forward.edits import Edit
+from icl_lib.ablation.conditions import Condition, nearest_fraction, refuse_overlap
+from icl_lib.ablation.table import TOKEN_LOSS, Measurement
 from icl_lib.heads import overlap
-from icl_lib.kinds import ANY_HEADS, KINDS, LOWEST, RANKED_BY
-from icl_lib.measurements import mean_scores
-from icl_lib.metrics.evaluate import edited_token_losses
+from icl_lib.kinds import ANY_HEADS, KINDS, LOWEST, RANKED_BY, mean_scores
 from icl_lib.stats.intervals import effect_against_draws, holm, percentile_rank
-from icl_lib.tables import SCHEMAS
 
 FEW_SHOT = "first_token_accuracy"
 METRIC_WORDS = {FEW_SHOT: "few-shot accuracy", "token_loss_difference": "token-loss difference"}
@@ -119,45 +115,14 @@ def set_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame
     `<score>_after_<kind>`: the mean percentile in a score of the heads that remain when a kind's set is ablated,
     among all heads, 0..1. In the plain sets of a kind its own score can only depend on the number of heads.
     """
-    percentile = {kind: percentile_rank(mean_scores(scores, score).numpy()) for kind, score in RANKED_BY.items()}
+    percentile = {kind: percentile_rank(mean_scores(scores, score)) for kind, score in RANKED_BY.items()}
     sets = {(c.ranking, c.excluded != "", c.fraction): c.heads for c in conditions if c.ranking in KINDS}
     rows = []
     for (kind, excluded, fraction), heads in sets.items():
         if kind == "fv":
             both = {k: sets[k, excluded, fraction] for k in KINDS}
-            left = {f"{score}_after_{k}": values[~mask.numpy()].mean() if not mask.all() else np.nan
+            left = {f"{score}_after_{k}": values[~mask].mean() if not mask.all() else np.nan
                     for score, values in percentile.items() for k, mask in both.items()}
             rows.append({"excluded": excluded, "fraction": fraction, "n_heads": int(heads.sum()),
                          "overlap": overlap(both["fv"], both["induction"]), **left})
     return pd.DataFrame(rows)
-
-
-def curve_conditions(conditions: list[Condition], fraction: float) -> list[Condition]:
-    """The clean model, both kinds without exclusion and up to five layer-matched draws, at the nearest share."""
-    return [c for c in at_fractions(conditions, [fraction])
-            if c.ranking == "none" or not c.excluded and c.draw < 5 and c.ranking in (*KINDS, "random_layer_matched")]
-
-
-def loss_curves(
-    model, documents, conditions: list[Condition], value, *, name: str, step: int, n_bins: int = 16
-) -> pd.DataFrame:
-    """Table `curves`: mean loss by position under edits at all positions; empty for no documents.
-
-    Positions in bins of equal width on a log scale, named by their geometric mean; draws of random heads are averaged
-    before the standard error over documents is taken.
-    """
-    if not len(documents):
-        return pd.DataFrame(columns=list(SCHEMAS["curves"]))
-    edits = [None if c.ranking == "none" else Edit(c.heads, value, "all") for c in conditions]
-    losses = edited_token_losses(model, documents, edits).double().numpy()
-    edges = np.unique(np.geomspace(1, losses.shape[2] + 1, n_bins + 1).round().astype(int))
-    rows = []
-    for ranking, matched, fraction in dict.fromkeys((c.ranking, c.matched, c.fraction) for c in conditions):
-        draws = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
-        mean = losses[draws].mean(0)
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
-            by_document = pd.Series(mean[:, low - 1 : high - 1].mean(1))
-            rows.append({"ranking": ranking, "matched": matched, "fraction": fraction,
-                         "position": (low * (high - 1)) ** 0.5, "value": by_document.mean(),
-                         "standard_error": by_document.sem(), "n_prompts": len(mean)})
-    return pd.DataFrame(rows).assign(model=name, step=step)

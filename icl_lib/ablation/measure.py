@@ -1,62 +1,47 @@
-"""From a model to the table `ablations`: one intervention measured under all conditions, tidy rows."""
+"""One intervention measured under all conditions, on prompts and documents."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int
 from torch import Tensor
 
 from icl_lib.ablation.conditions import Condition
+from icl_lib.ablation.protocols import protocol
+from icl_lib.ablation.table import TOKEN_LOSS, TOKEN_LOSS_POINTS, Measurement
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import POSITIONS, Edit
-from icl_lib.forward.encoded import encode_clean
-from icl_lib.forward.replacements import Encoded, document_values, shared_value, values_of
+from icl_lib.forward.encoded import EncodedPrompt, encode_clean
+from icl_lib.forward.replacements import document_values, values_of
 from icl_lib.heads import different_heads
 from icl_lib.measurements import METRICS
-from icl_lib.metrics.evaluate import answer_metrics, label_metrics, token_loss_differences
+from icl_lib.metrics.evaluate import (
+    answer_metrics,
+    edited_token_losses,
+    label_metrics,
+    token_loss_differences,
+)
 from icl_lib.metrics.generation import f1_ceiling
 from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
+from icl_lib.tables import SCHEMAS
 
 FEW_SHOT_METRICS = METRICS | {"generated_f1": "generated_f1", "label_correct": "label_accuracy"}
 _DOCUMENTS = 20  # measured and saved together
-TOKEN_LOSS, TOKEN_LOSS_POINTS = "token_loss_difference", "token_loss_difference_points"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One metric under one intervention: a value per condition and prompt (or document), `tasks` naming its task."""
-
-    metric: str
-    replacement: str
-    positions: str
-    conditions: list[Condition]
-    tasks: Shaped[np.ndarray, "row"]
-    values: Float[np.ndarray, "condition row"]
 
 
 def measure(
-    model,
-    conditions: list[Condition],
-    prompts: Mapping[str, TaskPrompts],
-    scoring: Mapping[str, TaskPrompts],
-    documents: Int[Tensor, "document pos"] | None,
-    *,
-    replacement: str,
-    positions: str,
-    seed: int,
-    loss_window: int = 0,
-    f1: bool = False,
-    reach_back: bool = False,
-    labels: Mapping[str, Sequence[str]] | None = None,
-    spread_draws: bool = False,
+    model, conditions: list[Condition], prompts: Mapping[str, TaskPrompts], scoring: Mapping[str, TaskPrompts],
+    documents: Int[Tensor, "document pos"] | None, *, replacement: str, positions: str, seed: int,
+    loss_window: int = 0, f1: bool = False, reach_back: bool = False,
+    labels: Mapping[str, Sequence[str]] | None = None, spread_draws: bool = False,
     saved: SavedResults | None = None,
 ) -> list[Measurement]:
     """Few-shot metrics on the clean `prompts` and the token-loss difference on `documents`, under one intervention.
@@ -72,16 +57,14 @@ def measure(
     """
     refuse_unknown("positions", positions, POSITIONS)
     how = _Intervention(model, conditions, replacement, positions, spread_draws, saved or SavedResults(None, model))
-    mean = mean_value(model, scoring, how.saved) if replacement == "mean" else None
-    source = encode_clean(model, scoring) if replacement == "resample" else {}  # the others do not read it
+    replaced = dict(scoring=scoring, replacement=replacement, seed=seed, saved=how.saved)
     measured = []
     if prompts:
         encoded = encode_clean(model, prompts)
-        values = values_of(model, encoded, source, replacement, seed) if mean is None else dict.fromkeys(encoded, mean)
+        values = values_of(model, encoded, **replaced)
         measured += how.few_shot(encoded, values, labels, f1=f1, reach_back=reach_back)
     if documents is not None:
-        value = document_values(model, documents, source, replacement, seed) if mean is None else mean
-        measured += how.token_loss(documents, value, loss_window)
+        measured += how.token_loss(documents, document_values(model, documents, **replaced), loss_window)
     return measured
 
 
@@ -97,8 +80,8 @@ class _Intervention:
     saved: SavedResults
 
     def few_shot(
-        self, encoded: Encoded, values: Mapping[str, Tensor], labels: Mapping[str, Sequence[str]] | None,
-        **metrics: bool,
+        self, encoded: Mapping[str, list[EncodedPrompt]], values: Mapping[str, Tensor],
+        labels: Mapping[str, Sequence[str]] | None, **metrics: bool,
     ) -> list[Measurement]:
         def compute(task: str, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
             chosen = {task: [encoded[task][row] for row in rows]}
@@ -138,9 +121,10 @@ class _Intervention:
             for of_turn, rows in _turns(self.conditions, n, first, self.spread_draws):
                 heads, which = different_heads([self.conditions[i].heads for i in of_turn])
                 chosen = replaced if len(replaced) == 1 else replaced[rows]
-                edits = [Edit(mask, chosen, self.positions) if mask.any() else None for mask in heads]
+                masks = [torch.from_numpy(mask) for mask in heads]
+                edits = [Edit(mask, chosen, self.positions) if mask.any() else None for mask in masks]
                 by_metric = self.saved.recall(
-                    partial(compute, part, rows, edits), *how, *made_from(part, rows), torch.stack(heads), chosen)
+                    partial(compute, part, rows, edits), *how, *made_from(part, rows), torch.stack(masks), chosen)
                 for name, by_edit in by_metric.items():
                     whole = values.setdefault(name, np.full((len(self.conditions), len(tasks)), np.nan))
                     whole[np.ix_(of_turn, [first + row for row in rows])] = by_edit[which].numpy()
@@ -173,70 +157,38 @@ def f1_ceilings(model, prompts: Mapping[str, TaskPrompts]) -> pd.DataFrame:
         fraction=0.0, n_heads=0, draw=0, standard_error=np.nan)
 
 
-def mean_value(
-    model, scoring: Mapping[str, TaskPrompts], saved: SavedResults | None = None
-) -> Float[Tensor, "1 layer head d_head"]:
-    """The replacement `mean`, the same for prompts and documents; kept in `saved`, since all interventions need it."""
-    texts = [(task, p.text) for task, prompts in scoring.items() for p in prompts.clean]
-    def compute() -> dict[str, Tensor]:
-        return {"mean": shared_value(model, encode_clean(model, scoring), "mean")}
-
-    return (saved or SavedResults(None, model)).recall(compute, "mean value", texts)["mean"]
-
-
-def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
-    """First-token accuracy measured on prompts without demonstrations, under a name of its own."""
-    return [replace(m, metric="zero_shot_accuracy") for m in measurements if m.metric == "first_token_accuracy"]
+def measure_protocol(
+    name: str, model, conditions: list[Condition], prompts, scoring, documents, *, seed: int
+) -> list[Measurement]:
+    """Both metrics as the protocol measures them: few-shot and token loss under its two interventions."""
+    p = protocol(name)
+    few_shot = measure(model, conditions, prompts, scoring, None, replacement=p.few_shot[0], positions=p.few_shot[1],
+                       seed=seed, f1=p.metric == "generated_f1", reach_back=p.reach_back)
+    token_loss = measure(model, conditions, {}, scoring, documents, replacement=p.token_loss[0],
+                         positions=p.token_loss[1], seed=seed)
+    return [m for m in few_shot + token_loss if m.metric in (p.metric, p.loss_metric)]
 
 
-def ablation_table(
-    measurements: list[Measurement], *, name: str, step: int, ceilings: pd.DataFrame | None = None
+def loss_curves(
+    model, documents, conditions: list[Condition], value, *, name: str, step: int, n_bins: int = 16
 ) -> pd.DataFrame:
-    """Table `ablations`: the mean over each task's prompts (or the documents) with its standard error.
+    """Table `curves`: mean loss by position under edits at all positions; empty for no documents.
 
-    The clean model stands in it once per metric. Beside each token-loss difference the table has its change against
-    the clean model, paired by document (`..._change`): see `with_paired_errors`. `ceilings`: rows of `f1_ceilings`.
+    Positions in bins of equal width on a log scale, named by their geometric mean; draws of random heads are averaged
+    before the standard error over documents is taken.
     """
-    frames = [_rows(m, m.values, m.metric) for m in measurements]
-    for m in measurements:
-        clean = [i for i, condition in enumerate(m.conditions) if condition.ranking == "none"]
-        if m.metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS) and clean:
-            change = _rows(m, m.values - m.values[clean[:1]], f"{m.metric}_change")
-            frames.append(change[change["ranking"] != "none"])
-    frames += [] if ceilings is None else [ceilings]
-    table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
-    values = ("value", "standard_error", "n_prompts")
-    return table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
-
-
-def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
-    """The table with the standard error of the change beside each token-loss difference under ablation.
-
-    Documents differ by more than ablation changes them, so only the paired error tells a condition from the clean
-    model; the clean model keeps the error of its own mean.
-    """
-    key = [c for c in ablations if c not in ("value", "standard_error", "n_prompts")]
-    change = ablations[ablations["metric"].str.endswith("_change")]
-    paired = change.assign(metric=change["metric"].str.removesuffix("_change")).set_index(key)["standard_error"]
-    edited = ablations["metric"].isin(paired.index.unique("metric")) & (ablations["ranking"] != "none")
-    error = ablations["standard_error"].copy()
-    error[edited] = paired.reindex(pd.MultiIndex.from_frame(ablations.loc[edited, key])).to_numpy()
-    return ablations.assign(standard_error=error)
-
-
-def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: str) -> pd.DataFrame:
-    """Means over the prompts (or documents) of each task that a condition was measured on, with standard errors."""
-    frames = []
-    for task in dict.fromkeys(m.tasks.tolist()):
-        of_task = pd.DataFrame(values[:, m.tasks == task].T)
-        frames.append(pd.DataFrame({"task": task, "value": of_task.mean(), "standard_error": of_task.sem(),
-                                    "n_prompts": of_task.count(), "condition": np.arange(len(values))}))
-    table = pd.concat(frames, ignore_index=True)
-    table = table[table["n_prompts"] > 0].reset_index(drop=True)
-    which = table.pop("condition")
-    for column in ("ranking", "excluded", "matched", "fraction", "draw"):
-        table[column] = [getattr(m.conditions[i], column) for i in which]
-    table["n_heads"] = [int(m.conditions[i].heads.sum()) for i in which]
-    edited = table["ranking"] != "none"
-    return table.assign(metric=metric, replacement=np.where(edited, m.replacement, "none"),
-                        positions=np.where(edited, m.positions, "none"))
+    if not len(documents):
+        return pd.DataFrame(columns=list(SCHEMAS["curves"]))
+    edits = [None if c.ranking == "none" else Edit(torch.from_numpy(c.heads), value, "all") for c in conditions]
+    losses = edited_token_losses(model, documents, edits).double().numpy()
+    edges = np.unique(np.geomspace(1, losses.shape[2] + 1, n_bins + 1).round().astype(int))
+    rows = []
+    for ranking, matched, fraction in dict.fromkeys((c.ranking, c.matched, c.fraction) for c in conditions):
+        draws = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
+        mean = losses[draws].mean(0)
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            by_document = pd.Series(mean[:, low - 1 : high - 1].mean(1))
+            rows.append({"ranking": ranking, "matched": matched, "fraction": fraction,
+                         "position": (low * (high - 1)) ** 0.5, "value": by_document.mean(),
+                         "standard_error": by_document.sem(), "n_prompts": len(mean)})
+    return pd.DataFrame(rows).assign(model=name, step=step)

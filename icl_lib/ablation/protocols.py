@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from icl_lib.ablation.conditions import Condition, ablation_conditions, exclusion_words
-from icl_lib.ablation.measure import TOKEN_LOSS, TOKEN_LOSS_POINTS, Measurement, measure
+from icl_lib.ablation.table import TOKEN_LOSS, TOKEN_LOSS_POINTS
 from icl_lib.kinds import OF_EITHER_KIND
 from icl_lib.names import refuse_unknown
 
@@ -70,18 +70,6 @@ def protocol_conditions(name: str, scores: pd.DataFrame, *, n_draws: int, seed: 
     return ablation_conditions(
         scores, fractions=list(p.fractions), n_draws=p.n_draws or n_draws, exclude_fraction=p.exclude_fraction,
         rounding=p.rounding, seed=seed, random_from="all")
-
-
-def measure_protocol(
-    name: str, model, conditions: list[Condition], prompts, scoring, documents, *, seed: int
-) -> list[Measurement]:
-    """Both metrics as the protocol measures them: few-shot and token loss under its two interventions."""
-    p = protocol(name)
-    few_shot = measure(model, conditions, prompts, scoring, None, replacement=p.few_shot[0], positions=p.few_shot[1],
-                       seed=seed, f1=p.metric == "generated_f1", reach_back=p.reach_back)
-    token_loss = measure(model, conditions, {}, scoring, documents, replacement=p.token_loss[0],
-                         positions=p.token_loss[1], seed=seed)
-    return [m for m in few_shot + token_loss if m.metric in (p.metric, p.loss_metric)]
 
 
 def protocol_rows(

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from icl_lib.ablation.conditions import Condition
-from icl_lib.ablation.effects import curve_conditions, effects_table, loss_curves
-from icl_lib.ablation.measure import Measurement, ablation_table, f1_ceilings, mean_value, measure, zero_shot
-from icl_lib.ablation.protocols import measure_protocol
+from icl_lib.ablation.conditions import Condition, curve_conditions
+from icl_lib.ablation.effects import effects_table
+from icl_lib.ablation.measure import f1_ceilings, loss_curves, measure, measure_protocol
+from icl_lib.ablation.table import Measurement, ablation_table, zero_shot
 from icl_lib.data.documents import read_documents
 from icl_lib.data.tasks import read_tasks
+from icl_lib.forward.replacements import shared_value
 from icl_lib.measurements import first_prompts, in_split, prompts_of, write_measured
 from icl_lib.models.load import load_model
 from icl_lib.saved import SavedResults
@@ -55,7 +56,7 @@ class Ablations:
         self, paths: dict[str, Path], conditions: list[Condition], *, curves_at: float, n_curve_documents: int, **given
     ) -> None:
         """Write the tables ablations, effects and curves, the last at one share of heads; see `write_measured`."""
-        mean = mean_value(self.model, self.scoring, self.how["saved"])
+        mean = shared_value(self.model, self.scoring, "mean", self.how["saved"])
         tables = {
             "ablations": ablation_table(
                 self.measured, ceilings=f1_ceilings(self.model, self.evaluation), **self.of_run),

@@ -10,18 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 import pandas as pd
 from scipy.stats import binomtest
 
-from icl_lib.ablation.conditions import Condition, ablation_conditions, at_fractions
+from icl_lib.ablation.conditions import PAPERS, RANKINGS, THEIRS, Condition, ablation_conditions, at_fractions
 from icl_lib.ablation.effects import effects_table
-from icl_lib.ablation.measure import Measurement, ablation_table, measure
+from icl_lib.ablation.measure import measure
+from icl_lib.ablation.table import Measurement, ablation_table
 from icl_lib.data.tasks import Task, TaskPrompts
-from icl_lib.kinds import DEFINED_BY, RANKED_BY
 from icl_lib.measurements import prompts_of
 from icl_lib.saved import SavedResults
 from icl_lib.tables import SCHEMAS
 
-# What ranks induction heads: Crosbie & Shutova's score, and the paper's.
-RANKINGS = {"prefix matching": DEFINED_BY["induction"], "attention mass": RANKED_BY["induction"]}
-THEIRS, PAPERS = RANKINGS
 METRICS = {"patterns": "label_accuracy", "paper": "first_token_accuracy"}
 
 

@@ -7,12 +7,12 @@ import pandas as pd
 
 from icl_lib.ablation.conditions import Condition
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, FEW_SHOT, at_fraction, corrected, set_table, with_holm
-from icl_lib.ablation.measure import TOKEN_LOSS, TOKEN_LOSS_POINTS, with_paired_errors
 from icl_lib.ablation.protocols import protocol_rows
+from icl_lib.ablation.table import TOKEN_LOSS, TOKEN_LOSS_POINTS, with_paired_errors
 from icl_lib.analysis.reading import table_of
 from icl_lib.heads import layer_distance
 from icl_lib.kinds import KINDS, LOWEST, heads_of_kind
-from icl_lib.stats.intervals import bootstrap_difference, bootstrap_mean
+from icl_lib.stats.intervals import bootstrap_mean
 
 # The token-loss difference of a protocol: the column of Figure 4 that its third row is drawn in.
 LOSSES = {"paper": TOKEN_LOSS_POINTS, "released": TOKEN_LOSS_POINTS, "single": TOKEN_LOSS}
@@ -81,8 +81,7 @@ def _clean(ablations: pd.DataFrame, seed: int) -> Iterable[dict]:
     for metric in (FEW_SHOT, "zero_shot_accuracy"):
         rows = clean[clean["metric"] == metric]
         if len(rows):
-            over = "tasks" if len(rows) > 1 else "prompts"
-            mean = bootstrap_mean(rows["value"].to_numpy(), rows["task"].to_numpy(str), seed=seed, over=over)
+            mean = bootstrap_mean(rows["value"].to_numpy(), seed=seed)
             yield {"name": f"{metric}, no ablation", **mean._asdict(), "n": len(rows)}
     for metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS):
         for row in clean[clean["metric"] == metric].itertuples():
@@ -155,7 +154,7 @@ def _controls(conditions: list[Condition], scores: pd.DataFrame, share: float) -
     """Heads of neither kind, different draws of random heads, and how far layer-matched ones are from their set."""
     of_kind = heads_of_kind(scores)
     neither = ~(of_kind["induction"] | of_kind["fv"])
-    yield {"name": "heads of neither kind", "value": int(neither.sum()), "n": neither.numel()}
+    yield {"name": "heads of neither kind", "value": int(neither.sum()), "n": neither.size}
     at = [c for c in conditions if c.fraction == share]
     yield {"name": "draws, random", "value": sum(c.ranking == "random" for c in at), "n": 1}
     for own in (c for c in at if c.ranking in KINDS):
@@ -216,7 +215,6 @@ def _gaps_at_last(ablations: pd.DataFrame, share: float, seed: int) -> Iterable[
         distance = (own["fraction"] - share).abs()
         wide = own[distance == distance.min()].pivot_table(index="task", columns="ranking", values="value")
         if len(wide) > 1:
-            gap = bootstrap_difference(wide["induction"].to_numpy(), wide["fv"].to_numpy(), wide.index.to_numpy(str),
-                                       seed=seed, over="tasks")
+            gap = bootstrap_mean((wide["induction"] - wide["fv"]).to_numpy(), seed=seed)
             yield {"name": effect_name(metric, DIFFERENCE, False, "mean", "last", "without"), **gap._asdict(),
                    "n": len(wide)}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from icl_lib.ablation.two_papers import THEIRS
+from icl_lib.ablation.conditions import THEIRS
 from icl_lib.analysis.claim_estimates import Estimate, spanned, undecidable
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.analysis.two_papers import MATCHED, by_task_benefits

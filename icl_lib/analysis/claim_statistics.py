@@ -12,8 +12,7 @@ from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested,
 from icl_lib.analysis.executions import third
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
-from icl_lib.kinds import RANKED_BY, top_sets
-from icl_lib.measurements import mean_scores
+from icl_lib.kinds import RANKED_BY, mean_scores, top_sets
 from icl_lib.models.paper_models import family
 from icl_lib.stats.intervals import bootstrap_mean, spearman
 from icl_lib.stats.permutation import depth_difference as depth_test
@@ -78,8 +77,8 @@ def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estima
 def percentile(suite: SuiteTables, *, of: str) -> Iterator[Estimate]:
     """Mean percentile of one kind's top heads in the other kind's score, 0..1, against random sets of as many heads."""
     for model, scores in suite.scores.items():
-        other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"]).numpy()
-        chosen = top_sets(scores, fraction=suite.top_fraction)[of].numpy()
+        other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"])
+        chosen = top_sets(scores, fraction=suite.top_fraction)[of]
         n = int(chosen.sum())
         test = mean_rank_test(chosen, other, seed=suite.seed)
         yield undecidable(model, "one top head", test.value, n) if n < 2 else tested(model, test, n=n, of="top heads")
@@ -88,7 +87,7 @@ def percentile(suite: SuiteTables, *, of: str) -> Iterator[Estimate]:
 def depth_difference(suite: SuiteTables) -> Iterator[Estimate]:
     """Mean layer of the top FV heads minus that of the top induction heads, in layers, with a p-value."""
     for model, scores in suite.scores.items():
-        tops = {kind: mask.numpy() for kind, mask in top_sets(scores, fraction=suite.top_fraction).items()}
+        tops = top_sets(scores, fraction=suite.top_fraction)
         test = depth_test(tops["fv"], tops["induction"], seed=suite.seed)
         yield tested(model, test, n=int(tops["fv"].sum()), of="top heads of each kind")
 
@@ -96,7 +95,7 @@ def depth_difference(suite: SuiteTables) -> Iterator[Estimate]:
 def rank_correlation(suite: SuiteTables) -> Iterator[Estimate]:
     """Rank correlation of the two scores over all heads."""
     for model, scores in suite.scores.items():
-        induction, fv = (mean_scores(scores, score).numpy() for score in RANKED_BY.values())
+        induction, fv = (mean_scores(scores, score) for score in RANKED_BY.values())
         if fv.size < 4 or not np.ptp(induction) or not np.ptp(fv):
             yield undecidable(model, f"{fv.size} heads, or all alike", n=fv.size)
         else:
@@ -208,7 +207,7 @@ def _over_tasks(suite: SuiteTables, model: str, values: pd.Series) -> Estimate:
     """A mean over tasks with its bootstrap interval over tasks."""
     if len(values) < 2:
         return undecidable(model, f"{len(values)} tasks", float(values.mean()), len(values))
-    interval = bootstrap_mean(values.to_numpy(), values.index.to_numpy(str), seed=suite.seed, over="tasks")
+    interval = bootstrap_mean(values.to_numpy(), seed=suite.seed)
     return spanned(model, interval, n=len(values), of="tasks")
 
 
@@ -216,7 +215,7 @@ def _scores_by_task(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """The induction score by head and the FV score by task and head, heads flattened."""
     rows = scores[scores["score"] == "fv"]
     by_task = rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
-    return mean_scores(scores, RANKED_BY["induction"]).numpy().ravel(), by_task
+    return mean_scores(scores, RANKED_BY["induction"]).ravel(), by_task
 
 
 def _best(values: np.ndarray, n: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
@@ -79,9 +78,9 @@ def top_score_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
     rows = []
     for kind, score in RANKED_BY.items():
         steps, values = score_array(scores, score)
-        last = top_heads(torch.from_numpy(values[-1]), fraction=fraction, rounding="ceil").numpy()
+        last = top_heads(values[-1], fraction=fraction)
         for step, at in zip(steps, values, strict=True):
-            anew = top_heads(torch.from_numpy(at), fraction=fraction, rounding="ceil").numpy()
+            anew = top_heads(at, fraction=fraction)
             for selection, mask in (("selected at each checkpoint", anew), ("selected at the end", last)):
                 chosen = at[mask]
                 rows.append((selection, kind, step, chosen.mean(), chosen.min(), chosen.max()))

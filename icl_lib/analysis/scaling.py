@@ -7,9 +7,8 @@ from numpy import ndarray
 
 from icl_lib.analysis.reading import one_intervention
 from icl_lib.heads import overlap
-from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, top_sets
-from icl_lib.measurements import mean_scores
-from icl_lib.models.load import count_parameters
+from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, mean_scores, top_sets
+from icl_lib.models.locate import count_parameters
 from icl_lib.stats.intervals import (
     Interval,
     bootstrap_mean,
@@ -55,7 +54,7 @@ def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float
     for model, group in scores.groupby("model"):
         tops = top_sets(group, fraction=fraction)
         for score, kind in kind_of.items():
-            top = tops[kind].numpy()
+            top = tops[kind]
             by_task = np.stack([g.sort_values(["layer", "head"])["value"].to_numpy().reshape(top.shape)
                                 for _, g in group[group["score"] == score].groupby("task")])
             best = by_task.mean(0) == by_task.mean(0).max()
@@ -64,7 +63,7 @@ def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float
                 per_task = by_task[:, mask].mean(1)
                 low = high = float(per_task.mean())
                 if len(per_task) > 1:
-                    _, low, high = bootstrap_mean(per_task, np.arange(len(per_task)), seed=seed, over="tasks")
+                    _, low, high = bootstrap_mean(per_task, seed=seed)
                 rows.append((model, score, statistic, float(per_task.mean()), low, high))
     table = pd.DataFrame(rows, columns=["model", "score", "statistic", "value", "low", "high"])
     return table.merge(sizes, on="model")
@@ -78,18 +77,18 @@ def comparison_table(
     for model, group in scores.groupby("model"):
         tops = top_sets(group, fraction=fraction)
         wide = top_sets(group, fraction=overlap_fraction)
-        induction, fv = (mean_scores(group, score).numpy() for score in (INDUCTION, "fv"))
-        of_fv = percentile_rank(induction)[tops["fv"].numpy()]
-        of_induction = percentile_rank(fv)[tops["induction"].numpy()]
+        induction, fv = (mean_scores(group, score) for score in (INDUCTION, "fv"))
+        of_fv = percentile_rank(induction)[tops["fv"]]
+        of_induction = percentile_rank(fv)[tops["induction"]]
         n, n_top, shared = fv.size, int(wide["fv"].sum()), int((wide["fv"] & wide["induction"]).sum())
         rho = spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv) else Interval(*[np.nan] * 3)
-        depth = depth_difference(tops["fv"].numpy(), tops["induction"].numpy(), seed=seed)
+        depth = depth_difference(tops["fv"], tops["induction"], seed=seed)
         rows.append({
             "model": model, "heads": n, "top heads": int(tops["fv"].sum()),
             "overlap": overlap(wide["fv"], wide["induction"]),
             "overlap by chance": expected_overlap(n, n_top, n_top),
             "p (overlap)": overlap_p_value(shared, n, n_top, n_top).p_value,
-            "overlap of layers": layer_overlap(wide["fv"].numpy(), wide["induction"].numpy()),
+            "overlap of layers": layer_overlap(wide["fv"], wide["induction"]),
             "induction percentile of FV heads": of_fv.mean(), "lowest of these": of_fv.min(),
             "highest of these": of_fv.max(),
             "FV percentile of induction heads": of_induction.mean(), "lowest of those": of_induction.min(),
@@ -115,7 +114,7 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
     rows = []
     for model, group in scores.groupby("model"):
         for kind, mask in top_sets(group, fraction=fraction).items():
-            layers = np.nonzero(mask.numpy())[0] / max(1, mask.shape[0] - 1)
+            layers = np.nonzero(mask)[0] / max(1, mask.shape[0] - 1)
             rows.append((model, kind, layers.mean(), layers.std()))
     table = pd.DataFrame(rows, columns=["model", "kind", "value", "spread"])
     return table.merge(sizes, on="model").sort_values(["parameters", "model", "kind"], ignore_index=True)
@@ -131,7 +130,7 @@ def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[
     for model, group in scores.groupby("model"):
         for fraction in fractions:
             tops = top_sets(group, fraction=fraction)
-            n, n_total = int(tops["fv"].sum()), tops["fv"].numel()
+            n, n_total = int(tops["fv"].sum()), tops["fv"].size
             shared = int((tops["fv"] & tops["induction"]).sum())
             p_value, *extremes = (overlap_p_value(k, n_total, n, n).p_value
                                   for k in (shared, max(0, 2 * n - n_total), n))

@@ -8,8 +8,16 @@ from scipy import stats
 
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import head_names, overlap
-from icl_lib.kinds import DEFINED_BY, RANKED_BY, fv_threshold, heads_of_kind, label_gaps, null_draws, top_sets
-from icl_lib.measurements import mean_scores
+from icl_lib.kinds import (
+    DEFINED_BY,
+    RANKED_BY,
+    fv_threshold,
+    heads_of_kind,
+    label_gaps,
+    mean_scores,
+    null_draws,
+    top_sets,
+)
 from icl_lib.stats.intervals import expected_overlap, overlap_p_value, spearman
 
 SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
@@ -71,14 +79,14 @@ def concentration_numbers(scores: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for kind, score in RANKED_BY.items():
-        values = np.sort(mean_scores(scores, score).numpy().ravel())[::-1]
+        values = np.sort(mean_scores(scores, score).ravel())[::-1]
         positive = values[values > 0]
         rows += [number(f"share of top {k}, {kind}", positive[:k].sum() / positive.sum(), n=values.size)
                  for k in TOP if len(positive)]
     fv = scores[scores["score"] == "fv"]
     by_task = fv.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
     best = int((by_task.argmax(axis=1) == by_task.mean(axis=0).argmax()).sum())
-    rows += _highest("lowest fv", mean_scores(scores, "fv").numpy(), np.argmin)
+    rows += _highest("lowest fv", mean_scores(scores, "fv"), np.argmin)
     rows.append(number("tasks with the top FV head highest", best, n=len(by_task)))
     return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
 
@@ -98,7 +106,7 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     rows "<name>, layer" and "<name>, head". Overlap is against two random sets, p-value hypergeometric, two-sided; the
     rank correlation has a 95 % bootstrap interval over heads and is left out where a score is the same for all.
     """
-    values = {score: mean_scores(scores, score).numpy() for score in SCORES}
+    values = {score: mean_scores(scores, score) for score in SCORES}
     null, gaps, size = null_draws(scores), label_gaps(accuracy), values["fv"].size
     rows = [row for score in SCORES for row in _highest(f"highest {score}", values[score])]
     rows += [number("FV threshold", fv_threshold(null), n=len(null)),
@@ -106,7 +114,7 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     rows += [number(f"{kind} heads", mask.sum(), n=size) for kind, mask in heads_of_kind(scores, accuracy).items()]
     tops = top_sets(scores, fraction=fraction)
     for kind, mask in tops.items():
-        own = values[RANKED_BY[kind]][mask.numpy()]
+        own = values[RANKED_BY[kind]][mask]
         rows += [number(f"top {kind} head {head}", value, n=size)
                  for head, value in zip(head_names(mask), own, strict=True)]
     n, shared = int(tops["fv"].sum()), int((tops["fv"] & tops["induction"]).sum())
@@ -130,7 +138,7 @@ def fv_by_type(scores: pd.DataFrame, tasks: pd.DataFrame) -> dict[str, Float[nda
     """The FV score of every head as the mean over the tasks of each type (abstractive, extractive)."""
     fv = scores[scores["score"] == "fv"]
     kind = fv["task"].map(tasks.set_index("task")["task_type"])
-    return {name: mean_scores(fv[kind == name], "fv").numpy() for name in sorted(kind.unique())}
+    return {name: mean_scores(fv[kind == name], "fv") for name in sorted(kind.unique())}
 
 
 def _highest(name: str, values: Float[ndarray, "layer head"], which=np.argmax) -> list[dict]:

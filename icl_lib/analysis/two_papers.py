@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from icl_lib.ablation.conditions import nearest_fraction
+from icl_lib.ablation.conditions import PAPERS, THEIRS, nearest_fraction
 from icl_lib.ablation.effects import FEW_SHOT, corrected
-from icl_lib.ablation.two_papers import PAPERS, THEIRS
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.kinds import ANY_HEADS, KINDS
 from icl_lib.stats.intervals import bootstrap_mean
@@ -70,10 +69,9 @@ def benefits(patterns: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """
     rows = []
     for (task_set, ranking, fraction), by_task in by_task_benefits(patterns):
-        names = by_task.index.to_numpy(str)
-        found = (float(by_task.mean()), np.nan, np.nan) if len(names) < 2 else bootstrap_mean(
-            by_task.to_numpy(), names, seed=seed, over="tasks")
-        rows.append((task_set, ranking, fraction, *found, len(names)))
+        n, found = len(by_task), (float(by_task.mean()), np.nan, np.nan)
+        found = found if n < 2 else bootstrap_mean(by_task.to_numpy(), seed=seed)
+        rows.append((task_set, ranking, fraction, *found, n))
     return pd.DataFrame(rows, columns=["task_set", "ranking", "fraction", "value", "low", "high", "n"])
 
 

@@ -1,16 +1,16 @@
 """Transformers' own eager pass of two short random sequences, with plain hooks: what models are held against."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from icl_lib.forward.passes import attentions, output_projections, plain_transformers, split_heads
+from icl_lib.forward.passes import attentions, hooked, output_projections, plain_transformers, split_heads
 from icl_lib.models.paper_models import GIB
-from icl_lib.models.placement import free_gib
+from icl_lib.models.placement import free_gib, in_dtype
 
 LENGTHS = (10, 7)  # of the probe sequences
 WINDOW = 4  # what a window is narrowed to meanwhile, so that these are longer
@@ -55,8 +55,7 @@ class Reference:
 
     def _run(self, rows: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "row pos vocab"]:
         masks, places = (torch.stack(part) for part in zip(*rows, strict=True))
-        seen: list[Tensor] = []
-        patterns: list[Tensor] = []
+        seen, patterns = [], []
 
         def replacing(layer: int):
             def replace(_projection: nn.Module, args: tuple) -> tuple:
@@ -74,13 +73,9 @@ class Reference:
         n_layers = self.model.cfg.n_layers
         handles = [p.register_forward_pre_hook(replacing(i)) for i, p in enumerate(output_projections(self.model))]
         handles += [attention.register_forward_hook(note) for attention in attentions(self.model)]
-        try:
-            with plain_transformers(self.model) as hf_model:
-                hf_model.config._attn_implementation = "eager"  # put back on leaving
-                logits = hf_model(input_ids=self.tokens.repeat(len(rows), 1), use_cache=False).logits
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(handles), plain_transformers(self.model) as hf_model:
+            hf_model.config._attn_implementation = "eager"  # put back on leaving
+            logits = hf_model(input_ids=self.tokens.repeat(len(rows), 1), use_cache=False).logits
         if len(seen) != n_layers:
             raise Refused(f"{len(seen)} calls of output projections in a pass, expected {n_layers}, one per layer")
         if self.z is None:
@@ -94,21 +89,13 @@ def log_softmax(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1).to(logits.dtype)
 
 
-@contextmanager
-def widened(hf_model: nn.Module) -> Iterator[None]:
+def widened(hf_model: nn.Module) -> AbstractContextManager[None]:
     """A half-precision model in float32 where there is room: its own rounding would hide what is looked for."""
-    tensors = [*hf_model.parameters(), *hf_model.buffers()]
-    half = [tensor for tensor in tensors if tensor.dtype in (torch.float16, torch.bfloat16)]
-    free = free_gib(half[0].device) if half else 0.0
+    half = [tensor for tensor in (*hf_model.parameters(), *hf_model.buffers())
+            if tensor.dtype in (torch.float16, torch.bfloat16)]
+    free = free_gib(half[0].device) if half else None
     room = free is None or 4 * sum(tensor.numel() for tensor in half) < 0.8 * free * GIB
-    before = [tensor.data for tensor in half] if room else []
-    try:
-        for tensor in half if room else ():
-            tensor.data = tensor.data.float()
-        yield
-    finally:
-        for tensor, data in zip(half, before, strict=room):
-            tensor.data = data
+    return in_dtype(half, torch.float32 if room else None)
 
 
 @contextmanager

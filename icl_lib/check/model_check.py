@@ -166,25 +166,19 @@ def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
 
 
 def _compare_losses(
-    model: nn.Module, tokens: Tensor, heads: Tensor, values: Tensor, reference: "Reference", found: "_Differences"
+    model: nn.Module, tokens: Tensor, heads: Tensor, values: Tensor, reference: Reference, found: "_Differences"
 ) -> None:
-    edits = [None, Edit(heads, values)]
-    places = [len(tokens[0]) - 4, len(tokens[0]) - 2]
-    for what, positions, chosen, at in (
-        ("token losses under an edit at all positions", "all", edits, None),
-        ("token losses under an edit at the last position", "last", edits[1:], places),
-    ):
-        chosen = [None if edit is None else Edit(heads, values, positions) for edit in chosen]
-        losses = edited_token_losses(model, tokens, chosen, at=at)[:, 0]
-        rows = reference.everywhere[:2] if at is None else reference.apart(places)
-        at = list(range(len(tokens[0]) - 1)) if at is None else places
+    n = tokens.shape[1] - 1
+    everywhere, last = (Edit(heads, values, positions) for positions in ("all", "last"))
+    some = [n - 3, n - 1]
+    for edits, at, rows in (([None, everywhere], list(range(n)), reference.everywhere[:2]),
+                            ([last], some, reference.apart(some))):
+        losses = edited_token_losses(model, tokens, edits, at=at)[:, 0]
         wanted = -rows[:, at].gather(-1, tokens[0, 1:][at].expand(len(rows), -1)[..., None])[..., 0]
-        found.add(what, losses.to(wanted.device), wanted)
+        found.add(f"token losses under an edit at {edits[-1].positions} positions", losses.to(wanted.device), wanted)
 
 
-def _compare_patterns(
-    patterns: Tensor, wanted: Tensor | None, config: Any, found: "_Differences"
-) -> str:
+def _compare_patterns(patterns: Tensor, wanted: Tensor | None, config: Any, found: "_Differences") -> str:
     """Compare attention patterns; in words what neither they nor windows let be tried."""
     if wanted is None:
         return "attention patterns, which the architecture does not give"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from icl_lib.data.documents import LAB, REFERENCE
 from icl_lib.data.tasks import LAB_TASKS
-from icl_lib.models.load import locate
+from icl_lib.models.locate import locate
 
 AUTO = "auto"
 _TOKENIZER = LAB_TASKS.parent / "tokenizer" / "tokenizer.json"

@@ -1,6 +1,5 @@
 """Tasks and prompts: reading task files, splitting their pairs, writing few-shot prompts in the paper's template."""
 
-import difflib
 import hashlib
 import json
 import math
@@ -11,21 +10,26 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, TypeAdapter, ValidationError
+
+from icl_lib.names import refuse_unknown
 
 TYPES = ("abstractive", "extractive")
 SPLITS = ("scoring", "evaluation", "training", "unseen")
 LAB_TASKS = Path(__file__).parents[2] / "lab" / "world" / "tasks"
+_NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Prompt:
     """Text up to the last answer's colon, beginning with the BOS text, and the answer with its leading space."""
 
-    text: str
-    answer: str
+    text: _NonEmpty
+    answer: _NonEmpty
 
 
 @dataclass(frozen=True)
@@ -36,59 +40,38 @@ class TaskPrompts:
     shuffled: list[Prompt]
 
 
-def read_json(path: str | Path):
-    """The contents of a JSON file; a one-line `ValueError` or `FileNotFoundError` names the file and the place."""
+def read_json(path: str | Path, form: Any) -> Any:
+    """The contents of a JSON file as the type `form`; a one-line `ValueError` names the file and the place.
+
+    Numbers with a point are read as their digits, as text. Raises FileNotFoundError for a missing file.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_Digits)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_digits, parse_float=_digits)
         json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is text that no tokenizer takes
-        return content
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers and depths without measure
         raise ValueError(f"{path} is not valid JSON ({error}); mend or download the file again") from None
+    try:
+        return TypeAdapter(form).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{path}: {list(first['loc'])}: {first['msg']}, found {first['input']!r:.100}") from None
 
 
-def _no_number(name: str):
-    raise ValueError(f"{name} is no number of JSON")
-
-
-class _Digits(float):
-    """A number of JSON that is written as it was read: 1.50, 1e5."""
-
-    def __new__(cls, digits: str):
-        number = super().__new__(cls, digits)
-        number.digits = digits
-        return number if math.isfinite(number) else _no_number(digits)
-
-    def __str__(self) -> str:
-        return self.digits
+def _digits(number: str) -> str:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is no number of JSON")
+    return number
 
 
 def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
     """Prompts of several tasks from a file `{task: {"clean": [{"text", "answer"}], "shuffled": [...]}}`.
 
-    Raises `FileNotFoundError` for a missing file and `ValueError` naming task, list, place and field for anything
-    that is not of this form.
+    Errors as in `read_json`; texts and answers must not be empty.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: expected an object of tasks, found {type(content).__name__}")
-    return {task: TaskPrompts(*(_prompt_list(path, task, entry, key) for key in ("clean", "shuffled")))
-            for task, entry in content.items()}
-
-
-def _prompt_list(path, task: str, entry, key: str) -> list[Prompt]:
-    items = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(items, list):
-        raise ValueError(f"{path}: task {task!r} has no list {key!r}; give a list of objects with text and answer")
-    prompts = []
-    for i, item in enumerate(items):
-        for name in ("text", "answer"):
-            if not isinstance(item, dict) or not isinstance(item.get(name), str) or not item[name]:
-                raise ValueError(f"{path}: task {task!r}, {key}[{i}]: {name!r} must be a non-empty string")
-        prompts.append(Prompt(item["text"], item["answer"]))
-    return prompts
+    return read_json(path, Annotated[dict[str, TaskPrompts], Field(min_length=1)])
 
 
 @dataclass(frozen=True)
@@ -144,23 +127,35 @@ class Task:
         return max(labels.count(label) for label in set(labels)) / len(labels)
 
 
+def _not_blank(field: str | int) -> str:
+    if not str(field).strip():
+        raise ValueError("an empty field")
+    return str(field)
+
+
+class _Pair(BaseModel):
+    input: Annotated[StrictStr | StrictInt, AfterValidator(_not_blank)]
+    output: Annotated[StrictStr | StrictInt, AfterValidator(_not_blank)]
+
+
+class _Card(BaseModel):
+    """What `cards.json` says of a task."""
+
+    type: Literal[TYPES]
+    split: Literal[SPLITS]
+    inputs: StrictStr
+    labels: StrictStr
+    relation: StrictStr
+    held_out: Annotated[StrictInt, Field(ge=0)]
+
+
+_Cards = Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], _Card], Field(min_length=1)]
+
+
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     """(input, output) pairs of one task file: a list of {"input", "output"}; numbers are read as their digits."""
-    content = read_json(path)
-    if not isinstance(content, list) or not content:
-        raise ValueError(f"{path}: expected a non-empty list of pairs, found {type(content).__name__}")
-    pairs = []
-    for i, item in enumerate(content):
-        if not isinstance(item, dict) or not {"input", "output"} <= set(item):
-            raise ValueError(f"{path}: item {i} must be an object with 'input' and 'output'")
-        for name in ("input", "output"):
-            if not isinstance(item[name], str | int | float) or isinstance(item[name], bool):
-                raise ValueError(f"{path}: item {i}, {name} is {item[name]!r}, expected text or a number")
-        pair = str(item["input"]), str(item["output"])
-        if not all(text.strip() for text in pair):
-            raise ValueError(f"{path}: item {i} has an empty field: {pair!r}")
-        pairs.append(pair)
-    return pairs
+    pairs = read_json(path, Annotated[list[_Pair], Field(min_length=1)])
+    return [(pair.input, pair.output) for pair in pairs]
 
 
 def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
@@ -182,17 +177,14 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
 
         return pattern_tasks()
     folder = LAB_TASKS if source == "lab" else Path(source)
-    cards = read_json(folder.parent / "cards.json")
-    _check_cards(cards, folder.parent / "cards.json")
+    cards = read_json(folder.parent / "cards.json", _Cards)
     tasks = {}
     for name, card in sorted(cards.items()):
-        pairs = read_pairs(folder / card["type"] / f"{name}.json")
-        if card["held_out"] >= len(pairs):
-            raise ValueError(f"{folder}: task {name!r} holds out {card['held_out']} of {len(pairs)} pairs")
-        shared = [other for other, its in cards.items()
-                  if (its["inputs"], its["labels"]) == (card["inputs"], card["labels"])]
-        tasks[name] = Task(name, card["type"], card["split"], pairs, card["held_out"], card["inputs"],
-                           card["labels"], card["relation"], shared)
+        pairs = read_pairs(folder / card.type / f"{name}.json")
+        if card.held_out >= len(pairs):
+            raise ValueError(f"{folder}: task {name!r} holds out {card.held_out} of {len(pairs)} pairs")
+        siblings = [other for other, its in cards.items() if (its.inputs, its.labels) == (card.inputs, card.labels)]
+        tasks[name] = Task(name, pairs=pairs, siblings=siblings, **card.model_dump())
     return tasks
 
 
@@ -206,28 +198,10 @@ def _form(task: Task) -> tuple:
     return (task.balanced, *astuple(task.template)) if task.balanced or task.template != PAPER_TEMPLATE else ()
 
 
-def _check_cards(cards, path: Path) -> None:
-    if not isinstance(cards, dict) or not cards:
-        raise ValueError(f"{path}: expected an object of cards, found {type(cards).__name__}")
-    for name, card in cards.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise ValueError(f"{path}: {name!r} is no name of a task, expected letters, digits and _ . -")
-        for key in ("type", "split", "inputs", "labels", "relation"):
-            if not isinstance(card, dict) or not isinstance(card.get(key), str):
-                raise ValueError(f"{path}: the card of task {name!r} has no text {key!r}")
-        for key, known in (("type", TYPES), ("split", SPLITS)):
-            if card[key] not in known:
-                raise ValueError(f"{path}: task {name!r}, {key} {card[key]!r} is none of {', '.join(known)}")
-        if not isinstance(card.get("held_out"), int) or card["held_out"] < 0:
-            raise ValueError(f"{path}: task {name!r}, held_out is {card.get('held_out')!r}, expected a whole number")
-
-
 def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
     """The named tasks; an unknown name is refused with the nearest valid ones."""
     for name in names:
-        if name not in tasks:
-            near = difflib.get_close_matches(name, tasks, n=3) or sorted(tasks)[:3]
-            raise ValueError(f"unknown task {name!r}; nearest known tasks: {', '.join(near)}")
+        refuse_unknown("task", name, tasks)
     return {name: tasks[name] for name in names}
 
 
@@ -297,9 +271,9 @@ def _moved_labels(labels: list[str], rng: np.random.Generator, n_draws: int) -> 
     """A permutation with as few labels in their old place as the draws find, of 100 none where that is possible."""
     if len(labels) < 2:
         return labels
-    draws = ([labels[i] for i in rng.permutation(len(labels))] for _ in range(n_draws))
     best, fewest = labels, len(labels) + 1
-    for draw in draws:
+    for _ in range(n_draws):
+        draw = [labels[i] for i in rng.permutation(len(labels))]
         kept = sum(map(operator.eq, labels, draw))
         if kept < fewest:
             best, fewest = draw, kept

@@ -8,15 +8,17 @@ import hashlib
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 
 from icl_lib.data.tasks import Task
+from icl_lib.files import whole
+from icl_lib.names import refuse_unknown
 
 COMMIT = "c0ba06e"
 ADDRESS = f"https://raw.githubusercontent.com/kayoyin/icl-heads/{COMMIT}/dataset_files"
@@ -58,8 +60,7 @@ def upstream_tasks(preset: str = "upstream", *, seed: int = 0) -> dict[str, Task
 
     Raises ValueError for an unknown preset and for a file that cannot be downloaded or is not the one expected.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"task files {preset!r}: expected lab, {' or '.join(PRESETS)}")
+    refuse_unknown("task files", preset, PRESETS)
     files = fetch()
     tasks = {}
     for split, folders in (("scoring", SCORING_TASKS), ("evaluation", EVALUATION_TASKS)):
@@ -167,40 +168,17 @@ def _fetch(cache: Path, name: str, expected: str) -> Path:
         raise ValueError(f"task file {name} is not in {cache}, and HF_HUB_OFFLINE=1; run once with HF_HUB_OFFLINE=0")
     address = f"{(os.environ.get('ICL_TASK_FILES_URL') or ADDRESS).rstrip('/')}/{name}"
     try:
-        with urllib.request.urlopen(address, timeout=60) as answer:
+        with urlopen(address, timeout=60) as answer:
             content = answer.read()
-    except (urllib.error.URLError, OSError, EOFError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ValueError(f"task file {name}: cannot download {address} ({reason}); nothing was kept, try again "
-                         "later or set ICL_TASK_FILES_URL to another copy of the folder") from None
-    except Exception as error:  # http.client's, for answers cut short
-        raise ValueError(f"task file {name}: the download of {address} broke off ({type(error).__name__}); start "
-                         "again") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise ValueError(f"task file {name} from {address} has the SHA-256 sum {found[:12]}..., expected "
-                         f"{expected[:12]}...; it was not kept")
-    _write(path, content)
+        if (digest := hashlib.sha256(content).hexdigest()) != expected:
+            raise ValueError(f"its SHA-256 sum is {digest[:12]}..., expected {expected[:12]}...")
+        with whole(path) as temporary:
+            temporary.write_bytes(content)
+    except (OSError, HTTPException, ValueError) as error:
+        raise ValueError(f"task file {name}: cannot download {address} to {cache} ({error}); nothing was kept, try "
+                         "again later or set ICL_TASK_FILES_URL to another copy of the folder, ICL_CACHE to another "
+                         "place") from None
     return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    made = False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = True
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"cannot write {path} ({error.strerror}); free some room or set ICL_CACHE to another "
-                         "folder") from None
-    finally:
-        if made:
-            temporary.unlink(missing_ok=True)
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from icl_lib.ablation.conditions import Condition
 from icl_lib.ablation.effects import FEW_SHOT, KINDS, METRIC_WORDS, at_fraction, set_table, with_holm
-from icl_lib.ablation.measure import TOKEN_LOSS, with_paired_errors
 from icl_lib.ablation.protocols import protocol, protocol_rows, titles
+from icl_lib.ablation.table import TOKEN_LOSS, with_paired_errors
 from icl_lib.analysis.ablation_numbers import able_tasks, carries_loss, find
 from icl_lib.figures.common import COLOUR, CONTROL_LABEL, GREY, LABEL, METRIC_LABEL, Figure, line_over_tasks, look, note
 

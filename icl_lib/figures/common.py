@@ -105,7 +105,7 @@ def task_points(rows: pd.DataFrame, x: str, seed: int) -> list[tuple[float, floa
     for at, group in rows.assign(at=rows[x].astype(float)).groupby("at"):
         by_task = group.groupby("task")[["value", "standard_error"]].mean()
         if len(by_task) > 1:
-            interval = bootstrap_mean(by_task["value"].to_numpy(), by_task.index.to_numpy(), seed=seed, over="tasks")
+            interval = bootstrap_mean(by_task["value"].to_numpy(), seed=seed)
         else:
             value, error = by_task.iloc[0].astype(float)
             interval = value, value - 1.96 * error, value + 1.96 * error

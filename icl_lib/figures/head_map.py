@@ -10,8 +10,7 @@ from IPython.display import HTML
 from matplotlib.colors import LinearSegmentedColormap
 
 from icl_lib.figures.common import COLOUR, SCORE_LABEL, Figure, as_html
-from icl_lib.kinds import RANKED_BY
-from icl_lib.measurements import mean_scores
+from icl_lib.kinds import RANKED_BY, mean_scores
 
 # Maps of a score go to its kind's colour, negative FV scores to one of their own. The book's script has the same.
 UNSIGNED = LinearSegmentedColormap.from_list("unsigned", ["#F4F4F4", COLOUR["induction"]])
@@ -24,7 +23,7 @@ RANKS = {"induction": "rank by attention mass", "fv": "rank by FV score"}
 
 def head_table(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per head: its scores (mean over tasks) and its rank by the two that rank heads, 1 the highest."""
-    by_score = {label: mean_scores(scores, score).numpy() for score, label in COLUMNS.items()}
+    by_score = {label: mean_scores(scores, score) for score, label in COLUMNS.items()}
     layers, heads = np.indices(by_score["FV score"].shape).reshape(2, -1)
     table = pd.DataFrame({"layer": layers, "head": heads, **{name: of.ravel() for name, of in by_score.items()}})
     for kind, score in RANKED_BY.items():
@@ -45,7 +44,7 @@ def head_map(scores: pd.DataFrame) -> HTML:
         for layer, head, mass, prefix, _, fv, by_mass, by_fv in table.itertuples(index=False)]
     panels = []
     for score, title in TITLES.items():
-        values = mean_scores(scores, score).numpy()
+        values = mean_scores(scores, score)
         panels.append({"title": title, "signed": score == "fv", "values": values.round(5).tolist(),
                        "text": np.array(hover).reshape(values.shape).tolist()})
     # "</" would end the script element wherever it stands in a string.
@@ -59,7 +58,7 @@ def head_map(scores: pd.DataFrame) -> HTML:
 def _figure(scores: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(TITLES), figsize=(4.8 * len(TITLES), 3.8))
     for ax, name in zip(axes, TITLES, strict=True):
-        values = mean_scores(scores, name).numpy()
+        values = mean_scores(scores, name)
         top, signed = np.abs(values).max(), name == "fv"
         sns.heatmap(values, ax=ax, cmap=SIGNED if signed else UNSIGNED, vmin=-top if signed else 0, vmax=top,
                     cbar_kws={"label": SCORE_LABEL[name]}, linewidths=0.5, linecolor="white")

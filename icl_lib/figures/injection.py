@@ -34,8 +34,7 @@ def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Fi
                 by_task = at_layer[at_layer["heads"] == kind].groupby("task")["value"].mean()
                 if by_task.empty:  # the model answered nothing after clean demonstrations
                     continue
-                names = by_task.index.to_numpy(str)
-                value, low, high = bootstrap_mean(by_task.to_numpy(), names, seed=seed, over="tasks")
+                value, low, high = bootstrap_mean(by_task.to_numpy(), seed=seed)
                 ax.errorbar(place, value, yerr=[[value - low], [high - value]], color=COLOUR[kind],
                             marker=MARKER[kind] or "D", capsize=4, markersize=8, linestyle="none")
             ax.axhline(clean, color=COLOUR["none"], linestyle=":", linewidth=1.2)

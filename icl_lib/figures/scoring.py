@@ -10,8 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from icl_lib.analysis.scoring_numbers import fv_by_type, trained
 from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, SCORE_LABEL, Figure, line_over_tasks
-from icl_lib.kinds import RANKED_BY, top_sets
-from icl_lib.measurements import mean_scores
+from icl_lib.kinds import RANKED_BY, mean_scores, top_sets
 
 
 def accuracy_by_shots(accuracy: pd.DataFrame, tasks: pd.DataFrame, seed: int) -> Figure:
@@ -66,7 +65,7 @@ def layers_by_model(models: Mapping[str, pd.DataFrame], fraction: float) -> Figu
 
 
 def _at_layers(ax, scores: pd.DataFrame, kind: str, fraction: float, size: int = 24) -> None:
-    values, top = mean_scores(scores, RANKED_BY[kind]).numpy(), top_sets(scores, fraction=fraction)[kind].numpy()
+    values, top = mean_scores(scores, RANKED_BY[kind]), top_sets(scores, fraction=fraction)[kind]
     layers = np.nonzero(np.ones_like(top))[0].reshape(top.shape)
     ax.scatter(layers[~top], values[~top], facecolors="none", edgecolors=COLOUR["random"], s=size, label="other heads")
     ax.scatter(layers[top], values[top], color=COLOUR[kind], marker=MARKER[kind], s=1.7 * size,
@@ -80,7 +79,7 @@ def _at_layers(ax, scores: pd.DataFrame, kind: str, fraction: float, size: int =
 
 def score_scatter(scores: pd.DataFrame, fraction: float) -> Figure:
     """Both scores of every head; filled where a head is in a top set, both markers where it is in both."""
-    x, y = (mean_scores(scores, score).numpy() for score in RANKED_BY.values())
+    x, y = (mean_scores(scores, score) for score in RANKED_BY.values())
     ax = _heads(x, y, scores, fraction)
     ax.set(xlabel=SCORE_LABEL[RANKED_BY["induction"]], ylabel=SCORE_LABEL["fv"])
     return Figure(
@@ -106,7 +105,7 @@ def _heads(x: np.ndarray, y: np.ndarray, scores: pd.DataFrame, fraction: float):
     ax.scatter(x, y, facecolors="none", edgecolors=COLOUR["random"], s=24, label="other heads")
     tops = top_sets(scores, fraction=fraction)
     for kind, size in (("induction", 80), ("fv", 30)):
-        top = tops[kind].numpy()
+        top = tops[kind]
         ax.scatter(x[top], y[top], color=COLOUR[kind], marker=MARKER[kind], s=size, label=f"top {LABEL[kind]}")
     ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.legend(fontsize=9)

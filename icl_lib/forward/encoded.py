@@ -13,13 +13,23 @@ from icl_lib.data.tasks import Prompt, TaskPrompts
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """Token ids of a prompt and of its answer, with the place it came from for error messages."""
+    """Token ids of a prompt and of its answer, with its place for error messages."""
 
     task: str
     index: int
     tokens: list[int]
     answer: list[int]
     answer_text: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"task {self.task!r}, prompt {self.index}"
+
+    def refuse_too_long(self, model: nn.Module, n_more: int = 0) -> None:
+        """Raise ValueError where the prompt, with so many tokens after it, is longer than the model's context."""
+        if (n := len(self.tokens) + n_more) > model.cfg.n_ctx:
+            raise ValueError(f"{self.place}: {n} tokens exceed the context of {model.cfg.n_ctx}; take fewer "
+                             "demonstrations")
 
 
 @dataclass(frozen=True)
@@ -54,15 +64,13 @@ def encode_prompts(model: nn.Module, prompts: Sequence[Prompt | EncodedPrompt], 
     answers = model.tokenizer(answers, add_special_tokens=False)["input_ids"]
     encoded = []
     for i, (tokens, answer) in enumerate(zip(texts, answers, strict=True)):
-        where = f"task {task!r}, prompt {i}"
-        if not tokens:
-            raise ValueError(f"{where}: the prompt {prompts[i].text!r} tokenises to nothing")
-        if not answer:
-            raise ValueError(f"{where}: the answer {prompts[i].answer!r} tokenises to nothing")
-        refuse_unknown_tokens(model, max(*tokens, *answer), where)
-        if len(tokens) > model.cfg.n_ctx:
-            raise ValueError(f"{where}: {len(tokens)} tokens exceed the context of {model.cfg.n_ctx}")
-        encoded.append(EncodedPrompt(task, i, list(tokens), list(answer), prompts[i].answer))
+        prompt = EncodedPrompt(task, i, list(tokens), list(answer), prompts[i].answer)
+        for what, ids, text in (("prompt", tokens, prompts[i].text), ("answer", answer, prompts[i].answer)):
+            if not ids:
+                raise ValueError(f"{prompt.place}: the {what} {text!r} tokenises to nothing")
+        refuse_unknown_tokens(model, max(*tokens, *answer), prompt.place)
+        prompt.refuse_too_long(model)
+        encoded.append(prompt)
     return encoded
 
 

@@ -11,26 +11,21 @@ from torch import Tensor, nn
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.encoded import EncodedPrompt, encode_clean
 from icl_lib.forward.passes import last_head_outputs
-from icl_lib.progress import progress as progress_of
+from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
 
 MeanZ = Float[Tensor, "layer head d_head"]
 
 
 def clean_means(
-    model: nn.Module,
-    prompts: Mapping[str, TaskPrompts],
-    *,
-    batch_size: int = 16,
-    save_to: str | Path | None = None,
-    progress: bool = True,
+    model: nn.Module, prompts: Mapping[str, TaskPrompts], *, batch_size: int = 16, save_to: str | Path | None = None
 ) -> dict[str, MeanZ]:
     """Each task's mean head outputs at the last position over its clean prompts (section 2).
 
     Before the output projection (hook_z), in float64 while summing, given in the model's dtype.
     `save_to` and errors as in `fv_scores`.
     """
-    return means_of(model, encode_clean(model, prompts), batch_size, progress, SavedResults(save_to, model))
+    return means_of(model, encode_clean(model, prompts), SavedResults(save_to, model), batch_size)
 
 
 def mean_over_tasks(means: Mapping[str, MeanZ]) -> MeanZ:
@@ -40,7 +35,7 @@ def mean_over_tasks(means: Mapping[str, MeanZ]) -> MeanZ:
 
 
 def means_of(
-    model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], batch_size: int, progress: bool, saved: SavedResults
+    model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], saved: SavedResults, batch_size: int = 16
 ) -> dict[str, MeanZ]:
     """`clean_means` of encoded prompts, read where `saved` has them."""
     def mean(task: str) -> dict[str, Tensor]:
@@ -49,7 +44,7 @@ def means_of(
         return {"mean_z": z.double().mean(0).to(z.dtype).cpu()}
 
     means = {}
-    for task in progress_of(encoded, "clean means", show=progress):
+    for task in progress(encoded, "clean means"):
         tokens = [p.tokens for p in encoded[task]]
         means[task] = saved.recall(partial(mean, task), "clean means", tokens)["mean_z"]
     return means
@@ -61,5 +56,4 @@ def refuse_nan(
     """Raises ValueError naming task and prompt for a row with NaN."""
     bad = values.isnan().any(1)
     if bad.any():
-        prompt = encoded[rows[int(bad.nonzero()[0])]]
-        raise ValueError(f"task {prompt.task!r}, prompt {prompt.index}: NaN in the {what} prompt")
+        raise ValueError(f"{encoded[rows[int(bad.nonzero()[0])]].place}: NaN in the {what} prompt")

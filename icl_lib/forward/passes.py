@@ -40,6 +40,18 @@ def feed(hf_model: nn.Module, tokens: Int[Tensor, "batch pos"], **options: Any) 
         return hf_model.base_model(input_ids=tokens, use_cache=False, **options)
 
 
+def without_hidden(args: tuple, kwargs: dict) -> tuple[Tensor, tuple, dict]:
+    """The residual stream that a layer is called with, and its other arguments."""
+    if args:
+        return args[0], args[1:], kwargs
+    return kwargs["hidden_states"], (), {name: value for name, value in kwargs.items() if name != "hidden_states"}
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The residual stream in what a layer gives."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def layers(model: nn.Module) -> list[nn.Module]:
     """The transformers decoder layers under the bridge's blocks (ask outside `plain_transformers`)."""
     return [block.original_component for block in model.blocks]

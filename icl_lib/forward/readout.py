@@ -1,4 +1,4 @@
-"""From residual streams to probabilities and tokens, a few rows at a time: a vocabulary is wide."""
+"""From residual streams to probabilities, a few rows at a time: a vocabulary is wide."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,31 +52,18 @@ def own_logits(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
         yield logits
 
 
-def greedy_tokens(model: nn.Module, hidden: Float[Tensor, "batch row d_model"]) -> Int[Tensor, "batch row"]:
-    """The likeliest next token after a normed residual stream, a few rows at a time."""
-    n_rows = max(1, _LOGIT_BYTES // (4 * model.cfg.d_vocab))
-    with own_logits(model) as unembed:
-        tokens = [unembed(rows).argmax(-1) for rows in hidden.flatten(0, 1).split(n_rows)]
-    return torch.cat(tokens).view(hidden.shape[:2])
-
-
 def read_targets(
-    model: nn.Module,
-    hidden: Float[Tensor, "batch row pos d_model"],
-    targets: Int[Tensor, "batch pos"],
-    *,
-    normed: bool = False,
+    model: nn.Module, hidden: Float[Tensor, "batch row pos d_model"], targets: Int[Tensor, "batch pos"]
 ) -> Readout:
-    """Final norm (unless `normed`), unembedding and softmax, a few rows at a time: a vocabulary is wide."""
+    """Final norm, unembedding and softmax, a few rows at a time."""
     norm = model.ln_final.original_component
     shape = hidden.shape[:3]
     target = targets[:, None].expand(shape).reshape(-1, 1)
     n_rows = max(1, _LOGIT_BYTES // (4 * model.cfg.d_vocab))
     log_probability, correct = [], []
-    rows_of = hidden.reshape(-1, hidden.shape[-1]).split(n_rows)
     with own_logits(model) as unembed:
-        for rows, at in zip(rows_of, target.split(n_rows), strict=True):
-            logits = unembed(rows if normed else norm(rows))
+        for rows, at in zip(hidden.flatten(0, 2).split(n_rows), target.split(n_rows), strict=True):
+            logits = unembed(norm(rows))
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             log_probability.append(logits.gather(-1, at)[:, 0] - logits.logsumexp(-1))
             correct.append(logits.argmax(-1) == at[:, 0])

@@ -22,11 +22,7 @@ RUN_TOKENS = 4096  # positions of edited texts that are read at a time, where ea
 
 @torch.inference_mode()
 def run(
-    model: nn.Module,
-    batch: TokenBatch,
-    edits: Sequence[Edit | None],
-    targets: Int[Tensor, "batch pos"],
-    *,
+    model: nn.Module, batch: TokenBatch, edits: Sequence[Edit | None], targets: Int[Tensor, "batch pos"], *,
     at: Int[Tensor, "batch pos"] | None = None,
 ) -> Readout:
     """What the model says about target tokens under each edit (row = edit; None is the unedited model).
@@ -69,10 +65,7 @@ def _at_once(where: str, n_edits: int, batch: TokenBatch, at: Tensor, apart: boo
 
 @torch.inference_mode()
 def run_added(
-    model: nn.Module,
-    batch: TokenBatch,
-    vectors: Float[Tensor, "row d_model"],
-    layer: Int[Tensor, "row"],
+    model: nn.Module, batch: TokenBatch, vectors: Float[Tensor, "row d_model"], layer: Int[Tensor, "row"],
     targets: Int[Tensor, "batch 1"],
 ) -> Readout:
     """The same with a vector added to the output of a layer, counted from 0, at the last position.

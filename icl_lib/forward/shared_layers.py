@@ -20,6 +20,7 @@ from icl_lib.forward.passes import (
     PassDone,
     attentions,
     feed,
+    hidden_of,
     hooked,
     layers,
     output_projections,
@@ -28,6 +29,7 @@ from icl_lib.forward.passes import (
     plain_transformers,
     split_heads,
     take_positions,
+    without_hidden,
 )
 
 MAX_TOKENS = 8192  # of edited copies carried at a time
@@ -35,12 +37,8 @@ MAX_TOKENS = 8192  # of edited copies carried at a time
 
 @torch.inference_mode()
 def edited_residuals(
-    model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
-    edits: RowEdits,
-    read: Int[Tensor, "batch read"] | None = None,
-    *,
-    edited: Bool[Tensor, "batch pos"] | None = None,
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], edits: RowEdits, read: Int[Tensor, "batch read"] | None = None,
+    *, edited: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "batch row read d_model"]:
     """The residual stream after the last layer, before the final norm, under each row's edits at all positions.
 
@@ -66,17 +64,13 @@ class _LayerSweep:
     """The calls of one unedited pass, and the edited copies on their way up, row by row on the batch axis."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        tokens: Int[Tensor, "batch pos"],
-        edits: RowEdits,
-        read: Int[Tensor, "batch read"] | None,
-        edited: Bool[Tensor, "batch pos"] | None,
+        self, model: nn.Module, tokens: Int[Tensor, "batch pos"], edits: RowEdits,
+        read: Int[Tensor, "batch read"] | None, edited: Bool[Tensor, "batch pos"] | None,
     ):
         self.model, self.edits, self.read, self.edited, self.n_batch = model, edits, read, edited, len(tokens)
         self.layers, self.projections, self.attentions = layers(model), output_projections(model), attentions(model)
         self.first = edits.first_layers.tolist()
-        self.calls: list[tuple[tuple, dict]] = []
+        self.calls: list[list] = []  # arguments of each layer but the residual stream
         self.entering: dict[int, Tensor] = {}
         self.heads: dict[int, Tensor] = {}  # their outputs, where attention gives nothing but their projection
         self.stage = "unedited"  # then "rows" (whole sequences), "keys" and "read" (of the last layer)
@@ -92,8 +86,8 @@ class _LayerSweep:
         def note(_layer: nn.Module, args: tuple, kwargs: dict) -> None:
             if self.stage != "unedited":
                 return
-            hidden, args = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
-            self.calls.append((args, {k: v for k, v in kwargs.items() if k != "hidden_states"}))
+            hidden, *others = without_hidden(args, kwargs)
+            self.calls.append(others)
             if i in self.first:
                 self.entering[i] = hidden
             if i == len(self.layers) - 1 and i not in self.first:
@@ -191,8 +185,7 @@ class _LayerSweep:
         args, kwargs = self.calls[layer]
         args = [self._argument(value, n_copies) for value in args]
         kwargs = {name: self._argument(value, n_copies) for name, value in kwargs.items()}
-        output = self.layers[layer](hidden, *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        return hidden_of(self.layers[layer](hidden, *args, **kwargs))
 
     def _argument(self, value: Any, n_copies: int) -> Any:
         """An argument of the layer's call in the unedited pass, as it has to be for the copies."""

@@ -20,6 +20,7 @@ from icl_lib.forward.passes import (
     PassDone,
     feed,
     hidden_by,
+    hidden_of,
     hooked,
     layers,
     output_projections,
@@ -27,6 +28,7 @@ from icl_lib.forward.passes import (
     plain_transformers,
     split_heads,
     take_positions,
+    without_hidden,
 )
 
 
@@ -46,11 +48,8 @@ def edited_rows(
 
 @torch.inference_mode()
 def added_rows(
-    model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
-    vectors: Float[Tensor, "row d_model"],
-    layer: Int[Tensor, "row"],
-    at: Int[Tensor, "batch 1"],
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], vectors: Float[Tensor, "row d_model"],
+    layer: Int[Tensor, "row"], at: Int[Tensor, "batch 1"],
 ) -> Float[Tensor, "batch row 1 d_model"]:
     """The same with a vector added to the output of each row's `layer` at the position, in place of edited heads."""
     order = torch.argsort(layer, stable=True)
@@ -91,7 +90,7 @@ class _Sweep:
     def _enter(self, i: int):
         def enter(_layer: nn.Module, args: tuple, kwargs: dict) -> None:
             if not self.in_rows:
-                self.layer, self.call = i, (args, kwargs)
+                self.layer, self.call = i, without_hidden(args, kwargs)
 
         return enter
 
@@ -101,8 +100,7 @@ class _Sweep:
 
     def _run_rows(self) -> None:
         """Take the rows through the layer whose prompt pass has just given keys and values."""
-        args, kwargs = self.call
-        hidden, args = (args[0], args[1:]) if args else (kwargs["hidden_states"], ())
+        hidden, args, kwargs = self.call
         if n_new := self.first_layers.count(self.layer):
             new = take_positions(hidden, self.positions).repeat(1, n_new, 1)
             self.rows = new if self.rows is None else torch.cat([self.rows, new], dim=1)
@@ -110,9 +108,8 @@ class _Sweep:
             return
         self.in_rows = True
         try:
-            kwargs = {k: self._at_suffix(v) for k, v in kwargs.items() if k != "hidden_states"}
-            output = self.layers[self.layer](self.rows, *map(self._at_suffix, args), **kwargs)
-            self.rows = output[0] if isinstance(output, tuple) else output
+            kwargs = {k: self._at_suffix(v) for k, v in kwargs.items()}
+            self.rows = hidden_of(self.layers[self.layer](self.rows, *map(self._at_suffix, args), **kwargs))
         finally:
             self.in_rows = False
 
@@ -164,14 +161,10 @@ class _Sweep:
 
 
 def attend_rows(
-    query: Float[Tensor, "batch head queries d_head"],
-    keys: Float[Tensor, "batch group prefix d_head"],
-    values: Float[Tensor, "batch group prefix d_value"],
-    row_keys: Float[Tensor, "batch group row own d_head"],
-    row_values: Float[Tensor, "batch group row own d_value"],
-    scaling: float | None,
-    hidden: Bool[Tensor, "..."] | None,
-    others: Bool[Tensor, "query own"] | None = None,
+    query: Float[Tensor, "batch head queries d_head"], keys: Float[Tensor, "batch group prefix d_head"],
+    values: Float[Tensor, "batch group prefix d_value"], row_keys: Float[Tensor, "batch group row own d_head"],
+    row_values: Float[Tensor, "batch group row own d_value"], scaling: float | None,
+    hidden: Bool[Tensor, "..."] | None, others: Bool[Tensor, "query own"] | None = None,
 ) -> Float[Tensor, "batch queries head d_value"]:
     """Softmax over the prompt's keys and the row's own; query heads share key heads in groups.
 

@@ -26,11 +26,8 @@ def edited_rows(
 
 @torch.inference_mode()
 def added_rows(
-    model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
-    vectors: Float[Tensor, "row d_model"],
-    layer: Int[Tensor, "row"],
-    at: Int[Tensor, "batch 1"],
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], vectors: Float[Tensor, "row d_model"],
+    layer: Int[Tensor, "row"], at: Int[Tensor, "batch 1"],
 ) -> Float[Tensor, "batch row 1 d_model"]:
     """`shared_prefix.added_rows`, whole prompts at a time."""
     residuals = []

@@ -10,7 +10,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from icl_lib.forward.passes import attentions, feed, hooked, layers, output_projections, plain_transformers
+from icl_lib.forward.passes import (
+    attentions,
+    feed,
+    hidden_of,
+    hooked,
+    layers,
+    output_projections,
+    plain_transformers,
+    without_hidden,
+)
 
 _FAR = 1024.0  # a factor at which the small constant in a norm's root is nothing
 
@@ -21,12 +30,11 @@ def written(model: nn.Module, output: Float[Tensor, "layer row d_model"]) -> Flo
     seen: list[Tensor] = []
 
     def empty(_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if args:
-            return (torch.zeros_like(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": torch.zeros_like(kwargs["hidden_states"])}
+        hidden, args, kwargs = without_hidden(args, kwargs)
+        return (torch.zeros_like(hidden), *args), kwargs
 
     def read(_layer: nn.Module, _args: tuple, result: Any) -> None:
-        seen.append(result[0] if isinstance(result, tuple) else result)
+        seen.append(hidden_of(result))
 
     handles, stubbed = [], attentions(model)
     for i, (layer, block) in enumerate(zip(layers(model), model.blocks, strict=True)):
@@ -63,10 +71,7 @@ def writes_projection(model: nn.Module) -> bool:
 
 @torch.inference_mode()
 def written_by_heads(
-    model: nn.Module,
-    mean_z: Float[Tensor, "layer head d_head"],
-    heads: Bool[Tensor, "layer head"],
-    *,
+    model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: Bool[Tensor, "layer head"], *,
     bias_per_head: bool = False,
 ) -> Float[Tensor, "d_model"]:
     """The sum over layers of what the chosen heads write at their means; see `task_execution.function_vector`."""

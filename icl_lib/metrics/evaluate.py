@@ -21,12 +21,8 @@ PLACES = (50, 500)  # the losses whose difference is taken
 
 
 def answer_metrics(
-    model: nn.Module,
-    prompts: Mapping[str, Sequence[Prompt | EncodedPrompt]],
-    edits: Mapping[str, Edit | Mapping[str, Edit] | None] | None = None,
-    *,
-    f1: bool = False,
-    reach_back: bool = False,
+    model: nn.Module, prompts: Mapping[str, Sequence[Prompt | EncodedPrompt]],
+    edits: Mapping[str, Edit | Mapping[str, Edit] | None] | None = None, *, f1: bool = False, reach_back: bool = False,
     batch_size: int = 16,
 ) -> pd.DataFrame:
     """Few-shot metrics per prompt: what makes "few-shot ICL accuracy" (section 4).
@@ -42,8 +38,9 @@ def answer_metrics(
     """
     edits = {"none": None} if edits is None else edits
     encoded = {task: encode_prompts(model, task_prompts, task) for task, task_prompts in prompts.items()}
-    for of_task in encoded.values():
-        _check_answers_fit(model, of_task)
+    measured = [prompt for of_task in encoded.values() for prompt in of_task]
+    for prompt in measured:
+        prompt.refuse_too_long(model, len(prompt.answer) - 1)
     # edits that are the same for every prompt let short tasks fill a batch together
     alike = all(edit is None or isinstance(edit, Edit) and len(edit.values) == 1 for edit in edits.values())
     columns: dict[str, list[Tensor]] = {}
@@ -57,11 +54,9 @@ def answer_metrics(
             "first_token_probability": [r.log_probability[:, 0].double().exp() for r in readouts],
         }
         if f1:
-            values["generated_f1"] = generated_f1s(
-                model, of_tasks, chosen, reach_back=reach_back, batch_size=batch_size)
+            values["generated_f1"] = generated_f1s(model, of_tasks, chosen, reach_back=reach_back)
         for name, by_prompt in values.items():
             columns.setdefault(name, []).extend(by_prompt)
-    measured = [prompt for of_task in encoded.values() for prompt in of_task]
     return pd.DataFrame({
         "edit": list(edits) * len(measured),
         "task": np.repeat([prompt.task for prompt in measured], len(edits)),
@@ -90,7 +85,7 @@ def answer_readouts(
             for row, i in enumerate(prompts):
                 readouts[i] = Readout(readout.log_probability[row].cpu(), readout.correct[row].cpu())
                 if readouts[i].log_probability.isnan().any():
-                    raise ValueError(f"task {encoded[i].task!r}, prompt {encoded[i].index}: NaN logits")
+                    raise ValueError(f"{encoded[i].place}: NaN logits")
     return readouts
 
 
@@ -121,7 +116,7 @@ def label_metrics(
         correct[:, batch.rows] = readout.correct.transpose(0, 1).cpu()
     if log_probability.isnan().any():
         of_prompt = encoded[int(log_probability.isnan().any(2).any(0).nonzero()[0])]
-        raise ValueError(f"task {of_prompt.task!r}, prompt {of_prompt.index}: NaN logits")
+        raise ValueError(f"{of_prompt.place}: NaN logits")
     rows = torch.arange(len(encoded))
     return {"label_correct": (log_probability.argmax(2) == chosen).double(),
             "first_token_correct": correct[:, rows, chosen].double(),
@@ -142,11 +137,7 @@ def token_losses(
 
 
 def edited_token_losses(
-    model: nn.Module,
-    tokens: Int[Tensor, "row pos"],
-    edits: Sequence[Edit | None],
-    *,
-    at: Sequence[int] | None = None,
+    model: nn.Module, tokens: Int[Tensor, "row pos"], edits: Sequence[Edit | None], *, at: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> Float[Tensor, "edit row loss"]:
     """`token_losses` under several edits, which share what they leave alone; `at`: the losses wanted, in order."""
@@ -198,11 +189,3 @@ def _edit_of(name: str, edit: Edit | Mapping[str, Edit] | None, task: str) -> Ed
     if task not in edit:
         raise ValueError(f"edit {name!r} has nothing for task {task!r}")
     return edit[task]
-
-
-def _check_answers_fit(model: nn.Module, encoded: list[EncodedPrompt]) -> None:
-    for prompt in encoded:
-        n = len(prompt.tokens) + len(prompt.answer) - 1
-        if n > model.cfg.n_ctx:
-            raise ValueError(f"task {prompt.task!r}, prompt {prompt.index}: {n} tokens with its answer exceed the "
-                             f"context of {model.cfg.n_ctx}")

@@ -55,15 +55,10 @@ def generated_text(model: nn.Module, prompt: Sequence[int], generated: Sequence[
 
 
 def generated_f1s(
-    model: nn.Module,
-    encoded: Sequence[EncodedPrompt],
-    edits: Sequence[Edit | None],
-    *,
-    reach_back: bool = False,
-    batch_size: int = 16,
+    model: nn.Module, encoded: Sequence[EncodedPrompt], edits: Sequence[Edit | None], *, reach_back: bool = False
 ) -> Float[Tensor, "prompt edit"]:
     """`generated_f1` of five greedy tokens after each prompt under each edit; see `generate`, `generated_text`."""
-    generated = generate(model, encoded, edits, batch_size=batch_size)
+    generated = generate(model, encoded, edits)
     scores = torch.empty(generated.shape[:2], dtype=torch.float64)
     for i, prompt in enumerate(encoded):
         known: dict[tuple, float] = {}  # most edits generate what others do

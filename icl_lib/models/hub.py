@@ -7,7 +7,6 @@ import argparse
 import errno
 import hashlib
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,28 +41,22 @@ def download(repository: str, revision: str | None = None, *, pickled_weights: s
     Raises ValueError in one line for a gated or unknown model, an unknown revision, no network and nothing in the
     cache, a cut connection, a wrong checksum, no safetensors, and no room on the disk.
     """
-    trusted = _trusts(pickled_weights)
+    if pickled_weights == REFUSE:
+        pickled_weights = os.environ.get("ICL_PICKLED_WEIGHTS") or REFUSE
+    if pickled_weights not in (REFUSE, TRUST):
+        raise ValueError(f"pickled weights {pickled_weights!r}: expected {REFUSE!r} or {TRUST!r}")
     what = f"model {repository!r}" + (f" at revision {revision!r}" if revision else "")
     snapshot = _snapshot(what, repository, revision, _FILES + _TENSORS)
     if not (snapshot / "config.json").is_file():
         raise ValueError(f"{what} has no config.json; expected a model in the format of transformers")
     pickled = not list(snapshot.glob("*.safetensors"))
-    if pickled and trusted:
+    if pickled and pickled_weights == TRUST:
         snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
     if pickled and not list(snapshot.glob("*.bin")):
-        raise ValueError(
-            f"{what} has no safetensors weights, and pickled ones run code when they are read; if you trust who made "
-            f"them, set ICL_PICKLED_WEIGHTS={TRUST!r}"
-        )
+        raise ValueError(f"{what} has no safetensors weights, and pickled ones run code when they are read; if you "
+                         f"trust who made them, set ICL_PICKLED_WEIGHTS={TRUST!r}")
     _verify(what, snapshot)
     return Snapshot(snapshot, snapshot.name, pickled)
-
-
-def _trusts(words: str) -> bool:
-    words = words if words != REFUSE else os.environ.get("ICL_PICKLED_WEIGHTS") or REFUSE
-    if words not in (REFUSE, TRUST):
-        raise ValueError(f"pickled weights {words!r}: expected {REFUSE!r} or {TRUST!r}")
-    return words == TRUST
 
 
 def configuration_folder(repository: str, revision: str | None = None) -> Path:
@@ -79,53 +72,36 @@ def _snapshot(what: str, repository: str, revision: str | None, patterns: list[s
     logging.set_verbosity(logging.CRITICAL)  # what it tries again by itself needs no line
     options = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": _IGNORED}
     try:
-        if not hub.constants.HF_HUB_OFFLINE:
-            _check_room(what, repository, options)
         return Path(hub.snapshot_download(repository, **options))
     except Exception as error:  # the hub's, httpx's and the system's errors, none of which share a class
-        raise ValueError(_reason(what, repository, error)) from None
+        raise ValueError(f"{what}: {_reason(repository, error)}") from None
 
 
-def _check_room(what: str, repository: str, options: dict) -> None:
-    """Refuse what the disk has no room for before it is full; says nothing where the hub does not answer."""
-    import huggingface_hub as hub
-
-    try:
-        files = hub.snapshot_download(repository, dry_run=True, **options)
-    except hub.errors.DryRunError:
-        return
-    needed = sum(file.file_size for file in files if file.will_download)
-    folder = Path(hub.constants.HF_HUB_CACHE)
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if needed and needed > (free := shutil.disk_usage(existing).free):
-        raise OSError(errno.ENOSPC, f"needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
-
-
-def _reason(what: str, repository: str, error: Exception) -> str:
+def _reason(repository: str, error: Exception) -> str:
     """Why a download failed and what to do, in one line."""
     import huggingface_hub as hub
 
     cache, page = hub.constants.HF_HUB_CACHE, f"{hub.constants.ENDPOINT}/{repository}"
-    text = " ".join(str(error).split())
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hub.errors.GatedRepoError):
-        return (f"{what} is gated: ask for access at {page}, then log in with `hf auth login` or set HF_TOKEN to a "
-                "token of that account")
+        return f"is gated: ask for access at {page}, then {log_in} to a token of that account"
     if isinstance(error, hub.errors.RevisionNotFoundError):
-        return f"{what}: the hub has no such revision; its branches and tags are listed at {page}/tree/main"
+        return f"the hub has no such revision; its branches and tags are listed at {page}/tree/main"
     if isinstance(error, hub.errors.RepositoryNotFoundError) or status in (401, 403):
-        return (f"{what}: the hub has no such model, or it is not open to you; check the id at {page}, and for a "
-                "private model log in with `hf auth login` or set HF_TOKEN")
+        return (f"the hub has no such model, or it is not open to you; check the id at {page}, and for a private model "
+                f"{log_in}")
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return f"{what}: no room in {cache} ({error.strerror}); free some or set HF_HOME to another disk, then go on"
+        return f"no room in {cache} ({error.strerror}); free some or set HF_HOME to another disk, then go on"
     if isinstance(error, hub.errors.HFValidationError):
-        return f"{what}: not an id of the hub; expected owner/name"
+        return "not an id of the hub; expected owner/name"
     if hub.constants.HF_HUB_OFFLINE:
-        return f"{what} is not completely in {cache}, and HF_HUB_OFFLINE=1; download it once with HF_HUB_OFFLINE=0"
+        return f"is not completely in {cache}, and HF_HUB_OFFLINE=1; download it once with HF_HUB_OFFLINE=0"
     if isinstance(error, hub.errors.LocalEntryNotFoundError):
-        return f"{what}: the hub at {hub.constants.ENDPOINT} does not answer and {cache} lacks it; try again later"
-    return (f"{what}: the download broke off ({type(error).__name__}: {text[:160]}); complete files stay in {cache}, "
-            "start again to go on")
+        return f"the hub at {hub.constants.ENDPOINT} does not answer and {cache} lacks it; try again later"
+    text = " ".join(str(error).split())[:160]
+    return (f"the download broke off ({type(error).__name__}: {text}); complete files stay in {cache}, start again to "
+            "go on")
 
 
 def _verify(what: str, snapshot: Path) -> None:
@@ -141,10 +117,8 @@ def _verify(what: str, snapshot: Path) -> None:
         if found != expected:
             file.unlink()
             blob.unlink(missing_ok=True)
-            raise ValueError(
-                f"{what}: {file.name} has the SHA-256 sum {found[:12]}..., the hub says {expected[:12]}...; the file "
-                "is removed, start again to download it once more"
-            )
+            raise ValueError(f"{what}: {file.name} has the SHA-256 sum {found[:12]}..., the hub says {expected[:12]}"
+                             "...; the file is removed, start again to download it once more")
         checked.mkdir(exist_ok=True)
         (checked / expected).touch()
 

@@ -1,8 +1,6 @@
-"""Models by name: lab rungs, local folders and hub ids through one path."""
+"""Models by name, loaded: lab models, local folders, packaged models and hub ids through one path."""
 
-import difflib
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +9,14 @@ from typing import Any
 
 import torch
 
+from icl_lib.models.locate import at_step, locate
 from icl_lib.models.packaged import packaged_folder, packaged_models
-from icl_lib.models.paper_models import paper_models, published_steps
 from icl_lib.models.placement import choose_device, choose_dtype, refuse_too_large
-
-LAB_MODELS = Path(__file__).resolve().parents[2] / "lab" / "models"
 
 
 def load_model(
-    name_or_path: str | Path,
-    *,
-    step: int | None = None,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-    pickled_weights: str = "refuse",
+    name_or_path: str | Path, *, step: int | None = None, device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto", pickled_weights: str = "refuse",
 ) -> Any:
     """A TransformerBridge in evaluation mode, its tokenizer with it, from safetensors only.
 
@@ -70,7 +62,7 @@ def load_model(
             bridge = wrap_model(hf_model.to(device), tokenizer, name=source)
         except Exception as error:  # transformers, safetensors and huggingface_hub raise errors of their own
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"cannot load model {str(name_or_path)!r}{_at(step)}: {reason[:300]}") from None
+            raise ValueError(f"cannot load model {str(name_or_path)!r}{at_step(step)}: {reason[:300]}") from None
     bridge.revision = made_of
     return bridge
 
@@ -107,62 +99,6 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
     return bridge
 
 
-def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str | None]:
-    """Where a model's files are: a folder, a packaged model's name, or a hub id with its revision.
-
-    Nothing is fetched. Errors as in `load_model`.
-    """
-    name = str(name_or_path)
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
-        raise ValueError(f"step {step!r} of model {name!r}: expected a whole number from 0, or None")
-    if Path(name).is_dir():
-        return str(_step_folder(name, Path(name), step)), None
-    if _is_lab(name):
-        return str(_step_folder(name, lab_folder(name), step)), None
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"model folder {name!r} does not exist")
-    if name in packaged_models():
-        if step is not None:
-            _check_step(name, step, [])
-        return name, None
-    if "/" not in name:
-        raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
-    if step is None:
-        own = paper_models().get(name)
-        return name, None if own is None or own.revision == "main" else own.revision
-    if known := steps_of(name):
-        _check_step(name, step, known)
-    return name, f"step{step}"
-
-
-def _is_lab(name: str) -> bool:
-    return name.startswith("lab") and "/" not in name  # labml/x is an id of the hub
-
-
-def lab_folder(name: str) -> Path:
-    """The folder of a lab model (`lab-500k`, `lab-500k-seed1`), which holds a folder per step."""
-    match = re.fullmatch(r"(?P<rung>lab-.+?)(-seed(?P<seed>\d+))?", name)
-    if match:
-        for rung in (match["rung"], match["rung"].removeprefix("lab-")):
-            folder = LAB_MODELS / rung / f"seed{match['seed'] or 0}"
-            if folder.is_dir():
-                return folder
-    raise ValueError(f"unknown model {name!r}; {nearest(name, _known_models())}")
-
-
-def steps_of(name_or_path: str | Path) -> list[int]:
-    """The checkpoints of a model, as optimiser steps in rising order; empty where there are none.
-
-    For hub ids only the published list of Pythia is known without asking the hub.
-    """
-    name = str(name_or_path)
-    if Path(name).is_dir():
-        return _steps_in(Path(name))
-    if _is_lab(name):
-        return _steps_in(lab_folder(name))
-    return published_steps(name)
-
-
 def bos_text(model: Any) -> str:
     """The text that prompts begin with, as the paper's code puts it before each (section 2).
 
@@ -174,70 +110,6 @@ def bos_text(model: Any) -> str:
     return model.tokenizer.bos_token
 
 
-def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
-    """Parameters of a model without its embeddings (input, position, output), from its configuration alone.
-
-    The size that models are compared by; nothing but the configuration is read. Errors as in `load_model`.
-    """
-    source, revision = locate(name_or_path, None if step is None or step < 0 else step)
-    if source in packaged_models():
-        return packaged_models()[source].parameters
-    with quiet():
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-    if not Path(source).is_dir():
-        from icl_lib.models.hub import configuration_folder
-
-        source = str(configuration_folder(source, revision))
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
-    with quiet(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    embeddings = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding)
-                  for p in module.parameters()}
-    embeddings |= {id(p) for p in model.get_output_embeddings().parameters()}
-    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """The end of an error message: the valid names most like the one given."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]
-    return f"nearest valid names: {', '.join(close)}" if close else "no valid names are known"
-
-
-def _known_models() -> list[str]:
-    lab = []
-    for folder in sorted(LAB_MODELS.glob("*/seed*")):
-        rung = "lab-" + folder.parent.name.removeprefix("lab-")
-        lab.append(rung if folder.name == "seed0" else f"{rung}-{folder.name}")
-    return lab + list(packaged_models()) + list(paper_models())
-
-
-def _steps_in(folder: Path) -> list[int]:
-    found = (re.fullmatch(r"step(\d+)", child.name) for child in folder.iterdir() if child.is_dir())
-    return sorted(int(match[1]) for match in found if match)
-
-
-def _step_folder(name: str, folder: Path, step: int | None) -> Path:
-    steps = _steps_in(folder)
-    if step is not None:
-        _check_step(name, step, steps)
-    elif steps and not (folder / "config.json").is_file():
-        step = steps[-1]
-    folder = folder if step is None else folder / f"step{step}"
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise FileNotFoundError(
-            f"model {name!r}{_at(step)}: the folder holds no config.json with *.safetensors"
-        )
-    return folder
-
-
-def _check_step(name: str, step: int, known: list[int]) -> None:
-    if step not in known:
-        close = sorted(sorted(known, key=lambda s: abs(s - step))[:4])
-        has = f"nearest steps: {', '.join(map(str, close))}" if close else "it has no step<N> checkpoints"
-        raise ValueError(f"model {name!r} has no step {step}; {has}")
-
-
 def _refuse_incomplete(loaded: dict[str, Any], tokenizer: Any) -> None:
     """Weights that are not in the files would be drawn at random, and a tokenizer without files knows no token."""
     missing = sorted(loaded["missing_keys"])
@@ -247,10 +119,6 @@ def _refuse_incomplete(loaded: dict[str, Any], tokenizer: Any) -> None:
         raise ValueError(f"its tokenizer has {len(tokenizer)} tokens; are its tokenizer files missing?")
 
 
-def _at(step: int | None) -> str:
-    return "" if step is None else f" at step {step}"
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """No loading bars and no remarks: the caller's terminal and the book's pages stay clean."""
@@ -258,11 +126,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="IProgress not found")  # in a kernel without ipywidgets
         from transformers.utils import logging as hf_logging
 
-    bar, level, root = (
-        hf_logging.is_progress_bar_enabled(),
-        hf_logging.get_verbosity(),
-        logging.root.manager.disable,
-    )
+    bar, level, root = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity(), logging.root.manager.disable
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
     logging.disable(logging.WARNING)

@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -12,7 +11,6 @@ TABLE = Path(__file__).with_suffix(".yaml")
 # The paper's checkpoints of its seven Pythia models (section 5), and all that are published.
 PAPER_STEPS = (1, 64, 256, 1000, 4000, 16000, 64000, 143000)
 PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 143001, 1000))
-_CONTEXT = {"pythia": 2048, "gpt2": 1024, "llama": 4096, "qwen": 131072}
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
 
@@ -47,22 +45,6 @@ class PaperModel:
     def checkpoints(self) -> tuple[int, ...]:
         """The steps that the paper follows; none for models without published checkpoints."""
         return PAPER_STEPS if self.family == "pythia" else ()
-
-    def configuration(self) -> Any:
-        """The transformers configuration of this shape, from the table alone; random models are made with it."""
-        import transformers
-
-        if self.family == "gpt2":
-            return transformers.GPT2Config(
-                n_embd=self.d_model, n_layer=self.layers, n_head=self.heads, n_inner=self.d_mlp,
-                n_positions=_CONTEXT["gpt2"], vocab_size=self.vocab)
-        kind = {"pythia": transformers.GPTNeoXConfig, "llama": transformers.LlamaConfig,
-                "qwen": transformers.Qwen2Config}[self.family]
-        own = {} if self.family == "pythia" else {"num_key_value_heads": self.kv_heads}
-        return kind(
-            hidden_size=self.d_model, num_hidden_layers=self.layers, num_attention_heads=self.heads,
-            intermediate_size=self.d_mlp, vocab_size=self.vocab, max_position_embeddings=_CONTEXT[self.family],
-            tie_word_embeddings=False, **own)
 
     def weights_gib(self, dtype: str | None = None) -> float:
         """GiB of the parameters in a number type, by default the type on a GPU."""
@@ -105,13 +87,11 @@ def paper_models() -> dict[str, PaperModel]:
     return found
 
 
-FAMILIES = ("lab", "pythia", "gpt2", "llama", "qwen", "smollm", "gemma")
-
-
 def family(name: str) -> str:
     """The family a model's name belongs to: lab, pythia, gpt2, llama, qwen, smollm, gemma or other."""
     lowered = name.rsplit("/", 1)[-1].lower()
-    return next((known for known in FAMILIES if known in lowered), "other")
+    known = ("lab", "pythia", "gpt2", "llama", "qwen", "smollm", "gemma")
+    return next((family for family in known if family in lowered), "other")
 
 
 def published_steps(name: str) -> list[int]:

@@ -1,12 +1,14 @@
 """Where a model goes: device, number type, and whether it fits."""
 
-import difflib
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 
 from icl_lib.models.paper_models import GIB, memory_gib, paper_models
+from icl_lib.names import refuse_unknown
 
 _BIG = 800e6  # parameters from which a model that is not in the table gets bfloat16 on a GPU
 _NAMES = ("float32", "float64", "bfloat16", "float16")
@@ -27,9 +29,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device, name: str, conf
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype != "auto":
-        if dtype not in _NAMES:
-            near = difflib.get_close_matches(dtype, ["auto", *_NAMES], n=3, cutoff=0.3) or _NAMES
-            raise ValueError(f"unknown dtype {dtype!r}; nearest valid names: {', '.join(near)}")
+        refuse_unknown("dtype", dtype, ["auto", *_NAMES])
         return getattr(torch, dtype)
     if device.type != "cuda":
         return torch.float32
@@ -46,10 +46,8 @@ def refuse_too_large(device: torch.device, dtype: torch.dtype, config: Any) -> N
     half = needed_gib(config, torch.bfloat16)
     hint = f"dtype='bfloat16' needs {half:.1f} GiB, " if half <= free and half < needed else ""
     name = str(dtype).removeprefix("torch.")
-    raise ValueError(
-        f"it needs about {needed:.1f} GiB in {name} with its scores, {device} has {free:.1f} GiB free; "
-        f"{hint}or take a device with more memory"
-    )
+    raise ValueError(f"it needs about {needed:.1f} GiB in {name} with its scores, {device} has {free:.1f} GiB free; "
+                     f"{hint}or take a device with more memory")
 
 
 def needed_gib(config: Any, dtype: torch.dtype) -> float:
@@ -62,15 +60,25 @@ def needed_gib(config: Any, dtype: torch.dtype) -> float:
         kv_width=config.hidden_size // heads * kv_heads)
 
 
+@contextmanager
+def in_dtype(tensors: Iterable[torch.Tensor], dtype: torch.dtype | None) -> Iterator[None]:
+    """Parameters and buffers in another number type for the time being; None leaves them as they are."""
+    tensors = list(tensors)
+    before = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors if dtype else ():
+            tensor.data = tensor.data.to(dtype)
+        yield
+    finally:
+        for tensor, data in zip(tensors, before, strict=True):
+            tensor.data = data
+
+
 def free_gib(device: torch.device) -> float | None:
-    """Free memory of a GPU, or what the system could give a process (Linux); None where that is not known."""
+    """Free memory of a GPU, or what the system could give a process; None where that is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / GIB
-    info = Path("/proc/meminfo")
-    if device.type != "cpu" or not info.is_file():
-        return None
-    lines = dict(line.split(":") for line in info.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024 / GIB if "MemAvailable" in lines else None
+    return psutil.virtual_memory().available / GIB if device.type == "cpu" else None
 
 
 def _parameters(config: Any) -> int:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from icl_lib.ablation.conditions import Condition, nearest_fraction
 from icl_lib.ablation.effects import DIFFERENCE, FEW_SHOT, METRIC_WORDS
-from icl_lib.ablation.measure import TOKEN_LOSS
+from icl_lib.ablation.table import TOKEN_LOSS
 from icl_lib.analysis.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
 from icl_lib.heads import head_names
 from icl_lib.kinds import LOWEST

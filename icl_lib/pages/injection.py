@@ -3,7 +3,7 @@
 import pandas as pd
 
 from icl_lib.analysis.executions import draws_words, third
-from icl_lib.stats.intervals import bootstrap_difference
+from icl_lib.stats.intervals import bootstrap_mean
 
 
 def execution_sentences(executions: pd.DataFrame, *, seed: int) -> list[str]:
@@ -26,8 +26,7 @@ def execution_sentence(executions: pd.DataFrame, *, preset: str, items: str, see
         for other, label in (("none", "nothing added"), ("random_layer_matched", "random heads of the same layers")):
             if other not in by_task:
                 continue
-            gap = bootstrap_difference(by_task["fv"].to_numpy(), by_task[other].to_numpy(),
-                                       by_task.index.to_numpy(str), seed=seed, over="tasks")
+            gap = bootstrap_mean((by_task["fv"] - by_task[other]).to_numpy(), seed=seed)
             gaps.append(f"{gap.value:+.2f} against {label} ({gap.low:+.2f} to {gap.high:+.2f})")
         parts.append(f"{words} {by_task['fv'].mean():.2f}, {' and '.join(gaps)}")
     clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean()

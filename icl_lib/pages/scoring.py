@@ -5,8 +5,7 @@ import re
 import pandas as pd
 
 from icl_lib.analysis.scoring_numbers import TOP, undone_tasks
-from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, RANKED_BY
-from icl_lib.measurements import mean_scores
+from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, RANKED_BY, mean_scores
 
 FEW_SHOT = "first_token_accuracy"
 # What the page calls its numbers, for `common.numbers_table`.
@@ -83,7 +82,7 @@ def top_heads_table(scores: pd.DataFrame, n: int) -> pd.DataFrame:
     """The `n` heads with the highest FV scores and the `n` with the highest attention mass, with all their scores."""
     columns = {"induction_attention_mass": "attention mass", "induction_prefix_matching": "prefix matching",
                "previous_token": "previous token", "fv": "FV score"}
-    wide = pd.DataFrame({label: mean_scores(scores, score).flatten().numpy() for score, label in columns.items()})
+    wide = pd.DataFrame({label: mean_scores(scores, score).ravel() for score, label in columns.items()})
     n_heads = mean_scores(scores, "fv").shape[1]
     wide.index = pd.Index([f"L{i // n_heads}H{i % n_heads}" for i in range(len(wide))], name="head")
     best = [wide.nlargest(n, columns[RANKED_BY[kind]]).index for kind in ("fv", "induction")]

@@ -16,7 +16,7 @@ from icl_lib.forward.means import MeanZ, means_of, refuse_nan
 from icl_lib.forward.passes import device_of
 from icl_lib.forward.run import run
 from icl_lib.names import refuse_unknown
-from icl_lib.progress import progress as progress_of
+from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
 
 _VALUE_BYTES = 64 * 2**20  # of replaced values when draws of the null share a pass
@@ -37,14 +37,8 @@ class FVScores:
 
 
 def fv_scores(
-    model: nn.Module,
-    prompts: Mapping[str, TaskPrompts],
-    *,
-    mean_z: Mapping[str, MeanZ] | None = None,
-    batch_size: int | None = None,
-    answer: str = "alone",
-    save_to: str | Path | None = None,
-    progress: bool = True,
+    model: nn.Module, prompts: Mapping[str, TaskPrompts], *, mean_z: Mapping[str, MeanZ] | None = None,
+    batch_size: int | None = None, answer: str = "alone", save_to: str | Path | None = None,
 ) -> FVScores:
     """The FV score of every head: the rise in the probability of the correct answer's first token on
     prompts with shuffled labels when the head's output is replaced by its mean over clean prompts.
@@ -76,12 +70,12 @@ def fv_scores(
         shuffled = {task: answers_in_context(model, encoded, prompts[task]) for task, encoded in shuffled.items()}
     saved = SavedResults(save_to, model)
     if mean_z is None:
-        mean_z = means_of(model, encode_clean(model, prompts), batch_size or 16, progress, saved)
+        mean_z = means_of(model, encode_clean(model, prompts), saved, batch_size or 16)
     if missing := sorted(set(shuffled) - set(mean_z)):
         raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
     batch_size = batch_size or _batch_size(model, shuffled)
     by_prompt, baseline = {}, {}
-    for task in progress_of(shuffled, "FV scores", show=progress):
+    for task in progress(shuffled, "FV scores"):
         result = _recalled_effects(model, shuffled[task], mean_z[task][None], batch_size, saved)
         by_prompt[task], baseline[task] = result["effects"][0], result["shuffled_probability"]
     by_task = {task: effects.mean(0) for task, effects in by_prompt.items()}
@@ -105,8 +99,8 @@ def answers_in_context(model: nn.Module, encoded: list[EncodedPrompt], prompts: 
     whole = model.tokenizer(texts, add_special_tokens=False)["input_ids"]
     for prompt, tokens in zip(encoded, whole, strict=True):
         if list(tokens[: len(prompt.tokens)]) != prompt.tokens or len(tokens) == len(prompt.tokens):
-            raise ValueError(f"task {prompt.task!r}, prompt {prompt.index}: the answer is tokenised together with the "
-                             "prompt's end; score it with answer='alone'")
+            raise ValueError(f"{prompt.place}: the answer is tokenised together with the prompt's end; score it with "
+                             "answer='alone'")
     return [replace(p, answer=list(tokens[len(p.tokens) :])) for p, tokens in zip(encoded, whole, strict=True)]
 
 
@@ -118,15 +112,8 @@ def _recalled_effects(
 
 
 def permuted_mean_scores(
-    model: nn.Module,
-    prompts: Mapping[str, TaskPrompts],
-    mean_z: Mapping[str, MeanZ],
-    *,
-    n_draws: int = 1,
-    seed: int = 0,
-    batch_size: int | None = None,
-    save_to: str | Path | None = None,
-    progress: bool = True,
+    model: nn.Module, prompts: Mapping[str, TaskPrompts], mean_z: Mapping[str, MeanZ], *, n_draws: int = 1,
+    seed: int = 0, batch_size: int | None = None, save_to: str | Path | None = None,
 ) -> Float[Tensor, "draw layer head"]:
     """A null for the FV score: the same score with each task's clean means taken from another task.
 
@@ -144,7 +131,7 @@ def permuted_mean_scores(
     batch_size = batch_size or _batch_size(model, shuffled, at_once)
     saved = SavedResults(save_to, model)
     total = torch.zeros(n_draws, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
-    for i, task in enumerate(progress_of(shuffled, "null of the FV scores", show=progress)):
+    for i, task in enumerate(progress(shuffled, "null of the FV scores")):
         means = torch.stack([mean_z[tasks[other[i]]] for other in others])
         parts = [_recalled_effects(model, shuffled[task], part, batch_size, saved) for part in means.split(at_once)]
         total += torch.cat([part["effects"].mean(1) for part in parts])

@@ -25,10 +25,7 @@ _PATTERN_BYTES = 256 * 2**20  # of one layer's attention held at a time
 
 
 def induction_scores(
-    model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
-    *,
-    convention: str = "attention_mass",
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], *, convention: str = "attention_mass",
     lengths: Int[Tensor, "batch"] | None = None,
 ) -> Float[Tensor, "layer head"]:
     """The induction score of every head, read off its attention on sequences that repeat.
@@ -84,14 +81,8 @@ def duplicate_token_scores(model: nn.Module, tokens: Int[Tensor, "batch pos"]) -
 
 
 def repeated_random_tokens(
-    model: nn.Module,
-    *,
-    n_sequences: int = 1000,
-    length: int = 50,
-    seed: int = 42,
-    bos: bool = True,
-    special_ids: bool = False,
-    padding_ids: bool = False,
+    model: nn.Module, *, n_sequences: int = 1000, length: int = 50, seed: int = 42, bos: bool = True,
+    special_ids: bool = False, padding_ids: bool = False,
 ) -> Int[Tensor, "batch pos"]:
     """BOS, `length` uniform random tokens, the same again (section 2: 1000 sequences of 50).
 
@@ -142,9 +133,7 @@ def _prefix_matching_targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "
 
 
 def _mean_attention(
-    model: nn.Module,
-    tokens: Int[Tensor, "batch pos"],
-    targets: Bool[Tensor, "batch pos key"],
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], targets: Bool[Tensor, "batch pos key"],
     queries: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, "layer head"]:
     """Attention on targets per query: mean over queries, then over sequences that have any."""

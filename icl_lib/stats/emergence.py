@@ -55,19 +55,15 @@ def emergence_step(
 
 
 def emergence_interval(
-    steps: Sequence[int],
-    resamples: Float[ndarray, "resample step"],
-    null: float | Float[ndarray, "step"],
-    *,
-    level: float = 0.95,
+    steps: Sequence[int], resamples: Float[ndarray, "resample step"], null: float | Float[ndarray, "step"]
 ) -> tuple[float, float]:
-    """Interval of the emergence step over resampled score curves, in steps; infinity stands for "never".
+    """95 % interval of the emergence step over resampled score curves, in steps; infinity stands for "never".
 
-    Ends are steps of the list (no interpolation): the nearest ranks that hold at least `level`.
+    Ends are steps of the list (no interpolation): the nearest ranks that hold at least 95 %.
     """
     found = [emergence_step(steps, row, null).step for row in resamples]
     ordered = np.sort([np.inf if step is None else step for step in found])
-    tail = int(np.floor(len(ordered) * (1 - level) / 2))
+    tail = int(np.floor(len(ordered) * (1 - 0.95) / 2))
     return float(ordered[tail]), float(ordered[len(ordered) - 1 - tail])
 
 
@@ -78,14 +74,8 @@ def first_crossing(scores: Float[ndarray, "step head"], threshold: float) -> Int
 
 
 def transition_counts(
-    induction: Float[ndarray, "step head"],
-    fv: Float[ndarray, "step head"],
-    *,
-    induction_threshold: float,
-    fv_threshold: float,
-    seed: int,
-    layers: Int[ndarray, "head"] | None = None,
-    n_permutations: int = 2000,
+    induction: Float[ndarray, "step head"], fv: Float[ndarray, "step head"], *, induction_threshold: float,
+    fv_threshold: float, seed: int, layers: Int[ndarray, "head"] | None = None, n_permutations: int = 2000,
 ) -> Transitions:
     """How many heads were induction heads before they became FV heads, the reverse, and the rest (section 5).
 

@@ -8,17 +8,16 @@ from jaxtyping import Float, Shaped
 from numpy import ndarray
 from scipy import stats
 
+N_RESAMPLES, _LEVEL = 2000, 0.95
+_TAIL = (1 - _LEVEL) / 2
+
 
 class Interval(NamedTuple):
-    """An estimate and the ends of its interval, in the unit of the data."""
+    """An estimate and the ends of its 95 % interval, in the unit of the data."""
 
     value: float
     low: float
     high: float
-
-    def excludes(self, null: float = 0.0) -> bool:
-        """Whether the interval lies wholly to one side of `null`."""
-        return self.low > null or self.high < null
 
 
 class Test(NamedTuple):
@@ -35,72 +34,23 @@ class Test(NamedTuple):
     smallest_p: float = np.nan
 
 
-def bootstrap_mean(
-    values: Float[ndarray, "row"],
-    tasks: Shaped[ndarray, "row"],
-    *,
-    seed: int,
-    over: str = "both",
-    n_resamples: int = 2000,
-    level: float = 0.95,
-) -> Interval:
-    """Mean over tasks of the mean over prompts ("averaged over prompts, then over tasks"), with its interval.
+def bootstrap_mean(values: Float[ndarray, "task"], *, seed: int) -> Interval:
+    """Mean over tasks, one value each, with its 95 % bootstrap interval over tasks: what other tasks could have given.
 
-    Long form: one row per prompt, `tasks` names its task. Every task weighs the same whatever its number of
-    prompts, as in the paper. `over` says what would differ in a repetition: "prompts" (same tasks, new
-    prompts: stratified), "tasks" (new tasks with the prompt means at hand) or "both" (new tasks and new
-    prompts in them; counts the prompt noise within a task twice, so it errs on the wide side). Percentile
-    interval; over tasks its ends are moved out to make up for few tasks (Hesterberg 2015, expanded percentile
-    interval: the width of Student's t). With one task "both" is "prompts".
-
-    Raises ValueError for empty or non-finite values, an unknown `over`, or `over="tasks"` with one task.
+    Every task weighs the same whatever its number of prompts, as in the paper. For two conditions on the same tasks
+    give the differences. Percentile interval, its ends moved out to make up for few tasks (Hesterberg 2015, expanded
+    percentile interval: the width of Student's t); none around a single task. Raises ValueError for empty or
+    non-finite values.
     """
-    if over not in ("prompts", "tasks", "both"):
-        raise ValueError(f"over {over!r} is unknown, expected one of prompts, tasks, both")
-    _check_level(level)
     values = finite(values, "values")
-    names, task_of_row = np.unique(tasks, return_inverse=True)
-    groups = [values[task_of_row == task] for task in range(len(names))]
-    if len(groups) == 1 and over == "tasks":
-        raise ValueError(f"one task ({names[0]}) has no spread over tasks, expected at least 2")
-    estimate = float(np.mean([group.mean() for group in groups]))
-    rng = np.random.default_rng(seed)
-    if over == "prompts" or len(groups) == 1:
-        drawn = np.ones((n_resamples, len(groups)), dtype=np.int64)
-        tail = (1 - level) / 2
-    else:
-        drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=n_resamples)
-        degrees = len(groups) - 1
-        tail = stats.norm.cdf(stats.t.ppf((1 - level) / 2, degrees) * np.sqrt(len(groups) / degrees))
-    total = np.zeros(n_resamples)
-    for task, group in enumerate(groups):
-        # A task drawn twice gets two independent sets of prompts.
-        resample = np.repeat(np.arange(n_resamples), drawn[:, task])
-        if over == "tasks":
-            means = np.full(len(resample), group.mean())
-        else:
-            means = group[rng.integers(len(group), size=(len(resample), len(group)))].mean(axis=1)
-        np.add.at(total, resample, means)
-    return _percentile_interval(estimate, total / len(groups), tail)
-
-
-def bootstrap_difference(
-    values: Float[ndarray, "row"],
-    others: Float[ndarray, "row"],
-    tasks: Shaped[ndarray, "row"],
-    *,
-    seed: int,
-    over: str = "both",
-    n_resamples: int = 2000,
-    level: float = 0.95,
-) -> Interval:
-    """Mean of `values - others` where both rows are the same prompt: the paired form of `bootstrap_mean`.
-
-    Use it for one set of heads ablated against another on the same prompts; average random draws per prompt
-    first. Positive means that `values` are the larger ones.
-    """
-    difference = finite(values, "values") - finite(others, "others")
-    return bootstrap_mean(difference, tasks, seed=seed, over=over, n_resamples=n_resamples, level=level)
+    n = len(values)
+    if n == 1:
+        return Interval(*[float(values[0])] * 3)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
+    total = np.zeros(N_RESAMPLES)
+    for task, value in enumerate(values):
+        np.add.at(total, np.repeat(np.arange(N_RESAMPLES), drawn[:, task]), value)
+    return _percentile_interval(float(np.mean(values)), total / n, _expanded_tail(n))
 
 
 class Effect(NamedTuple):
@@ -113,13 +63,8 @@ class Effect(NamedTuple):
 
 
 def effect_against_draws(
-    values: Float[ndarray, "row"],
-    draws: Float[ndarray, "draw row"],
-    tasks: Shaped[ndarray, "row"],
-    *,
-    seed: int,
-    n_resamples: int = 2000,
-    level: float = 0.95,
+    values: Float[ndarray, "row"], draws: Float[ndarray, "draw row"], tasks: Shaped[ndarray, "row"], *, seed: int,
+    n_resamples: int = N_RESAMPLES,
 ) -> Effect:
     """Mean of `draws - values` over draws, prompts and then tasks, paired by prompt: what `values` lose beyond draws.
 
@@ -130,7 +75,6 @@ def effect_against_draws(
     stands for a row that was not measured with that draw; every row needs one. Raises ValueError for empty or
     infinite values and for a row without draws.
     """
-    _check_level(level)
     lost = np.asarray(draws, dtype=np.float64) - finite(values, "values")
     present = ~np.isnan(lost)
     lost = finite(np.where(present, lost, 0), "draws")
@@ -147,12 +91,9 @@ def effect_against_draws(
     of_row = lost.sum(0) / present.sum(0)
     estimate = float(np.mean([of_row[task_of_row == task].mean() for task in range(n_tasks)]))
     degrees = (n_tasks if n_tasks > 1 else len(task_of_row)) - 1
-    tail = (1 - level) / 2
-    if n_tasks > 1:
-        tail = stats.norm.cdf(stats.t.ppf(tail, degrees) * np.sqrt(n_tasks / degrees))
     error = resamples.std()
     p_value = float(2 * stats.t.sf(abs(estimate) / error, degrees)) if error > 0 and degrees else 1.0
-    return Effect(*_percentile_interval(estimate, resamples, tail), p_value)
+    return Effect(*_percentile_interval(estimate, resamples, _expanded_tail(n_tasks)), p_value)
 
 
 @lru_cache(maxsize=4)  # the effects of one measurement are resampled alike
@@ -181,18 +122,14 @@ def _resampled(
     return weights, rng
 
 
-def rank_p_value(value: float, null: Float[ndarray, "draw"], *, alternative: str = "two-sided") -> float:
-    """Share of null draws at least as extreme as `value`, counting the value itself: (k + 1) / (n + 1).
+def rank_p_value(value: float, null: Float[ndarray, "draw"]) -> float:
+    """Share of null draws at least as extreme as `value`, counting the value itself: (k + 1) / (n + 1), two-sided.
 
-    `alternative` is "greater", "less" or "two-sided" (twice the smaller, at most 1).
+    Twice the smaller tail, at most 1.
     """
     null = finite(null, "null")
-    greater = (np.sum(null >= value) + 1) / (len(null) + 1)
-    less = (np.sum(null <= value) + 1) / (len(null) + 1)
-    sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}
-    if alternative not in sides:
-        raise ValueError(f"alternative {alternative!r} is unknown, expected one of {', '.join(sides)}")
-    return float(sides[alternative])
+    greater, less = np.sum(null >= value), np.sum(null <= value)
+    return float(min(1.0, 2 * (min(greater, less) + 1) / (len(null) + 1)))
 
 
 def holm(p_values: Float[ndarray, "test"]) -> Float[ndarray, "test"]:
@@ -239,34 +176,26 @@ def overlap_p_value(n_shared: int, n_total: int, n_first: int, n_second: int) ->
     return Test(float(n_shared), float(min(1.0, 2 * min(chance.sf(n_shared - 1), chance.cdf(n_shared)))))
 
 
-def spearman(
-    first: Float[ndarray, "*shape"],
-    second: Float[ndarray, "*shape"],
-    *,
-    level: float = 0.95,
-    seed: int | None = None,
-    n_resamples: int = 2000,
-) -> Interval:
-    """Rank correlation of two scores over all heads, -1..1, with its interval.
+def spearman(first: Float[ndarray, "*shape"], second: Float[ndarray, "*shape"], *, seed: int | None = None) -> Interval:
+    """Rank correlation of two scores over all heads, -1..1, with its 95 % interval.
 
     Without a seed the interval is Fisher's z with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright
     (2000); with a seed it is a bootstrap over heads, which assumes less. Heads of one model are not
     independent, so both are read as descriptions of this model. The paper's code ranks only the top
     induction heads. Raises ValueError below 4 heads or for constant scores.
     """
-    _check_level(level)
     x, y = finite(first, "first").ravel(), finite(second, "second").ravel()
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError(f"a rank correlation needs at least 4 heads with differing scores, got {len(x)}")
     rho = float(_rank_correlations(x[None], y[None])[0])
     if seed is None:
-        half = stats.norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+        half = stats.norm.ppf((1 + _LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
         with np.errstate(divide="ignore"):  # a perfect correlation has an infinite z and no width
             z = np.arctanh(rho)
         return Interval(rho, float(np.tanh(z - half)), float(np.tanh(z + half)))
-    rows = np.random.default_rng(seed).integers(len(x), size=(n_resamples, len(x)))
+    rows = np.random.default_rng(seed).integers(len(x), size=(N_RESAMPLES, len(x)))
     rows = rows[(np.ptp(x[rows], axis=1) > 0) & (np.ptp(y[rows], axis=1) > 0)]
-    return _percentile_interval(rho, _rank_correlations(x[rows], y[rows]), (1 - level) / 2)
+    return _percentile_interval(rho, _rank_correlations(x[rows], y[rows]), _TAIL)
 
 
 def _rank_correlations(x: Float[ndarray, "draw n"], y: Float[ndarray, "draw n"]) -> Float[ndarray, "draw"]:
@@ -279,9 +208,11 @@ def _percentile_interval(value: float, resamples: Float[ndarray, "resample"], ta
     return Interval(value, float(low), float(high))
 
 
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level {level!r} is outside 0..1")
+def _expanded_tail(n_tasks: int) -> float:
+    """What is left out at each end of a percentile interval over tasks."""
+    if n_tasks == 1:
+        return _TAIL
+    return stats.norm.cdf(stats.t.ppf(_TAIL, n_tasks - 1) * np.sqrt(n_tasks / (n_tasks - 1)))
 
 
 def finite(values: Shaped[ndarray, "*shape"], name: str) -> Float[ndarray, "*shape"]:

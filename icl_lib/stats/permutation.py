@@ -112,11 +112,7 @@ def trend_test(
 
 
 def depth_difference(
-    heads: Bool[ndarray, "layer head"],
-    others: Bool[ndarray, "layer head"],
-    *,
-    seed: int,
-    n_permutations: int = 9999,
+    heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"], *, seed: int, n_permutations: int = 9999
 ) -> Test:
     """Mean layer of `heads` minus mean layer of `others` (figure 2), in layers, with a permutation p-value.
 

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
-from icl_lib.tables import tables_equal
+from icl_lib.tables import table_fingerprint
 
 TRIALS = Path("book/trials.csv")  # what was tried and how it went, a line each; shown in the book
 # Before a command: no network but the loop that kernels are spoken to through.
@@ -57,7 +57,7 @@ def unequal_tables(first: Path, second: Path) -> Iterator[str]:
     """Names of tables that are only in one of two results folders or differ in any bit."""
     names = [{p.relative_to(folder).as_posix() for p in folder.rglob("*.parquet")} for folder in (first, second)]
     for name in sorted(names[0] | names[1]):
-        if name not in names[0] & names[1] or not tables_equal(first / name, second / name):
+        if name not in names[0] & names[1] or table_fingerprint(first / name) != table_fingerprint(second / name):
             yield name
 
 

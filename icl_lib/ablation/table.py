@@ -1,0 +1,81 @@
+"""The table `ablations`: tidy rows of what was measured under all conditions."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from icl_lib.ablation.conditions import Condition
+
+TOKEN_LOSS, TOKEN_LOSS_POINTS = "token_loss_difference", "token_loss_difference_points"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One metric under one intervention: a value per condition and prompt (or document), `tasks` naming its task."""
+
+    metric: str
+    replacement: str
+    positions: str
+    conditions: list[Condition]
+    tasks: Shaped[np.ndarray, "row"]
+    values: Float[np.ndarray, "condition row"]
+
+
+def zero_shot(measurements: list[Measurement]) -> list[Measurement]:
+    """First-token accuracy measured on prompts without demonstrations, under a name of its own."""
+    return [replace(m, metric="zero_shot_accuracy") for m in measurements if m.metric == "first_token_accuracy"]
+
+
+def ablation_table(
+    measurements: list[Measurement], *, name: str, step: int, ceilings: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Table `ablations`: the mean over each task's prompts (or the documents) with its standard error.
+
+    The clean model stands in it once per metric. Beside each token-loss difference the table has its change against
+    the clean model, paired by document (`..._change`): see `with_paired_errors`. `ceilings`: rows of `f1_ceilings`.
+    """
+    frames = [_rows(m, m.values, m.metric) for m in measurements]
+    for m in measurements:
+        clean = [i for i, condition in enumerate(m.conditions) if condition.ranking == "none"]
+        if m.metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS) and clean:
+            change = _rows(m, m.values - m.values[clean[:1]], f"{m.metric}_change")
+            frames.append(change[change["ranking"] != "none"])
+    frames += [] if ceilings is None else [ceilings]
+    table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
+    values = ("value", "standard_error", "n_prompts")
+    return table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
+
+
+def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
+    """The table with the standard error of the change beside each token-loss difference under ablation.
+
+    Documents differ by more than ablation changes them, so only the paired error tells a condition from the clean
+    model; the clean model keeps the error of its own mean.
+    """
+    key = [c for c in ablations if c not in ("value", "standard_error", "n_prompts")]
+    change = ablations[ablations["metric"].str.endswith("_change")]
+    paired = change.assign(metric=change["metric"].str.removesuffix("_change")).set_index(key)["standard_error"]
+    edited = ablations["metric"].isin(paired.index.unique("metric")) & (ablations["ranking"] != "none")
+    error = ablations["standard_error"].copy()
+    error[edited] = paired.reindex(pd.MultiIndex.from_frame(ablations.loc[edited, key])).to_numpy()
+    return ablations.assign(standard_error=error)
+
+
+def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: str) -> pd.DataFrame:
+    """Means over the prompts (or documents) of each task that a condition was measured on, with standard errors."""
+    frames = []
+    for task in dict.fromkeys(m.tasks.tolist()):
+        of_task = pd.DataFrame(values[:, m.tasks == task].T)
+        frames.append(pd.DataFrame({"task": task, "value": of_task.mean(), "standard_error": of_task.sem(),
+                                    "n_prompts": of_task.count(), "condition": np.arange(len(values))}))
+    table = pd.concat(frames, ignore_index=True)
+    table = table[table["n_prompts"] > 0].reset_index(drop=True)
+    which = table.pop("condition")
+    for column in ("ranking", "excluded", "matched", "fraction", "draw"):
+        table[column] = [getattr(m.conditions[i], column) for i in which]
+    table["n_heads"] = [int(m.conditions[i].heads.sum()) for i in which]
+    edited = table["ranking"] != "none"
+    return table.assign(metric=metric, replacement=np.where(edited, m.replacement, "none"),
+                        positions=np.where(edited, m.positions, "none"))

@@ -1,0 +1,126 @@
+"""Models by name: where their files are, which checkpoints they have, how large they are; nothing is loaded."""
+
+import re
+from pathlib import Path
+
+from icl_lib.models.packaged import packaged_models
+from icl_lib.models.paper_models import paper_models, published_steps
+from icl_lib.names import unknown
+
+LAB_MODELS = Path(__file__).resolve().parents[2] / "lab" / "models"
+
+
+def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str | None]:
+    """Where a model's files are: a folder, a packaged model's name, or a hub id with its revision.
+
+    Nothing is fetched. Errors as in `load_model`.
+    """
+    name = str(name_or_path)
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise ValueError(f"step {step!r} of model {name!r}: expected a whole number from 0, or None")
+    if Path(name).is_dir():
+        return str(_step_folder(name, Path(name), step)), None
+    if _is_lab(name):
+        return str(_step_folder(name, _lab_folder(name), step)), None
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"model folder {name!r} does not exist")
+    if name in packaged_models():
+        if step is not None:
+            _check_step(name, step, [])
+        return name, None
+    if "/" not in name:
+        raise unknown("model", name, _known_models())
+    if step is None:
+        own = paper_models().get(name)
+        return name, None if own is None or own.revision == "main" else own.revision
+    if known := steps_of(name):
+        _check_step(name, step, known)
+    return name, f"step{step}"
+
+
+def _is_lab(name: str) -> bool:
+    return name.startswith("lab") and "/" not in name  # labml/x is an id of the hub
+
+
+def _lab_folder(name: str) -> Path:
+    """The folder of a lab model (`lab-450k`, `lab-450k-seed1`), which holds a folder per step."""
+    size, _, seed = name.partition("-seed")
+    folder = LAB_MODELS / size / f"seed{seed or 0}"
+    if not folder.is_dir():
+        raise unknown("model", name, _known_models())
+    return folder
+
+
+def steps_of(name_or_path: str | Path) -> list[int]:
+    """The checkpoints of a model, as optimiser steps in rising order; empty where there are none.
+
+    For hub ids only the published list of Pythia is known without asking the hub.
+    """
+    name = str(name_or_path)
+    if Path(name).is_dir():
+        return _steps_in(Path(name))
+    if _is_lab(name):
+        return _steps_in(_lab_folder(name))
+    return published_steps(name)
+
+
+def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
+    """Parameters of a model without its embeddings (input, position, output), from its configuration alone.
+
+    The size that models are compared by; nothing but the configuration is read. Errors as in `load_model`.
+    """
+    source, revision = locate(name_or_path, None if step is None or step < 0 else step)
+    if source in packaged_models():
+        return packaged_models()[source].parameters
+    import torch
+
+    from icl_lib.models.load import quiet
+
+    with quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not Path(source).is_dir():
+        from icl_lib.models.hub import configuration_folder
+
+        source = str(configuration_folder(source, revision))
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    with quiet(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    embeddings = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding)
+                  for p in module.parameters()}
+    embeddings |= {id(p) for p in model.get_output_embeddings().parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+
+
+def _known_models() -> list[str]:
+    folders = sorted(LAB_MODELS.glob("*/seed*"))
+    lab = [f"{folder.parent.name}-{folder.name}".removesuffix("-seed0") for folder in folders]
+    return lab + list(packaged_models()) + list(paper_models())
+
+
+def _steps_in(folder: Path) -> list[int]:
+    found = (re.fullmatch(r"step(\d+)", child.name) for child in folder.iterdir() if child.is_dir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _step_folder(name: str, folder: Path, step: int | None) -> Path:
+    steps = _steps_in(folder)
+    if step is not None:
+        _check_step(name, step, steps)
+    elif steps and not (folder / "config.json").is_file():
+        step = steps[-1]
+    folder = folder if step is None else folder / f"step{step}"
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"model {name!r}{at_step(step)}: the folder holds no config.json with *.safetensors")
+    return folder
+
+
+def _check_step(name: str, step: int, known: list[int]) -> None:
+    if step not in known:
+        close = sorted(sorted(known, key=lambda s: abs(s - step))[:4])
+        has = f"nearest steps: {', '.join(map(str, close))}" if close else "it has no step<N> checkpoints"
+        raise ValueError(f"model {name!r} has no step {step}; {has}")
+
+
+def at_step(step: int | None) -> str:
+    return "" if step is None else f" at step {step}"
