@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +109,6 @@ def run_path(results: str | Path, kind: str, model: str, step: int, *, notebook:
     `notebook` where several notebooks write the kind (`statistics`).
     """
     return Path(results, kind, notebook, model_folder(model), f"step{step}.parquet")
-
-
-def read_tables(paths: Iterable[str | Path], *, schema_name: str) -> pd.DataFrame:
-    """Several tables of one schema, one below the other. Errors as in `read_table`, and for no paths."""
-    frames = [read_table(path, schema_name=schema_name) for path in paths]
-    if not frames:
-        raise ValueError(f"no tables {schema_name!r} to read: the suite lists no steps for this model")
-    return pd.concat(frames, ignore_index=True)
 
 
 def table_fingerprint(path: str | Path) -> str:
