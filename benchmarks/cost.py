@@ -31,6 +31,7 @@ from workflow.templates import template_parameters
 MEASURED = Path(__file__).resolve().parent.parent / "book"
 # Mean lengths with the GPT-2 tokenizer: a 10-shot prompt of the scoring and the evaluation tasks, documents.
 TOKENS = {"scoring": 174, "evaluation": 235, "documents": 512}
+N_PATTERNS = 6
 GPU_TFLOPS = 50.0  # assumed in bfloat16, about a sixth of what current data-centre cards promise
 
 
@@ -47,6 +48,8 @@ def run_cost(notebook: str, model: PaperModel, given: dict[str, Any]) -> np.ndar
         return _cost((6 + p["n_draws"]) * (n_scoring + n_evaluation), TOKENS["evaluation"])
     if notebook == "ablation":
         return _ablation_cost(p, n_scoring, n_evaluation)
+    if notebook == "patterns":
+        return _patterns_cost(p, n_scoring // p["n_prompts"], n_evaluation // p["n_prompts"])
     n_tokens = TOKENS["scoring"] * p["n_shots"] / 10
     scoring = _cost(n_scoring * fv_ratio(model), n_tokens)
     if notebook == "protocols":
@@ -69,6 +72,18 @@ def _ablation_cost(p: dict[str, Any], n_scoring: int, n_evaluation: int) -> np.n
     return (_cost(n_evaluation * (conditions + historic), TOKENS["evaluation"]) + _cost(n_evaluation * few, 15)
             + _cost(p["n_documents"] * (conditions + historic * shares["all"] / shares["last"]), TOKENS["documents"])
             + _cost(n_scoring, TOKENS["scoring"]))
+
+
+def _patterns_cost(p: dict[str, Any], scoring_tasks: int, evaluation_tasks: int) -> np.ndarray:
+    """As if the model could do every pattern: four sets, their matched draws and two kinds of random heads a share."""
+    of_patterns, every = N_PATTERNS * p["n_seeds"], grid_shares()["all"]
+    total = _cost(scoring_tasks * p["n_prompts_mean"], TOKENS["scoring"])
+    for n in p["shots"]:
+        rankings = [len(p["fractions"])] + [1] * (n == max(p["shots"]))
+        ablated = every * sum(1 + 10 * n_shares for n_shares in rankings)
+        total += _cost(of_patterns * (p["n_check"] + p["n_prompts"] * ablated), 8 * n + 20)
+        total += _cost(evaluation_tasks * p["n_prompts_paper"] * ablated, 20 * n + 15)
+    return total
 
 
 def _cost(passes: float, tokens: float) -> np.ndarray:

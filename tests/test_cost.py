@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import cost
+from icl_lib.data.tasks import read_tasks
 from icl_lib.models.paper_models import paper_models
 from tests.conftest import GOLDEN
 from workflow.notebooks import Run
@@ -38,6 +39,17 @@ def test_passes_of_a_scoring_run_are_counted_by_hand():
     assert passes == pytest.approx(3 * 48 * 10 + scoring + nulls + 4 * 7 + 5)
     less, more = (cost.run_cost("ablation", model, {"task_files": "upstream", "n_draws": n})[0] for n in (20, 40))
     assert more > 1.5 * less
+
+
+def test_passes_of_a_run_on_patterns_are_counted_by_hand():
+    """Two shares of 20 conditions each by prefix matching, one of 10 more by the paper's score, and the clean model."""
+    model = paper_models()["EleutherAI/pythia-70m-deduped"]
+    given = dict(task_files="upstream", shots=[0, 10], n_seeds=3, n_check=20, n_prompts=5, n_prompts_paper=2,
+                 n_prompts_mean=4, fractions=[0.01, 0.03])
+    few, most = (cost.grid_shares()["all"] * n for n in (21, 21 + 11))
+    expected = 29 * 4 + 2 * 6 * 3 * 20 + (6 * 3 * 5 + 19 * 2) * (few + most)
+    assert cost.run_cost("patterns", model, given)[0] == pytest.approx(expected)
+    assert cost.N_PATTERNS == sum(task.split == "evaluation" for task in read_tasks("patterns").values())
 
 
 def test_a_suite_s_costs_leave_out_what_is_done(tmp_path, monkeypatch):
