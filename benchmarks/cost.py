@@ -81,8 +81,8 @@ def _patterns_cost(p: dict[str, Any], scoring_tasks: int, evaluation_tasks: int)
     for n in p["shots"]:
         rankings = [len(p["fractions"])] + [1] * (n == max(p["shots"]))
         ablated = every * sum(1 + 10 * n_shares for n_shares in rankings)
-        total += _cost(of_patterns * (p["n_check"] + p["n_prompts"] * ablated), 8 * n + 20)
-        total += _cost(evaluation_tasks * p["n_prompts_paper"] * ablated, 20 * n + 15)
+        total = total + _cost(of_patterns * (p["n_check"] + p["n_prompts"] * ablated), 8 * n + 20)
+        total = total + _cost(evaluation_tasks * p["n_prompts_paper"] * ablated, 20 * n + 15)
     return total
 
 
