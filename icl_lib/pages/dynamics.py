@@ -50,3 +50,9 @@ def interval_sentence(low: float, high: float) -> str:
 
 def _step(step: float) -> str:
     return f"step {step:g}" if np.isfinite(step) else "not within these steps"
+
+
+def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:
+    """The table of transitions with its orders in words."""
+    words = transitions["order"].str.replace("_", " ").str.replace("fv", "FV")
+    return transitions.assign(order=words).set_index("order").round(3)
