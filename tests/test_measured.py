@@ -207,7 +207,7 @@ def test_the_largest_difference_of_two_tables(tmp_path):
 
 def test_tasks_of_a_source_by_name():
     assert list(read_tasks("lab[antonym, country-capital]")) == ["antonym", "country-capital"]
-    with pytest.raises(ValueError, match="unknown task 'antonim'; nearest known tasks: antonym"):
+    with pytest.raises(ValueError, match="unknown task 'antonim'; nearest valid names: antonym"):
         read_tasks("lab[antonim]")
 
 

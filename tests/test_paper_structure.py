@@ -16,7 +16,7 @@ from scipy.stats import hypergeom
 
 from icl_lib.analysis.claims import overall, with_verdicts
 from icl_lib.provenance import provenance
-from icl_lib.tables import read_table, write_table
+from icl_lib.tables import read_table, run_path, write_table
 from tests.project import ROOT
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
@@ -108,21 +108,21 @@ def pages(tmp_path_factory):
     results = folder / "results"
     rng = np.random.default_rng(0)
     models = {}
-    for i, (name, (architecture, *shape)) in enumerate(MODELS.items()):
-        steps = STEPS if "pythia" in name else [LAST]
-        models[name] = steps
-        for step in steps:
-            write_config(folder / name / f"step{step}", architecture, *shape)
-            if name == ABSENT or step not in (steps if name == FOLLOWED else [LAST]):
-                continue
-            for table, rows in (("scores", scores_at(name, step, rng)), ("accuracy", accuracy_at(name, step))):
-                write_table(rows, results / table / name / f"step{step}.parquet", schema_name=table, provenance=MADE_BY)
-        if name != ABSENT:
-            write_table(effects_at(name, LAST, gap=0.02 * i), results / "effects" / name / f"step{LAST}.parquet",
-                        schema_name="effects", provenance=MADE_BY)
     common = {"suite": "stand-in", "seed": 0, "results": str(results)}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # models are named relative to the working folder
+        for i, (name, (architecture, *shape)) in enumerate(MODELS.items()):
+            steps = STEPS if "pythia" in name else [LAST]
+            models[name] = steps
+            for step in steps:
+                write_config(folder / name / f"step{step}", architecture, *shape)
+                if name == ABSENT or step not in (steps if name == FOLLOWED else [LAST]):
+                    continue
+                for table, rows in (("scores", scores_at(name, step, rng)), ("accuracy", accuracy_at(name, step))):
+                    write_table(rows, run_path(results, table, name, step), schema_name=table, provenance=MADE_BY)
+            if name != ABSENT:
+                write_table(effects_at(name, LAST, gap=0.02 * i), run_path(results, "effects", name, LAST),
+                            schema_name="effects", provenance=MADE_BY)
         templates = ROOT / TEMPLATES
         run_notebook(templates / "model_scaling.ipynb", folder / "model_scaling.ipynb",
                      common | {"models": models, "ablated_models": {m: [LAST] for m in models}, "top_fraction": 0.02,

@@ -29,7 +29,7 @@ from icl_lib.scores.induction import (
     previous_token_scores,
     repeated_random_tokens,
 )
-from icl_lib.tables import write_table
+from icl_lib.tables import run_path, write_table
 from tests import planted
 
 WORKING = {"both": ("previous", "induction", "fv"), "fv": ("previous", "fv"), "induction": ("previous", "induction")}
@@ -85,7 +85,7 @@ def write_tables(model, name):
     }
     made_by = provenance(suite="planted", seed=0, dtype="float32", device="cpu", bos=planted.BOS, parameters={})
     for kind, table in tables.items():
-        write_table(table, f"results/{kind}/{name}/step{STEP}.parquet", schema_name=kind, provenance=made_by)
+        write_table(table, run_path("results", kind, name, STEP), schema_name=kind, provenance=made_by)
     answerable = np.array([not planted.is_exception(task, p) for task, of in evaluation.items() for p in of.clean])
     return tables | {"measured": measured, "zero_shot": zero_shot, "answerable": answerable}
 

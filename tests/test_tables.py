@@ -127,7 +127,7 @@ def test_wrong_frames_are_refused_in_one_line_and_leave_nothing(tmp_path, spoil,
 
 
 def test_other_bad_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match="unknown table 'score'; valid are .*; nearest: scores"):
+    with pytest.raises(ValueError, match="unknown table 'score'; nearest valid names: scores"):
         write_table(scores(), tmp_path / "t", schema_name="score", provenance=MADE_BY)
     with pytest.raises(ValueError, match="provenance lacks suite, seed"):
         write_table(scores(), tmp_path / "t", schema_name="scores", provenance={"bos": ""})
