@@ -321,7 +321,7 @@ def test_the_pages_say_what_was_planted(pages):
     assert "<summary>1 for, 1 no power (sizes of model)<" in html  # two seeds of a size, one without control
     text = text_of(pages / "training_dynamics.ipynb")
     assert "Induction heads came by step 2048, after 1024. FV heads came by step 8192, after 4096." in text
-    _, *numbers = next(row for row in rows_of(text) if row[0] == "induction_first")
+    _, *numbers = next(row for row in rows_of(text) if row[0] == "induction first")
     heads, by_chance, p_value, _ = map(float, numbers)
     assert (heads, round(by_chance, 1), p_value) == (0, 0.4, 1)
     of_seeds = [list(map(float, row[1:])) for row in rows_of(text) if len(row) == 10 and row[0] not in ("", "model")]
