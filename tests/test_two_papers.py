@@ -5,6 +5,7 @@ import pytest
 
 from icl_lib import measurements
 from icl_lib.ablation import two_papers
+from icl_lib.ablation.conditions import Condition
 from icl_lib.ablation.table import Measurement
 from icl_lib.models.load import load_model
 from icl_lib.provenance import provenance
@@ -112,3 +113,20 @@ def test_able_is_what_a_binomial_test_says(right, able):
     values = np.array([[1.0] * right + [0.0] * (20 - right)])
     clean = Measurement("label_accuracy", "none", "none", [], np.repeat("repetition", 20), values)
     assert two_papers.able_tasks(clean, tasks) == ["repetition"] * able
+
+
+@pytest.mark.parametrize(("n_draws", "fits"), [(1, True), (2, False), (3, True), (4, False)])
+def test_every_draw_meets_every_label(tmp_path, n_draws, fits):
+    """Labels and draws are taken in turn: two draws of a task of two labels would meet one label each."""
+    planted_patterns.write_model(tmp_path, "induction")
+    model, tasks = load_model(tmp_path, device="cpu"), planted_patterns.tasks("repetition")
+    prompts = two_papers.prompts_of_seeds(model, tasks, n_prompts=2, n_shots=0, seed=0)
+    heads = np.zeros((planted.N_LAYERS, planted.N_HEADS), dtype=bool)
+    conditions = [Condition("none", "", "", 0.0, 0, heads)]
+    conditions += [Condition("random", "", "", 0.1, draw, heads) for draw in range(n_draws)]
+    how = dict(task_set="patterns", seed=0)
+    if fits:
+        assert len(two_papers.measure_sets(model, conditions, tasks, prompts, {}, **how).conditions) == 1 + n_draws
+    else:
+        with pytest.raises(ValueError, match=f"n_draws {n_draws} and the 2 labels of task .* odd number of draws"):
+            two_papers.measure_sets(model, conditions, tasks, prompts, {}, **how)

@@ -6,6 +6,7 @@ paper's own induction score.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import gcd
 
 import pandas as pd
 from scipy.stats import binomtest
@@ -48,9 +49,16 @@ def measure_sets(
     """The task set's metric with heads replaced by their mean over the scoring tasks, at all positions.
 
     On "patterns" accuracy is by the likelier label, on the "paper"'s tasks by the answer's first token, both 0..1.
-    Random draws are spread over prompts (`measure`). Without `scoring` the clean model alone can be measured.
+    Random draws are spread over prompts (`measure`). Without `scoring` the clean model alone can be measured. Raises
+    ValueError for a number of draws that shares a factor with a pattern's number of labels: prompts take the labels in
+    turn as they take the draws, so that a draw would not meet every label.
     """
     labels = {name: tasks[name].label_names for name in prompts} if task_set == "patterns" else None
+    n_draws = 1 + max(c.draw for c in conditions)
+    for name, own in (labels or {}).items():
+        if gcd(n_draws, len(own)) > 1:
+            raise ValueError(f"n_draws {n_draws} and the {len(own)} labels of task {name!r} share a factor, so that a "
+                             "draw would not meet every label; give an odd number of draws")
     measured = measure(model, conditions, prompts, scoring, None, replacement="mean" if scoring else "zero",
                        positions="all", seed=seed, labels=labels, spread_draws=True, saved=saved)
     return next(m for m in measured if m.metric == METRICS[task_set])
