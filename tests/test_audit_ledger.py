@@ -15,8 +15,9 @@ from icl_lib.figures.common import Figure
 from icl_lib.pages.claims import rule_words
 from tests import audit_pages
 from tests.audit import check, covered, frames, near, numbers_in, rows_of, run_page, texts
-from tests.audit_ledger import AUDIT, NOT_AUDITED, Suite
+from tests.audit_ledger import AUDIT, NOT_AUDITED
 from tests.audit_suite import LAST, MODELS, SHARES, made_up_suite, parameters_by_model
+from tests.audit_tables import Suite
 from tests.project import ROOT
 
 FRACTIONS = [0.05, 0.1]
