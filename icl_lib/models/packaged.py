@@ -39,7 +39,10 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """One model of the table. `parameters`: without embeddings; `instruct`: tuned to follow instructions."""
+    """One model of the table.
+
+    `parameters`: without embeddings; `instruct`: tuned to follow instructions; `cpu_dtype`: see `load_model`.
+    """
 
     name: str
     what: str
@@ -50,6 +53,7 @@ class PackagedModel:
     gguf_sha256: str
     gguf_bytes: int
     wheels: tuple[Wheel, ...]
+    cpu_dtype: str = "float32"
 
 
 @cache

@@ -7,11 +7,13 @@ from typing import Any
 import psutil
 import torch
 
+from icl_lib.models.packaged import packaged_models
 from icl_lib.models.paper_models import GIB, memory_gib, paper_models
 from icl_lib.names import refuse_unknown
 
 _BIG = 800e6  # parameters from which a model that is not in the table gets bfloat16 on a GPU
 _NAMES = ("float32", "float64", "bfloat16", "float16")
+MIXED = "mixed"  # see icl_lib.models.mixed
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -24,18 +26,25 @@ def choose_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"unknown device {device!r}; valid are auto, cpu, cuda, cuda:<n>") from None
 
 
-def choose_dtype(dtype: str | torch.dtype, device: torch.device, name: str, config: Any) -> torch.dtype:
-    """The number type of a name; "auto" is float32 on a CPU, on a GPU the table's or by size. Raises ValueError."""
+def choose_dtype(
+    dtype: str | torch.dtype, device: torch.device, name: str, config: Any
+) -> tuple[torch.dtype, bool]:
+    """The number type that weights are loaded in, and whether products then become bfloat16 (`icl_lib.models.mixed`).
+
+    "auto" on a CPU is float32, mixed for packaged models whose table says so; on a GPU it is what the table of the
+    paper's models says, or goes by size. Raises ValueError for an unknown name.
+    """
     if isinstance(dtype, torch.dtype):
-        return dtype
+        return dtype, False
     if dtype != "auto":
-        refuse_unknown("dtype", dtype, ["auto", *_NAMES])
-        return getattr(torch, dtype)
-    if device.type != "cuda":
-        return torch.float32
-    if name in paper_models():
-        return getattr(torch, paper_models()[name].gpu_dtype)
-    return torch.bfloat16 if _parameters(config) > _BIG else torch.float32
+        refuse_unknown("dtype", dtype, ["auto", *_NAMES, MIXED])
+    elif device.type != "cuda":
+        dtype = packaged_models()[name].cpu_dtype if name in packaged_models() else "float32"
+    elif name in paper_models():
+        dtype = paper_models()[name].gpu_dtype
+    else:
+        dtype = "bfloat16" if _parameters(config) > _BIG else "float32"
+    return (torch.float32, True) if dtype == MIXED else (getattr(torch, dtype), False)
 
 
 def refuse_too_large(device: torch.device, dtype: torch.dtype, config: Any) -> None:
