@@ -70,10 +70,11 @@ browser-test: env ## open every page of the built book (SUITE=lab) in headless C
 lab: env ## train a lab model (RUNG=lab-7k SEED=0), a committed one again to compare; without RUNG what is missing
 	$(BIN)/python -m $(if $(RUNG),lab.retrain $(RUNG) --seed $(SEED),lab.train)
 
-bench: env ## what FV scores, a grid of ablations and training steps cost; tables in results/bench
+bench: env ## what FV scores, a grid of ablations, training steps and a cold book (SUITE=lab) cost; tables in results/bench
 	$(BIN)/python -m benchmarks.fv_scores
 	$(BIN)/python -m benchmarks.ablation_grid
 	$(BIN)/python -m benchmarks.training
+	CORES=$(CORES) $(BIN)/python -m benchmarks.book $(SUITE)
 
 clean: ## remove all results (not the environment, not the lab models)
 	rm -rf results .snakemake

@@ -5,7 +5,9 @@ The same prompts in one run: a plain forward pass of the transformers model, 40 
 (`answer_readouts`, first answer token), 40 conditions at all positions, and, on a sample counted for all, what 40
 plain passes with hooks take. The conditions are those of an ablation page: the top heads of two rankings at four
 shares of all heads, and random heads. Times are medians over rounds in which the methods take turns; spread is the
-range over rounds, relative.
+range over rounds, relative. The limit is what the floating-point operations would take at the plain pass's rate: at the
+last position one pass over the prompt and one token per condition from the first layer that it edits, at all positions
+one pass per condition from that layer upwards.
 """
 
 import argparse
@@ -17,16 +19,24 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.fv_scores import LAB, N_PROMPTS, N_ROUNDS, TOKENS, random_model, random_prompts
+from benchmarks.fv_scores import (
+    LAB,
+    N_PROMPTS,
+    N_ROUNDS,
+    TOKENS,
+    layer_of,
+    model_of,
+    multiplications,
+    random_prompts,
+)
 from icl_lib.forward.edits import Edit, edited_heads
 from icl_lib.forward.encoded import encode_prompts
 from icl_lib.forward.passes import device_of, plain_transformers
 from icl_lib.heads import layer_matched_random_heads, random_heads, top_heads
 from icl_lib.metrics.evaluate import answer_readouts
-from icl_lib.models.load import load_model
 
 TABLE = Path("results/bench/ablation_grid.csv")
-SHAPES = (LAB, "pythia-70m")
+SHAPES = (LAB, "pythia-70m", "smollm2-135m")
 N_CONDITIONS, FRACTIONS, SAMPLED = 40, (0.03, 0.1, 0.15, 0.2), 2
 PLAIN, LIMIT = "plain forward pass", 3.0
 
@@ -45,6 +55,15 @@ def conditions(model) -> list[torch.Tensor]:
         found += [random_heads(shape, int(tops[0].sum()), seed=0, draw=draw) for draw in range(4)]
     assert len(found) == N_CONDITIONS
     return [torch.from_numpy(heads) for heads in found]
+
+
+def limits(model) -> dict[str, float]:
+    """Forward equivalents of the grid's operations, by where heads are replaced."""
+    cfg, masks = model.cfg, conditions(model)
+    layer, row, unembed = multiplications(cfg.d_model, cfg.d_vocab, TOKENS, **layer_of(model))
+    above = sum(cfg.n_layers - int(mask.any(1).nonzero()[0]) for mask in masks)
+    plain, logits = cfg.n_layers * layer + unembed, len(masks) * unembed
+    return {"last": (cfg.n_layers * layer + above * row + logits) / plain, "all": (above * layer + logits) / plain}
 
 
 def methods(model, prompts) -> dict[str, tuple]:
@@ -76,10 +95,10 @@ def methods(model, prompts) -> dict[str, tuple]:
     }
 
 
-def measure(shape: str, tokenizer) -> pd.DataFrame:
+def measure(shape: str) -> pd.DataFrame:
     """One row per method for one shape."""
-    model = load_model(LAB) if shape == LAB else random_model(shape, tokenizer)
-    runs = methods(model, random_prompts(tokenizer, TOKENS, N_PROMPTS, seed=0))
+    model = model_of(shape)
+    runs, limit = methods(model, random_prompts(model.tokenizer, TOKENS, N_PROMPTS, seed=0)), limits(model)
     seconds = {name: [] for name in runs}
     for run, _ in runs.values():
         run()  # warm-up
@@ -93,7 +112,9 @@ def measure(shape: str, tokenizer) -> pd.DataFrame:
     plain = np.median(seconds[PLAIN])
     rows = [{"shape": shape, "method": name, "seconds": float(np.median(values)),
              "spread": (max(values) - min(values)) / float(np.median(values)),
-             "forward_equivalents": float(np.median(values)) / plain, "device": device_of(model).type}
+             "forward_equivalents": float(np.median(values)) / plain,
+             "ratio_to_flop_limit": next((float(np.median(values)) / plain / passes for where, passes in limit.items()
+                                          if f"{where} position" in name), np.nan), "device": device_of(model).type}
             for name, values in seconds.items()]
     return pd.DataFrame(rows)
 
@@ -105,8 +126,7 @@ def main() -> None:
     unknown = [shape for shape in shapes if shape not in SHAPES]
     if unknown:
         raise SystemExit(f"error: unknown shape {unknown[0]!r}; known: {', '.join(SHAPES)}")
-    tokenizer = load_model(LAB).tokenizer
-    table = pd.concat([measure(shape, tokenizer) for shape in shapes], ignore_index=True)
+    table = pd.concat([measure(shape) for shape in shapes], ignore_index=True)
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(TABLE, index=False, float_format="%.4g")
     print(table.round(3).to_string(index=False))

@@ -7,7 +7,8 @@ turns; spread is the range over rounds, relative. The unit beside seconds is a p
 and the limit is what the floating-point operations of the shared prefix and of one last token per head would take at
 the plain pass's rate. Memory is the peak in use beyond what was there before, `memory_ratio` that peak over the plain
 pass's plus the keys and values of all layers, and `resident_mib` the peak with what the CPU's allocator keeps of freed
-blocks. With a GPU the larger shapes of Pythia are measured too, in bfloat16.
+blocks. Lab models and packaged ones are measured with their weights, Pythia's shapes with random ones; with a GPU also
+the larger of these, in bfloat16.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from icl_lib.data.tasks import Prompt, TaskPrompts
 from icl_lib.forward.means import clean_means
 from icl_lib.forward.passes import device_of, output_projections, plain_transformers, split_heads
 from icl_lib.models.load import load_model, wrap_model
+from icl_lib.models.packaged import packaged_models
 from icl_lib.scores.function_vectors import fv_scores
 
 TABLE = Path("results/bench/fv_scores.csv")
@@ -40,6 +42,7 @@ SHAPES = {"pythia-70m": (6, 8, 512), "pythia-160m": (12, 12, 768), "pythia-410m"
 GPU_SHAPES = {"pythia-1b": (16, 8, 2048), "pythia-2.8b": (32, 32, 2560), "pythia-6.9b": (32, 32, 4096)}
 OTHER_SHAPES = {"pythia-1.4b": (24, 16, 2048), "gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024),
                 "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600), "llama-2-7b": (32, 32, 4096)}
+REAL = ("smollm2-135m", "gemma3-270m")
 VOCABULARY = 50304
 PLAIN, OURS = "plain forward pass", "fv_scores"
 LAB, TOKENS = "lab-450k", 174  # 174 is the mean length of the paper's scoring prompts
@@ -49,7 +52,7 @@ N_TASKS, N_TASK_PROMPTS, N_CHECKPOINTS = 29, 100, 8  # of the paper's released c
 
 def default_shapes(gpu: bool) -> list[str]:
     """The shapes that are measured if none is named."""
-    return [LAB, *SHAPES, *(GPU_SHAPES if gpu else ())]
+    return [LAB, *SHAPES, *REAL, *(GPU_SHAPES if gpu else ())]
 
 
 def random_model(shape: str, tokenizer):
@@ -66,6 +69,14 @@ def random_model(shape: str, tokenizer):
     return wrap_model(hf_model, tokenizer, name=f"EleutherAI/{shape}")
 
 
+def model_of(shape: str):
+    """A lab model or a packaged one with its weights, in float32 on a CPU, or a shape with random weights."""
+    known = load_model(LAB if shape not in REAL else shape)
+    model = known if shape in (LAB, *REAL) else random_model(shape, known.tokenizer)
+    model.name = shape
+    return model
+
+
 def random_prompts(tokenizer, n_tokens: int, n_prompts: int, seed: int) -> TaskPrompts:
     """Prompts of exactly `n_tokens` tokens: one-token words that stay apart when tokenised again."""
     text_of = {i: tokenizer.decode([i]) for i in range(len(tokenizer))}
@@ -77,23 +88,39 @@ def random_prompts(tokenizer, n_tokens: int, n_prompts: int, seed: int) -> TaskP
     return TaskPrompts(prompts[:n_prompts], prompts[n_prompts:])
 
 
-def operations(layers: int, heads: int, width: int, vocabulary: int, n_tokens: int) -> tuple[int, int]:
+def multiplications(width: int, vocabulary: int, n_tokens: int, *, per_token: int, attended: int) -> tuple[int, ...]:
+    """Of one layer on a prompt, of one layer on one last position beside it, and of the logits of one position.
+
+    `per_token`: a layer's weights; `attended`: the width of all heads side by side. Attention counts pairs of
+    positions, causal.
+    """
+    return (n_tokens * per_token + n_tokens**2 * attended, per_token + 2 * n_tokens * attended, width * vocabulary)
+
+
+def operations(
+    layers: int, heads: int, width: int, vocabulary: int, n_tokens: int, *, per_token: int = 0, attended: int = 0
+) -> tuple[int, int]:
     """Multiplications of one plain forward pass with logits at its last token, and of scoring one prompt.
 
-    Weights per token, and attention per pair of positions, causal. Scoring includes the clean pass for the means.
+    Scoring includes the clean pass for the means. See `multiplications`; a layer is by default that of GPT-NeoX.
     """
-    per_token = 12 * width**2
-    prompt = layers * (n_tokens * per_token + n_tokens**2 * width)
-    unembed = width * vocabulary
-    layers_above = sum(range(1, layers + 1))
-    rows = heads * layers_above * (per_token + 2 * n_tokens * width)
-    return prompt + unembed, 2 * prompt + rows + (layers * heads + 1) * unembed
+    layer, row, unembed = multiplications(
+        width, vocabulary, n_tokens, per_token=per_token or 12 * width**2, attended=attended or width)
+    rows = heads * sum(range(1, layers + 1)) * row
+    return layers * layer + unembed, 2 * layers * layer + rows + (layers * heads + 1) * unembed
+
+
+def layer_of(model) -> dict[str, int]:
+    """The weights of a layer of a model and the width of its heads, for `operations`."""
+    cfg, counted = model.cfg, packaged_models().get(getattr(model, "name", ""))
+    return {"per_token": counted.parameters // cfg.n_layers if counted else 12 * cfg.d_model**2,
+            "attended": cfg.n_heads * cfg.d_head}
 
 
 def flop_limit(model, n_tokens: int) -> float:
     """Operations of scoring one prompt over those of one plain forward pass with logits at its last token."""
     cfg = model.cfg
-    plain, scoring = operations(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_vocab, n_tokens)
+    plain, scoring = operations(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_vocab, n_tokens, **layer_of(model))
     return scoring / plain
 
 
@@ -136,9 +163,8 @@ def memory_in_use(shape: str, n_tokens: int, n_prompts: int) -> dict[str, float]
 
 def build(shape: str, n_tokens: int, n_prompts: int):
     """The model of a shape and its methods."""
-    tokenizer = load_model(LAB).tokenizer
-    model = load_model(LAB) if shape == LAB else random_model(shape, tokenizer)
-    return model, methods(model, random_prompts(tokenizer, n_tokens, n_prompts, seed=0))
+    model = model_of(shape)
+    return model, methods(model, random_prompts(model.tokenizer, n_tokens, n_prompts, seed=0))
 
 
 def methods(model, prompts: TaskPrompts) -> dict[str, tuple]:
@@ -268,7 +294,7 @@ def paper_hours(table: pd.DataFrame) -> float:
 
 def main() -> None:
     gpu = torch.cuda.is_available()
-    known = (LAB, *SHAPES, *GPU_SHAPES)
+    known = (LAB, *SHAPES, *REAL, *GPU_SHAPES)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("shapes", nargs="*", default=default_shapes(gpu), help=f"among {', '.join(known)}")
     parser.add_argument("--memory", nargs=2, type=int, metavar=("TOKENS", "PROMPTS"),

@@ -1,13 +1,15 @@
 """The benchmark on a tiny shape: its columns, its count of operations, and that all methods do the same work."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import book, gpu, training
 from benchmarks import fv_scores as bench
-from benchmarks import gpu, training
 from icl_lib import fv_scores, load_model
 from icl_lib.data.tasks import read_tasks
 from icl_lib.forward.means import clean_means
@@ -98,7 +100,7 @@ def test_transformer_lens_gives_the_scores_too(tiny, tokenizer):
 
 def test_a_gpu_adds_the_large_shapes():
     assert not set(bench.default_shapes(gpu=False)) & set(bench.GPU_SHAPES)
-    assert set(bench.default_shapes(gpu=True)) == {bench.LAB, *bench.SHAPES, *bench.GPU_SHAPES}
+    assert set(bench.default_shapes(gpu=True)) == {bench.LAB, *bench.SHAPES, *bench.REAL, *bench.GPU_SHAPES}
     shapes = bench.SHAPES | bench.GPU_SHAPES | bench.OTHER_SHAPES
     assert len(shapes) == 12 and sum(name.startswith("pythia") for name in shapes) == 7
 
@@ -127,6 +129,19 @@ def test_training_bench_counts_the_tokens_and_shares_of_a_step(monkeypatch):
     assert training.tokens_per_step(read_rung("lab-7k")) == sum(rows.tokens.size for rows in batch)
     assert row["tokens_per_second"] > 0
     assert 0 < row["drawing_share"] < 1 and 0 < row["product_share"] < 1
+
+
+def test_seconds_of_a_cold_book_go_to_the_notebook_that_used_them():
+    kernel, scoring = ["-f", "c.json"], ["notebooks/scoring.ipynb", "results/lab/scoring.ipynb"]
+    lines = [json.dumps(entry) for entry in (
+        ["workflow.run", scoring, "", 1.5],
+        ["ipykernel_launcher", kernel, "/x/logs/scoring/m/step-1.made_from.json", 6.0],
+        ["workflow.run", ["notebooks/ablation.ipynb"], "", 1.0], ["workflow.run", scoring, "", 0.5],
+        ["ipykernel_launcher", kernel, "results/lab/logs/ablation/m/step-1.made_from.json", 20.0])]
+    table = book.by_part(lines, 35.0).set_index("part")
+    assert list(table.index) == ["ablation", "scoring", book.REST]
+    assert table["processor_seconds"].tolist() == [21.0, 8.0, 6.0] and table["runs"].tolist() == [1, 2, 0]
+    assert table["share"].sum() == pytest.approx(1)
 
 
 def test_an_unknown_rung_is_refused_by_name(monkeypatch):

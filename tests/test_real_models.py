@@ -28,7 +28,7 @@ NAME = os.environ.get("MODEL") or "smollm2-135m"
 @pytest.fixture(scope="module")
 def case():
     """The model as this project loads it, the same weights in plain transformers, and a few prompts."""
-    model = load_model(NAME, device="cpu")
+    model = load_model(NAME, device="cpu", dtype="float32")
     with quiet():
         plain = AutoModelForCausalLM.from_pretrained(
             packaged_folder(NAME), attn_implementation="eager", dtype=torch.float32).eval()

@@ -1,6 +1,7 @@
 """Modules that a warm process forks do what they would do cold, and none outlives whoever wanted it."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -55,6 +56,17 @@ def test_a_module_gets_arguments_folder_environment_and_streams(tmp_path, may_fo
                 env=os.environ | {"GIVEN": "1", "PYTHONPATH": str(tmp_path)})
     told = f'[["a b", "-f"], "{tmp_path}", "1", {"true" if may_fork else "false"}, "__main__"]\n'
     assert (done.stdout, done.stderr, done.returncode) == (told, "to stderr\n", 0)
+
+
+def test_the_processor_seconds_of_each_fork_are_added_to_a_file(tmp_path):
+    seconds = tmp_path / "seconds"
+    busy = "import time\nwhile time.process_time() < 0.5: pass\n"
+    for made_from in ("", "logs/scoring/m.json"):
+        warm(*module(tmp_path, busy), "a", cwd=tmp_path, env=os.environ | {
+            "PYTHONPATH": str(tmp_path), "ICL_SECONDS": str(seconds), "ICL_LIB_MADE_FROM": made_from})
+    told = [json.loads(line) for line in seconds.read_text().splitlines()]
+    assert [entry[:3] for entry in told] == [["asked", ["a"], ""], ["asked", ["a"], "logs/scoring/m.json"]]
+    assert all(0.3 < entry[3] < 5 for entry in told)
 
 
 def test_without_a_warm_process_it_starts_cold(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from icl_lib.forward.passes import plain_transformers
 
-_LOGIT_BYTES = 256 * 2**20  # of vocabulary-wide rows held at a time
+_LOGIT_BYTES = 64 * 2**20  # of vocabulary-wide rows held at a time
 _READ_BYTES = {"cpu": 4 * 2**20}  # of these read at a time, while they are in the processor's cache
 
 
