@@ -19,6 +19,7 @@ from icl_lib.heads import HeadMask, different_heads, layer_matched_random_heads,
 from icl_lib.kinds import heads_of_kind, top_sets
 from icl_lib.models.load import bos_text
 from icl_lib.names import refuse_unknown
+from icl_lib.progress import progress
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def execution_table(
     rows = [("none", -1, 0)] + [(kind, layer, draw) for kind, draw, _ in sets for layer in layers]
     at = torch.tensor([0] + [layer for _ in sets for layer in layers])
     frames = []
-    for task in tasks:
+    for task in progress(tasks, "task execution"):
         vectors = [function_vector(model, means[task], heads, bias_per_head=how.bias_per_head) for *_, heads in sets]
         stacked = torch.stack([torch.zeros_like(vectors[0]), *(v for v in vectors for _ in layers)])
         frames.append(_of_task(model, prompts[task], task, bos, stacked, at, rows))
