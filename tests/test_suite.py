@@ -24,6 +24,17 @@ def test_suite_fills_in_steps_and_parameters(project):
     assert "ablated_models" not in found.given(Run("model_scaling"))  # not declared there
 
 
+def test_steps_before_the_last_have_parameters_of_their_own_over_all_others(project):
+    found = check_suite(suite(
+        models=[{"name": "models/tiny", "parameters": {"scoring": {"value": 3}}}, {"name": "org/hub"}],
+        parameters={"scoring": {"value": 2}}, intermediate={"scoring": {"value": 4}}))
+    values = [found.given(Run("scoring", name, step))["value"] for name, step in
+              (("models/tiny", 0), ("models/tiny", 8), ("models/tiny", 64), ("org/hub", -1))]
+    assert values == [4, 4, 3, 2]
+    with pytest.raises(ValueError, match="'valeu'"):
+        check_suite(suite(intermediate={"scoring": {"valeu": 4}})).check_templates()
+
+
 def test_the_schema_names_all_parameters_that_a_suite_may_not_set(project, monkeypatch):
     class Everything(dict):
         """What a template that declares every name has."""
@@ -65,6 +76,7 @@ def model(**changes):
         (model(name="a; rm -rf b"), "does not match"),
         (model(name="tiny"), "unknown model 'tiny'"),
         ({"models": [{"name": "models/tiny"}] * 2}, "models/tiny is listed twice"),
+        ({"intermediate": {"claims": {}}}, "unknown key 'claims' in intermediate"),
         ({"parameters": {"score": {}}}, "unknown key 'score' in parameters.*nearest: scoring"),
         ({"parameters": {"scoring": 3}}, "parameters.scoring: 3 is not of type 'object'"),
         ({"parameters": {"scoring": {"step": 3}}}, "step is set by the workflow"),

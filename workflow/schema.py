@@ -38,6 +38,7 @@ def check_schema(config: Any) -> None:
         raise ValueError(_one_line(error.__context__)) from None
     for where, part, known in (
         ("parameters", config.get("parameters", {}), NOTEBOOKS), ("sweep", config.get("sweep", {}), OF_STEP),
+        ("intermediate", config.get("intermediate", {}), OF_STEP),
         *((f"models.{i}", entry, OF_ENTRY) for i, entry in enumerate(config["models"])),
         *((f"models.{i}.parameters", entry.get("parameters", {}), OF_STEP) for i, entry in enumerate(config["models"])),
     ):

@@ -38,6 +38,7 @@ class Suite:
     tables: str = ""  # folder of committed tables that are shown without measuring
     included: tuple["Suite", ...] = ()  # suites whose committed models are shown beside this one's
     of_model: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # overrides of one model's runs
+    intermediate: dict[str, dict[str, Any]] = field(default_factory=dict)  # overrides at steps before a model's last
 
     @property
     def results(self) -> str:
@@ -122,8 +123,10 @@ class Suite:
             "pattern_models": {name: at for suite in (*self.included, self)
                                for name, at in suite.chosen["patterns"].items()}}
         declared = template_parameters(run.template)
+        early = self.intermediate if of == "step" and run.step != self.steps[model][-1] else {}
         return (first | {name: value for name, value in others.items() if name in declared}
                 | self.overrides.get(run.notebook, {}) | self.of_model.get(model, {}).get(run.notebook, {})
+                | early.get(run.notebook, {})
                 | (points(self.sweep[run.notebook])[run.point] if run.point else {}))
 
     def inputs(self, run: Run) -> list[str]:
@@ -150,7 +153,7 @@ class Suite:
 
     def check_templates(self) -> None:
         """Refuse templates and overrides that do not fit each other, before anything runs."""
-        models = [next(iter(self.steps)), *self.of_model]
+        models = [next(iter(self.steps)), *self.followed[:1], *self.of_model]
         for run in [*(Run(name, model, self.steps[model][0]) for model in models for name in NOTEBOOKS),
                     *(run for run in self.runs if run.point)]:
             check_parameters(run.template, self.given(run))
@@ -206,7 +209,7 @@ def check_suite(config: Any) -> Suite:
             raise ValueError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
     of_model = {entry["name"]: entry["parameters"] for entry in config["models"] if "parameters" in entry}
     return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), chosen, config.get("parameters", {}),
-                 config.get("sweep", {}), config.get("tables", ""), included, of_model)
+                 config.get("sweep", {}), config.get("tables", ""), included, of_model, config.get("intermediate", {}))
 
 
 def suite_of(arguments: list[str]) -> Suite:
