@@ -42,7 +42,10 @@ SHAPES = {"pythia-70m": (6, 8, 512), "pythia-160m": (12, 12, 768), "pythia-410m"
 GPU_SHAPES = {"pythia-1b": (16, 8, 2048), "pythia-2.8b": (32, 32, 2560), "pythia-6.9b": (32, 32, 4096)}
 OTHER_SHAPES = {"pythia-1.4b": (24, 16, 2048), "gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024),
                 "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600), "llama-2-7b": (32, 32, 4096)}
-REAL = ("smollm2-135m", "gemma3-270m")
+# packaged models by the name of their rows, with the number type on a CPU
+REAL = {"smollm2-135m": ("smollm2-135m", "float32"), "gemma3-270m": ("gemma3-270m", "float32"),
+        "qwen2.5-coder-0.5b": ("qwen2.5-coder-0.5b", "float32"),
+        "qwen2.5-coder-0.5b mixed": ("qwen2.5-coder-0.5b", "mixed")}
 VOCABULARY = 50304
 PLAIN, OURS = "plain forward pass", "fv_scores"
 LAB, TOKENS = "lab-450k", 174  # 174 is the mean length of the paper's scoring prompts
@@ -70,10 +73,11 @@ def random_model(shape: str, tokenizer):
 
 
 def model_of(shape: str):
-    """A lab model or a packaged one with its weights, in float32 on a CPU, or a shape with random weights."""
-    known = load_model(LAB if shape not in REAL else shape)
+    """A lab model or a packaged one with its weights, or a shape with random weights."""
+    name, dtype = REAL.get(shape, (LAB, "auto"))
+    known = load_model(name, dtype=dtype)
     model = known if shape in (LAB, *REAL) else random_model(shape, known.tokenizer)
-    model.name = shape
+    model.name = name
     return model
 
 

@@ -87,10 +87,13 @@ def serve(command: list[str], preload: Callable[[], bool]) -> int:
             return process.wait()
 
 
-def _preload() -> bool:
-    """Import what notebooks import; whether this process may fork, which it may not with a GPU."""
+def _preload(own: bool = True) -> bool:
+    """Import what notebooks import; whether this process may fork, which it may not with a GPU.
+
+    `own`: the library of this project too, which else each fork imports as it is then in its folder.
+    """
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # the latter asks without CUDA
-    files = Path("icl_lib").rglob("*.py")
+    files = Path("icl_lib").rglob("*.py") if own else ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of progress bars for Jupyter, which a sweep has no use for
         for name in (*PRELOADED, *(".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files)):
@@ -168,4 +171,6 @@ def _as_main(
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--module"]:
         sys.exit(run_module(sys.argv[2], sys.argv[3:]))
+    if sys.argv[1:2] == ["--others-only"]:
+        sys.exit(serve(sys.argv[2:], lambda: _preload(own=False)))
     sys.exit(serve(sys.argv[1:], _preload))
