@@ -90,6 +90,13 @@ def test_fv_scores_of_twenty_heads(case):
     assert (torch.stack([scores[layer, head] for layer, head in heads]).double() - expected).abs().max() < 1e-5
 
 
+def test_scores_in_the_number_type_that_the_model_is_measured_in(case):
+    model, _, prompts, _ = case
+    exact, measured = (fv_scores(m, {TASK: prompts[TASK]}).scores for m in (model, load_model(NAME, device="cpu")))
+    assert (measured - exact).abs().max() < 0.01
+    assert torch.corrcoef(torch.stack([exact.flatten(), measured.flatten()]))[0, 1] > 0.98
+
+
 @pytest.mark.parametrize("positions", ["last", "all"])
 def test_the_ablation_of_one_set_of_heads(case, positions):
     model, plain, prompts, heads = case
