@@ -128,6 +128,13 @@ def flop_limit(model, n_tokens: int) -> float:
     return scoring / plain
 
 
+def vocabulary_share(model, n_tokens: int) -> float:
+    """Share of the operations of scoring that is the logits of every head's row."""
+    cfg = model.cfg
+    total = operations(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_vocab, n_tokens, **layer_of(model))[1]
+    return (cfg.n_layers * cfg.n_heads + 1) * cfg.d_model * cfg.d_vocab / total
+
+
 def prefix_cache_mib(model, n_tokens: int, n_prompts: int) -> float:
     """Keys and values of all layers for the prompts."""
     cfg = model.cfg
@@ -265,6 +272,7 @@ def measure(shape: str, *, n_tokens: int = TOKENS, n_prompts: int = N_PROMPTS) -
             "shape": shape, "method": name, "seconds": median, "spread": (max(values) - min(values)) / median,
             "peak_memory_mib": memory[name], "forward_equivalents": median / plain,
             "ratio_to_flop_limit": np.nan if name == PLAIN else median / plain / limit,
+            "vocabulary_share": vocabulary_share(model, n_tokens) if name == OURS else np.nan,
             "device": device_of(model).type, "memory_ratio": memory[name] / (memory[PLAIN] + cache),
             "resident_mib": resident[name], "n_prompts": n_prompts, "n_tokens": n_tokens})
     return pd.DataFrame(rows)

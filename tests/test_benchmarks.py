@@ -19,7 +19,7 @@ from lab.files import read_rung
 from lab.text import Generator
 
 COLUMNS = ["shape", "method", "seconds", "spread", "peak_memory_mib", "forward_equivalents", "ratio_to_flop_limit",
-           "device"]  # fmt: skip
+           "vocabulary_share", "device"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,10 @@ def test_columns_and_rows(tiny, tokenizer, monkeypatch):
     assert (table["seconds"] > 0).all() and set(table["device"]) == {"cuda" if torch.cuda.is_available() else "cpu"}
     plain = table[table["method"] == bench.PLAIN].iloc[0]
     assert plain["forward_equivalents"] == 1 and pd.isna(plain["ratio_to_flop_limit"])
-    assert table.drop(columns="ratio_to_flop_limit").notna().all(axis=None)
+    assert table.drop(columns=["ratio_to_flop_limit", "vocabulary_share"]).notna().all(axis=None)
+    # 12 heads and the unedited prompt, 64 weights for each of 2000 words, of all multiplications
+    share = table.set_index("method").loc[bench.OURS, "vocabulary_share"]
+    assert share == 13 * 64 * 2000 / bench.operations(3, 4, 64, 2000, 20)[1]
 
 
 @pytest.mark.slow
