@@ -55,6 +55,13 @@ def write_table(frame: pd.DataFrame, path: str | Path, *, schema_name: str, prov
         pq.write_table(table, temporary, compression="zstd")
 
 
+class Provenance(dict):
+    """What made a table. Pandas copies `attrs` with every selection of rows or columns; this is shared instead."""
+
+    def __deepcopy__(self, memo: dict) -> "Provenance":
+        return self
+
+
 def read_table(path: str | Path, *, schema_name: str | None = None) -> pd.DataFrame:
     """A table as it was written, its provenance in `.attrs["provenance"]`, its schema in `.attrs["schema"]`.
 
@@ -79,7 +86,7 @@ def read_table(path: str | Path, *, schema_name: str | None = None) -> pd.DataFr
         frame = _checked(table.to_pandas(), found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    frame.attrs.update(provenance=made_by, schema=found)
+    frame.attrs.update(provenance=Provenance(made_by), schema=found)
     return frame
 
 

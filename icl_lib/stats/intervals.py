@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 from scipy import stats
 
@@ -46,11 +46,14 @@ def bootstrap_mean(values: Float[ndarray, "task"], *, seed: int) -> Interval:
     n = len(values)
     if n == 1:
         return Interval(*[float(values[0])] * 3)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
-    total = np.zeros(N_RESAMPLES)
-    for task, value in enumerate(values):
-        np.add.at(total, np.repeat(np.arange(N_RESAMPLES), drawn[:, task]), value)
-    return _percentile_interval(float(np.mean(values)), total / n, _expanded_tail(n))
+    means = (_times_drawn(n, seed) * values).mean(1)
+    return _percentile_interval(float(np.mean(values)), means, _expanded_tail(n))
+
+
+@lru_cache(maxsize=16)
+def _times_drawn(n: int, seed: int) -> Int[ndarray, "resample task"]:
+    """How often each of `n` tasks is drawn in each resample."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
 
 
 class Effect(NamedTuple):
