@@ -113,7 +113,7 @@ def test_labels_of_figures_name_no_number_that_a_notebook_may_change():
 def test_intervals_of_strength_follow_the_seed():
     scores = score_rows([0, 1], [1, 2])
     scores.loc[(scores["score"] == "fv") & (scores["task"] == "b"), "value"] *= 3
-    more = [scores] + [scores[scores["task"] == "a"].assign(task=f"t{i}", value=lambda t, i=i: t["value"] * i)
+    more = [scores] + [scores[scores["task"] == "a"].assign(task=f"t{i}", value=lambda t, i=i: t["value"] * i**1.5)
                        for i in range(2, 9)]
     sizes = pd.DataFrame({"model": ["m"], "parameters": [1]})
     tables = [scaling.strength_table(pd.concat(more), sizes, fraction=0.1, seed=seed) for seed in (0, 0, 1)]
