@@ -24,7 +24,7 @@ def part_of(module: str, arguments: list[str], made_from: str) -> str:
     """The notebook that a process worked for: its log's folder for kernels, the template for what starts them."""
     folders = Path(made_from).parts
     if "logs" in folders:
-        return folders[folders.index("logs") + 1]
+        return folders[folders.index("logs") + 1].partition(".")[0]
     return Path(arguments[0]).stem if module == "workflow.run" else module
 
 

@@ -33,6 +33,7 @@ from icl_lib.forward.passes import (
 )
 
 MAX_TOKENS = 8192  # of edited copies carried at a time
+MAX_TOKENS_CPU = 2048  # there more is slower: what a layer makes of them leaves the cache
 
 
 @torch.inference_mode()
@@ -48,7 +49,7 @@ def edited_residuals(
     by_modules = own_attention(model)  # then the last layer's keys cannot be had apart: all its positions are computed
     sweep = _LayerSweep(model, tokens, edits, None if by_modules else read, edited)
     order = torch.argsort(edits.first_layers, stable=True)
-    n_rows = max(1, MAX_TOKENS // tokens.numel())
+    n_rows = max(1, (MAX_TOKENS_CPU if tokens.device.type == "cpu" else MAX_TOKENS) // tokens.numel())
     with plain_transformers(model, None if by_modules else sweep.attend) as hf_model, hooked(sweep.hooks()):
         feed(hf_model, tokens)
         parts = []
