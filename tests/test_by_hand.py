@@ -32,8 +32,8 @@ def sums(folder):
 def place(tmp_path_factory):
     """Two models of the user's, one above a suite's notebooks and one in a folder `a`, and their sums before a run."""
     folder = tmp_path_factory.mktemp("place")
-    for at, seed in ((folder, 0), (folder / "a", 1)):
-        shutil.copytree(ROOT / f"lab/models/lab-7k/seed{seed}/step{STEP}", at / "mymodel" / f"step{STEP}")
+    for at, rung in ((folder, "lab-7k"), (folder / "a", "lab-20k")):
+        shutil.copytree(ROOT / f"lab/models/{rung}/seed0/step{STEP}", at / "mymodel" / f"step{STEP}")
     (folder / "results/lab/notebooks").mkdir(parents=True)
     return folder, {at: sums(folder / at) for at in ("mymodel", "a/mymodel")}
 

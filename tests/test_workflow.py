@@ -112,7 +112,7 @@ def test_the_whole_workflow(project):
     assert snakemake(project, "-n", "--config", "sed=2") == (
         1,
         "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, include, "
-        "tables, models, parameters, sweep; nearest: seed\n",
+        "tables, models, parameters, intermediate, sweep; nearest: seed\n",
     )
 
 
