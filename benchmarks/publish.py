@@ -1,9 +1,10 @@
-"""Put the tables of the last `make bench` into the book: `python -m benchmarks.publish`.
+"""Put the tables of the last `make bench` into the book: `python -m benchmarks.publish`, or those named after it.
 
 Headings get units and lose underscores; columns that are the same in every row of a table are left out, as the page
 says them in words.
 """
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,7 @@ def for_the_page(table: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     tables = {"fv_scores": fv_scores.TABLE, "ablation_grid": ablation_grid.TABLE, "training_cost": training.TABLE,
               "book_cost": book.TABLE}
+    tables = {name: path for name, path in tables.items() if name in (sys.argv[1:] or tables)}
     if missing := [str(path) for path in tables.values() if not path.is_file()]:
         raise SystemExit(f"error: {missing[0]} is not there, expected the tables of a benchmark; run `make bench`")
     for name, path in tables.items():
