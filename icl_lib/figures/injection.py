@@ -44,10 +44,12 @@ def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Fi
         column[-1].set_xticks(range(len(TICKS)), TICKS.values(), fontsize=9)
     for ax, words in zip(axes[:, 0], PROMPTS_LABEL.values(), strict=True):
         ax.set_ylabel(f"accuracy (first token)\n{words}")
+    columns = {"task": f"own vectors: {draws_words(executions)}, all items",
+               "released": "one vector: one draw, items answered after clean demonstrations"}
     return Figure(
         axes,
         f"Accuracy with a vector added at the output of layer {layer}, made of {fraction:.0%} of heads (counts rounded "
-        f"up). Left: {draws_words(executions)}, all items. Right: one draw, items answered after clean demonstrations. "
+        f"up); {'; '.join(columns[preset] for preset in presets)}. "
         "Bars: 95 % bootstrap intervals over tasks. Dotted: clean demonstrations.",
         "Points with intervals of accuracy by kind of heads; top no demonstrations, bottom shuffled labels.")
 
