@@ -25,7 +25,9 @@ def for_the_page(table: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     tables = {"fv_scores": fv_scores.TABLE, "ablation_grid": ablation_grid.TABLE, "training_cost": training.TABLE,
               "book_cost": book.TABLE}
-    tables = {name: path for name, path in tables.items() if name in (sys.argv[1:] or tables)}
+    if unknown := [name for name in sys.argv[1:] if name not in tables]:
+        raise SystemExit(f"error: unknown table {unknown[0]!r}; known: {', '.join(tables)}")
+    tables = {name: tables[name] for name in sys.argv[1:] or tables}
     if missing := [str(path) for path in tables.values() if not path.is_file()]:
         raise SystemExit(f"error: {missing[0]} is not there, expected the tables of a benchmark; run `make bench`")
     for name, path in tables.items():

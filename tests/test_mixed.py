@@ -47,6 +47,7 @@ def test_a_product_is_that_of_factors_rounded_to_bfloat16():
             self.original_model.get_output_embeddings = lambda: self.original_model["head"]
 
     to_mixed(Bridge())
+    assert linear.weight.dtype == linear.bias.dtype == torch.bfloat16
     given = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
     expected = exact(given.bfloat16().float())
     assert torch.equal(linear(given), linear(given)) and linear(given).dtype == torch.float32
