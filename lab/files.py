@@ -11,6 +11,7 @@ ARMS = FOLDER / "recipe.yaml"
 TRIALS = FOLDER / "recipe.csv"
 CAUSAL = FOLDER / "causal"
 CONFIRMATION = CAUSAL / "confirmation"
+NO_GLOSSARIES = CAUSAL / "no_glossaries"
 GRID = FOLDER / "grid.csv"
 
 

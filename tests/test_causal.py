@@ -10,7 +10,7 @@ import torch
 from icl_lib.data.tasks import Task, read_tasks
 from lab import causal
 from lab import train as trainer
-from lab.files import CAUSAL, CONFIRMATION, read_plan, read_rung
+from lab.files import CAUSAL, CONFIRMATION, NO_GLOSSARIES, read_plan, read_rung
 from lab.interventions import (
     DESCRIPTIONS,
     EARLY_SHARE,
@@ -207,7 +207,7 @@ def test_every_intervention_has_an_arm():
     assert {entry["intervention"] for entry in read_plan()["arms"].values()} == set(DESCRIPTIONS)
 
 
-@pytest.mark.parametrize("folder", [CAUSAL, CONFIRMATION], ids=["plan", "confirmation"])
+@pytest.mark.parametrize("folder", [CAUSAL, CONFIRMATION, NO_GLOSSARIES], ids=lambda folder: folder.name)
 def test_every_tested_arm_has_a_sham_of_its_cost(folder):
     plan = read_plan(folder)
     for arm, entry in plan["arms"].items():
@@ -225,6 +225,16 @@ def test_the_confirmation_asks_on_seeds_that_the_plan_has_not():
     assert not set(plan["seeds"]) & set(confirmation["seeds"])
     for arm, entry in confirmation["arms"].items():
         assert {**plan["arms"][arm], "strengths": [1]} == entry
+
+
+def test_the_plan_without_glossaries_asks_as_the_confirmation_on_new_seeds():
+    plan, confirmation = read_plan(NO_GLOSSARIES), read_plan(CONFIRMATION)
+    assert not set(plan["seeds"]) & {*read_plan()["seeds"], *confirmation["seeds"]}
+    assert (plan["rules"], plan["measures"]) == (confirmation["rules"], confirmation["measures"])
+    for run in causal.planned(plan):
+        config = causal.configuration(run, plan, NO_GLOSSARIES)
+        assert "glossary" not in config["mixture"] and config["steps"] == 4096
+        assert config["mixture"] == {kind: rows for kind, rows in MIXTURE.items() if kind != "glossary"}
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path):
