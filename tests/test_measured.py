@@ -11,6 +11,7 @@ from icl_lib.provenance import provenance
 from icl_lib.tables import KEYS, model_folder, read_table, run_path, write_table
 from tests.project import ROOT, make_project
 from workflow.inputs import measured_from
+from workflow import measure
 from workflow.measure import largest_difference
 from workflow.run import KEPT, put_back, run_notebook
 from workflow.templates import library_files, measuring_parameters, measuring_source, template_parameters
@@ -200,6 +201,23 @@ def test_the_largest_difference_of_two_tables(tmp_path):
     other = tables[1].iloc[:1]
     other.attrs = tables[1].attrs
     assert largest_difference(tables[0], other) == np.inf and set(KEYS["scores"]) >= {"layer", "head"}
+
+
+@pytest.mark.parametrize(("dtype", "change", "status"), [
+    ("float32", {"value": 0.26}, 1), ("float32", {"value": 0.25 + 3e-5}, 0),
+    ("mixed", {"value": 0.26}, 0), ("mixed", {"head": 1}, 1),
+])  # fmt: skip
+def test_measured_again_is_judged_by_values_and_in_mixed_precision_by_rows_alone(
+    tmp_path, monkeypatch, capsys, dtype, change, status
+):
+    made = provenance(suite="s", seed=0, dtype=dtype, device="", bos="", parameters={})
+    for name, row in (("committed", ROW), ("new", ROW | change)):
+        write_table(pd.DataFrame([row]), tmp_path / name, schema_name="scores", provenance=made)
+    monkeypatch.setattr(measure, "measure", lambda *_: [(tmp_path / "new", tmp_path / "committed")])
+    assert measure.main([str(ROOT / "config/spot.yaml"), "smollm2-135m"]) == status
+    told = capsys.readouterr()
+    assert "largest difference" in told.out and ("not judged" in told.out) == (dtype == "mixed")
+    assert ("error: the tables of smollm2-135m differ by" in told.err) == bool(status)
 
 
 # Tasks and progress
