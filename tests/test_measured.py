@@ -10,8 +10,8 @@ from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.tables import KEYS, model_folder, read_table, run_path, write_table
 from tests.project import ROOT, make_project
-from workflow.inputs import measured_from
 from workflow import measure
+from workflow.inputs import measured_from
 from workflow.measure import largest_difference
 from workflow.run import KEPT, put_back, run_notebook
 from workflow.templates import library_files, measuring_parameters, measuring_source, template_parameters
