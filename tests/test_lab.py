@@ -151,9 +151,9 @@ def test_unknown_rung_names_the_known_ones():
 
 
 def test_cards_tell_what_a_task_is():
-    cards = json.loads((LAB_TASKS.parent / "cards.json").read_text(encoding="utf-8"))
+    cards, tasks = json.loads((LAB_TASKS.parent / "cards.json").read_text(encoding="utf-8")), read_tasks()
     for name, card in cards.items():
-        assert card["size"] == len(read_tasks()[name].pairs) and len(card["example"]) == 2
+        assert card["size"] == len(tasks[name].pairs) and len(card["example"]) == 2
         assert {"type", "split", "inputs", "labels", "relation", "held_out"} <= set(card)
     assert {card["split"] for card in cards.values()} == {"scoring", "evaluation", "training", "unseen"}
 
