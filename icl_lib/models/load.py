@@ -43,8 +43,8 @@ def load_model(
         from icl_lib.models.hub import download
 
         snapshot = download(source, revision, pickled_weights=pickled_weights)
-        made_of, pickled = f"{revision or 'main'} (commit {snapshot.commit})", snapshot.pickled
-        source = str(snapshot.folder)
+        made_of, pickled = f"{revision or 'main'} (commit {snapshot.name})", not list(snapshot.glob("*.safetensors"))
+        source = str(snapshot)
     with quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
