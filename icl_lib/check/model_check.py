@@ -28,7 +28,7 @@ from icl_lib.check.eager_reference import (
 )
 from icl_lib.forward.edits import Edit
 from icl_lib.forward.encoded import TokenBatch
-from icl_lib.forward.passes import device_of, last_head_outputs, own_attention
+from icl_lib.forward.passes import device_of, last_head_outputs
 from icl_lib.forward.run import run
 from icl_lib.metrics.evaluate import edited_token_losses
 from icl_lib.scores.induction import reduced_patterns
@@ -162,7 +162,7 @@ def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     uncovered = _compare_patterns(torch.stack(patterns), reference[0].patterns, config, found)
     if values.dtype in (torch.float16, torch.bfloat16):
         uncovered = "; ".join([*filter(None, [uncovered]), "float32, for which there is no room"])
-    return Checked(found.worst, "own" if own_attention(model) else "shared", uncovered)
+    return Checked(found.worst, "own" if model.own_attention else "shared", uncovered)
 
 
 def _compare_losses(
