@@ -181,12 +181,10 @@ def last_head_outputs(
             feed(hf_model, batch.tokens)
         return torch.stack(seen, dim=1)
 
-    outputs: list[Tensor | None] = [None] * len(sequences)
     with plain_transformers(model) as hf_model:
-        for rows, z in in_batches(run, sequences, batch_size, device_of(model)):
-            for row, of_row in zip(rows, z, strict=True):
-                outputs[row] = of_row
-    return torch.stack(outputs)
+        batches = in_batches(run, sequences, batch_size, device_of(model))
+        outputs = {row: of_row for rows, z in batches for row, of_row in zip(rows, z, strict=True)}
+    return torch.stack([outputs[row] for row in range(len(sequences))])
 
 
 @torch.inference_mode()

@@ -50,11 +50,11 @@ class PaperModel:
         """GiB of the parameters in a number type, by default the type on a GPU."""
         return self.parameters * _BYTES[dtype or self.gpu_dtype] / GIB
 
-    def memory_gib(self, dtype: str | None = None, **prompts: int) -> float:
+    def memory_gib(self, dtype: str | None = None) -> float:
         """GiB that scoring needs; see `memory_gib`."""
         return memory_gib(
             self.parameters, layers=self.layers, d_model=self.d_model, vocab=self.vocab, dtype=dtype or self.gpu_dtype,
-            fused=self.family in ("pythia", "gpt2"), kv_width=self.kv_heads * self.d_head, **prompts)
+            fused=self.family in ("pythia", "gpt2"), kv_width=self.kv_heads * self.d_head)
 
 
 def memory_gib(

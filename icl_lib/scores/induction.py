@@ -8,15 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.forward.encoded import refuse_unknown_tokens
-from icl_lib.forward.passes import (
-    PassDone,
-    attentions,
-    device_of,
-    feed,
-    hidden_by,
-    hooked,
-    plain_transformers,
-)
+from icl_lib.forward.passes import PassDone, attentions, device_of, feed, hidden_by, hooked, plain_transformers
 from icl_lib.names import refuse_unknown
 
 CONVENTIONS = ("attention_mass", "prefix_matching")
