@@ -188,9 +188,7 @@ def last_head_outputs(
 
 
 @torch.inference_mode()
-def mean_head_outputs(
-    model: nn.Module, tokens: Int[Tensor, "row pos"], *, batch_size: int = 8
-) -> Float[Tensor, "layer head d_head"]:
+def mean_head_outputs(model: nn.Module, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "layer head d_head"]:
     """Each head's mean output over all rows and positions but the first (BOS), before the output projection."""
     totals: dict[int, Tensor] = {}
 
@@ -199,7 +197,7 @@ def mean_head_outputs(
 
     hooks = hooked(p.register_forward_pre_hook(partial(add, i)) for i, p in enumerate(output_projections(model)))
     with plain_transformers(model) as hf_model, hooks:
-        for rows in tokens.split(batch_size):
+        for rows in tokens.split(8):
             feed(hf_model, rows.to(device_of(model)))
     n = len(tokens) * (tokens.shape[1] - 1)
     return torch.stack([totals[i] / n for i in range(len(totals))]).to(next(model.original_model.parameters()).dtype)

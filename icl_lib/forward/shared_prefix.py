@@ -150,7 +150,7 @@ def attend_rows(
     query: Float[Tensor, "batch head queries d_head"], keys: Float[Tensor, "batch group prefix d_head"],
     values: Float[Tensor, "batch group prefix d_value"], row_keys: Float[Tensor, "batch group row own d_head"],
     row_values: Float[Tensor, "batch group row own d_value"], scaling: float | None,
-    hidden: Bool[Tensor, "..."] | None, others: Bool[Tensor, "query own"] | None = None,
+    hidden: Bool[Tensor, "..."] | None, others: Bool[Tensor, "query own"],
 ) -> Float[Tensor, "batch queries head d_value"]:
     """Softmax over the prompt's keys and the row's own; query heads share key heads in groups.
 
@@ -166,7 +166,7 @@ def attend_rows(
     to_row = q.view(*by_row, d_head) @ row_keys[:, :, None].mT
     scores = torch.empty(*by_row, n_prefix + to_row.shape[-1], dtype=q.dtype, device=q.device)
     scores.flatten(2, 4)[..., :n_prefix] = q @ keys.mT
-    scores[..., n_prefix:] = to_row if others is None else to_row.masked_fill(others, -math.inf)
+    scores[..., n_prefix:] = to_row.masked_fill(others, -math.inf)
     if hidden is not None:
         scores[..., :n_prefix].masked_fill_(hidden, -math.inf)
     pattern = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)

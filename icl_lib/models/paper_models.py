@@ -1,6 +1,5 @@
 """The paper's models as a table: shapes, checkpoints, revisions, number types and the memory they need."""
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,4 +98,4 @@ def published_steps(name: str) -> list[int]:
 
     PolyPythias (`EleutherAI/pythia-160m-seed1` and the data and weight seeds) have the same revisions `step<N>`.
     """
-    return list(PYTHIA_STEPS) if re.match(r"EleutherAI/pythia-", name) else []
+    return list(PYTHIA_STEPS) if name.startswith("EleutherAI/pythia-") else []
