@@ -64,7 +64,7 @@ def documents_sum(source: str) -> str:
 
 
 def _local_texts(source: str) -> Iterator[str] | None:
-    """The topics in order of their names, where another version of Python has others, or a file's text; else None."""
+    """The reference, of which other versions of Python have other texts, or a file; None for what is neither."""
     if source == REFERENCE:
         from pydoc_data.topics import topics
 
