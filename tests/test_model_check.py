@@ -155,13 +155,11 @@ def test_a_sweep_that_edits_nothing_falls_back_or_is_refused(monkeypatch):
     monkeypatch.setattr(icl_lib.forward.shared_prefix._Sweep, "_replace", lambda *_: None)
     assert wrap_model(copy.deepcopy(hf_model), tokenizer()).checked.attention == "own"
 
-    def silent(sweep, _layer):
-        def note(_projection, args):
-            if sweep.stage == "unedited":
-                sweep.z = args[0]
-        return note
+    def silent(sweep, _layer, _projection, args):
+        if sweep.stage == "unedited":
+            sweep.z = args[0]
 
-    monkeypatch.setattr(icl_lib.forward.shared_layers._LayerSweep, "_replacing", silent)
+    monkeypatch.setattr(icl_lib.forward.shared_layers._LayerSweep, "_replace", silent)
     refused(wrap_model, hf_model, tokenizer(), words=["CohereForCausalLM", "sweep over edits", "differs by"])
 
 

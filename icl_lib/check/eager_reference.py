@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,21 +58,18 @@ class Reference:
         masks, places = (torch.stack(part) for part in zip(*rows, strict=True))
         seen, patterns = [], []
 
-        def replacing(layer: int):
-            def replace(_projection: nn.Module, args: tuple) -> tuple:
-                z = split_heads(self.model, args[0])
-                seen.append(z[0])
-                where = masks[:, None, layer, :, None] & places[:, :, None, None]
-                return (torch.where(where, self.values[:, layer, None], z).reshape(args[0].shape), *args[1:])
-
-            return replace
+        def replace(layer: int, _projection: nn.Module, args: tuple) -> tuple:
+            z = split_heads(self.model, args[0])
+            seen.append(z[0])
+            where = masks[:, None, layer, :, None] & places[:, :, None, None]
+            return (torch.where(where, self.values[:, layer, None], z).reshape(args[0].shape), *args[1:])
 
         def note(_attention: nn.Module, _args: tuple, output: Any) -> None:
             shape = (len(rows), self.model.cfg.n_heads, self.tokens.shape[1], self.tokens.shape[1])
             patterns.extend(part[0] for part in output if isinstance(part, Tensor) and part.shape == shape)
 
-        n_layers = self.model.cfg.n_layers
-        handles = [p.register_forward_pre_hook(replacing(i)) for i, p in enumerate(output_projections(self.model))]
+        n_layers, projections = self.model.cfg.n_layers, output_projections(self.model)
+        handles = [projections[i].register_forward_pre_hook(partial(replace, i)) for i in range(n_layers)]
         handles += [attention.register_forward_hook(note) for attention in attentions(self.model)]
         with hooked(handles), plain_transformers(self.model) as hf_model:
             hf_model.config._attn_implementation = "eager"  # put back on leaving
@@ -100,8 +98,8 @@ def widened(hf_model: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def narrow_windows(config: Any) -> Iterator[None]:
-    before = {name: getattr(config, name, None) for name in WINDOWS}
-    wide = {name: width for name, width in before.items() if isinstance(width, int) and width > WINDOW}
+    widths = {name: getattr(config, name, None) for name in WINDOWS}
+    wide = {name: width for name, width in widths.items() if isinstance(width, int) and width > WINDOW}
     for name in wide:
         setattr(config, name, WINDOW)
     try:

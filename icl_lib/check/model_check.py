@@ -15,20 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from icl_lib.check.eager_reference import (
-    LENGTHS,
-    WINDOW,
-    WINDOWS,
-    Reference,
-    Refused,
-    log_softmax,
-    narrow_windows,
-    probe_sequences,
-    widened,
-)
+from icl_lib.check import eager_reference as eager
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import TokenBatch
-from icl_lib.forward.passes import device_of, last_head_outputs, own_attention
+from icl_lib.forward.encoded import token_batches
+from icl_lib.forward.passes import device_of, last_head_outputs
 from icl_lib.forward.run import run
 from icl_lib.metrics.evaluate import edited_token_losses
 from icl_lib.scores.induction import reduced_patterns
@@ -71,22 +61,21 @@ def eager_log_probabilities(hf_model: nn.Module) -> list[Tensor]:
     before = config._attn_implementation
     found: dict[str, list[Tensor]] = {}
     try:
-        with narrow_windows(config), widened(hf_model):
+        with eager.narrow_windows(config), eager.widened(hf_model):
             for name in dict.fromkeys(("eager", before)):
                 config._attn_implementation = name
                 found[name] = [
-                    log_softmax(hf_model(input_ids=tokens.to(hf_model.device), use_cache=False).logits)[0]
-                    for tokens in probe_sequences(config)]
+                    eager.log_softmax(hf_model(input_ids=tokens.to(hf_model.device), use_cache=False).logits)[0]
+                    for tokens in eager.probe_sequences(config)]
+        differences = _Differences(found["eager"])
+        for of_eager, other in zip(found["eager"], found[before], strict=True):
+            differences.add(f"transformers' {before} attention", other, of_eager)
+    except eager.Refused as error:
+        raise refusal(hf_model, line_of(error)) from None
     except Exception as error:  # an architecture's modules raise errors of every kind
         raise refusal(hf_model, f"transformers' own forward pass fails ({line_of(error)})") from None
     finally:
         config._attn_implementation = before
-    differences = _Differences(found["eager"])
-    try:
-        for eager, other in zip(found["eager"], found[before], strict=True):
-            differences.add(f"transformers' {before} attention", other, eager)
-    except Refused as error:
-        raise refusal(hf_model, line_of(error)) from None
     return found["eager"]
 
 
@@ -100,7 +89,7 @@ def prove(model: nn.Module, expected: list[Tensor]) -> None:
         model.own_attention = own
         try:
             hf_model = model.original_model
-            with narrow_windows(hf_model.config), widened(hf_model), torch.inference_mode():
+            with eager.narrow_windows(hf_model.config), eager.widened(hf_model), torch.inference_mode():
                 model.checked = _compared(model, expected)
             return
         except Exception as error:  # an architecture's modules raise errors of every kind when called otherwise
@@ -123,30 +112,26 @@ def refusal(hf_model: nn.Module, reason: str) -> ValueError:
     return ValueError(f"architecture {type(hf_model).__name__} is refused: {reason}")
 
 
-def line_of(error: Exception) -> str:
+def line_of(error: Exception, length: int = 160) -> str:
     """An error's text in one line, the beginning of it."""
     if "Could not determine supported architecture" in str(error):
         return "it has no adapter for this architecture"  # the rest is a list of all that it has
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return " ".join(str(error).split())[:length] or type(error).__name__
 
 
 def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     config, device = model.original_model.config, device_of(model)
-    sequences = [tokens.to(device) for tokens in probe_sequences(config)]
-    lengths = torch.tensor(LENGTHS, device=device)
-    padded = torch.zeros(2, max(LENGTHS), dtype=torch.long, device=device)
-    for row, tokens in enumerate(sequences):
-        padded[row, : tokens.shape[1]] = tokens[0]
-    batch = TokenBatch(padded, lengths, [0, 1])
+    sequences = [tokens.to(device) for tokens in eager.probe_sequences(config)]
+    batch = next(token_batches([tokens[0].tolist() for tokens in sequences], 2, device))
     values = _values(model, sequences[0])
     masks = _masks(model).to(device)
-    reference = [Reference(model, tokens, masks, values) for tokens in sequences]
+    reference = [eager.Reference(model, tokens, masks, values) for tokens in sequences]
     found = _Differences(expected)
 
     for own, wanted in zip(reference, expected, strict=True):
         found.add("the forward pass in the bridge", own.unedited, wanted)
     if all(torch.allclose(r.everywhere[1], r.unedited, atol=found.limit) for r in reference):
-        raise Refused("replacing heads' outputs at the output projection changes nothing")
+        raise eager.Refused("replacing heads' outputs at the output projection changes nothing")
     targets = torch.stack([own.targets(2) for own in reference])
     edits = [Edit(mask, values) for mask in masks[:3]] + [Edit(mask, values, "all") for mask in masks]
     at_last, everywhere = run(model, batch, edits, targets).log_probability.split([3, len(masks)], dim=1)
@@ -162,11 +147,11 @@ def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     uncovered = _compare_patterns(torch.stack(patterns), reference[0].patterns, config, found)
     if values.dtype in (torch.float16, torch.bfloat16):
         uncovered = "; ".join([*filter(None, [uncovered]), "float32, for which there is no room"])
-    return Checked(found.worst, "own" if own_attention(model) else "shared", uncovered)
+    return Checked(found.worst, "own" if model.own_attention else "shared", uncovered)
 
 
 def _compare_losses(
-    model: nn.Module, tokens: Tensor, heads: Tensor, values: Tensor, reference: Reference, found: "_Differences"
+    model: nn.Module, tokens: Tensor, heads: Tensor, values: Tensor, reference: eager.Reference, found: "_Differences"
 ) -> None:
     n = tokens.shape[1] - 1
     everywhere, last = (Edit(heads, values, positions) for positions in ("all", "last"))
@@ -184,9 +169,9 @@ def _compare_patterns(patterns: Tensor, wanted: Tensor | None, config: Any, foun
         return "attention patterns, which the architecture does not give"
     found.add("attention patterns", patterns, wanted)
     n_pos = patterns.shape[-1]
-    beyond = torch.ones(n_pos, n_pos, dtype=torch.bool, device=wanted.device).tril(-WINDOW)
+    beyond = torch.ones(n_pos, n_pos, dtype=torch.bool, device=wanted.device).tril(-eager.WINDOW)
     seen = wanted[..., beyond].flatten(1).amax(1) > 0
-    names = [name for name in WINDOWS if isinstance(getattr(config, name, None), int)]
+    names = [name for name in eager.WINDOWS if isinstance(getattr(config, name, None), int)]
     return "" if not names or not bool(seen.all()) else f"{names[0]}, which hides nothing in a prompt as it is set"
 
 
@@ -199,11 +184,11 @@ class _Differences:
 
     def add(self, what: str, actual: Tensor, expected: Tensor) -> None:
         if actual.shape != expected.shape:
-            raise Refused(f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+            raise eager.Refused(f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
         difference = float((actual.double() - expected.double()).abs().max())
         if not difference <= self.limit:  # NaN too
-            raise Refused(f"{what} differs by {difference:.2g} from transformers' eager forward pass, where "
-                          f"rounding is {self.limit:.0e}")
+            raise eager.Refused(f"{what} differs by {difference:.2g} from transformers' eager forward pass, where "
+                                f"rounding is {self.limit:.0e}")
         self.worst = max(self.worst, difference)
 
 

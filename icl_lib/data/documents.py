@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,15 @@ def read_documents(
         from lab.text import lab_documents
 
         return lab_documents(tokenizer, n_documents=n_documents, length=length, seed=seed)
-    path = Path(source)
-    if source == REFERENCE or path.is_file():
-        texts = _reference() if source == REFERENCE else _parts_of_file(path)
+    if texts := _local_texts(source):
         rows = list(_rows(texts, tokenizer, length))
         order = np.random.default_rng(seed).permutation(len(rows))[:n_documents]
         rows = [rows[i] for i in order]
-    elif path.suffix in (".txt", ".md") or source.startswith((".", "/", "~")) or source.count("/") != 1:
+    elif Path(source).suffix in (".txt", ".md") or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise FileNotFoundError(f"documents {source!r}: no such file; give {LAB!r}, {REFERENCE!r}, a text file or a "
                                 "hub id owner/name")
     else:
-        texts = _texts_of_dataset(source, seed)
-        rows = [row for row, _ in zip(_rows(texts, tokenizer, length), range(n_documents), strict=False)]
+        rows = list(islice(_rows(_texts_of_dataset(source, seed), tokenizer, length), n_documents))
     if len(rows) < n_documents:
         raise ValueError(
             f"documents {source!r}: {len(rows)} rows of {length} tokens, expected {n_documents}; "
@@ -61,19 +59,17 @@ def read_documents(
 
 def documents_sum(source: str) -> str:
     """The SHA-256 sum of the text that documents are cut from, "" for lab stories and datasets, which name theirs."""
-    digest = hashlib.sha256()
-    if source != REFERENCE and not Path(source).is_file():
-        return ""
-    for part in _reference() if source == REFERENCE else _parts_of_file(Path(source)):
-        digest.update(part.encode())
-    return digest.hexdigest()
+    texts = _local_texts(source)
+    return hashlib.sha256("".join(texts).encode()).hexdigest() if texts else ""
 
 
-def _reference() -> Iterator[str]:
-    """The topics in order of their names; another version of Python has other texts, which `documents_sum` tells."""
-    from pydoc_data.topics import topics
+def _local_texts(source: str) -> Iterator[str] | None:
+    """The reference, of which other versions of Python have other texts, or a file; None for what is neither."""
+    if source == REFERENCE:
+        from pydoc_data.topics import topics
 
-    return (topics[name] + "\n\n" for name in sorted(topics))
+        return (topics[name] + "\n\n" for name in sorted(topics))
+    return _parts_of_file(Path(source)) if Path(source).is_file() else None
 
 
 def _parts_of_file(path: Path) -> Iterator[str]:

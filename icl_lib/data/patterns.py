@@ -16,7 +16,6 @@ from icl_lib.data.tasks import Task, Template
 LABELS = ("Foo", "Bar", "Mur", "Res")
 # What comes of the different letters of a sequence: the pattern as places among them, and how many there are.
 LETTERS = {"repetition": (0, 1, 0, 1), "recursion": (0, 1, 1, 1), "centre-embedding": (0, 1, 2, 1, 0)}
-PER_LABEL = 60  # sequences of letters with each label
 WORDS = {
     "fruit": "apple banana cherry grape lemon mango orange peach pear plum melon fig",
     "animal": "dog cat horse lion tiger bear wolf rabbit monkey sheep goat mouse",
@@ -35,11 +34,11 @@ PAIRS = {
 }
 
 
-def pattern_tasks(letters: Sequence[str] = ascii_uppercase, *, per_label: int = PER_LABEL) -> dict[str, Task]:
+def pattern_tasks(letters: Sequence[str] = ascii_uppercase, *, per_label: int = 60) -> dict[str, Task]:
     """The six tasks for evaluation, and each again for scoring ("repetition-scoring"), in order of names.
 
     Labels are as frequent among demonstrations and among queries (`Task.balanced`); a third of the pairs are queries
-    alone. `letters`: one half for evaluation, the other for scoring.
+    alone. `letters`: one half for evaluation, the other for scoring; `per_label`: sequences of letters with each label.
     """
     half = len(letters) // 2
     tasks = {}

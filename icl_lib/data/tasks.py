@@ -18,8 +18,6 @@ from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, Typ
 
 from icl_lib.names import refuse_unknown
 
-TYPES = ("abstractive", "extractive")
-SPLITS = ("scoring", "evaluation", "training", "unseen")
 LAB_TASKS = Path(__file__).parents[2] / "lab" / "world" / "tasks"
 _NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 
@@ -141,8 +139,8 @@ class _Pair(BaseModel):
 class _Card(BaseModel):
     """What `cards.json` says of a task."""
 
-    type: Literal[TYPES]
-    split: Literal[SPLITS]
+    type: Literal["abstractive", "extractive"]
+    split: Literal["scoring", "evaluation", "training", "unseen"]
     inputs: StrictStr
     labels: StrictStr
     relation: StrictStr

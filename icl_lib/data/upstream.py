@@ -181,19 +181,17 @@ def _fetch(cache: Path, name: str, expected: str) -> Path:
     return path
 
 
-def main() -> int:
+def main() -> None:
     try:
         tasks = upstream_tasks()
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"error: {error}")
     for name, task in tasks.items():
         for fault in task.faults:
             print(f"{name}: {fault}")
     n_scoring = sum(task.split == "scoring" for task in tasks.values())
     print(f"{n_scoring} scoring and {len(tasks) - n_scoring} evaluation tasks in {cache_folder()}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,35 +101,28 @@ def edited_heads(model: nn.Module, edit: Edit | None) -> Iterator[None]:
             f"heads mask is {tuple(edit.heads.shape)}, the model has "
             f"{(model.cfg.n_layers, model.cfg.n_heads)} layers and heads"
         )
-    fed: dict[str, Tensor | None] = {"attention_mask": None}
+    device, fed = device_of(model), {"attention_mask": None}
+    heads, values = edit.heads.to(device), edit.values.to(device)
 
     def note_mask(_module: nn.Module, _args: tuple, kwargs: dict) -> None:
         fed["attention_mask"] = kwargs.get("attention_mask")
 
-    hf_model = model.original_model
-    hooks = [m.register_forward_pre_hook(note_mask, with_kwargs=True) for m in {hf_model, hf_model.base_model}]
-    hooks += [projection.register_forward_pre_hook(_replacing(model, edit, layer, fed))
-              for layer, projection in enumerate(output_projections(model)) if edit.heads[layer].any()]
-    with hooked(hooks):
-        yield
-
-
-def _replacing(model: nn.Module, edit: Edit, layer: int, fed: dict):
-    device = device_of(model)
-    heads = edit.heads[layer].to(device)[None, None, :, None]
-    values = edit.values[:, layer].to(device)[:, None]
-
-    def hook(_projection: nn.Module, args: tuple) -> tuple:
+    def replace(layer: int, _projection: nn.Module, args: tuple) -> tuple:
         z = split_heads(model, args[0])
         if len(values) not in (1, len(z)):
             raise ValueError(f"the edit has values for {len(values)} sequences, {len(z)} were fed")
-        where = heads
+        where = heads[layer, :, None]
         if edit.positions == "last":
             pos = torch.arange(z.shape[1], device=device)
-            where = heads & (pos == _last_real(fed["attention_mask"], z)[:, None])[:, :, None, None]
-        return (torch.where(where, values.to(z.dtype), z).reshape(args[0].shape), *args[1:])
+            where = where & (pos == _last_real(fed["attention_mask"], z)[:, None])[:, :, None, None]
+        return (torch.where(where, values[:, None, layer].to(z.dtype), z).reshape(args[0].shape), *args[1:])
 
-    return hook
+    hf_model = model.original_model
+    hooks = [m.register_forward_pre_hook(note_mask, with_kwargs=True) for m in {hf_model, hf_model.base_model}]
+    hooks += [projection.register_forward_pre_hook(partial(replace, layer))
+              for layer, projection in enumerate(output_projections(model)) if edit.heads[layer].any()]
+    with hooked(hooks):
+        yield
 
 
 def _last_real(attention_mask: Tensor | None, z: Float[Tensor, "batch pos head d_head"]) -> Int[Tensor, "batch"]:

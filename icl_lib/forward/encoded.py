@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from icl_lib.data.tasks import Prompt, TaskPrompts
 
@@ -98,11 +99,9 @@ def token_batches(sequences: Sequence[Sequence[int]], batch_size: int, device: t
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        lengths = [len(sequences[i]) for i in rows]
-        tokens = torch.zeros(len(rows), max(lengths), dtype=torch.long)
-        for row, i in enumerate(rows):
-            tokens[row, : lengths[row]] = torch.tensor(sequences[i])
-        yield TokenBatch(tokens.to(device), torch.tensor(lengths, device=device), rows)
+        tokens = pad_sequence([torch.tensor(sequences[i]) for i in rows], batch_first=True)
+        lengths = torch.tensor([len(sequences[i]) for i in rows], device=device)
+        yield TokenBatch(tokens.to(device), lengths, rows)
 
 
 def in_batches(

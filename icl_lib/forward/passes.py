@@ -7,6 +7,7 @@ wraps: same parameters, the architecture's own mathematics, about twice as fast 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,11 +76,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.original_model.parameters()).device
 
 
-def own_attention(model: nn.Module) -> bool:
-    """Whether only the architecture's own attention is right, as `icl_lib.check.model_check` found on loading."""
-    return getattr(model, "own_attention", False)
-
-
 @contextmanager
 def plain_transformers(
     model: nn.Module, attention: Callable[..., tuple[Tensor, Any]] | None = None
@@ -89,9 +85,9 @@ def plain_transformers(
     `attention`, if given, is called instead of scaled-dot-product attention with the signature of
     transformers' attention functions; it is given a mask only where causality alone is not enough. Raises
     ValueError for attention with a cap or sinks, of which such a function knows nothing, and for a model of
-    `own_attention`, which computes as transformers' eager pass does.
+    `own_attention` (`icl_lib.check.model_check.prove`), which computes as transformers' eager pass does.
     """
-    if attention is not None and own_attention(model):
+    if attention is not None and model.own_attention:
         raise ValueError(f"{type(model.original_model).__name__} computes attention by modules of its own only")
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -99,13 +95,12 @@ def plain_transformers(
     hf_model = model.original_model
     wrapped = list(_wrapped_modules(hf_model))
     name_before = hf_model.config._attn_implementation
-    function_before = AttentionInterface._global_mapping.get(_ATTENTION)
     if attention is not None:
         AttentionInterface.register(_ATTENTION, _refusing_caps(attention))
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     for parent, name, bridge in wrapped:
         parent._modules[name] = bridge.original_component
-    plain = "eager" if own_attention(model) else "sdpa"
+    plain = "eager" if model.own_attention else "sdpa"
     hf_model.config._attn_implementation = plain if attention is None else _ATTENTION
     try:
         yield hf_model
@@ -113,10 +108,8 @@ def plain_transformers(
         hf_model.config._attn_implementation = name_before
         for parent, name, bridge in wrapped:
             parent._modules[name] = bridge
-        if function_before is not None:
-            AttentionInterface.register(_ATTENTION, function_before)
-        else:  # or the registry would keep what the function has seen alive
-            AttentionInterface._global_mapping.pop(_ATTENTION, None)
+        if attention is not None:  # or the registry would keep what the function has seen alive
+            AttentionInterface._global_mapping.pop(_ATTENTION)
 
 
 def _refusing_caps(attention: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
@@ -188,31 +181,23 @@ def last_head_outputs(
             feed(hf_model, batch.tokens)
         return torch.stack(seen, dim=1)
 
-    outputs: list[Tensor | None] = [None] * len(sequences)
     with plain_transformers(model) as hf_model:
-        for rows, z in in_batches(run, sequences, batch_size, device_of(model)):
-            for row, of_row in zip(rows, z, strict=True):
-                outputs[row] = of_row
-    return torch.stack(outputs)
+        batches = in_batches(run, sequences, batch_size, device_of(model))
+        outputs = {row: of_row for rows, z in batches for row, of_row in zip(rows, z, strict=True)}
+    return torch.stack([outputs[row] for row in range(len(sequences))])
 
 
 @torch.inference_mode()
-def mean_head_outputs(
-    model: nn.Module, tokens: Int[Tensor, "row pos"], *, batch_size: int = 8
-) -> Float[Tensor, "layer head d_head"]:
+def mean_head_outputs(model: nn.Module, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "layer head d_head"]:
     """Each head's mean output over all rows and positions but the first (BOS), before the output projection."""
     totals: dict[int, Tensor] = {}
 
-    def read(layer: int):
-        def add(_module: nn.Module, args: tuple) -> None:
-            total = split_heads(model, args[0])[:, 1:].double().sum((0, 1))
-            totals[layer] = total + totals.get(layer, 0)
+    def add(layer: int, _module: nn.Module, args: tuple) -> None:
+        totals[layer] = split_heads(model, args[0])[:, 1:].double().sum((0, 1)) + totals.get(layer, 0)
 
-        return add
-
-    hooks = hooked(p.register_forward_pre_hook(read(i)) for i, p in enumerate(output_projections(model)))
+    hooks = hooked(p.register_forward_pre_hook(partial(add, i)) for i, p in enumerate(output_projections(model)))
     with plain_transformers(model) as hf_model, hooks:
-        for rows in tokens.split(batch_size):
+        for rows in tokens.split(8):
             feed(hf_model, rows.to(device_of(model)))
     n = len(tokens) * (tokens.shape[1] - 1)
     return torch.stack([totals[i] / n for i in range(len(totals))]).to(next(model.original_model.parameters()).dtype)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from icl_lib.forward import shared_prefix, whole_prompts
 from icl_lib.forward.edits import Edit, by_positions, row_edits
 from icl_lib.forward.encoded import TokenBatch
-from icl_lib.forward.passes import last_positions, own_attention
+from icl_lib.forward.passes import last_positions
 from icl_lib.forward.readout import Readout, read_targets
 from icl_lib.forward.shared_layers import edited_residuals
 
@@ -46,7 +46,7 @@ def run(
             if where == "all":
                 residual = edited_residuals(model, batch.tokens, part, None if whole else at)
             else:
-                sweep = whole_prompts if own_attention(model) else shared_prefix
+                sweep = whole_prompts if model.own_attention else shared_prefix
                 residual = sweep.edited_rows(model, batch.tokens, part, at, apart=apart)
             readout = read_targets(model, residual, targets)
             columns = torch.tensor(chosen, device=device)[some]
@@ -72,6 +72,6 @@ def run_added(
 
     Row by row: `vectors` at the output of `layer`. A zero vector is the unedited model.
     """
-    sweep = whole_prompts if own_attention(model) else shared_prefix
+    sweep = whole_prompts if model.own_attention else shared_prefix
     residual = sweep.added_rows(model, batch.tokens, vectors, layer, last_positions(batch.lengths, 1))
     return read_targets(model, residual, targets)

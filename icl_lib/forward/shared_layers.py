@@ -8,6 +8,7 @@ keys and values. Layers are called as the unedited pass called them, so that no 
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,22 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from icl_lib.forward import passes
 from icl_lib.forward.edits import RowEdits
-from icl_lib.forward.passes import (
-    PassDone,
-    attentions,
-    feed,
-    hidden_of,
-    hooked,
-    layers,
-    output_projections,
-    own_attention,
-    plain_attention,
-    plain_transformers,
-    split_heads,
-    take_positions,
-    without_hidden,
-)
 
 MAX_TOKENS = 8192  # of edited copies carried at a time
 MAX_TOKENS_CPU = 2048  # there more is slower: what a layer makes of them leaves the cache
@@ -46,17 +33,18 @@ def edited_residuals(
     At the positions `read` of each sequence, None for all. `edited`: the positions that edits act on, None for all.
     Sequences may be padded on the right, behind what is read.
     """
-    by_modules = own_attention(model)  # then the last layer's keys cannot be had apart: all its positions are computed
+    by_modules = model.own_attention  # then the last layer's keys cannot be had apart: all its positions are computed
     sweep = _LayerSweep(model, tokens, edits, None if by_modules else read, edited)
     order = torch.argsort(edits.first_layers, stable=True)
     n_rows = max(1, (MAX_TOKENS_CPU if tokens.device.type == "cpu" else MAX_TOKENS) // tokens.numel())
-    with plain_transformers(model, None if by_modules else sweep.attend) as hf_model, hooked(sweep.hooks()):
-        feed(hf_model, tokens)
+    attention = None if by_modules else sweep.attend
+    with passes.plain_transformers(model, attention) as hf_model, passes.hooked(sweep.hooks()):
+        passes.feed(hf_model, tokens)
         parts = []
         for rows in order.split(n_rows):
             residual = sweep.run(rows.tolist())
             if by_modules and read is not None:
-                residual = take_positions(residual, read.repeat(len(rows), 1))
+                residual = passes.take_positions(residual, read.repeat(len(rows), 1))
             parts.append(residual.unflatten(0, (len(rows), -1)))
     return torch.cat(parts)[torch.argsort(order)].transpose(0, 1)
 
@@ -69,124 +57,102 @@ class _LayerSweep:
         read: Int[Tensor, "batch read"] | None, edited: Bool[Tensor, "batch pos"] | None,
     ):
         self.model, self.edits, self.read, self.edited, self.n_batch = model, edits, read, edited, len(tokens)
-        self.layers, self.projections, self.attentions = layers(model), output_projections(model), attentions(model)
-        self.first = edits.first_layers.tolist()
+        self.layers, self.projections = passes.layers(model), passes.output_projections(model)
+        self.attentions = passes.attentions(model)
+        self.first, self.last = edits.first_layers.tolist(), len(self.layers) - 1
         self.calls: list[list] = []  # arguments of each layer but the residual stream
         self.entering: dict[int, Tensor] = {}
         self.heads: dict[int, Tensor] = {}  # their outputs, where attention gives nothing but their projection
         self.stage = "unedited"  # then "rows" (whole sequences), "keys" and "read" (of the last layer)
-        self.carried: list[int] = []
 
     def hooks(self) -> Iterator[RemovableHandle]:
         for i, (layer, projection) in enumerate(zip(self.layers, self.projections, strict=True)):
-            yield layer.register_forward_pre_hook(self._note_call(i), with_kwargs=True)
-            yield projection.register_forward_pre_hook(self._replacing(i))
-            yield self.attentions[i].register_forward_hook(self._note_heads(i))
+            yield layer.register_forward_pre_hook(partial(self._note_call, i), with_kwargs=True)
+            yield projection.register_forward_pre_hook(partial(self._replace, i))
+            yield self.attentions[i].register_forward_hook(partial(self._note_heads, i))
 
-    def _note_call(self, i: int):
-        def note(_layer: nn.Module, args: tuple, kwargs: dict) -> None:
-            if self.stage != "unedited":
-                return
-            hidden, *others = without_hidden(args, kwargs)
-            self.calls.append(others)
-            if i in self.first:
-                self.entering[i] = hidden
-            if i == len(self.layers) - 1 and i not in self.first:
-                raise PassDone  # every row runs the last layer itself
+    def _note_call(self, i: int, _layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.stage != "unedited":
+            return
+        hidden, *others = passes.without_hidden(args, kwargs)
+        self.calls.append(others)
+        if i in self.first:
+            self.entering[i] = hidden
+        elif i == self.last:
+            raise passes.PassDone  # every row runs the last layer itself
 
-        return note
+    def _note_heads(self, i: int, _attention: nn.Module, _args: tuple, output: Any) -> None:
+        if self.stage != "unedited":
+            return
+        if i in self.first and isinstance(output, tuple):
+            z = self.z  # the projection's hook notes another
+            if torch.allclose(self.projections[i](z[:1]), output[0][:1], atol=1e-6):
+                self.heads[i] = z
+        if i == self.last:
+            raise passes.PassDone
 
-    def _note_heads(self, i: int):
-        def note(_attention: nn.Module, _args: tuple, output: Any) -> None:
-            if self.stage != "unedited":
-                return
-            if i in self.first and isinstance(output, tuple):
-                z = self.z
-                if torch.allclose(self.projections[i](z[:1]), output[0][:1], atol=1e-6):
-                    self.heads[i] = z
-            if i == len(self.layers) - 1:
-                raise PassDone
-
-        return note
-
-    def _replacing(self, layer: int):
-        def replace(_projection: nn.Module, args: tuple) -> tuple | None:
-            if self.stage == "unedited":
-                self.z = args[0]
-            if self.stage not in ("rows", "read"):
-                return None
-            mask = self.edits.masks[self.carried, layer]
-            if not mask.any():
-                return None
-            values = self.edits.values[:, :, layer]
-            if values.shape[1] > 1:
-                values = values[:, self.carried]
-            z = split_heads(self.model, args[0]).unflatten(0, (len(self.carried), self.n_batch))
-            where = mask[:, None, None, :, None]
-            if self.edited is not None:
-                now = self.edited if self.stage == "rows" else take_positions(self.edited, self.read)
-                where = where & now[:, :, None, None]
-            z = torch.where(where, values.transpose(0, 1)[:, :, None].to(z.dtype), z)
-            return (z.reshape(args[0].shape), *args[1:])
-
-        return replace
+    def _replace(self, layer: int, _projection: nn.Module, args: tuple) -> tuple | None:
+        if self.stage == "unedited":
+            self.z = args[0]
+        if self.stage not in ("rows", "read"):
+            return None
+        mask = self.edits.masks[self.carried, layer]
+        if not mask.any():
+            return None
+        values = self.edits.values[:, :, layer]
+        if values.shape[1] > 1:
+            values = values[:, self.carried]
+        z = passes.split_heads(self.model, args[0]).unflatten(0, (len(self.carried), self.n_batch))
+        where = mask[:, None, None, :, None]
+        if self.edited is not None:
+            now = self.edited if self.stage == "rows" else passes.take_positions(self.edited, self.read)
+            where = where & now[:, :, None, None]
+        z = torch.where(where, values.transpose(0, 1)[:, :, None].to(z.dtype), z)
+        return (z.reshape(args[0].shape), *args[1:])
 
     def run(self, rows: list[int]) -> Float[Tensor, "copies read d_model"]:
         """Take rows, sorted by the first layer they edit, through the layers above."""
-        last = len(self.layers) - 1
         hidden, carried = None, []
-        for layer in range(self.first[rows[0]], last):
-            if hidden is not None:
-                self.carried = carried
-                hidden = self._call(layer, hidden, "rows")
+        for layer in range(self.first[rows[0]], len(self.layers)):
+            if carried:
+                hidden = self._through(layer, hidden, carried)
             if joining := [row for row in rows if self.first[row] == layer]:
                 new = self._join(layer, joining)
-                hidden = new if hidden is None else torch.cat([hidden, new])
+                hidden = torch.cat([hidden, new]) if carried else new
                 carried = carried + joining
-        parts = []
-        if hidden is not None:
-            self.carried = carried
-            parts.append(self._last_layer(hidden))
-        if at_last := [row for row in rows if self.first[row] == last]:
-            parts.append(self._join(last, at_last))
-        return torch.cat(parts)
+        return hidden
 
     def _join(self, layer: int, rows: list[int]) -> Tensor:
         """Through the first layer that rows edit, whose attention is still that of the unedited pass."""
-        self.carried, hidden = rows, self.entering[layer]
-        last = layer == len(self.layers) - 1
+        hidden = self.entering[layer]
         if layer not in self.heads:
-            return self._last_layer(hidden) if last else self._call(layer, hidden.repeat(len(rows), 1, 1), "rows")
+            return self._through(layer, hidden, rows)
         z, stage = self.heads[layer], "rows"
-        if last and self.read is not None:
-            z, hidden, stage = take_positions(z, self.read), take_positions(hidden, self.read), "read"
+        if layer == self.last and self.read is not None:
+            z, hidden, stage = passes.take_positions(z, self.read), passes.take_positions(hidden, self.read), "read"
         z = z.repeat(len(rows), 1, 1)
         attention, projection = self.attentions[layer], self.projections[layer]
         attention.forward = lambda *_args, **_kwargs: (projection(z), None)
         try:
-            return self._call(layer, hidden.repeat(len(rows), 1, 1), stage)
+            return self._call(layer, hidden.repeat(len(rows), 1, 1), rows, stage)
         finally:
             del attention.forward
 
-    def _last_layer(self, hidden: Float[Tensor, "copies pos d_model"]) -> Tensor:
-        """Through the last layer, where copies that are not edited yet share their keys and values."""
-        last, n_rows = len(self.layers) - 1, len(self.carried)
-        if self.read is None:
-            whole = hidden if len(hidden) == n_rows * self.n_batch else hidden.repeat(n_rows, 1, 1)
-            return self._call(last, whole, "rows")
-        with suppress(PassDone):
-            self._call(last, hidden, "keys")
-        at_read = take_positions(hidden, self.read.repeat(len(hidden) // self.n_batch, 1))
-        if len(at_read) != n_rows * self.n_batch:
-            at_read = at_read.repeat(n_rows, 1, 1)
-        return self._call(last, at_read, "read")
+    def _through(self, layer: int, hidden: Float[Tensor, "copies pos d_model"], rows: list[int]) -> Tensor:
+        """Through a layer; in the last one copies that are not edited yet share their keys and values."""
+        n_alike, stage = len(rows) * self.n_batch // len(hidden), "rows"
+        if layer == self.last and self.read is not None:
+            with suppress(passes.PassDone):
+                self._call(layer, hidden, rows, "keys")
+            hidden, stage = passes.take_positions(hidden, self.read.repeat(len(hidden) // self.n_batch, 1)), "read"
+        return self._call(layer, hidden if n_alike == 1 else hidden.repeat(n_alike, 1, 1), rows, stage)
 
-    def _call(self, layer: int, hidden: Tensor, stage: str) -> Tensor:
-        self.stage, n_copies = stage, len(hidden) // self.n_batch
+    def _call(self, layer: int, hidden: Tensor, rows: list[int], stage: str) -> Tensor:
+        self.carried, self.stage, n_copies = rows, stage, len(hidden) // self.n_batch
         args, kwargs = self.calls[layer]
         args = [self._argument(value, n_copies) for value in args]
         kwargs = {name: self._argument(value, n_copies) for name, value in kwargs.items()}
-        return hidden_of(self.layers[layer](hidden, *args, **kwargs))
+        return passes.hidden_of(self.layers[layer](hidden, *args, **kwargs))
 
     def _argument(self, value: Any, n_copies: int) -> Any:
         """An argument of the layer's call in the unedited pass, as it has to be for the copies."""
@@ -197,7 +163,7 @@ class _LayerSweep:
         if self.stage == "read":
             if value.ndim == 4:
                 return None  # the mask; `attend` has its own
-            value = take_positions(value.expand(self.n_batch, *value.shape[1:]), self.read)
+            value = passes.take_positions(value.expand(self.n_batch, *value.shape[1:]), self.read)
         return value if len(value) == 1 else value.repeat(n_copies, *[1] * (value.ndim - 1))
 
     def attend(
@@ -205,17 +171,17 @@ class _LayerSweep:
     ) -> tuple[Tensor, None]:
         if self.stage == "keys":
             self.keys, self.values, self.mask = key, value, attention_mask
-            raise PassDone
+            raise passes.PassDone
         if self.stage == "read":
             n = len(query) // len(self.keys)
             key, value = self.keys.repeat(n, 1, 1, 1), self.values.repeat(n, 1, 1, 1)
             attention_mask = self._mask_at_read(key.shape[2], len(query) // self.n_batch)
-        return plain_attention(module, query, key, value, attention_mask, **kwargs)
+        return passes.plain_attention(module, query, key, value, attention_mask, **kwargs)
 
     def _mask_at_read(self, n_pos: int, n_copies: int) -> Tensor:
         if self.mask is None:
             pos = torch.arange(n_pos, device=self.read.device)
             mask = pos <= self.read[:, :, None]
         else:  # e.g. a sliding window; the same for all copies
-            mask = take_positions(self.mask[: self.n_batch, 0].expand(self.n_batch, -1, -1), self.read)
+            mask = passes.take_positions(self.mask[: self.n_batch, 0].expand(self.n_batch, -1, -1), self.read)
         return mask.repeat(n_copies, 1, 1)[:, None]

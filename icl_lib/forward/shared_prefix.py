@@ -8,6 +8,7 @@ the rest and only attention is ours: a row sees the prompt's keys and itself, ne
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,21 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from icl_lib.forward import passes
 from icl_lib.forward.edits import RowEdits
-from icl_lib.forward.passes import (
-    PassDone,
-    feed,
-    hidden_by,
-    hidden_of,
-    hooked,
-    layers,
-    output_projections,
-    plain_attention,
-    plain_transformers,
-    split_heads,
-    take_positions,
-    without_hidden,
-)
 
 
 @torch.inference_mode()
@@ -60,7 +48,7 @@ class _Sweep:
     """The state of one upward sweep over one batch; reads and replaces through hooks. Rows stand by first layer."""
 
     def __init__(self, model: nn.Module, edits: RowEdits, at: Int[Tensor, "batch n"], apart: bool = False):
-        self.layers, self.projections = layers(model), output_projections(model)
+        self.layers, self.projections = passes.layers(model), passes.output_projections(model)
         self.model, self.edits, self.positions, self.apart = model, edits, at, apart
         self.n_suffix = at.shape[1]
         # apart, a suffix position also sees, unedited, the ones before it
@@ -76,23 +64,20 @@ class _Sweep:
         self.layer = -1
 
     def run(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch row n d_model"]:
-        with plain_transformers(self.model, self.attend) as hf_model, hooked(self._hooks()):
-            feed(hf_model, tokens)
+        with passes.plain_transformers(self.model, self.attend) as hf_model, passes.hooked(self._hooks()):
+            passes.feed(hf_model, tokens)
             self._run_rows()  # through the last layer, whose pass `attend` has left
         return self.rows.unflatten(1, (-1, self.n_suffix))
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         for i, (layer, projection) in enumerate(zip(self.layers, self.projections, strict=True)):
-            yield layer.register_forward_pre_hook(self._enter(i), with_kwargs=True)
+            yield layer.register_forward_pre_hook(partial(self._enter, i), with_kwargs=True)
             yield layer.register_forward_hook(self._leave)
             yield projection.register_forward_pre_hook(self._replace)
 
-    def _enter(self, i: int):
-        def enter(_layer: nn.Module, args: tuple, kwargs: dict) -> None:
-            if not self.in_rows:
-                self.layer, self.call = i, without_hidden(args, kwargs)
-
-        return enter
+    def _enter(self, i: int, _layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        if not self.in_rows:
+            self.layer, self.call = i, passes.without_hidden(args, kwargs)
 
     def _leave(self, _layer: nn.Module, _args: tuple, _output: Any) -> None:
         if not self.in_rows:
@@ -102,14 +87,14 @@ class _Sweep:
         """Take the rows through the layer whose prompt pass has just given keys and values."""
         hidden, args, kwargs = self.call
         if n_new := self.first_layers.count(self.layer):
-            new = take_positions(hidden, self.positions).repeat(1, n_new, 1)
+            new = passes.take_positions(hidden, self.positions).repeat(1, n_new, 1)
             self.rows = new if self.rows is None else torch.cat([self.rows, new], dim=1)
         if self.rows is None:
             return
         self.in_rows = True
         try:
             kwargs = {k: self._at_suffix(v) for k, v in kwargs.items()}
-            self.rows = hidden_of(self.layers[self.layer](self.rows, *map(self._at_suffix, args), **kwargs))
+            self.rows = passes.hidden_of(self.layers[self.layer](self.rows, *map(self._at_suffix, args), **kwargs))
         finally:
             self.in_rows = False
 
@@ -122,7 +107,7 @@ class _Sweep:
         if value.ndim == 4:  # the mask; our attention has its own copy
             return None
         value = value.expand(self.positions.shape[0], *value.shape[1:])
-        suffix = take_positions(value, self.positions)
+        suffix = passes.take_positions(value, self.positions)
         n_rows = self.rows.shape[1] // self.n_suffix
         # one suffix position serves all rows by broadcasting
         return suffix if self.n_suffix == 1 else suffix.repeat(1, n_rows, *[1] * (suffix.ndim - 2))
@@ -134,7 +119,7 @@ class _Sweep:
         mask = self.edits.masks[:n_rows, self.layer]
         if not mask.any():
             return None
-        z = split_heads(self.model, args[0].unflatten(1, (n_rows, self.n_suffix)))
+        z = passes.split_heads(self.model, args[0].unflatten(1, (n_rows, self.n_suffix)))
         values = self.edits.values[:, :n_rows, self.layer].to(z.dtype)
         z = torch.where(mask[None, :, None, :, None], values[:, :, None], z)
         return (z.reshape(args[0].shape), *args[1:])
@@ -153,18 +138,19 @@ class _Sweep:
         self.hidden = self.hidden_prefix
         if attention_mask is not None:  # e.g. a sliding window
             by_query = attention_mask.expand(query.shape[0], -1, -1, -1).transpose(1, 2)
-            hidden = hidden_by(take_positions(by_query, self.positions)[..., :n]).movedim(1, 2)[:, :, None, None]
+            hidden = passes.hidden_by(passes.take_positions(by_query, self.positions)[..., :n])
+            hidden = hidden.movedim(1, 2)[:, :, None, None]
             self.hidden = hidden if self.hidden is None else hidden | self.hidden
         if self.layer == len(self.layers) - 1:
-            raise PassDone  # nothing reads the prompt's own output of the last layer
-        return plain_attention(module, query, key, value, attention_mask, **kwargs)
+            raise passes.PassDone  # nothing reads the prompt's own output of the last layer
+        return passes.plain_attention(module, query, key, value, attention_mask, **kwargs)
 
 
 def attend_rows(
     query: Float[Tensor, "batch head queries d_head"], keys: Float[Tensor, "batch group prefix d_head"],
     values: Float[Tensor, "batch group prefix d_value"], row_keys: Float[Tensor, "batch group row own d_head"],
     row_values: Float[Tensor, "batch group row own d_value"], scaling: float | None,
-    hidden: Bool[Tensor, "..."] | None, others: Bool[Tensor, "query own"] | None = None,
+    hidden: Bool[Tensor, "..."] | None, others: Bool[Tensor, "query own"],
 ) -> Float[Tensor, "batch queries head d_value"]:
     """Softmax over the prompt's keys and the row's own; query heads share key heads in groups.
 
@@ -180,7 +166,7 @@ def attend_rows(
     to_row = q.view(*by_row, d_head) @ row_keys[:, :, None].mT
     scores = torch.empty(*by_row, n_prefix + to_row.shape[-1], dtype=q.dtype, device=q.device)
     scores.flatten(2, 4)[..., :n_prefix] = q @ keys.mT
-    scores[..., n_prefix:] = to_row if others is None else to_row.masked_fill(others, -math.inf)
+    scores[..., n_prefix:] = to_row.masked_fill(others, -math.inf)
     if hidden is not None:
         scores[..., :n_prefix].masked_fill_(hidden, -math.inf)
     pattern = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)

@@ -4,12 +4,15 @@ For architectures with an attention of their own (biases, sinks, caps, masks mad
 compute it right. Slower than `icl_lib.forward.shared_prefix` by about the length of the prompt.
 """
 
+from functools import partial
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from icl_lib.forward.edits import RowEdits
-from icl_lib.forward.passes import feed, hooked, layers, plain_transformers, take_positions
+from icl_lib.forward.passes import feed, hidden_of, hooked, layers, plain_transformers, take_positions
 from icl_lib.forward.shared_layers import MAX_TOKENS, edited_residuals
 
 
@@ -35,20 +38,17 @@ def added_rows(
         where, seen = at.repeat(len(rows), 1), []
         added = [torch.where((layer[rows] == i)[:, None], vectors[rows], 0).repeat_interleave(len(tokens), 0)
                  for i in range(model.cfg.n_layers)]
-        hooks = hooked(module.register_forward_hook(_adding(where, added[i], seen))
-                       for i, module in enumerate(layers(model)))
+        hooks = hooked(module.register_forward_hook(partial(_add, where, of_layer, seen))
+                       for module, of_layer in zip(layers(model), added, strict=True))
         with plain_transformers(model) as hf_model, hooks:
             feed(hf_model, tokens.repeat(len(rows), 1))
         residuals.append(take_positions(seen[-1], where).unflatten(0, (len(rows), -1)))
     return torch.cat(residuals).transpose(0, 1)
 
 
-def _adding(where: Tensor, added: Tensor, seen: list[Tensor]):
-    def add(_layer: nn.Module, _args: tuple, output):
-        hidden = output[0] if isinstance(output, tuple) else output
-        index = where[..., None].expand(-1, -1, hidden.shape[-1])
-        hidden = hidden.scatter_add(1, index, added[:, None].to(hidden.dtype))
-        seen[:] = [hidden]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    return add
+def _add(where: Tensor, added: Tensor, seen: list[Tensor], _layer: nn.Module, _args: tuple, output: Any) -> Any:
+    hidden = hidden_of(output)
+    index = where[..., None].expand(-1, -1, hidden.shape[-1])
+    hidden = hidden.scatter_add(1, index, added[:, None].to(hidden.dtype))
+    seen[:] = [hidden]
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

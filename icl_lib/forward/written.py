@@ -10,16 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from icl_lib.forward.passes import (
-    attentions,
-    feed,
-    hidden_of,
-    hooked,
-    layers,
-    output_projections,
-    plain_transformers,
-    without_hidden,
-)
+from icl_lib.forward import passes
 
 _FAR = 1024.0  # a factor at which the small constant in a norm's root is nothing
 
@@ -30,22 +21,22 @@ def written(model: nn.Module, output: Float[Tensor, "layer row d_model"]) -> Flo
     seen: list[Tensor] = []
 
     def empty(_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        hidden, args, kwargs = without_hidden(args, kwargs)
+        hidden, args, kwargs = passes.without_hidden(args, kwargs)
         return (torch.zeros_like(hidden), *args), kwargs
 
     def read(_layer: nn.Module, _args: tuple, result: Any) -> None:
-        seen.append(hidden_of(result))
+        seen.append(passes.hidden_of(result))
 
-    handles, stubbed = [], attentions(model)
-    for i, (layer, block) in enumerate(zip(layers(model), model.blocks, strict=True)):
+    handles, stubbed = [], passes.attentions(model)
+    for i, (layer, block) in enumerate(zip(passes.layers(model), model.blocks, strict=True)):
         mlp = getattr(block.mlp, "out", block.mlp).original_component  # some MLPs add the stream themselves
         handles.append(layer.register_forward_pre_hook(empty, with_kwargs=True))
         handles.append(layer.register_forward_hook(read))
         handles.append(mlp.register_forward_hook(_silent))
         stubbed[i].forward = lambda *_args, i=i, **_kwargs: (output[i][None], None)
     try:
-        with plain_transformers(model) as hf_model, hooked(handles):
-            feed(hf_model, torch.zeros(1, output.shape[1], dtype=torch.long, device=output.device))
+        with passes.plain_transformers(model) as hf_model, passes.hooked(handles):
+            passes.feed(hf_model, torch.zeros(1, output.shape[1], dtype=torch.long, device=output.device))
     finally:
         for attention in stubbed:
             del attention.forward
@@ -78,8 +69,9 @@ def written_by_heads(
     weight = next(model.original_model.parameters())
     mean_z = mean_z.to(weight.device, weight.dtype)
     chosen = torch.where(heads.to(weight.device)[..., None], mean_z, 0)
+    projections = passes.output_projections(model)
     bias, part, whole = (
-        torch.stack([projection(z.flatten()) for projection, z in zip(output_projections(model), of, strict=True)])
+        torch.stack([projection(z.flatten()) for projection, z in zip(projections, of, strict=True)])
         for of in (torch.zeros_like(mean_z), chosen, mean_z)
     )
     part = part - bias + bias * heads.sum(1).to(weight.device)[:, None] * bias_per_head

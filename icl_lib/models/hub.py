@@ -8,7 +8,6 @@ import errno
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 _FILES = ["*.json", "*.txt", "*.model"]
@@ -21,17 +20,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSE, TRUST = "refuse", "I trust this repository"
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A downloaded revision: its folder, the commit it is, and whether its weights are pickled."""
-
-    folder: Path
-    commit: str
-    pickled: bool = False
-
-
-def download(repository: str, revision: str | None = None, *, pickled_weights: str = REFUSE) -> Snapshot:
-    """The files of a model's revision (a commit, branch or tag; None is main) in the hub's cache.
+def download(repository: str, revision: str | None = None, *, pickled_weights: str = REFUSE) -> Path:
+    """The folder of a model's revision (a commit, branch or tag; None is main) in the hub's cache, named by its commit.
 
     What is in the cache is not downloaded again; without network, or with `HF_HUB_OFFLINE=1`, the cache alone counts.
     Large files are compared with the SHA-256 sum that the hub gives for them, once. `pickled_weights`: only with the
@@ -56,7 +46,7 @@ def download(repository: str, revision: str | None = None, *, pickled_weights: s
         raise ValueError(f"{what} has no safetensors weights, and pickled ones run code when they are read; if you "
                          f"trust who made them, set ICL_PICKLED_WEIGHTS={TRUST!r}")
     _verify(what, snapshot)
-    return Snapshot(snapshot, snapshot.name, pickled)
+    return snapshot
 
 
 def configuration_folder(repository: str, revision: str | None = None) -> Path:
@@ -123,7 +113,7 @@ def _verify(what: str, snapshot: Path) -> None:
         (checked / expected).touch()
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Download a model of the hub into the cache.")
     parser.add_argument("repository", help="owner/name")
     parser.add_argument("revision", nargs="?", help="commit, branch or tag, such as step1000")
@@ -131,11 +121,9 @@ def main() -> int:
     try:
         found = download(given.repository, given.revision)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{found.folder} (commit {found.commit})")
-    return 0
+        sys.exit(f"error: {error}")
+    print(f"{found} (commit {found.name})")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -43,12 +43,12 @@ def load_model(
         from icl_lib.models.hub import download
 
         snapshot = download(source, revision, pickled_weights=pickled_weights)
-        made_of, pickled = f"{revision or 'main'} (commit {snapshot.commit})", snapshot.pickled
-        source = str(snapshot.folder)
+        made_of, pickled = f"{revision or 'main'} (commit {snapshot.name})", not list(snapshot.glob("*.safetensors"))
+        source = str(snapshot)
     with quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        from icl_lib.check.model_check import refuse_without_heads
+        from icl_lib.check.model_check import line_of, refuse_without_heads
 
         options = {"trust_remote_code": False, "local_files_only": True}
         try:
@@ -63,8 +63,7 @@ def load_model(
             _refuse_incomplete(loaded, tokenizer)
             bridge = wrap_model(hf_model.to(device), tokenizer, name=source)
         except Exception as error:  # transformers, safetensors and huggingface_hub raise errors of their own
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"cannot load model {str(name_or_path)!r}{at_step(step)}: {reason[:300]}") from None
+            raise ValueError(f"cannot load model {str(name_or_path)!r}{at_step(step)}: {line_of(error, 300)}") from None
     if mixed:  # after the model has proved itself in float32
         to_mixed(bridge)
     bridge.revision, bridge.number_type = made_of, MIXED if mixed else str(dtype).removeprefix("torch.")

@@ -18,32 +18,29 @@ def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str 
     name = str(name_or_path)
     if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
         raise ValueError(f"step {step!r} of model {name!r}: expected a whole number from 0, or None")
-    if Path(name).is_dir():
-        return str(_step_folder(name, Path(name), step)), None
-    if _is_lab(name):
-        return str(_step_folder(name, _lab_folder(name), step)), None
+    if folder := _folder(name):
+        return str(_step_folder(name, folder, step)), None
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"model folder {name!r} does not exist")
     if name in packaged_models():
-        if step is not None:
-            _check_step(name, step, [])
+        _check_step(name, step, [])
         return name, None
     if "/" not in name:
         raise unknown("model", name, _known_models())
     if step is None:
         own = paper_models().get(name)
         return name, None if own is None or own.revision == "main" else own.revision
-    if known := steps_of(name):
+    if known := published_steps(name):
         _check_step(name, step, known)
     return name, f"step{step}"
 
 
-def _is_lab(name: str) -> bool:
-    return name.startswith("lab") and "/" not in name  # labml/x is an id of the hub
-
-
-def _lab_folder(name: str) -> Path:
-    """The folder of a lab model (`lab-450k`, `lab-450k-seed1`), which holds a folder per step."""
+def _folder(name: str) -> Path | None:
+    """The folder of a local model or a lab model (`lab-450k`, `lab-450k-seed1`), None for others."""
+    if Path(name).is_dir():
+        return Path(name)
+    if not name.startswith("lab") or "/" in name:  # labml/x is an id of the hub
+        return None
     size, _, seed = name.partition("-seed")
     folder = LAB_MODELS / size / f"seed{seed or 0}"
     if not folder.is_dir():
@@ -56,12 +53,8 @@ def steps_of(name_or_path: str | Path) -> list[int]:
 
     For hub ids only the published list of Pythia is known without asking the hub.
     """
-    name = str(name_or_path)
-    if Path(name).is_dir():
-        return _steps_in(Path(name))
-    if _is_lab(name):
-        return _steps_in(_lab_folder(name))
-    return published_steps(name)
+    folder = _folder(str(name_or_path))
+    return _steps_in(folder) if folder else published_steps(str(name_or_path))
 
 
 def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
@@ -76,20 +69,17 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
 
     from icl_lib.models.load import quiet
 
-    with quiet():
-        from transformers import AutoConfig, AutoModelForCausalLM
-
     if not Path(source).is_dir():
         from icl_lib.models.hub import configuration_folder
 
         source = str(configuration_folder(source, revision))
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
-    with quiet(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    embeddings = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding)
-                  for p in module.parameters()}
-    embeddings |= {id(p) for p in model.get_output_embeddings().parameters()}
-    return sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    with quiet():
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    return model.base_model.num_parameters(exclude_embeddings=True)  # what is above the base model is the output
 
 
 def _known_models() -> list[str]:
@@ -105,9 +95,8 @@ def _steps_in(folder: Path) -> list[int]:
 
 def _step_folder(name: str, folder: Path, step: int | None) -> Path:
     steps = _steps_in(folder)
-    if step is not None:
-        _check_step(name, step, steps)
-    elif steps and not (folder / "config.json").is_file():
+    _check_step(name, step, steps)
+    if step is None and steps and not (folder / "config.json").is_file():
         step = steps[-1]
     folder = folder if step is None else folder / f"step{step}"
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
@@ -115,8 +104,8 @@ def _step_folder(name: str, folder: Path, step: int | None) -> Path:
     return folder
 
 
-def _check_step(name: str, step: int, known: list[int]) -> None:
-    if step not in known:
+def _check_step(name: str, step: int | None, known: list[int]) -> None:
+    if step is not None and step not in known:
         close = sorted(sorted(known, key=lambda s: abs(s - step))[:4])
         has = f"nearest steps: {', '.join(map(str, close))}" if close else "it has no step<N> checkpoints"
         raise ValueError(f"model {name!r} has no step {step}; {has}")

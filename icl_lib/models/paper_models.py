@@ -1,6 +1,5 @@
 """The paper's models as a table: shapes, checkpoints, revisions, number types and the memory they need."""
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,11 +49,11 @@ class PaperModel:
         """GiB of the parameters in a number type, by default the type on a GPU."""
         return self.parameters * _BYTES[dtype or self.gpu_dtype] / GIB
 
-    def memory_gib(self, dtype: str | None = None, **prompts: int) -> float:
+    def memory_gib(self, dtype: str | None = None) -> float:
         """GiB that scoring needs; see `memory_gib`."""
         return memory_gib(
             self.parameters, layers=self.layers, d_model=self.d_model, vocab=self.vocab, dtype=dtype or self.gpu_dtype,
-            fused=self.family in ("pythia", "gpt2"), kv_width=self.kv_heads * self.d_head, **prompts)
+            fused=self.family in ("pythia", "gpt2"), kv_width=self.kv_heads * self.d_head)
 
 
 def memory_gib(
@@ -99,4 +98,4 @@ def published_steps(name: str) -> list[int]:
 
     PolyPythias (`EleutherAI/pythia-160m-seed1` and the data and weight seeds) have the same revisions `step<N>`.
     """
-    return list(PYTHIA_STEPS) if re.match(r"EleutherAI/pythia-", name) else []
+    return list(PYTHIA_STEPS) if name.startswith("EleutherAI/pythia-") else []

@@ -8,16 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.forward.encoded import refuse_unknown_tokens
-from icl_lib.forward.passes import (
-    PassDone,
-    attentions,
-    device_of,
-    feed,
-    hidden_by,
-    hooked,
-    own_attention,
-    plain_transformers,
-)
+from icl_lib.forward.passes import PassDone, attentions, device_of, feed, hidden_by, hooked, plain_transformers
 from icl_lib.names import refuse_unknown
 
 CONVENTIONS = ("attention_mass", "prefix_matching")
@@ -191,7 +182,7 @@ def reduced_patterns(
             raise ValueError(f"{type(attention).__name__} gives no attention pattern, so there are no induction scores")
         reduced.append(reduce(patterns[0]))
 
-    by_modules = own_attention(model)
+    by_modules = model.own_attention
     hooks = hooked(attention.register_forward_hook(read) for attention in attentions(model) if by_modules)
     with plain_transformers(model, None if by_modules else attend) as hf_model, hooks:
         feed(hf_model, tokens)
