@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.operations import operations
 from icl_lib.data.sources import tasks_for
 from icl_lib.data.tasks import read_tasks
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
@@ -108,17 +109,13 @@ def grid_shares() -> dict[str, float]:
 
 
 def fv_ratio(model: PaperModel) -> float:
-    """FV scores of all heads in plain passes over the same prompts: the operations, times what they took above that.
-
-    Both in multiplications; weights per token, and attention per pair of positions.
-    """
-    n, width, per_token = TOKENS["scoring"], model.d_model, 4 * model.d_model**2 + 2 * model.d_model * model.d_mlp
-    plain = model.layers * (n * per_token + n**2 * width) + width * model.vocab
-    rows = model.heads * sum(range(1, model.layers + 1)) * (per_token + 2 * n * width)
-    rows += (model.layers * model.heads + 1) * width * model.vocab
+    """FV scores of all heads in plain passes over the same prompts: the operations, times what they took above that."""
+    plain, scoring = operations(model.layers, model.heads, model.d_model, model.vocab, TOKENS["scoring"],
+                                per_token=4 * model.d_model**2 + 2 * model.d_model * model.d_mlp)
     over = _measured("fv_scores")["ratio to FLOP limit"][[
         ("pythia-160m", "fv_scores"), ("pythia-410m", "fv_scores")]].mean()
-    return float((2 + rows / plain) * max(1.0, over))
+    logits = 2 * model.d_model * model.vocab  # of the two passes beside the rows, counted as plain ones
+    return float((scoring + logits) / plain * max(1.0, over))
 
 
 def cpu_flops() -> float:
