@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from benchmarks.common import RESULTS, in_turns, refuse_unknown, save
+from benchmarks.cost import multiplications
 from benchmarks.fv_scores import LAB, N_PROMPTS, N_ROUNDS, PLAIN, TOKENS, layer_of, model_of, random_prompts
-from benchmarks.operations import multiplications
 from icl_lib.forward.edits import Edit, edited_heads
 from icl_lib.forward.encoded import encode_prompts
 from icl_lib.forward.passes import device_of, plain_transformers

@@ -28,7 +28,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from benchmarks.common import RESULTS, in_turns, peak_memory_mib, refuse_unknown, save
-from benchmarks.operations import operations
+from benchmarks.cost import operations
 from icl_lib.data.tasks import Prompt, TaskPrompts
 from icl_lib.forward.means import clean_means
 from icl_lib.forward.passes import device_of, output_projections, plain_transformers, split_heads
