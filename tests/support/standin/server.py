@@ -43,18 +43,18 @@ def serve(folder: str | Path) -> Iterator[str]:
         thread.join()
 
 
-@cache
-def _digest(file: Path, size: int, changed: int, kind: str) -> str:
-    content = file.read_bytes()
-    if kind == "sha256":
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha1(b"blob %d\0" % size + content).hexdigest()  # as git names a file
-
-
 def _file_hash(file: Path) -> str:
     """The ETag of a file: SHA-256 of a large one, git's name of a small one."""
     status = file.stat()
-    return _digest(file, status.st_size, status.st_mtime_ns, "sha256" if status.st_size >= LARGE else "git")
+    return _digest(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    content = file.read_bytes()
+    if size >= LARGE:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % size + content).hexdigest()
 
 
 def commit_of(revision: Path) -> str:
