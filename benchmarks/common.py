@@ -31,13 +31,14 @@ def in_turns(runs: dict[str, tuple[Callable[[], object], float]], n_rounds: int)
 
     `runs`: name to (function, how many times it has to run).
     """
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(n_rounds):
         for name, (run, times) in runs.items():
+            wait()
             began = time.perf_counter()
             run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            wait()
             seconds[name].append((time.perf_counter() - began) * times)
     taken = pd.DataFrame(seconds).rename_axis("method", axis="columns")
     return pd.DataFrame({"seconds": taken.median(), "spread": (taken.max() - taken.min()) / taken.median()})

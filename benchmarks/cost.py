@@ -135,7 +135,7 @@ def fv_ratio(model: PaperModel) -> float:
                                 per_token=4 * model.d_model**2 + 2 * model.d_model * model.d_mlp)
     over = _measured("fv_scores")["ratio to FLOP limit"][[
         ("pythia-160m", "fv_scores"), ("pythia-410m", "fv_scores")]].mean()
-    logits = 2 * model.d_model * model.vocab  # of the two passes beside the rows, counted as plain ones
+    logits = 2 * model.d_model * model.vocab  # of the two passes over the prompt, here plain ones
     return float((scoring + logits) / plain * max(1.0, over))
 
 
