@@ -11,34 +11,25 @@ one pass per condition from that layer upwards.
 """
 
 import argparse
-import time
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.fv_scores import (
-    LAB,
-    N_PROMPTS,
-    N_ROUNDS,
-    TOKENS,
-    layer_of,
-    model_of,
-    multiplications,
-    random_prompts,
-)
+from benchmarks.common import RESULTS, in_turns, refuse_unknown, save
+from benchmarks.cost import multiplications
+from benchmarks.fv_scores import LAB, N_PROMPTS, N_ROUNDS, PLAIN, TOKENS, layer_of, model_of, random_prompts
 from icl_lib.forward.edits import Edit, edited_heads
 from icl_lib.forward.encoded import encode_prompts
 from icl_lib.forward.passes import device_of, plain_transformers
 from icl_lib.heads import layer_matched_random_heads, random_heads, top_heads
 from icl_lib.metrics.evaluate import answer_readouts
 
-TABLE = Path("results/bench/ablation_grid.csv")
+TABLE = RESULTS / "ablation_grid.csv"
 SHAPES = (LAB, "pythia-70m", "smollm2-135m")
 N_CONDITIONS, FRACTIONS, SAMPLED = 40, (0.03, 0.1, 0.15, 0.2), 2
-PLAIN, LIMIT = "plain forward pass", 3.0
+AT_LAST, AT_ALL = f"{N_CONDITIONS} conditions, last position", f"{N_CONDITIONS} conditions, all positions"
+LIMIT = 3.0
 
 
 def conditions(model) -> list[torch.Tensor]:
@@ -58,12 +49,12 @@ def conditions(model) -> list[torch.Tensor]:
 
 
 def limits(model) -> dict[str, float]:
-    """Forward equivalents of the grid's operations, by where heads are replaced."""
+    """Forward equivalents of the grid's operations, by method."""
     cfg, masks = model.cfg, conditions(model)
     layer, row, unembed = multiplications(cfg.d_model, cfg.d_vocab, TOKENS, **layer_of(model))
     above = sum(cfg.n_layers - int(mask.any(1).nonzero()[0]) for mask in masks)
     plain, logits = cfg.n_layers * layer + unembed, len(masks) * unembed
-    return {"last": (cfg.n_layers * layer + above * row + logits) / plain, "all": (above * layer + logits) / plain}
+    return {AT_LAST: (cfg.n_layers * layer + above * row + logits) / plain, AT_ALL: (above * layer + logits) / plain}
 
 
 def methods(model, prompts) -> dict[str, tuple]:
@@ -89,8 +80,8 @@ def methods(model, prompts) -> dict[str, tuple]:
 
     return {
         PLAIN: (plain, 1),
-        f"{N_CONDITIONS} conditions, last position": (shared("last"), 1),
-        f"{N_CONDITIONS} conditions, all positions": (shared("all"), 1),
+        AT_LAST: (shared("last"), 1),
+        AT_ALL: (shared("all"), 1),
         f"{N_CONDITIONS} conditions, one plain pass each": (pass_each, N_CONDITIONS / SAMPLED),
     }
 
@@ -98,42 +89,27 @@ def methods(model, prompts) -> dict[str, tuple]:
 def measure(shape: str) -> pd.DataFrame:
     """One row per method for one shape."""
     model = model_of(shape)
-    runs, limit = methods(model, random_prompts(model.tokenizer, TOKENS, N_PROMPTS, seed=0)), limits(model)
-    seconds = {name: [] for name in runs}
+    runs = methods(model, random_prompts(model.tokenizer, TOKENS, N_PROMPTS, seed=0))
     for run, _ in runs.values():
         run()  # warm-up
-    for _ in range(N_ROUNDS):
-        for name, (run, times) in runs.items():
-            began = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            seconds[name].append((time.perf_counter() - began) * times)
-    plain = np.median(seconds[PLAIN])
-    rows = [{"shape": shape, "method": name, "seconds": float(np.median(values)),
-             "spread": (max(values) - min(values)) / float(np.median(values)),
-             "forward_equivalents": float(np.median(values)) / plain,
-             "ratio_to_flop_limit": next((float(np.median(values)) / plain / passes for where, passes in limit.items()
-                                          if f"{where} position" in name), np.nan), "device": device_of(model).type}
-            for name, values in seconds.items()]
-    return pd.DataFrame(rows)
+    table = in_turns(runs, N_ROUNDS)
+    passes = table["seconds"] / table["seconds"][PLAIN]
+    table = table.assign(forward_equivalents=passes, ratio_to_flop_limit=passes / pd.Series(limits(model)),
+                         device=device_of(model).type).reset_index()
+    table.insert(0, "shape", shape)
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("shapes", nargs="*", default=SHAPES, help=f"among {', '.join(SHAPES)}")
     shapes = parser.parse_args().shapes
-    unknown = [shape for shape in shapes if shape not in SHAPES]
-    if unknown:
-        raise SystemExit(f"error: unknown shape {unknown[0]!r}; known: {', '.join(SHAPES)}")
+    refuse_unknown("shape", shapes, SHAPES)
     table = pd.concat([measure(shape) for shape in shapes], ignore_index=True)
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False, float_format="%.4g")
-    print(table.round(3).to_string(index=False))
-    at_last = table[table["method"].str.endswith("last position")].set_index("shape")["forward_equivalents"]
+    save(table, TABLE)
+    at_last = table[table["method"] == AT_LAST].set_index("shape")["forward_equivalents"]
     for shape, cost in at_last.items():
         print(f"{shape}: {cost:.2f} plain passes per prompt, {'below' if cost < LIMIT else 'NOT below'} {LIMIT:g}")
-    print(f"table: {TABLE}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.common import RESULTS, save
 from workflow.warm import SECONDS
 
-TABLE, REST = Path("results/bench/book.csv"), "workflow, imports, rendering"
+TABLE, REST = RESULTS / "book.csv", "workflow, imports, rendering"
 
 
 def part_of(module: str, arguments: list[str], made_from: str) -> str:
@@ -57,10 +58,8 @@ def cold_book(suite: str, cores: int) -> tuple[list[str], float]:
 def main() -> None:
     suite = sys.argv[1] if len(sys.argv) > 1 else "lab"
     table = by_part(*cold_book(suite, int(os.environ.get("CORES", "2"))))
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False, float_format="%.4g")
-    print(table.round(3).to_string(index=False))
-    print(f"\nin all {table['processor_seconds'].sum() / 60:.1f} minutes of processor time; table: {TABLE}")
+    save(table, TABLE)
+    print(f"in all {table['processor_seconds'].sum() / 60:.1f} minutes of processor time")
 
 
 if __name__ == "__main__":

@@ -107,18 +107,36 @@ def grid_shares() -> dict[str, float]:
             for where, name in (("all", "all positions"), ("last", "last position"))}
 
 
-def fv_ratio(model: PaperModel) -> float:
-    """FV scores of all heads in plain passes over the same prompts: the operations, times what they took above that.
+def multiplications(width: int, vocabulary: int, n_tokens: int, *, per_token: int, attended: int) -> tuple[int, ...]:
+    """Of one layer on a prompt, of one layer on one last position beside it, and of the logits of one position.
 
-    Both in multiplications; weights per token, and attention per pair of positions.
+    `per_token`: a layer's weights; `attended`: the width of all heads side by side. Attention counts pairs of
+    positions, causal.
     """
-    n, width, per_token = TOKENS["scoring"], model.d_model, 4 * model.d_model**2 + 2 * model.d_model * model.d_mlp
-    plain = model.layers * (n * per_token + n**2 * width) + width * model.vocab
-    rows = model.heads * sum(range(1, model.layers + 1)) * (per_token + 2 * n * width)
-    rows += (model.layers * model.heads + 1) * width * model.vocab
+    return (n_tokens * per_token + n_tokens**2 * attended, per_token + 2 * n_tokens * attended, width * vocabulary)
+
+
+def operations(
+    layers: int, heads: int, width: int, vocabulary: int, n_tokens: int, *, per_token: int = 0, attended: int = 0
+) -> tuple[int, int]:
+    """Multiplications of one plain forward pass with logits at its last token, and of scoring one prompt.
+
+    Scoring includes the clean pass for the means. See `multiplications`; a layer is by default that of GPT-NeoX.
+    """
+    layer, row, unembed = multiplications(
+        width, vocabulary, n_tokens, per_token=per_token or 12 * width**2, attended=attended or width)
+    rows = heads * sum(range(1, layers + 1)) * row
+    return layers * layer + unembed, 2 * layers * layer + rows + (layers * heads + 1) * unembed
+
+
+def fv_ratio(model: PaperModel) -> float:
+    """FV scores of all heads in plain passes over the same prompts: the operations, times what they took above that."""
+    plain, scoring = operations(model.layers, model.heads, model.d_model, model.vocab, TOKENS["scoring"],
+                                per_token=4 * model.d_model**2 + 2 * model.d_model * model.d_mlp)
     over = _measured("fv_scores")["ratio to FLOP limit"][[
         ("pythia-160m", "fv_scores"), ("pythia-410m", "fv_scores")]].mean()
-    return float((2 + rows / plain) * max(1.0, over))
+    logits = 2 * model.d_model * model.vocab  # of the two passes over the prompt, here plain ones
+    return float((scoring + logits) / plain * max(1.0, over))
 
 
 def cpu_flops() -> float:

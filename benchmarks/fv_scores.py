@@ -13,7 +13,6 @@ the larger of these, in bfloat16.
 
 import argparse
 import contextlib
-import ctypes
 import io
 import json
 import math
@@ -21,7 +20,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
+from benchmarks.common import RESULTS, in_turns, peak_memory_mib, refuse_unknown, save
+from benchmarks.cost import operations
 from icl_lib.data.tasks import Prompt, TaskPrompts
 from icl_lib.forward.means import clean_means
 from icl_lib.forward.passes import device_of, output_projections, plain_transformers, split_heads
@@ -36,7 +36,7 @@ from icl_lib.models.load import load_model, wrap_model
 from icl_lib.models.packaged import packaged_models
 from icl_lib.scores.function_vectors import fv_scores
 
-TABLE = Path("results/bench/fv_scores.csv")
+TABLE = RESULTS / "fv_scores.csv"
 # public configurations: layers, heads, width
 SHAPES = {"pythia-70m": (6, 8, 512), "pythia-160m": (12, 12, 768), "pythia-410m": (24, 16, 1024)}
 GPU_SHAPES = {"pythia-1b": (16, 8, 2048), "pythia-2.8b": (32, 32, 2560), "pythia-6.9b": (32, 32, 4096)}
@@ -92,28 +92,6 @@ def random_prompts(tokenizer, n_tokens: int, n_prompts: int, seed: int) -> TaskP
     return TaskPrompts(prompts[:n_prompts], prompts[n_prompts:])
 
 
-def multiplications(width: int, vocabulary: int, n_tokens: int, *, per_token: int, attended: int) -> tuple[int, ...]:
-    """Of one layer on a prompt, of one layer on one last position beside it, and of the logits of one position.
-
-    `per_token`: a layer's weights; `attended`: the width of all heads side by side. Attention counts pairs of
-    positions, causal.
-    """
-    return (n_tokens * per_token + n_tokens**2 * attended, per_token + 2 * n_tokens * attended, width * vocabulary)
-
-
-def operations(
-    layers: int, heads: int, width: int, vocabulary: int, n_tokens: int, *, per_token: int = 0, attended: int = 0
-) -> tuple[int, int]:
-    """Multiplications of one plain forward pass with logits at its last token, and of scoring one prompt.
-
-    Scoring includes the clean pass for the means. See `multiplications`; a layer is by default that of GPT-NeoX.
-    """
-    layer, row, unembed = multiplications(
-        width, vocabulary, n_tokens, per_token=per_token or 12 * width**2, attended=attended or width)
-    rows = heads * sum(range(1, layers + 1)) * row
-    return layers * layer + unembed, 2 * layers * layer + rows + (layers * heads + 1) * unembed
-
-
 def layer_of(model) -> dict[str, int]:
     """The weights of a layer of a model and the width of its heads, for `operations`."""
     cfg, counted = model.cfg, packaged_models().get(getattr(model, "name", ""))
@@ -121,18 +99,10 @@ def layer_of(model) -> dict[str, int]:
             "attended": cfg.n_heads * cfg.d_head}
 
 
-def flop_limit(model, n_tokens: int) -> float:
-    """Operations of scoring one prompt over those of one plain forward pass with logits at its last token."""
+def operations_of(model, n_tokens: int) -> tuple[int, int]:
+    """Multiplications of one plain forward pass of a model and of scoring one prompt; see `operations`."""
     cfg = model.cfg
-    plain, scoring = operations(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_vocab, n_tokens, **layer_of(model))
-    return scoring / plain
-
-
-def vocabulary_share(model, n_tokens: int) -> float:
-    """Share of the operations of scoring that is the logits of every head's row."""
-    cfg = model.cfg
-    total = operations(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_vocab, n_tokens, **layer_of(model))[1]
-    return (cfg.n_layers * cfg.n_heads + 1) * cfg.d_model * cfg.d_vocab / total
+    return operations(cfg.n_layers, cfg.n_heads, cfg.d_model, cfg.d_vocab, n_tokens, **layer_of(model))
 
 
 def prefix_cache_mib(model, n_tokens: int, n_prompts: int) -> float:
@@ -140,25 +110,6 @@ def prefix_cache_mib(model, n_tokens: int, n_prompts: int) -> float:
     cfg = model.cfg
     n_bytes = next(model.original_model.parameters()).element_size()
     return 2 * cfg.n_layers * cfg.n_heads * cfg.d_head * n_tokens * n_prompts * n_bytes / 2**20
-
-
-def peak_memory_mib(run) -> float:
-    """Largest size while `run` runs, beyond that before: allocated on a GPU, else resident (Linux; NaN elsewhere)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        run()
-        return float("nan")
-    with contextlib.suppress(OSError, AttributeError):  # what was freed before must not be had for nothing
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    reset.write_text("5")
-    before = int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1])
-    run()
-    return (int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) - before) / 1024
 
 
 def memory_in_use(shape: str, n_tokens: int, n_prompts: int) -> dict[str, float]:
@@ -252,35 +203,21 @@ def patched_probabilities(model, prompts: TaskPrompts, mean_z, heads: list[tuple
 
 def measure(shape: str, *, n_tokens: int = TOKENS, n_prompts: int = N_PROMPTS) -> pd.DataFrame:
     """One row per method for one shape."""
-    memory = memory_in_use(shape, n_tokens, n_prompts)
+    memory = pd.Series(memory_in_use(shape, n_tokens, n_prompts))
     model, runs = build(shape, n_tokens, n_prompts)
-    resident = {name: peak_memory_mib(run) for name, (run, _) in runs.items()}  # also the warm-up
-    seconds = {name: [] for name in runs}
-    for _ in range(N_ROUNDS):
-        for name, (run, times) in runs.items():
-            _wait()
-            began = time.perf_counter()
-            run()
-            _wait()
-            seconds[name].append((time.perf_counter() - began) * times)
-    plain = np.median(seconds[PLAIN])
-    limit, cache = flop_limit(model, n_tokens), prefix_cache_mib(model, n_tokens, n_prompts)
-    rows = []
-    for name, values in seconds.items():
-        median = float(np.median(values))
-        rows.append({
-            "shape": shape, "method": name, "seconds": median, "spread": (max(values) - min(values)) / median,
-            "peak_memory_mib": memory[name], "forward_equivalents": median / plain,
-            "ratio_to_flop_limit": np.nan if name == PLAIN else median / plain / limit,
-            "vocabulary_share": vocabulary_share(model, n_tokens) if name == OURS else np.nan,
-            "device": device_of(model).type, "memory_ratio": memory[name] / (memory[PLAIN] + cache),
-            "resident_mib": resident[name], "n_prompts": n_prompts, "n_tokens": n_tokens})
-    return pd.DataFrame(rows)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    resident = pd.Series({name: peak_memory_mib(run) for name, (run, _) in runs.items()})  # also the warm-up
+    table = in_turns(runs, N_ROUNDS)
+    cfg, (once, scoring) = model.cfg, operations_of(model, n_tokens)
+    passes = table["seconds"] / table["seconds"][PLAIN]
+    of_logits = (cfg.n_layers * cfg.n_heads + 1) * cfg.d_model * cfg.d_vocab  # of every head's row
+    table = table.assign(
+        peak_memory_mib=memory, forward_equivalents=passes,
+        ratio_to_flop_limit=(passes / (scoring / once)).where(table.index != PLAIN),
+        vocabulary_share=np.where(table.index == OURS, of_logits / scoring, np.nan), device=device_of(model).type,
+        memory_ratio=memory / (memory[PLAIN] + prefix_cache_mib(model, n_tokens, n_prompts)), resident_mib=resident,
+        n_prompts=n_prompts, n_tokens=n_tokens).reset_index()
+    table.insert(0, "shape", shape)
+    return table
 
 
 def paper_hours(table: pd.DataFrame) -> float:
@@ -312,23 +249,19 @@ def main() -> None:
     parser.add_argument("--memory", nargs=2, type=int, metavar=("TOKENS", "PROMPTS"),
                         help="only measure memory, of the first shape, and print it as JSON")
     given = parser.parse_args()
-    if unknown := [shape for shape in given.shapes if shape not in known]:
-        raise SystemExit(f"error: unknown shape {unknown[0]!r}; known: {', '.join(known)}")
+    refuse_unknown("shape", given.shapes, known)
     if given.memory:
         _, runs = build(given.shapes[0], *given.memory)
         print(json.dumps({name: peak_memory_mib(run) for name, (run, _) in runs.items()}))
         return
     table = pd.concat([measure(shape, n_prompts=N_PROMPTS_GPU if gpu else N_PROMPTS) for shape in given.shapes],
                       ignore_index=True)
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False, float_format="%.4g")
-    print(table.round(3).to_string(index=False))
+    save(table, TABLE)
     seconds = table.pivot(index="shape", columns="method", values="seconds")
     for method in (name for name in seconds if name not in (PLAIN, OURS)):
         print(f"\n{method} / {OURS}:", (seconds[method] / seconds[OURS]).round(1).to_dict())
     if gpu and set(given.shapes) & set(GPU_SHAPES):
         print(f"\nhours for the paper's 12 models and 56 checkpoints at these rates: {paper_hours(table):.1f}")
-    print(f"\ntable: {TABLE}")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 
 from benchmarks import fv_scores as bench
+from benchmarks.common import RESULTS, refuse_unknown, save
 from icl_lib import fv_scores, load_model
 from icl_lib.data.sources import tasks_for
 from icl_lib.data.tasks import read_tasks
 from icl_lib.measurements import in_split, prompts_of
 
-TABLE = bench.TABLE.with_name("gpu.csv")
+TABLE = RESULTS / "gpu.csv"
 MODEL = "smollm2-135m"
 
 
@@ -52,17 +53,13 @@ def main() -> None:
     parser.add_argument("--model", default=MODEL, help="a real model for the paper's full protocol")
     parser.add_argument("--prompts", type=int, default=100, help="prompts per task of that (the paper: 100)")
     given = parser.parse_args()
-    if unknown := [shape for shape in given.shapes if shape not in known]:
-        raise SystemExit(f"error: unknown shape {unknown[0]!r}; known: {', '.join(known)}")
+    refuse_unknown("shape", given.shapes, known)
     gpu = torch.cuda.is_available()
     if not gpu and not given.shapes:
         raise SystemExit("error: there is no GPU; name small shapes to try it on the processor: pythia-70m")
     rows = [row_of(bench.measure(shape, n_prompts=bench.N_PROMPTS_GPU if gpu else bench.N_PROMPTS))
             for shape in given.shapes or bench.GPU_SHAPES]
-    table = pd.DataFrame([*rows, full_protocol(given.model, given.prompts)])
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False, float_format="%.4g")
-    print(f"{table.round(3).to_string(index=False)}\n\ntable: {TABLE}")
+    save(pd.DataFrame([*rows, full_protocol(given.model, given.prompts)]), TABLE)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import ablation_grid, book, fv_scores, training
+from benchmarks.common import RESULTS, refuse_unknown
 
 BOOK = Path("book")
+# The book's name of each table, and its name among the results.
+TABLES = {"fv_scores": "fv_scores", "ablation_grid": "ablation_grid", "training_cost": "training", "book_cost": "book"}
 HEADINGS = {"ratio_to_flop_limit": "ratio to FLOP limit", "peak_memory_mib": "peak memory (MiB)",
             "resident_mib": "resident (MiB)"}
 
@@ -23,11 +25,8 @@ def for_the_page(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    tables = {"fv_scores": fv_scores.TABLE, "ablation_grid": ablation_grid.TABLE, "training_cost": training.TABLE,
-              "book_cost": book.TABLE}
-    if unknown := [name for name in sys.argv[1:] if name not in tables]:
-        raise SystemExit(f"error: unknown table {unknown[0]!r}; known: {', '.join(tables)}")
-    tables = {name: tables[name] for name in sys.argv[1:] or tables}
+    refuse_unknown("table", sys.argv[1:], TABLES)
+    tables = {name: RESULTS / f"{TABLES[name]}.csv" for name in sys.argv[1:] or TABLES}
     if missing := [str(path) for path in tables.values() if not path.is_file()]:
         raise SystemExit(f"error: {missing[0]} is not there, expected the tables of a benchmark; run `make bench`")
     for name, path in tables.items():

@@ -8,7 +8,6 @@ turns; spread is the range over rounds, relative.
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.common import RESULTS, refuse_unknown, save
 from icl_lib.data.tasks import read_tasks
 from icl_lib.models.locate import count_parameters
 from lab.files import RUNGS, read_rung
@@ -23,7 +23,7 @@ from lab.text import Generator
 from lab.tokenizer import FOLDER as TOKENIZER
 from lab.train import new_model, new_optimizer, tokens_per_step, training_step
 
-TABLE = Path("results/bench/training.csv")
+TABLE = RESULTS / "training.csv"
 N_ROUNDS, N_STEPS = 5, 6
 PRODUCTS = ("mm", "bmm", "addmm", "matmul", "scaled_dot_product", "flash_attention")
 
@@ -88,13 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rungs", nargs="*", default=known, help=f"among {', '.join(known)}")
     rungs = parser.parse_args().rungs
-    if unknown := [rung for rung in rungs if rung not in known]:
-        raise SystemExit(f"error: unknown rung {unknown[0]!r}; known: {', '.join(known)}")
-    table = measure(list(rungs))
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(TABLE, index=False, float_format="%.3g")
-    print(table.round(3).to_string(index=False))
-    print(f"table: {TABLE}")
+    refuse_unknown("rung", rungs, known)
+    save(measure(rungs), TABLE, digits=3)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def provenance(
         "processor": platform.machine() + (f", {_processor()}" if device else ""),
         "seconds": None if seconds is None else round(float(seconds)),
         "checked": str(checked),
-        "versions": {name: _version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")},
+        "versions": {name: version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")},
         "git_commit": commit or "unknown",
         "git_dirty": None if changes is None else bool(changes),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -54,7 +54,8 @@ def _made_from() -> dict[str, Any]:
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """The installed version of a package, "not installed" without one."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -87,7 +87,7 @@ def test_operations_are_those_that_torch_counts(tiny, tokenizer, n_tokens):
     # both prompt passes stop in the last layer once its keys and values are there; a row without edits joins there
     not_run, unedited = 2 * 9 * n_tokens * width**2, 12 * width**2 + 2 * n_tokens * width
     assert ours == scoring - 2 * attention - not_run + unedited
-    assert bench.flop_limit(model, n_tokens) == scoring / plain
+    assert bench.operations_of(model, n_tokens) == (plain, scoring)
 
 
 def test_transformer_lens_gives_the_scores_too(tiny, tokenizer):

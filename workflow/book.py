@@ -27,7 +27,7 @@ from workflow import command
 from workflow.inert import refuse_active
 from workflow.links import link_figures
 from workflow.lock import lock_sweep
-from workflow.notebooks import NOTEBOOKS
+from workflow.notebooks import NOTEBOOKS, Run
 from workflow.runs import data_of_page, dictionary_page, runs_page, write_data
 from workflow.suite import TEMPLATES, Suite, read_suite
 from workflow.templates import title
@@ -86,7 +86,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     toc = yaml.safe_load(Path("_toc.yml").read_text(encoding="utf-8"))
     for chapter in (chapter for part in [toc, *toc.get("parts", [])] for chapter in part.get("chapters", [])):
         if chapter.get("file") in last:
-            chapter["title"] = _title(chapter["file"])  # the page's own names a model
+            chapter["title"] = title(Run(chapter["file"]).template)  # the page's own names a model
         if chapter.get("file") == "runs" and (others := _sections(pages)):
             chapter["sections"] = others
     (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
@@ -107,7 +107,8 @@ def _settings() -> str:
 def _sections(pages: dict[str, str]) -> list[dict[str, str]]:
     """The entries of the table of contents for runs whose page does not bear their notebook's name."""
     parts = {page_of: name.partition("/") for name, page_of in pages.items()}
-    return [{"file": page_of, "title": ": ".join(filter(None, [_title(kind), ", ".join(run.rsplit("/", 1))]))}
+    return [{"file": page_of,
+             "title": ": ".join(filter(None, [title(Run(kind).template), ", ".join(run.rsplit("/", 1))]))}
             for page_of, (kind, _, run) in parts.items() if page_of != kind]
 
 
@@ -175,15 +176,11 @@ def _run_name(results: Path, notebook: Path) -> str:
     return notebook.relative_to(results / "notebooks").with_suffix("").as_posix()
 
 
-def _title(kind: str) -> str:
-    return title(TEMPLATES / f"{kind}.ipynb")
-
-
 def _without_runs(kind: str, absent: list[str]) -> str:
     names = ", ".join(f"`{name}`" for name in absent if _kind(name) == kind)
     why = f"Not finished: {names}." if names else \
         "No model of this suite is measured here; its suite file says for which models this notebook runs."
-    return f"# {_title(kind)}\n\n{why}\n"
+    return f"# {title(Run(kind).template)}\n\n{why}\n"
 
 
 def _smaller(found: re.Match[str]) -> str:

@@ -22,14 +22,11 @@ def made_from(inputs: Sequence[Path], parameters: dict[str, Any], results: Path)
 
     Of these the name of the results folder does not count: it changes no number.
     """
-    record: dict[str, Any] = {"files": {}, "tables": {}, "parameters": {
-        name: value for name, value in parameters.items() if name != "results"}}
-    for path in inputs:
-        if path.is_relative_to(results):
-            record["tables"][path.relative_to(results).as_posix()] = fingerprint(path)
-        else:
-            record["files"][path.as_posix()] = fingerprint(path)
-    return record
+    return {
+        "files": {path.as_posix(): fingerprint(path) for path in inputs if not path.is_relative_to(results)},
+        "tables": {path.relative_to(results).as_posix(): fingerprint(path)
+                   for path in inputs if path.is_relative_to(results)},
+        "parameters": {name: value for name, value in parameters.items() if name != "results"}}
 
 
 def measured_from(
@@ -74,15 +71,15 @@ def differences(
     if not isinstance(record, dict) or not all(isinstance(record.get(kind), dict) for kind in kinds):
         return ["it does not say what it was made from, so the workflow did not make it"]
     found = []
-    for name, was, path in [*((name, was, Path(name)) for name, was in record["files"].items()),
-                            *((name, was, results / name) for name, was in record["tables"].items())]:
-        try:
-            now = fingerprint(path)
-        except (OSError, ValueError):
-            found.append(f"{name} is gone or unreadable")
-            continue
-        if now != was or name in stale:
-            found.append(f"{name} {'has changed' if now != was else 'is stale'}")
+    for folder, prints in ((Path(), record["files"]), (results, record["tables"])):
+        for name, was in prints.items():
+            try:
+                if fingerprint(folder / name) != was:
+                    found.append(f"{name} has changed")
+                elif name in stale:
+                    found.append(f"{name} is stale")
+            except (OSError, ValueError):
+                found.append(f"{name} is gone or unreadable")
     was, now = record["parameters"], made_from([], parameters, results)["parameters"]
     return found + [
         f"parameter {name} was {json.dumps(was.get(name, 'not given'))}, is {json.dumps(now.get(name, 'not given'))}"

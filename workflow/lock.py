@@ -4,12 +4,10 @@ The locks are `flock`s, which the system releases when the process that holds th
 sweep leaves nothing to clean up. Snakemake's own lock outlives a SIGKILL, so the Makefile turns it off.
 """
 
-import contextlib
 import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -31,11 +29,9 @@ def lock_sweep(results: Path) -> IO[str]:
     return file
 
 
-@contextlib.contextmanager
-def lock_run(results: Path) -> Iterator[None]:
-    """Say that a run is at work on these results, beside any number of others."""
-    with _locked(results / _RUNS, fcntl.LOCK_SH):  # a sweep that looks whether runs are at work has it for an instant
-        yield
+def lock_run(results: Path) -> IO[str]:
+    """Say that a run is at work on these results, beside any number of others, until the file returned is closed."""
+    return _locked(results / _RUNS, fcntl.LOCK_SH)  # a sweep that looks whether runs are at work has it for an instant
 
 
 def _locked(path: Path, kind: int, who: str = "") -> IO[str]:

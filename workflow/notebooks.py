@@ -5,6 +5,7 @@ what it is given (workflow/suite.py).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 SCORED = ("scores", "accuracy", "tasks")
 ABLATED = ("ablations", "effects", "curves")
@@ -47,10 +48,6 @@ WRITER = {kind: name for name, notebook in NOTEBOOKS.items() for kind in noteboo
 OF_STEP = {name: notebook for name, notebook in NOTEBOOKS.items() if notebook.of == "step"}
 
 
-def _joined(*parts: str, ending: str) -> str:
-    return "/".join(filter(None, parts)) + ending
-
-
 @dataclass(frozen=True)
 class Run:
     """One run of a notebook, or with wildcards in braces all of a kind. Its files are under the suite's results."""
@@ -68,7 +65,7 @@ class Run:
     @property
     def folder(self) -> str:
         """Where its tables are, relative to the results."""
-        return f"sweeps/{self.notebook}/{self.point}/" if self.point else ""
+        return f"sweeps/{self.notebook}/{self.point}" if self.point else ""
 
     @property
     def template(self) -> str:
@@ -76,14 +73,14 @@ class Run:
 
     @property
     def executed(self) -> str:
-        return _joined(f"{self.folder}notebooks", "" if self.point else self.notebook, self.stem, ending=".ipynb")
+        return f"{Path(self.folder, 'notebooks', '' if self.point else self.notebook, self.stem)}.ipynb"
 
     @property
     def log(self) -> str:
-        return _joined("logs", self.folder.rstrip("/") or self.notebook, self.stem, ending=".log")
+        return f"{Path('logs', self.folder or self.notebook, self.stem)}.log"
 
     @property
     def tables(self) -> dict[str, str]:
         """Path to kind. Several notebooks write statistics, each its own: statistics/claims.parquet."""
-        return {_joined(self.folder + kind, self.notebook if kind == "statistics" else "", self.stem,
-                        ending=".parquet"): kind for kind in NOTEBOOKS[self.notebook].writes}
+        return {f"{Path(self.folder, kind, self.notebook if kind == 'statistics' else '', self.stem)}.parquet": kind
+                for kind in NOTEBOOKS[self.notebook].writes}

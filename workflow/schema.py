@@ -5,8 +5,6 @@ from typing import Any
 
 import jsonschema
 import yaml
-from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 from workflow import expected
 from workflow.notebooks import NOTEBOOKS, OF_STEP
@@ -30,12 +28,9 @@ class UniqueKeys(yaml.SafeLoader):
 
 def check_schema(config: Any) -> None:
     """Refuse what the schema does, and names that are no notebook's, by a ValueError."""
-    if not isinstance(config, dict):
-        raise ValueError(f"suite file: {short(repr(config))} is not of type 'object'")
-    try:
-        validate(config, str(SCHEMA), set_default=False)
-    except WorkflowError as error:
-        raise ValueError(_one_line(error.__context__)) from None
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
+        raise ValueError(_one_line(error))
     for where, part, known in (
         ("parameters", config.get("parameters", {}), NOTEBOOKS), ("sweep", config.get("sweep", {}), OF_STEP),
         ("intermediate", config.get("intermediate", {}), OF_STEP),
@@ -47,8 +42,6 @@ def check_schema(config: Any) -> None:
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:
-    while error.parent is not None:  # of a list of steps, or of a word for them
-        error = error.parent
     where = ".".join(map(str, error.absolute_path)) or "suite file"
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])

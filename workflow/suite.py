@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from icl_lib.models.locate import locate, steps_of
-from icl_lib.tables import run_path
 from workflow import command
 from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run
 from workflow.schema import SCHEMA, UniqueKeys, check_schema, short
@@ -30,15 +29,15 @@ class Suite:
     """
 
     name: str
-    seed: int
-    threads: int
     chosen: dict[str, dict[str, list[int]]]
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sweep: dict[str, dict[str, list]] = field(default_factory=dict)
+    included: tuple["Suite", ...]  # suites whose committed models are shown beside this one's
+    of_model: dict[str, dict[str, dict[str, Any]]]  # parameters of one model's runs, by notebook
+    seed: int = 0
+    threads: int = 1
     tables: str = ""  # folder of committed tables that are shown without measuring
-    included: tuple["Suite", ...] = ()  # suites whose committed models are shown beside this one's
-    of_model: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # overrides of one model's runs
-    intermediate: dict[str, dict[str, Any]] = field(default_factory=dict)  # overrides at steps before a model's last
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)  # over the templates' own, by notebook
+    intermediate: dict[str, dict[str, Any]] = field(default_factory=dict)  # at steps before a model's last
+    sweep: dict[str, dict[str, list]] = field(default_factory=dict)
 
     @property
     def results(self) -> str:
@@ -101,18 +100,21 @@ class Suite:
         """Followed models that differ from this one by nothing but the seed in their names, itself included."""
         return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
 
+    def owner(self, run: Run) -> "Suite":
+        """The included suite that a run's model, or all its models (`group`), are of; else this one."""
+        return next((suite for suite in self.included if run.model in suite.steps or run.group == suite.name), self)
+
     def given(self, run: Run) -> dict[str, Any]:
         """All parameters of a run, as papermill gets them.
 
         A notebook has to declare suite, seed, results and what it runs on; others it is given where it declares them. A
-        run of an included suite's model, or over all its models (`group`), has the parameters of that suite.
+        run of an included suite has the parameters of that suite.
         """
-        for suite in self.included:
-            if run.model in suite.steps or run.group == suite.name:
-                own_table = {"table": f"statistics/{run.notebook}/{run.group}.parquet"} if run.group else {}
-                return suite.given(replace(run, group="")) | {"results": self.results} | own_table
+        if (owner := self.owner(run)) is not self:
+            own_table = {"table": f"statistics/{run.notebook}/{run.group}.parquet"} if run.group else {}
+            return owner.given(replace(run, group="")) | {"results": self.results} | own_table
         of, model = NOTEBOOKS[run.notebook].of, run.model
-        first = {"suite": self.name, "seed": self.seed, "results": f"{self.results}/{run.folder}".rstrip("/")}
+        first = {"suite": self.name, "seed": self.seed, "results": Path(self.results, run.folder).as_posix()}
         first |= {"model": model} if of in ("step", "model") else {}
         first |= {"step": NO_STEP if run.step is None else run.step} if of == "step" else {}
         others = {
@@ -125,7 +127,7 @@ class Suite:
         declared = template_parameters(run.template)
         early = self.intermediate if of == "step" and run.step != self.steps[model][-1] else {}
         return (first | {name: value for name, value in others.items() if name in declared}
-                | self.overrides.get(run.notebook, {}) | self.of_model.get(model, {}).get(run.notebook, {})
+                | self.parameters.get(run.notebook, {}) | self.of_model.get(model, {}).get(run.notebook, {})
                 | early.get(run.notebook, {})
                 | (points(self.sweep[run.notebook])[run.point] if run.point else {}))
 
@@ -134,8 +136,7 @@ class Suite:
         notebook = NOTEBOOKS[run.notebook]
         found = sorted(path.as_posix() for pattern in notebook.files for path in Path().glob(pattern))
         if notebook.of == "step":
-            shown = [] if run.point else committed(self, run.notebook, run.model, run.step)
-            found += shown or weights(run.model, run.step)
+            found += committed(self, run) or weights(run.model, run.step)
         found += [f"{self.results}/{path}" for kind in notebook.reads for other in self._read(run, WRITER[kind])
                   for path, of_kind in other.tables.items() if of_kind == kind]
         others = [other for other in self.runs if other.notebook in notebook.pages and not run.group and other != run]
@@ -146,9 +147,8 @@ class Suite:
         of = NOTEBOOKS[run.notebook].of
         if of == "step":
             return [Run(writer, run.model, run.step)]
-        suites = [suite for suite in self.included if suite.name == run.group] or [self]
         models = {run.model, *(self.seeds_of(run.model) if writer == "scoring" else ())} if of == "model" else None
-        return [Run(writer, model, step) for suite in (*suites, *(self.included if of == "book" else ()))
+        return [Run(writer, model, step) for suite in (self.owner(run), *(self.included if of == "book" else ()))
                 for model, steps in suite.chosen[writer].items() if models is None or model in models for step in steps]
 
     def check_templates(self) -> None:
@@ -208,8 +208,8 @@ def check_suite(config: Any) -> Suite:
         if both := sorted(set(chosen["scoring"]) & set(suite.steps)):
             raise ValueError(f"model {both[0]} is in this suite and in {suite.name}, which it includes")
     of_model = {entry["name"]: entry["parameters"] for entry in config["models"] if "parameters" in entry}
-    return Suite(config["suite"], config.get("seed", 0), config.get("threads", 1), chosen, config.get("parameters", {}),
-                 config.get("sweep", {}), config.get("tables", ""), included, of_model, config.get("intermediate", {}))
+    others = {key: value for key, value in config.items() if key not in ("suite", "models", "include")}
+    return Suite(config["suite"], chosen, included, of_model, **others)
 
 
 def suite_of(arguments: list[str]) -> Suite:
@@ -228,7 +228,7 @@ def _measured(name: str) -> Suite:
     for notebook, of_models in suite.chosen.items():  # scoring first
         among = chosen.get("scoring", of_models)
         chosen[notebook] = {model: there for model, steps in of_models.items() if model in among and (
-            there := [step for step in steps if committed(suite, notebook, model, step)])}
+            there := [step for step in steps if committed(suite, Run(notebook, model, step))])}
     return replace(suite, chosen=chosen)
 
 
@@ -247,11 +247,11 @@ def dependencies(notebook: str) -> list[str]:
     return files + sorted(path.as_posix() for path in data)
 
 
-def committed(suite: Suite, notebook: str, model: str, step: int) -> list[str]:
-    """The committed tables of a run that are there; it needs no weights then."""
-    suite = next((other for other in suite.included if model in other.steps), suite)
-    paths = [run_path(suite.tables, kind, model, step) for kind in NOTEBOOKS[notebook].writes if kind != "statistics"]
-    return [path.as_posix() for path in paths if suite.tables and path.is_file()]
+def committed(suite: Suite, run: Run) -> list[str]:
+    """The committed tables of a run that are there; it needs no weights then. A point of a grid has none."""
+    folder = suite.owner(run).tables
+    paths = [Path(folder, name) for name, kind in run.tables.items() if folder and kind != "statistics"]
+    return [path.as_posix() for path in paths if path.is_file()]
 
 
 def weights(model: str, step: int) -> list[str]:

@@ -5,7 +5,6 @@ suite makes them) or stale (made by other code, weights, tables, parameters or v
 without their tables, and temporary files left by a kill. Nothing is changed. The exit status is 0 when all agree.
 """
 
-import importlib.metadata
 import json
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from icl_lib.provenance import version
 from icl_lib.tables import read_table, table_fingerprint
 from workflow import command
 from workflow.inputs import differences
@@ -69,9 +69,9 @@ class _Check:
         except ValueError as error:
             return f"unreadable, it {str(error).removeprefix(str(path)).lstrip(': ')}; run the suite again"
         suites = (self.suite, *self.suite.included)
-        for of in suites if not run.point else ():
-            committed = Path(of.tables, path.relative_to(self.results))
-            if of.tables and committed.is_file():  # of whatever code: spot checks vouch for it
+        for folder in (of.tables for of in suites if of.tables):
+            committed = Path(folder, path.relative_to(self.results))
+            if committed.is_file():  # of whatever code: spot checks vouch for it
                 same = table_fingerprint(committed) == table_fingerprint(path)
                 return "" if same else _stale([f"{committed} has changed"])
         if made_by["suite"] not in [of.name for of in suites]:
@@ -81,7 +81,7 @@ class _Check:
         changed = differences(made_by["made_from"], {name: given[name] for name in given if name in used}, self.results,
                               self.stale)
         changed += [f"{package} was {was}, is {now}" for package, was in made_by["versions"].items()
-                    if (now := _version(package)) != was]
+                    if (now := version(package)) != was]
         if made_by["seed"] != given["seed"] and not any("seed" in line for line in changed):
             changed.append(f"seed was {made_by['seed']}, is {given['seed']}")
         return _stale(changed) if changed else ""
@@ -103,7 +103,7 @@ class _Check:
     def of_others(self) -> Iterator[str]:
         """What lies among the results and belongs to none of the runs."""
         known = {path for run in self.suite.runs for path in (run.executed, *run.tables)}
-        known |= {f"{run.folder}{kind}/{run.stem}.parquet" for run in self.suite.runs if run.point
+        known |= {f"{run.folder}/{kind}/{run.stem}.parquet" for run in self.suite.runs if run.point
                   for kind in NOTEBOOKS[run.notebook].reads}  # it finds the model's tables in its own folder
         for path in self.results.rglob("*"):
             name = path.relative_to(self.results).as_posix()
@@ -120,13 +120,6 @@ class _Check:
 def _stale(why: list[str]) -> str:
     more = f" and {len(why) - _SHOWN} more" if len(why) > _SHOWN else ""
     return f"stale, {'; '.join(why[:_SHOWN])}{more}; run the suite again"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @partial(command, failed=2)

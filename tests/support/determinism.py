@@ -7,20 +7,14 @@ agree bit for bit.
 
 import shutil
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
 
-from tests.support.trial import (
-    copy_project,
-    count_tables,
-    record_trial,
-    run_sweep,
-    unequal_tables,
-    without_network_allowed,
-)
-from workflow.suite import RESULTS, read_suite
+from tests.support.trial import copy_for, count_tables, record_trial, run_sweep, unequal_tables, without_network_allowed
+from workflow import command
+from workflow.suite import RESULTS
 
 AGAIN, ONE_JOB, OFFLINE, REVERSED = "again", "one job at a time", "without a network", "models in reverse"
 
@@ -39,28 +33,20 @@ def reverse_models(path: Path) -> None:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if len(given) != 1:
-        print("error: expected the name of one suite: python -m tests.support.determinism torture", file=sys.stderr)
-        return 2
-    suite, problems = given[0], []
-    try:
-        read_suite(f"config/{suite}.yaml").check_templates()
-        folder = RESULTS / suite
-        folder.mkdir(parents=True, exist_ok=True)
-        copy = copy_project(folder / "copy").resolve()
-        variants = [AGAIN, ONE_JOB, *([OFFLINE] if without_network_allowed() else []), REVERSED]
-        first = sweep(copy, suite, "first")
-        for variant in variants:
-            if variant == REVERSED:
-                reverse_models(copy / "config" / f"{suite}.yaml")
-            unequal = list(unequal_tables(first, sweep(copy, suite, variant)))
-            problems += [f"{variant}: table {name} is not the first one" for name in unequal]
-            print(f"{variant}: {len(unequal)} of {count_tables(first)} tables differ", flush=True)
-    except (RuntimeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@partial(command, failed=2)
+def main(arguments: list[str]) -> bool:
+    if len(arguments) != 1:
+        raise ValueError("expected the name of one suite: python -m tests.support.determinism torture")
+    suite, problems = arguments[0], []
+    copy = copy_for(suite)
+    variants = [AGAIN, ONE_JOB, *([OFFLINE] if without_network_allowed() else []), REVERSED]
+    first = sweep(copy, suite, "first")
+    for variant in variants:
+        if variant == REVERSED:
+            reverse_models(copy / "config" / f"{suite}.yaml")
+        unequal = list(unequal_tables(first, sweep(copy, suite, variant)))
+        problems += [f"{variant}: table {name} is not the first one" for name in unequal]
+        print(f"{variant}: {len(unequal)} of {count_tables(first)} tables differ", flush=True)
     record_trial("repetitions", f"python -m tests.support.determinism {suite}", tried=len(variants),
                  passed=len(variants) - len({line.split(":")[0] for line in problems}))
     if not problems:

@@ -12,7 +12,6 @@ A run has finished when Snakemake has recorded its outputs as complete.
 
 import argparse
 import base64
-import csv
 import os
 import shutil
 import signal
@@ -20,14 +19,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import psutil
 
-from tests.support.trial import copy_project, count_tables, record_trial, run_sweep, start_sweep, unequal_tables
-from workflow.suite import RESULTS, read_suite
+from tests.support.trial import copy_for, count_tables, record_trial, run_sweep, start_sweep, unequal_tables
+from workflow import command
+from workflow.suite import RESULTS
 
 MOMENTS = {"any time": 0.5, "after a write": 0.42, "during the book": 0.08}
 _WRITTEN = (".parquet", ".ipynb", ".tmp", ".json", ".safetensors")
@@ -164,12 +167,10 @@ class Torture:
 def working(group: int) -> str:
     """What the processes of a group are at: the notebooks that run, the book, or else planning."""
     found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in psutil.process_iter():
         try:
-            if os.getpgid(int(folder.name)) != group:
-                continue
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has just ended
+            words = process.cmdline() if os.getpgid(process.pid) == group else []
+        except (psutil.Error, OSError):  # it has just ended
             continue
         if "workflow.book" in words:
             found.add("book")
@@ -192,11 +193,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def write_report(torture: Torture, folder: Path, minutes: float) -> None:
     """report.csv with a row per kill and report.md with the counts and all problems."""
-    with open(folder / "report.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Kill)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, torture.kills))
     kills = torture.kills
+    pd.DataFrame(kills, columns=[column.name for column in fields(Kill)]).to_csv(folder / "report.csv", index=False)
     counts = "\n".join(f"| {name} | {n} |" for name, n in Counter(k.at_work for k in kills).most_common())
     problems = "\n".join(f"- {line}" for line in torture.problems) or "None."
     between = np.mean([kill.seconds for kill in kills]) if kills else 0
@@ -209,7 +207,8 @@ def write_report(torture: Torture, folder: Path, minutes: float) -> None:
         f"## What was at work\n\n| at work | kills |\n|---|---|\n{counts}\n", encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@partial(command, failed=2)
+def main(arguments: list[str]) -> bool:
     parser = argparse.ArgumentParser(description="Kill sweeps at random moments and see what is lost.")
     parser.add_argument("suite", help="name of a suite of seconds, such as torture")
     parser.add_argument("--kills", type=int, default=100)
@@ -218,33 +217,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no kill after this long")
     given = parser.parse_args(arguments)
     if given.kills < 1:
-        print(f"error: {given.kills} kills: expected at least 1", file=sys.stderr)
-        return 2
-    try:
-        read_suite(f"config/{given.suite}.yaml").check_templates()
-        folder = RESULTS / given.suite
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "sweeps.log").unlink(missing_ok=True)
-        torture = Torture(copy_project(folder / "copy").resolve(), given.suite, given.cores,
-                          np.random.default_rng(given.seed))
-        start = time.monotonic()
-        torture.prepare()
-        while len(torture.kills) < given.kills and time.monotonic() - start < given.minutes * 60:
-            torture.kill_once()
-        torture.check(start_sweep(torture.copy, given.suite, cores=given.cores, goal="book", log=torture.log).wait())
-    except (RuntimeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise ValueError(f"{given.kills} kills: expected at least 1")
+    copy, folder = copy_for(given.suite), RESULTS / given.suite
+    (folder / "sweeps.log").unlink(missing_ok=True)
+    torture = Torture(copy, given.suite, given.cores, np.random.default_rng(given.seed))
+    start = time.monotonic()
+    torture.prepare()
+    while len(torture.kills) < given.kills and time.monotonic() - start < given.minutes * 60:
+        torture.kill_once()
+    torture.check(start_sweep(copy, given.suite, cores=given.cores, goal="book", log=torture.log).wait())
     write_report(torture, folder, (time.monotonic() - start) / 60)
     # every kill of a book with a problem counts as lost
     spoiled = {line.split(":")[0] for line in torture.problems}
     limit = "" if given.minutes == float("inf") else f" --minutes {given.minutes:g}"
-    command = f"python -m tests.support.torture {given.suite} --kills {given.kills}{limit}"
-    record_trial("kills", command, tried=len(torture.kills),
+    record_trial("kills", f"python -m tests.support.torture {given.suite} --kills {given.kills}{limit}",
+                 tried=len(torture.kills),
                  passed=sum(f"book {kill.book}" not in spoiled for kill in torture.kills))
     print("\n".join(torture.problems) or f"{len(torture.kills)} kills, nothing lost; {folder / 'report.md'}")
     if not torture.problems:
-        shutil.rmtree(torture.copy)
+        shutil.rmtree(copy)
     return bool(torture.problems)
 
 

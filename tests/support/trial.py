@@ -1,6 +1,5 @@
 """A copy of this project to try things on, sweeps in it, and what they left compared."""
 
-import csv
 import os
 import shutil
 import subprocess
@@ -9,18 +8,26 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
+from icl_lib.files import whole
 from icl_lib.tables import table_fingerprint
+from workflow.suite import RESULTS, read_suite
 
 TRIALS = Path("book/trials.csv")  # what was tried and how it went, a line each; shown in the book
 # Before a command: no network but the loop that kernels are spoken to through.
 NO_NETWORK = ("unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
-_COLUMNS = ("trial", "command", "tried", "passed")
 _PARTS = ("Makefile", "Snakefile", "requirements.lock", "pyproject.toml", "_config.yml", "_toc.yml", "workflow",
           "icl_lib", "lab", "notebooks", "config", "book", "benchmarks")
 
 
-def copy_project(target: Path) -> Path:
-    """What a sweep needs, in an empty folder, with this environment. Results and records of runs are not copied."""
+def copy_for(suite: str) -> Path:
+    """What a sweep of a suite needs, with this environment, in a folder of its own below the suite's results.
+
+    Results and records of runs are not copied. Raises ValueError for a suite that is wrong.
+    """
+    read_suite(f"config/{suite}.yaml").check_templates()
+    target = (RESULTS / suite / "copy").resolve()
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in _PARTS:
@@ -78,20 +85,13 @@ def record_trial(trial: str, command: str, *, tried: int, passed: int) -> None:
 
     A short form that went well does not take the place of a longer one that did.
     """
-    rows = {}
-    if TRIALS.is_file():
-        with open(TRIALS, encoding="utf-8", newline="") as file:
-            rows = {row["trial"]: row for row in csv.DictReader(file)}
-    before = rows.get(trial)
-    if before and passed == tried <= int(before["tried"]) and before["passed"] == before["tried"]:
+    rows = pd.read_csv(TRIALS, index_col="trial") if TRIALS.is_file() else pd.DataFrame(
+        columns=["command", "tried", "passed"], index=pd.Index([], name="trial"))
+    if trial in rows.index and rows["passed"][trial] == rows["tried"][trial] >= tried == passed:
         return
-    rows[trial] = dict(zip(_COLUMNS, (trial, command, tried, passed), strict=True))
-    temporary = TRIALS.with_suffix(".csv.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in sorted(rows))
-    os.replace(temporary, TRIALS)
+    rows.loc[trial] = [command, tried, passed]
+    with whole(TRIALS) as temporary:
+        rows.sort_index().to_csv(temporary)
 
 
 def record_tests(trial: str, command: str, report: Path) -> None:

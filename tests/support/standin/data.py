@@ -15,13 +15,13 @@ BOS = "<|endoftext|>"
 _N_WORDS, _N_PAIRS, _N_DOCUMENTS, _VOCABULARY = 120, 24, 60, 400
 
 
-def make(folder: str | Path, seed: int = 0) -> Path:
+def make(folder: str | Path) -> Path:
     """Fill a folder for `server.serve`; one that is complete is left alone."""
     folder = Path(folder)
     if (folder / "complete").is_file():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    tasks, texts = make_tasks(folder / "task_files", seed)
+    tasks, texts = make_tasks(folder / "task_files")
     documents = folder / "datasets" / "standin" / "documents" / "main" / "train.jsonl"
     documents.parent.mkdir(parents=True)
     documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -34,9 +34,9 @@ def make(folder: str | Path, seed: int = 0) -> Path:
     return folder
 
 
-def make_tasks(folder: str | Path, seed: int = 0) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
+def make_tasks(folder: str | Path) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
     """Write made-up tasks under the names of the upstream files; gives their pairs and documents of the same words."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     words = _words(rng)
     tasks = {name: _pairs(name, words, rng) for name in (*SCORING_TASKS, *EVALUATION_TASKS)}
     _write_tasks(Path(folder), tasks)

@@ -43,18 +43,18 @@ def serve(folder: str | Path) -> Iterator[str]:
         thread.join()
 
 
-@cache
-def _digest(file: Path, size: int, changed: int, kind: str) -> str:
-    content = file.read_bytes()
-    if kind == "sha256":
-        return hashlib.sha256(content).hexdigest()
-    return hashlib.sha1(b"blob %d\0" % size + content).hexdigest()  # as git names a file
-
-
 def _file_hash(file: Path) -> str:
     """The ETag of a file: SHA-256 of a large one, git's name of a small one."""
     status = file.stat()
-    return _digest(file, status.st_size, status.st_mtime_ns, "sha256" if status.st_size >= LARGE else "git")
+    return _digest(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    content = file.read_bytes()
+    if size >= LARGE:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % size + content).hexdigest()
 
 
 def commit_of(revision: Path) -> str:
@@ -76,16 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Silent: what is wrong is for the client to say."""
 
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self._answer()
-
-    def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/task_files/"):
             file = (self.folder / path.lstrip("/")).resolve()
@@ -113,20 +104,20 @@ class _Handler(BaseHTTPRequestHandler):
             if not file.resolve().is_relative_to(tree) or not file.is_file():
                 return self._refuse(404, "EntryNotFound", commit_of(tree))
             return self._send_file(file, path, fault, commit_of(tree))
-        return self._send_json(self._tree(tree, call) if call in ("tree", "paths-info") else {
+        answer = self._tree(tree, call) if call in ("tree", "paths-info") else {
             "id": repository, "sha": commit_of(tree), "private": False, "gated": False, "disabled": False, "tags": [],
             "downloads": 0, "likes": 0, "lastModified": "2025-01-01T00:00:00.000Z",
-            "siblings": [{"rfilename": f.relative_to(tree).as_posix()} for f in _files(tree)]})
+            "siblings": [{"rfilename": f.relative_to(tree).as_posix()} for f in _files(tree)]}
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+
+    do_HEAD = do_POST = do_GET
 
     def _faults(self) -> dict[str, str]:
         file = self.folder / "faults.yaml"
         return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
 
     def _revision(self, repository: Path, wanted: str) -> Path | None:
-        for revision in repository.iterdir():
-            if wanted in (revision.name, commit_of(revision)):
-                return revision
-        return None
+        return next((found for found in repository.iterdir() if wanted in (found.name, commit_of(found))), None)
 
     def _tree(self, tree: Path, call: str) -> list[dict]:
         files = _files(tree)
@@ -153,40 +144,25 @@ class _Handler(BaseHTTPRequestHandler):
         end = min(int(asked[2]), whole - 1) if asked and asked[2] else whole - 1
         if start >= whole > 0:
             return self._refuse(416, "RangeNotSatisfiable")
-        self.send_response(206 if asked else 200)
-        for key, value in {
-            "ETag": f'"{name}"', "X-Repo-Commit": commit, "X-Linked-ETag": f'"{name}"', "X-Linked-Size": str(whole),
-            "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream",
-            "Content-Length": str(end - start + 1),
-        }.items():
-            self.send_header(key, value)
+        headers = {"ETag": f'"{name}"', "X-Repo-Commit": commit, "X-Linked-ETag": f'"{name}"',
+                   "X-Linked-Size": str(whole), "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{end}/{whole}")
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if large and (fault == "cut" or (fault == "cut_once" and path not in self.cut)):
+            headers["Content-Range"] = f"bytes {start}-{end}/{whole}"
+        cut = large and self.command != "HEAD" and (fault == "cut" or fault == "cut_once" and path not in self.cut)
+        if cut:
             self.cut.add(path)
-            self.wfile.write(content[start : start + (end - start) // 2])
-            self.wfile.flush()
-            self.close_connection = True
-            return
-        self.wfile.write(content[start : end + 1])
-
-    def _send_json(self, answer: dict | list) -> None:
-        content = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        self._send(206 if asked else 200, headers, content[start : end + 1], cut=cut)
 
     def _refuse(self, status: int, code: str, commit: str = "") -> None:
+        of_commit = {"X-Repo-Commit": commit} if commit else {}
+        self._send(status, {"X-Error-Code": code, "X-Error-Message": code} | of_commit)
+
+    def _send(self, status: int, headers: dict[str, str], content: bytes = b"", *, cut: bool = False) -> None:
+        """An answer; a `cut` one ends half-way."""
         self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", code)
-        if commit:
-            self.send_header("X-Repo-Commit", commit)
-        self.send_header("Content-Length", "0")
+        for key, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(key, value)
         self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection |= cut
