@@ -127,7 +127,7 @@ def test_a_task_of_another_is_no_markup_in_a_table(tmp_path):
     ("a <b onclick='x'>b</b>", "onclick"), ("<a href='java\nscript:alert(1)'>", "link to javascript:"),
     ("<a href='&#106;avascript:x'>", "link to javascript:"), ("<iframe src='x'></iframe>", "<iframe>"),
     ("<svg onload=x>", "onload"), ("```{raw} html\n<script>x</script>\n```", "<script>"),
-    ("<a href='data:text/html,x'>", "link to data:"), ("<script type='module'>x</script>", "<script>"),
+    ("<a href='data:text/html,x'>", "link to data:"), ("<a href='javascript:x' href='#a'>", "link to javascript:"), ("<script type='module'>x</script>", "<script>"),
     ("<table><tr><td>a &lt;script&gt; b</td></tr></table>", ""), ("<a href='scoring.html#a:b'>x</a>", ""),
     ("<script type='application/json'>{}</script>", ""), ("<img src='data:image/svg+xml;base64,x'>", ""),
     ("1 < 2 and $a > b$", ""), ("<details><summary>x</summary></details>", ""),

@@ -44,7 +44,8 @@ class _Parser(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        values = {name.lower(): "".join((value or "").split()).lower() for name, value in attributes}
+        # of an attribute given twice browsers take the first
+        values = {name.lower(): "".join((value or "").split()).lower() for name, value in reversed(attributes)}
         if tag in _REFUSED or tag == "script" and values.get("type") != "application/json":  # which no browser runs
             self.found.append(f"an element <{tag}>")
         self.found += [f"a handler {name}" for name in values if name.startswith("on")]
