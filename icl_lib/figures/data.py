@@ -56,10 +56,8 @@ def _of_collection(collection: Collection) -> Iterator[dict]:
         for x, y in np.asarray(collection.get_offsets(), dtype=float):
             yield series | {"mark": "points", "x": x, "y": y}
     elif isinstance(collection, LineCollection):
-        for points in collection.get_segments():
-            if not len(points):  # an interval without ends: one draw or one task has none
-                continue
-            (x, y), *_, (x_end, y_end) = points
+        # an interval without ends has no points: one draw or one task has none
+        for (x, y), *_, (x_end, y_end) in filter(len, collection.get_segments()):
             yield series | {"mark": "interval", "x": x, "y": y, "x_end": x_end, "y_end": y_end}
     elif isinstance(collection, PolyCollection):
         for path in collection.get_paths():

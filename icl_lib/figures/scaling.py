@@ -55,10 +55,9 @@ def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     for ax, score in zip(axes, RANKED_BY.values(), strict=True):
         by_head = scores[scores["score"] == score].groupby(["model", "layer", "head"])["value"].mean()
         boxes = ax.boxplot([by_head[model].to_numpy() for model in order], patch_artist=True,
-                           flierprops={"markersize": 4})
-        for box, median, colour in zip(boxes["boxes"], boxes["medians"], ramp, strict=True):
+                           flierprops={"markersize": 4}, medianprops={"color": "black"})
+        for box, colour in zip(boxes["boxes"], ramp, strict=True):
             box.set(facecolor=colour, alpha=0.75)
-            median.set(color="black")
         ax.set_ylabel(SCORE_LABEL[score])
     axes[-1].set_xticks(range(1, len(order) + 1), order, rotation=90, fontsize=9)
     return Figure(

@@ -146,11 +146,10 @@ def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
     found = numbers["name"].str.extract(
         rf"^{FEW_SHOT} lost, (?P<n>\d+) heads of (?P<ranking>\w+), mean at (?P<at>\w+)$")
     found = found.assign(text=[interval_words(row, "+.3f") for _, row in numbers.iterrows()]).dropna()
-    label = {"fv": "FV head", "induction": "induction head", LOWEST: "lowest FV scores"}
-    found["ablated"] = [f"{n} {label[ranking]}" + ("" if ranking == LOWEST else ", the top one")
-                        for n, ranking in zip(found["n"], found["ranking"], strict=True)]
-    where = found["at"].map({"all": "lost, all positions", "last": "lost, last position"})
-    wide = found.assign(where=where).pivot(index="ablated", columns="where", values="text").fillna("-")
+    words = {"fv": "FV head, the top one", "induction": "induction head, the top one", LOWEST: "lowest FV scores"}
+    found["ablated"] = found["n"] + " " + found["ranking"].map(words)
+    found["where"] = found["at"].map({"all": "lost, all positions", "last": "lost, last position"})
+    wide = found.pivot(index="ablated", columns="where", values="text").fillna("-")
     return wide.loc[found["ablated"].unique()].rename_axis(columns=None)
 
 
