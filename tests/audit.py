@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from icl_lib.figures import head_map
+from icl_lib.figures.common import Figure
 from tests.project import ROOT
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?%?")
@@ -29,7 +29,7 @@ def run_page(notebook, **parameters):
         return ""
 
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
-    with mock.patch("IPython.display.display", display), mock.patch.object(head_map, "as_html", as_html):
+    with mock.patch("IPython.display.display", display), mock.patch.object(Figure, "_repr_html_", as_html):
         for cell in cells:
             if cell.cell_type == "code":
                 exec(compile(cell.source, f"{notebook}.ipynb", "exec"), variables)

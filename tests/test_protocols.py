@@ -216,11 +216,10 @@ def test_a_change_counts_only_beyond_every_other_seed():
 
 
 def test_statistics_tables_and_sentences_are_made_from_the_effects(effects, tmp_path):
-    from icl_lib.tables import read_table, write_table
+    from icl_lib.tables import read_table
 
-    made_by = report.made_from_tables(suite="s", seed=0, parameters={})
     statistics = measurements.departure_statistics(effects, name="m")
-    write_table(statistics, tmp_path / "t.parquet", schema_name="statistics", provenance=made_by)
+    report.write_statistics(statistics, tmp_path / "t.parquet", suite="s", seed=0, parameters={})
     table = read_table(tmp_path / "t.parquet").set_index("name")["value"]
     assert len(table) == 3 * len(effects) and table["fv, default, rank correlation"] == 1
     sentence = protocol_report.departure_sentence(effects)

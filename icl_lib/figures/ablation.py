@@ -46,7 +46,7 @@ def _robustness(rows: pd.DataFrame):
             ax.axhspan(-0.5, 0.5, color=GREY, alpha=0.25, linewidth=0, zorder=0)
             ax.set_xlabel(f"{METRIC_WORDS[metric]} lost{unit}\n{words}", fontsize=10)
             if chosen.empty:
-                note(ax, "no valid control:\ntoo few heads\nof neither kind", ticks=True)
+                note(ax, "no valid control:\ntoo few heads\nof neither kind")
         line[0].set_yticks(range(len(cells)), [f"{replacement}, {where}" for replacement, where in cells], fontsize=10)
         line[0].set_ylim(len(cells) - 0.5, -0.5)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=10)
@@ -55,18 +55,14 @@ def _robustness(rows: pd.DataFrame):
 
 def _effects(ax, rows: pd.DataFrame, cells: list, offset: float, kind: str) -> None:
     ax.plot([], [], **look(kind))
-    rows = rows.set_index(["replacement", "positions"])
-    for place, cell in enumerate(map(tuple, cells)):
-        if cell in rows.index:
-            r = rows.loc[cell]
-            ax.errorbar(r["value"], place + offset, xerr=[[r["value"] - r["low"]], [r["high"] - r["value"]]],
-                        markersize=6, capsize=2.5, markerfacecolor=COLOUR[kind] if r["p_holm"] < 0.05 else "white",
-                        **look(kind, linestyle="none", label=None))
+    for row in rows.itertuples():
+        ax.errorbar(row.value, cells.index([row.replacement, row.positions]) + offset,
+                    xerr=[[row.value - row.low], [row.high - row.value]], markersize=6, capsize=2.5,
+                    markerfacecolor=COLOUR[kind] if row.p_holm < 0.05 else "white",
+                    **look(kind, linestyle="none", label=None))
 
 
-def ablation_curves(
-    ablations: pd.DataFrame, positions: str, *, n_shots: int, loss_window: int, seed: int
-) -> Figure:
+def ablation_curves(ablations: pd.DataFrame, positions: str, *, n_shots: int, loss_window: int, seed: int) -> Figure:
     """Figure 4: metrics against the share of heads replaced by their mean; left plain, right with exclusion."""
     if positions == "last":
         caption = "Heads replaced by their mean at the last position only. Lines and bands as above."
@@ -175,6 +171,7 @@ def figure_four(
             _curves(column[2], token_loss, True, seed)
         else:
             note(column[2], "not drawn: its error\nis too large here")
+            column[2].tick_params(axis="y", left=False, labelleft=False)
         column[2].set_ylabel("token-loss\ndifference (nats)\nwith exclusion", fontsize=11)
         column[0].set_title(title, fontsize=11)
         column[2].set_xlabel("heads ablated (%)")
@@ -197,14 +194,15 @@ def _levels(name: str, ablations: pd.DataFrame, floors: pd.Series) -> dict[str, 
     return levels
 
 
-def task_grid(ablations: pd.DataFrame, tasks: pd.DataFrame, *, n: int = 20) -> Figure:
-    """Appendix A.2: first-token accuracy of single tasks against the share of heads ablated; dotted: floor."""
+def task_grid(ablations: pd.DataFrame, tasks: pd.DataFrame) -> Figure:
+    """Appendix A.2: first-token accuracy of 20 tasks against the share of heads ablated; dotted: floor."""
     rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
                      & ablations["replacement"].isin(("none", "mean"))]
     floors, n_columns = tasks.set_index("task")["floor"], 5
-    names = able_tasks(rows[rows["ranking"] == "none"].set_index("task")["value"], floors, n)
-    figure, axes = plt.subplots(-(-len(names) // n_columns), n_columns, sharex=True, sharey=True, squeeze=False,
-                                figsize=(10.5, 2.1 * -(-len(names) // n_columns)))
+    names = able_tasks(rows[rows["ranking"] == "none"].set_index("task")["value"], floors, 20)
+    n_rows = -(-len(names) // n_columns)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=(10.5, 2.1 * n_rows), sharex=True, sharey=True,
+                                squeeze=False)
     for ax in axes.ravel()[len(names):]:
         ax.set_axis_off()
     for ax, task in zip(axes.ravel(), names, strict=False):

@@ -35,8 +35,7 @@ def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     ax.set_xticks(range(len(columns)), [*models, "all models", "overall"], rotation=90, fontsize=9)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
-    for side in ax.spines.values():
-        side.set_visible(False)
+    ax.spines[:].set_visible(False)
     return Figure(
         ax,
         "Verdicts by claim and model, models by size. Green +: holds; purple −: does not hold; grey ?: not decided; "

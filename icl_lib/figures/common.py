@@ -15,17 +15,13 @@ from icl_lib.figures.data import drawn
 from icl_lib.stats.intervals import bootstrap_mean
 
 # Okabe-Ito colours: distinct under the common kinds of colour blindness, dark enough on white.
-COLOUR = {
-    "induction": "#0072B2", "fv": "#D55E00", "random": "#8C8C8C", "random_layer_matched": "#5A5A5A",
-    "none": "#000000",
-}
+COLOUR = {"induction": "#0072B2", "fv": "#D55E00", "random": "#8C8C8C", "random_layer_matched": "#5A5A5A",
+          "none": "#000000"}
 GREY = "#BBBBBB"  # of lines that mark a place
 MARKER = {"induction": "o", "fv": "s", "random": "v", "random_layer_matched": "^", "none": ""}
 LINE = {"induction": "-", "fv": "-", "random": ":", "random_layer_matched": "--", "none": "-"}
-LABEL = {
-    "induction": "induction heads", "fv": "FV heads", "random": "random heads",
-    "random_layer_matched": "random heads, layer-matched", "none": "no ablation",
-}
+LABEL = {"induction": "induction heads", "fv": "FV heads", "random": "random heads",
+         "random_layer_matched": "random heads, layer-matched", "none": "no ablation"}
 SCORE_LABEL = {
     "induction_attention_mass": "induction score\n(attention mass)",
     "induction_prefix_matching": "prefix-matching score",
@@ -55,36 +51,29 @@ class Figure:
         return self.alt
 
     def _repr_html_(self) -> str:
-        return as_html(self)
+        """The figure, which is closed, as HTML with caption, alternative text and what it shows as CSV."""
+        figure, buffer = np.ravel(self.axes)[0].figure, BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        numbers = numbers_link(drawn(figure))
+        plt.close(figure)
+        picture = b64encode(buffer.getvalue()).decode()
+        return (f'<figure><img class="figure" style="background: white" alt="{escape(self.alt)}" '
+                f'src="data:image/svg+xml;base64,{picture}"/><figcaption>{escape(self.caption)} {numbers}</figcaption>'
+                "</figure>")
 
 
 def style() -> None:
     """Settings of the book: figures as SVG without a ground (the page gives one, and turns ink to light in dark mode);
     tables with their words in full."""
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
     pd.set_option("display.max_colwidth", None)
     sns.set_theme(context="notebook", style="ticks", rc={
         "figure.facecolor": "white", "axes.facecolor": "none", "savefig.facecolor": "none",
         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "svg.fonttype": "path",
         "legend.frameon": False, "figure.constrained_layout.use": True, "svg.hashsalt": "icl_lib",
     })
-    try:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-    except ImportError:
-        return
     set_matplotlib_formats("svg")
-
-
-def as_html(shown: Figure) -> str:
-    """A figure, which is closed, as HTML with caption, alternative text and what it shows as CSV."""
-    figure = np.ravel(shown.axes)[0].figure
-    buffer = BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    numbers = numbers_link(drawn(figure))
-    plt.close(figure)
-    picture = b64encode(buffer.getvalue()).decode()
-    return (f'<figure><img class="figure" style="background: white" alt="{escape(shown.alt)}" '
-            f'src="data:image/svg+xml;base64,{picture}"/><figcaption>{escape(shown.caption)} {numbers}</figcaption>'
-            "</figure>")
 
 
 def numbers_link(table: pd.DataFrame) -> str:
@@ -98,35 +87,43 @@ def look(kind: str, **other: Any) -> dict[str, Any]:
     return dict(color=COLOUR[kind], marker=MARKER[kind], linestyle=LINE[kind], label=LABEL[kind]) | other
 
 
-def task_points(rows: pd.DataFrame, x: str, seed: int) -> list[tuple[float, float, float, float]]:
-    """Per `x` the mean of `value` over tasks and the ends of a 95 % interval: bootstrap over tasks, or for a single
-    one (documents) 1.96 standard errors."""
-    points = []
-    for at, group in rows.assign(at=rows[x].astype(float)).groupby("at"):
+def task_points(rows: pd.DataFrame, x: str, seed: int) -> pd.DataFrame:
+    """Per `x`, the index, the mean over tasks as `value` and the ends of a 95 % interval as `low` and `high`: bootstrap
+    over tasks, or for a single one (documents) 1.96 standard errors."""
+    points = {}
+    for at, group in rows.groupby(x):
         by_task = group.groupby("task")[["value", "standard_error"]].mean()
         if len(by_task) > 1:
             interval = bootstrap_mean(by_task["value"].to_numpy(), seed=seed)
         else:
             value, error = by_task.iloc[0].astype(float)
             interval = value, value - 1.96 * error, value + 1.96 * error
-        points.append((float(at), *interval))
-    return points
+        points[at] = interval
+    return pd.DataFrame.from_dict(points, orient="index", columns=["value", "low", "high"], dtype=float)
+
+
+def line_with_band(ax, x, rows: pd.DataFrame, **style: Any) -> None:
+    """A line at `x` through the column `value`, and a band from `low` to `high`."""
+    ax.plot(x, rows["value"], **style)
+    ax.fill_between(x, rows["low"], rows["high"], color=style["color"], alpha=0.15, linewidth=0)
 
 
 def line_over_tasks(ax, rows: pd.DataFrame, x: str, seed: int, **style: Any) -> None:
     """`task_points` as a line with a band, or as bars where there is one place; nothing where there are no rows."""
     points = task_points(rows, x, seed)
-    if points:
-        xs, means, lows, highs = zip(*points, strict=True)
-        ax.plot(xs, means, markersize=5, **style)
-        if len(xs) > 1:
-            ax.fill_between(xs, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
-        else:
-            ax.vlines(xs, lows, highs, color=style["color"], alpha=0.5)
+    if len(points) == 1:
+        ax.plot(points.index, points["value"], markersize=5, **style)
+        ax.vlines(points.index, points["low"], points["high"], color=style["color"], alpha=0.5)
+    elif len(points):
+        line_with_band(ax, points.index, points, markersize=5, **style)
 
 
-def note(ax, text: str, *, ticks: bool = False) -> None:
-    """Words in the middle of a panel that has nothing to show; without `ticks` no scale on its side."""
-    if not ticks:
-        ax.tick_params(axis="y", left=False, labelleft=False)
+def legend_of_all(axes, **style: Any) -> None:
+    """One legend for all panels, above them, that has every label once."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    axes[0].figure.legend(handles.values(), handles, **{"loc": "outside upper center", "fontsize": 10} | style)
+
+
+def note(ax, text: str) -> None:
+    """Words in the middle of a panel that has nothing to show."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=10, color="#5A5A5A")

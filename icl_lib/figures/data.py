@@ -23,11 +23,10 @@ def drawn(figure: Figure) -> pd.DataFrame:
     for number, ax in enumerate(figure.axes, 1):
         of_panel = {"panel": number, "title": _words(ax.get_title() or ax.get_title("right")),
                     "x_axis": _words(ax.get_xlabel()), "y_axis": _words(ax.get_ylabel())}
-        places = [_names(ax.xaxis), _names(ax.yaxis)]
+        names = {"x": _names(ax.xaxis), "y": _names(ax.yaxis)}
         for row in _marks(ax):
-            for end, names in zip(("x", "y"), places, strict=True):
-                row |= {name: _named(row[name], names) for name in (end, f"{end}_end") if name in row}
-            rows.append(of_panel | row)
+            ends = [end for end in ("x", "y", "x_end", "y_end") if end in row]
+            rows.append(of_panel | row | {end: _named(float(row[end]), names[end[0]]) for end in ends})
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.loc[:, (table.notna() & (table != "")).any()]
 
@@ -40,12 +39,12 @@ def _marks(ax: Axes) -> Iterator[dict]:
         yield from _of_collection(collection)
     for container in ax.containers:
         for bar in container.patches if isinstance(container, BarContainer) else ():
-            yield {"mark": "bar", "series": _label(container), "x": float(bar.get_x()), "y": float(bar.get_y()),
-                   "x_end": float(bar.get_x() + bar.get_width()), "y_end": float(bar.get_y() + bar.get_height())}
+            x, y, x_end, y_end = bar.get_bbox().extents
+            yield {"mark": "bar", "series": _label(container), "x": x, "y": y, "x_end": x_end, "y_end": y_end}
     for text in ax.texts:
         if text.get_transform() == ax.transData and text.get_text():
-            yield {"mark": "text", "series": _words(text.get_text()), "x": float(text.get_position()[0]),
-                   "y": float(text.get_position()[1])}
+            x, y = text.get_position()
+            yield {"mark": "text", "series": _words(text.get_text()), "x": x, "y": y}
 
 
 def _of_collection(collection: Collection) -> Iterator[dict]:
@@ -57,10 +56,8 @@ def _of_collection(collection: Collection) -> Iterator[dict]:
         for x, y in np.asarray(collection.get_offsets(), dtype=float):
             yield series | {"mark": "points", "x": x, "y": y}
     elif isinstance(collection, LineCollection):
-        for points in collection.get_segments():
-            if not len(points):  # an interval without ends: one draw or one task has none
-                continue
-            (x, y), *_, (x_end, y_end) = points
+        # an interval without ends has no points: one draw or one task has none
+        for (x, y), *_, (x_end, y_end) in filter(len, collection.get_segments()):
             yield series | {"mark": "interval", "x": x, "y": y, "x_end": x_end, "y_end": y_end}
     elif isinstance(collection, PolyCollection):
         for path in collection.get_paths():

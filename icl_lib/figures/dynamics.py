@@ -1,7 +1,6 @@
 """Figures along training: tables in, a `Figure` out. A checkpoint that is missing breaks the lines and is marked."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,12 +9,11 @@ import seaborn as sns
 
 from icl_lib.ablation.effects import FEW_SHOT, METRIC_WORDS
 from icl_lib.analysis import dynamics
-from icl_lib.figures.common import COLOUR, LABEL, MARKER, METRIC_LABEL, Figure, look, note, task_points
+from icl_lib.figures.common import COLOUR, LABEL, METRIC_LABEL, Figure, line_with_band, look, note, task_points
 from icl_lib.kinds import DEFINED_BY, KINDS
 
 SCORE_OF_TOP_HEADS = {"induction": "attention mass, top heads", "fv": "FV score, top heads"}
 SCORE_OF_HEAD = {"induction": "prefix-matching score", "fv": "FV score"}  # by `kinds.DEFINED_BY`
-Heads = Mapping[str, list[tuple[int, int]]]
 
 
 def training_scores(scores: pd.DataFrame, steps: Sequence[int], fraction: float) -> Figure:
@@ -36,11 +34,10 @@ def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, li
     """Figure 21: as `training_scores`, a panel per model; top heads selected at each checkpoint."""
     rows = -(-len(scores) // 2)
     figure, axes = plt.subplots(rows, min(2, len(scores)), figsize=(6.8, 0.4 + 2.4 * rows), squeeze=False)
-    for ax, model in zip_longest(axes.ravel(), scores):
-        if model is None:
-            ax.set_axis_off()
-            continue
-        twin = _both_scores(ax, dynamics.seed_curves(scores[model], fraction=fraction), steps[model])
+    for ax in axes.ravel()[len(scores):]:
+        ax.set_axis_off()
+    for ax, (model, table) in zip(axes.ravel(), scores.items(), strict=False):
+        twin = _both_scores(ax, dynamics.seed_curves(table, fraction=fraction), steps[model])
         ax.set_title(model, fontsize=10, loc="left")
         for side in (ax, twin):
             side.set_ylabel(side.get_ylabel().split(",")[0], fontsize=10)
@@ -58,10 +55,8 @@ def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
     twin = ax.twinx()
     twin.spines["right"].set_visible(True)
     for side, kind in ((ax, "induction"), (twin, "fv")):
-        rows = _with_gaps(curves[curves["kind"] == kind][["step", "value", "low", "high"]], steps)
-        x = _place(rows["step"])
-        side.plot(x, rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=4)
-        side.fill_between(x, rows["low"], rows["high"], color=COLOUR[kind], alpha=0.15, linewidth=0)
+        rows = curves[curves["kind"] == kind].set_index("step")[["value", "low", "high"]]
+        line_with_band(side, *_with_gaps(rows, steps), **look(kind, label=None), markersize=4)
         side.tick_params(axis="y", colors=COLOUR[kind])
         side.set_ylabel(SCORE_OF_TOP_HEADS[kind], color=COLOUR[kind])
     _step_axis(ax, steps, curves["step"])
@@ -69,18 +64,14 @@ def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
 
 
 def scores_by_seed(scores: pd.DataFrame, steps: Mapping[str, list[int]], fraction: float) -> Figure:
-    """Mean score of the top heads along training, a line per model that differs by its seed; left induction, right FV.
-
-    `steps`: model to the checkpoints that there should be.
-    """
+    """Mean score of the top heads along training, a line per model (a seed); `steps`: its checkpoints, also missing."""
     curves = dynamics.seed_curves(scores, fraction=fraction)
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharex=True)
     every = sorted({step for of_model in steps.values() for step in of_model})
     for ax, (kind, label) in zip(axes, SCORE_OF_TOP_HEADS.items(), strict=True):
         for line, model in zip(["-", "--", ":", "-."] * len(steps), sorted(steps), strict=False):
-            own = curves[(curves["model"] == model) & (curves["kind"] == kind)]
-            rows = _with_gaps(own[["step", "value"]], steps[model])
-            ax.plot(_place(rows["step"]), rows["value"], markersize=4, **look(kind, linestyle=line, label=model))
+            own = curves[(curves["model"] == model) & (curves["kind"] == kind)].set_index("step")["value"]
+            ax.plot(*_with_gaps(own, steps[model]), markersize=4, **look(kind, linestyle=line, label=model))
         _step_axis(ax, every, curves["step"])
         ax.set_ylabel(label)
         ax.legend(fontsize=9)
@@ -143,31 +134,27 @@ def trajectories_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str
         "A row per model of two panels of single heads' scores against training step, prefix matching and FV score.")
 
 
-def _paths(
-    ax, scores: pd.DataFrame, score: str, heads: list[tuple[int, int]], kind: str, steps: Sequence[int], markersize=3
-) -> None:
-    """A score of single heads at each step, mean over tasks."""
+def _paths(ax, scores: pd.DataFrame, score: str, heads: list, kind: str, steps: Sequence[int], markersize: int = 3):
+    """A score of single heads (layer, head) of a kind at each step, mean over tasks."""
     for rank, (layer, head) in enumerate(heads):
         own = scores[(scores["score"] == score) & (scores["layer"] == layer) & (scores["head"] == head)]
-        rows = _with_gaps(own.groupby("step")["value"].mean().reset_index(), steps)
-        ax.plot(_place(rows["step"]), rows["value"], color=COLOUR[kind], marker=MARKER[kind], markersize=markersize,
-                alpha=1 - 0.7 * rank / max(1, len(heads)), label=f"L{layer}H{head}")
+        ax.plot(*_with_gaps(own.groupby("step")["value"].mean(), steps), markersize=markersize,
+                alpha=1 - 0.7 * rank / max(1, len(heads)), **look(kind, label=f"L{layer}H{head}"))
 
 
 def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: int) -> Figure:
     """What the unedited model does along training on one axis of steps: accuracy above, token-loss difference below."""
     figure, axes = plt.subplots(2, 1, figsize=(7.2, 5.6), sharex=True, height_ratios=[3, 2])
     accuracy = accuracy[accuracy["split"] != "unseen"]
-    of_tasks = accuracy[accuracy["metric"] == FEW_SHOT]
-    conditions = sorted(set(zip(of_tasks["labels"], of_tasks["n_shots"], strict=True)))
-    for colour, (labels, shots) in zip(sns.color_palette("viridis", len(conditions)), conditions, strict=True):
-        rows = of_tasks[(of_tasks["labels"] == labels) & (of_tasks["n_shots"] == shots)]
-        _metric_line(axes[0], rows, steps, seed, color=colour, linestyle="-" if labels == "clean" else ":",
-                     label=f"{shots} shots, {labels}")
+    conditions = accuracy[accuracy["metric"] == FEW_SHOT].groupby(["labels", "n_shots"])
+    for colour, ((labels, shots), rows) in zip(sns.color_palette("viridis", len(conditions)), conditions, strict=True):
+        line_with_band(axes[0], *_with_gaps(task_points(rows, "step", seed), steps), marker="o", markersize=5,
+                       color=colour, linestyle="-" if labels == "clean" else ":", label=f"{shots} shots, {labels}")
     axes[0].set(ylabel="accuracy (share of prompts)", ylim=(0, 1.02))
     axes[0].legend(fontsize=9)
     losses = accuracy[accuracy["metric"] == "token_loss_difference"]
-    _metric_line(axes[1], losses, steps, seed, color=COLOUR["none"], linestyle="-", label=None)
+    line_with_band(axes[1], *_with_gaps(task_points(losses, "step", seed), steps), marker="o", markersize=5,
+                   color=COLOUR["none"])
     axes[1].set_ylabel(METRIC_LABEL["token_loss_difference"])
     _step_axis(axes[1], steps, accuracy["step"])
     return Figure(
@@ -185,13 +172,13 @@ def effects_by_step(effects: pd.DataFrame, steps: Sequence[int], fraction: float
     for ax, (metric, words) in zip(axes, METRIC_WORDS.items(), strict=True):
         for kind in KINDS:
             own = effects[(effects["metric"] == metric) & (effects["ranking"] == kind)]
-            rows = _with_gaps(own[["step", "value", "low", "high"]], steps)
+            x, rows = _with_gaps(own.set_index("step")[["value", "low", "high"]], steps)
             error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-            ax.errorbar(_place(rows["step"]), rows["value"], yerr=error, capsize=3, **look(kind))
+            ax.errorbar(x, rows["value"], yerr=error, capsize=3, **look(kind))
         ax.axhline(0, linewidth=1, **look("random_layer_matched", marker=None, label=None))
         ax.set_ylabel(f"{words} lost\nbeyond random heads")
         if effects.empty:
-            note(ax, "no checkpoint was ablated,\nor none has heads of neither kind", ticks=True)
+            note(ax, "no checkpoint was ablated,\nor none has heads of neither kind")
         else:
             _step_axis(ax, steps, effects["step"])
     axes[0].legend(fontsize=9)
@@ -203,10 +190,7 @@ def effects_by_step(effects: pd.DataFrame, steps: Sequence[int], fraction: float
 
 
 def transitions_by_threshold(sweep: pd.DataFrame) -> Figure:
-    """Heads that had both scores, by which came first, against the induction threshold; dashed: by chance.
-
-    `sweep`: `dynamics.transition_sweep`.
-    """
+    """Heads that had both scores, by which came first, against the induction threshold (`transition_sweep`)."""
     figure, ax = plt.subplots(figsize=(6.4, 3.4))
     for order, kind, label in (("induction_first", "induction", "induction first"), ("fv_first", "fv", "FV first")):
         rows = sweep[sweep["order"] == order].sort_values("threshold")
@@ -223,18 +207,10 @@ def transitions_by_threshold(sweep: pd.DataFrame) -> Figure:
         "Number of heads against induction threshold: induction first, FV first, and what chance gives for each.")
 
 
-def _metric_line(ax, rows: pd.DataFrame, steps: Sequence[int], seed: int, **style) -> None:
-    points = pd.DataFrame(task_points(rows, "step", seed), columns=["step", "value", "low", "high"])
-    points = _with_gaps(points, steps)
-    x = _place(points["step"])
-    ax.plot(x, points["value"], marker="o", markersize=5, **style)
-    ax.fill_between(x, points["low"].astype(float), points["high"].astype(float), color=style["color"], alpha=0.15,
-                    linewidth=0)
-
-
-def _with_gaps(rows: pd.DataFrame, steps: Sequence[int]) -> pd.DataFrame:
-    """The rows in order of steps, NaN at the steps that are missing, so that no line crosses them."""
-    return rows.set_index("step").reindex(sorted(steps)).rename_axis("step").reset_index()
+def _with_gaps(by_step, steps: Sequence[int]) -> tuple:
+    """Places of the steps on the axis and the rows there, NaN at the steps that are missing: no line crosses them."""
+    steps = sorted(steps)
+    return _place(steps), by_step.reindex(steps)
 
 
 def _place(steps) -> np.ndarray:

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures.common import COLOUR, Figure
+from icl_lib.figures.common import COLOUR, Figure, legend_of_all
 from icl_lib.kinds import KINDS
 
 HEAD = {"induction": "induction head", "fv": "FV head"}
@@ -19,6 +19,11 @@ EXPERIMENTS = {
 }
 
 
+def outcomes(example: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What came out by a metric, by experiment (`EXPERIMENTS`) and head that is replaced."""
+    return example[example["metric"] == metric].set_index(["prompts", "replacement", "positions", "ranking"])
+
+
 def pattern(example: pd.DataFrame) -> Figure:
     """Attention of the induction head on repeated words, a row for each token that is read, columns what it sees."""
     rows = example.query("metric == 'attention' and prompts == 'repeated' and ranking == 'induction'")
@@ -28,8 +33,8 @@ def pattern(example: pd.DataFrame) -> Figure:
     sns.heatmap(values, ax=ax, cmap="Blues", vmin=0, vmax=1, square=True, mask=values.isna(),
                 xticklabels=words, yticklabels=words, cbar_kws={"label": "attention", "shrink": 0.7})
     again = len(words) - len(words) // 2
-    ax.axhline(again, color="#8C8C8C", linewidth=0.8)
-    ax.axvline(again, color="#8C8C8C", linewidth=0.8)
+    ax.axhline(again, color=COLOUR["random"], linewidth=0.8)
+    ax.axvline(again, color=COLOUR["random"], linewidth=0.8)
     ax.tick_params(labelsize=9, length=0)
     ax.tick_params(axis="x", rotation=90)
     ax.set(xlabel="attends to", ylabel="token that is read")
@@ -42,9 +47,8 @@ def pattern(example: pd.DataFrame) -> Figure:
 
 def answer_bars(example: pd.DataFrame) -> Figure:
     """The probability of the right answer in each experiment, a bar for each head that is replaced."""
-    rows = example[example["metric"] == "answer_probability"].set_index(
-        ["prompts", "replacement", "positions", "ranking"])["value"]
-    figure, ax = plt.subplots(figsize=(5.6, 4.6))
+    rows = outcomes(example, "answer_probability")["value"]
+    _, ax = plt.subplots(figsize=(5.6, 4.6))
     for place, experiment in enumerate(EXPERIMENTS):
         kinds = ("none",) if experiment[1] == "none" else tuple(reversed(KINDS))
         for i, kind in enumerate(kinds):
@@ -54,8 +58,7 @@ def answer_bars(example: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(EXPERIMENTS)), [words.replace(", ", ",\n") for words in EXPERIMENTS.values()], fontsize=10)
     ax.invert_yaxis()
     ax.set(xlabel="probability of the right answer", xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
-    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=10)
+    legend_of_all([ax], ncols=2)
     return Figure(
         ax, "Probability of the right answer. Black: nothing replaced; orange and blue: one head's output replaced.",
         "Bars of the probability of the right answer under each experiment, side by side for the two heads.")

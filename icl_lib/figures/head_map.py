@@ -9,7 +9,7 @@ import seaborn as sns
 from IPython.display import HTML
 from matplotlib.colors import LinearSegmentedColormap
 
-from icl_lib.figures.common import COLOUR, SCORE_LABEL, Figure, as_html
+from icl_lib.figures.common import COLOUR, SCORE_LABEL, Figure
 from icl_lib.kinds import RANKED_BY, mean_scores
 
 # Maps of a score go to its kind's colour, negative FV scores to one of their own. The book's script has the same.
@@ -23,9 +23,9 @@ RANKS = {"induction": "rank by attention mass", "fv": "rank by FV score"}
 
 def head_table(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per head: its scores (mean over tasks) and its rank by the two that rank heads, 1 the highest."""
-    by_score = {label: mean_scores(scores, score) for score, label in COLUMNS.items()}
-    layers, heads = np.indices(by_score["FV score"].shape).reshape(2, -1)
-    table = pd.DataFrame({"layer": layers, "head": heads, **{name: of.ravel() for name, of in by_score.items()}})
+    layers, heads = np.indices(mean_scores(scores, "fv").shape).reshape(2, -1)
+    table = pd.DataFrame({"layer": layers, "head": heads} | {
+        name: mean_scores(scores, score).ravel() for score, name in COLUMNS.items()})
     for kind, score in RANKED_BY.items():
         table[RANKS[kind]] = table[COLUMNS[score]].rank(ascending=False, method="first").astype(int)
     return table
@@ -42,15 +42,13 @@ def head_map(scores: pd.DataFrame) -> HTML:
         f"L{layer}H{head}<br>attention mass {mass:.3f} (rank {by_mass})<br>prefix matching {prefix:.3f}"
         f"<br>FV score {fv:.4f} (rank {by_fv})"
         for layer, head, mass, prefix, _, fv, by_mass, by_fv in table.itertuples(index=False)]
-    panels = []
-    for score, title in TITLES.items():
-        values = mean_scores(scores, score)
-        panels.append({"title": title, "signed": score == "fv", "values": values.round(5).tolist(),
-                       "text": np.array(hover).reshape(values.shape).tolist()})
+    text = np.array(hover).reshape(mean_scores(scores, "fv").shape).tolist()
+    panels = [{"title": title, "signed": score == "fv", "values": mean_scores(scores, score).round(5).tolist(),
+               "text": text} for score, title in TITLES.items()]
     # "</" would end the script element wherever it stands in a string.
     data = json.dumps(panels).replace("</", "<\\/")
     return HTML(
-        f'<div class="head-map">{as_html(_figure(scores))}<script type="application/json">{data}</script></div>'
+        f'<div class="head-map">{_figure(scores)._repr_html_()}<script type="application/json">{data}</script></div>'
         f'<details><summary>All {len(table)} heads</summary><div class="wide">'
         f"{table.to_html(index=False, classes='sortable', border=0, float_format='{:.4f}'.format)}</div></details>")
 

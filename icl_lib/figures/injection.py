@@ -38,8 +38,7 @@ def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Fi
                 ax.errorbar(place, value, yerr=[[value - low], [high - value]], color=COLOUR[kind],
                             marker=MARKER[kind] or "D", capsize=4, markersize=8, linestyle="none")
             ax.axhline(clean, color=COLOUR["none"], linestyle=":", linewidth=1.2)
-            ax.set_ylim(0, 1.02)
-            ax.set_xlim(-0.5, len(TICKS) - 0.5)
+            ax.set(xlim=(-0.5, len(TICKS) - 0.5), ylim=(0, 1.02))
         column[0].set_title(title, fontsize=11)
         column[-1].set_xticks(range(len(TICKS)), TICKS.values(), fontsize=9)
     for ax, words in zip(axes[:, 0], PROMPTS_LABEL.values(), strict=True):

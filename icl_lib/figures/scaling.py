@@ -11,9 +11,8 @@ from icl_lib.figures.common import COLOUR, CONTROL_LABEL, LABEL, MARKER, SCORE_L
 from icl_lib.kinds import KINDS, RANKED_BY
 from icl_lib.models.paper_models import family
 
-FAMILY_MARKER = {
-    "lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "smollm": "v", "gemma": "d", "other": "X",
-}
+FAMILY_MARKER = {"lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "smollm": "v", "gemma": "d",
+                 "other": "X"}
 
 
 def strength_by_size(strength: pd.DataFrame) -> list[Figure]:
@@ -28,26 +27,23 @@ def strength_by_size(strength: pd.DataFrame) -> list[Figure]:
 def percentiles_by_size(comparison: pd.DataFrame) -> Figure:
     """Figure 3 right: percentile of either kind's top heads in the other score against size."""
     return Figure(
-        _by_size(percentiles(comparison), "series", "percentile of a kind's heads\nin the other score", COLOUR),
+        _by_size(percentiles(comparison), "series", "percentile of a kind's heads\nin the other score"),
         "Mean percentile rank of the top heads of a kind in the score of the other kind. Bars: lowest and highest "
         "head.",
         "Percentile against number of parameters, a line for each kind of head.")
 
 
-def _by_size(table: pd.DataFrame, series: str, ylabel: str, colours: dict[str, str] | None = None):
-    """A statistic against non-embedding parameters, log axis; `table`: columns model, parameters, `series`, value, low,
-    high.
-
-    A point with its interval per model; the line goes through the means of models of one size (seeds).
-    """
+def _by_size(table: pd.DataFrame, series: str, ylabel: str):
+    """Statistics against size; `table`: columns model, parameters, `series` (of kinds or words), value, low, high."""
     figure, ax = plt.subplots(figsize=(6.4, 3.8))
-    names = list(table[series].unique())
-    colours = colours or dict(zip(names, sns.color_palette("viridis", len(names)), strict=True))
-    for name in names:
-        _points(ax, table[table[series] == name], colours[name], MARKER.get(name, "o"), LABEL.get(name, name))
+    names = table[series].unique()
+    for name, colour in zip(names, sns.color_palette("viridis", len(names)), strict=True):
+        _points(ax, table[table[series] == name], COLOUR.get(name, colour), MARKER.get(name, "o"),
+                LABEL.get(name, name))
     ax.set(ylabel=ylabel)
     size_axis(ax, table["parameters"])
-    _legend(ax, table["model"])
+    _families(ax, table["model"])
+    ax.legend(fontsize=9)
     return ax
 
 
@@ -59,10 +55,9 @@ def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     for ax, score in zip(axes, RANKED_BY.values(), strict=True):
         by_head = scores[scores["score"] == score].groupby(["model", "layer", "head"])["value"].mean()
         boxes = ax.boxplot([by_head[model].to_numpy() for model in order], patch_artist=True,
-                           flierprops={"markersize": 4})
-        for box, median, colour in zip(boxes["boxes"], boxes["medians"], ramp, strict=True):
+                           flierprops={"markersize": 4}, medianprops={"color": "black"})
+        for box, colour in zip(boxes["boxes"], ramp, strict=True):
             box.set(facecolor=colour, alpha=0.75)
-            median.set(color="black")
         ax.set_ylabel(SCORE_LABEL[score])
     axes[-1].set_xticks(range(1, len(order) + 1), order, rotation=90, fontsize=9)
     return Figure(
@@ -76,15 +71,13 @@ def effects_by_size(effects: pd.DataFrame, fraction: float) -> list[Figure]:
 
     `effects`: `scaling.effects_by_size` at this share of heads.
     """
-    found = []
-    for excluded, words in ((False, ""), (True, " with the top heads of the other kind kept")):
-        found.append(Figure(
-            _effects_by_size(effects, excluded),
-            f"Few-shot accuracy (top) and token-loss difference (bottom, nats) lost by ablating {fraction:.0%} of "
-            f"heads{words}, against three controls. Bars: 95 % bootstrap intervals over tasks, prompts and draws "
-            "(loss: over documents and draws). Hollow: models that lack a kind of heads.",
-            f"Six panels of metric lost{words} against number of parameters, induction heads and FV heads in each."))
-    return found
+    return [Figure(
+        _effects_by_size(effects, excluded),
+        f"Few-shot accuracy (top) and token-loss difference (bottom, nats) lost by ablating {fraction:.0%} of "
+        f"heads{words}, against three controls. Bars: 95 % bootstrap intervals over tasks, prompts and draws "
+        "(loss: over documents and draws). Hollow: models that lack a kind of heads.",
+        f"Six panels of metric lost{words} against number of parameters, induction heads and FV heads in each.")
+        for excluded, words in ((False, ""), (True, " with the top heads of the other kind kept"))]
 
 
 def _effects_by_size(effects: pd.DataFrame, excluded: bool):
@@ -97,7 +90,7 @@ def _effects_by_size(effects: pd.DataFrame, excluded: bool):
             for kind in KINDS:
                 _points(ax, own[own["ranking"] == kind], COLOUR[kind], MARKER[kind], LABEL[kind])
             if own.empty:
-                note(ax, "no such control", ticks=True)
+                note(ax, "no such control")
             ax.axhline(0, linewidth=1, **look(control, marker=None, label=None))
             ax.set_title(words if metric == FEW_SHOT else "", fontsize=11)
         row[0].set_ylabel(f"{name}\ndrop under ablation")
@@ -109,10 +102,7 @@ def _effects_by_size(effects: pd.DataFrame, excluded: bool):
 
 
 def overlap_by_size(overlaps: pd.DataFrame) -> Figure:
-    """Figure 3 left: share of heads in both top sets by size, a panel per share of heads taken, with chance.
-
-    `overlaps`: `scaling.overlap_table`.
-    """
+    """Figure 3 left: share of heads in both top sets (`scaling.overlap_table`) by size, a panel per share of heads."""
     fractions = sorted(overlaps["fraction"].unique())
     figure, axes = plt.subplots(1, len(fractions), figsize=(3.9 * len(fractions), 3.6), squeeze=False, sharey=True)
     for ax, fraction in zip(axes[0], fractions, strict=True):
@@ -125,7 +115,8 @@ def overlap_by_size(overlaps: pd.DataFrame) -> Figure:
         size_axis(ax, overlaps["parameters"])
         ax.tick_params(axis="x", rotation=60)
     axes[0, 0].set_ylabel("share of the top sets")
-    _legend(axes[0, -1], overlaps["model"])
+    _families(axes[0, -1], overlaps["model"])
+    axes[0, -1].legend(fontsize=9)
     return Figure(
         axes,
         "Share of the top heads of one kind that is also in the other's top set; grey: two random sets of these sizes.",
@@ -175,12 +166,8 @@ def _points(ax, rows: pd.DataFrame, colour, marker: str, label: str) -> None:
     ax.plot(means.index, means.to_numpy(), color=colour, label=label)
 
 
-def _legend(ax, models: pd.Series) -> None:
-    _families(ax, models)
-    ax.legend(fontsize=9)
-
-
 def _families(ax, models: pd.Series) -> None:
+    """Labels for the legend that say which marker is which family, where there are several."""
     families = sorted(set(models.map(family)))
     for member in families if len(families) > 1 else ():
         ax.plot([], [], color=COLOUR["none"], marker=FAMILY_MARKER[member], linestyle="none", label=member)

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
 from icl_lib.analysis.scoring_numbers import fv_by_type, trained
-from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, SCORE_LABEL, Figure, line_over_tasks
+from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, SCORE_LABEL, Figure, legend_of_all, line_over_tasks
 from icl_lib.kinds import RANKED_BY, mean_scores, top_sets
 
 
@@ -55,8 +55,7 @@ def layers_by_model(models: Mapping[str, pd.DataFrame], fraction: float) -> Figu
             ax.set(xlabel="layer" if model == list(models)[-1] else "", ylabel="")
             ax.tick_params(labelsize=10)
             ax.set_title(f"{model}: {SCORE_LABEL[score].split(chr(10))[0]}", fontsize=10, loc="left")
-    labels = {label: part for ax in axes[0] for part, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=3, fontsize=10)
+    legend_of_all(axes[0], ncols=3)
     return Figure(
         axes,
         f"As Figure 19: every head at its layer. Filled: the top {fraction:.0%} by that score. Dashed: mean layer of "
@@ -66,7 +65,7 @@ def layers_by_model(models: Mapping[str, pd.DataFrame], fraction: float) -> Figu
 
 def _at_layers(ax, scores: pd.DataFrame, kind: str, fraction: float, size: int = 24) -> None:
     values, top = mean_scores(scores, RANKED_BY[kind]), top_sets(scores, fraction=fraction)[kind]
-    layers = np.nonzero(np.ones_like(top))[0].reshape(top.shape)
+    layers = np.indices(top.shape)[0]
     ax.scatter(layers[~top], values[~top], facecolors="none", edgecolors=COLOUR["random"], s=size, label="other heads")
     ax.scatter(layers[top], values[top], color=COLOUR[kind], marker=MARKER[kind], s=1.7 * size,
                label=f"top {LABEL[kind]}")
@@ -103,9 +102,7 @@ def _heads(x: np.ndarray, y: np.ndarray, scores: pd.DataFrame, fraction: float):
     """Two numbers of every head against each other, the top heads of either kind filled."""
     figure, ax = plt.subplots(figsize=(5, 3.6))
     ax.scatter(x, y, facecolors="none", edgecolors=COLOUR["random"], s=24, label="other heads")
-    tops = top_sets(scores, fraction=fraction)
-    for kind, size in (("induction", 80), ("fv", 30)):
-        top = tops[kind]
+    for (kind, top), size in zip(top_sets(scores, fraction=fraction).items(), (80, 30), strict=True):
         ax.scatter(x[top], y[top], color=COLOUR[kind], marker=MARKER[kind], s=size, label=f"top {LABEL[kind]}")
     ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.legend(fontsize=9)

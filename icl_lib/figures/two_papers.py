@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.analysis.two_papers import TASK_SETS
-from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, Figure, note
+from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, Figure, legend_of_all, look, note
 from icl_lib.kinds import KINDS
 
 
@@ -35,8 +35,8 @@ def pattern_accuracy(patterns: pd.DataFrame, chance: dict[str, float], able: set
 
 def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     """What accuracy loses at each step (`walk`), a panel per model, steps downwards; bars are 95 % intervals."""
-    figure, axes = plt.subplots(1, len(walks), figsize=(3.2 + 3.0 * len(walks), 0.9 + 0.62 * len(names)),
-                                squeeze=False, sharey=True, sharex=True)
+    _, axes = plt.subplots(1, len(walks), figsize=(3.2 + 3.0 * len(walks), 0.9 + 0.62 * len(names)), squeeze=False,
+                           sharey=True, sharex=True)
     for ax, (model, walk) in zip(axes[0], walks.items(), strict=True):
         for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
             rows = walk[walk["ranking"] == kind]
@@ -49,7 +49,7 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
         ax.set_xlabel("accuracy lost", fontsize=10)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=10)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    _legend(figure, axes[0])
+    legend_of_all(axes[0], ncols=len(KINDS))
     return Figure(
         axes,
         "Accuracy lost when the top heads of a kind are ablated. On patterns by the likelier label, on the paper's "
@@ -73,7 +73,7 @@ def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
                 if line in own.index:
                     _intervals(ax, own.loc[[line]], [y], line[0])
             if own.empty:
-                note(ax, "no pattern that\nthe model can do", ticks=True)
+                note(ax, "no pattern that\nthe model can do")
             ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
             ax.set_xlabel(f"accuracy gained, {words}", fontsize=10)
             if task_set == next(iter(shown)):
@@ -92,14 +92,14 @@ def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
 def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Figure:
     """What accuracy loses on each pattern beyond random heads of the same layers, with 95 % intervals."""
     tasks = sorted(effects["task"].unique())
-    figure, ax = plt.subplots(figsize=(7.2, 1.1 + 0.6 * len(tasks)))
+    _, ax = plt.subplots(figsize=(7.2, 1.1 + 0.6 * len(tasks)))
     for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
         rows = effects[effects["ranking"] == kind]
         _intervals(ax, rows, [tasks.index(task) + offset for task in rows["task"]], kind)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.set(xlabel="accuracy lost beyond random heads of the same layers", ylim=(len(tasks) - 0.5, -0.5))
     ax.set_yticks(range(len(tasks)), [task or "mean over patterns" for task in tasks])
-    _legend(figure, [ax])
+    legend_of_all([ax], ncols=len(KINDS))
     return Figure(
         ax,
         f"{fraction:.0%} of heads replaced by their mean at all positions, induction heads by prefix matching, "
@@ -108,11 +108,5 @@ def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Fig
 
 
 def _intervals(ax, rows: pd.DataFrame, places: list[float | int], kind: str) -> None:
-    low, high = (rows["value"] - rows["low"], rows["high"] - rows["value"])
-    ax.errorbar(rows["value"], places, xerr=[low, high], color=COLOUR[kind], marker=MARKER[kind] or "D", markersize=6,
-                capsize=2.5, linestyle="none", label=LABEL[kind])
-
-
-def _legend(figure, axes) -> None:
-    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), fontsize=10)
+    ax.errorbar(rows["value"], places, xerr=[rows["value"] - rows["low"], rows["high"] - rows["value"]], markersize=6,
+                capsize=2.5, **look(kind, marker=MARKER[kind] or "D", linestyle="none"))

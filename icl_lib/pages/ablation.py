@@ -1,18 +1,19 @@
 """Sentences and small tables of the ablation page, made from its tables."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import pandas as pd
 
 from icl_lib.ablation.conditions import Condition, nearest_fraction
-from icl_lib.ablation.effects import DIFFERENCE, FEW_SHOT, METRIC_WORDS
+from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, FEW_SHOT, METRIC_WORDS
+from icl_lib.ablation.protocols import titles
 from icl_lib.ablation.table import TOKEN_LOSS
 from icl_lib.analysis.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
 from icl_lib.heads import head_names
-from icl_lib.kinds import LOWEST
-from icl_lib.pages.common import CONTROL_WORDS
+from icl_lib.kinds import KINDS, LOWEST
+from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words
 
-_KIND = {"fv": "FV heads", "induction": "induction heads"}
 # What the page calls its numbers, for `common.numbers_table`.
 ZERO_SHOT = {
     "first_token_accuracy, no ablation": ("with demonstrations, no ablation", ".2f"),
@@ -32,25 +33,12 @@ SETS = {
     "percentile in induction after fv": (
         "mean induction percentile of what is left without FV heads (of all heads: 0.50)", ".2f"),
 }
-_LOSS = {"paper": "paper's text", "released": "released code", "single": "one intervention"}
-
-
-def _interval(row: pd.Series) -> str:
-    return f"{row['value']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-
-
-def _p(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
-def _kept(excluded: bool) -> str:
-    return " with exclusion" if excluded else ""
 
 
 def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
     """The ablated heads of each ranking that is not random, by fraction."""
     rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
-            for c in conditions if c.ranking in ("induction", "fv")]
+            for c in conditions if c.ranking in KINDS]
     return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
 
 
@@ -67,16 +55,16 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
     parts, measured = [], []
     for metric, words in METRIC_WORDS.items():
         drops = [(label, find(numbers, effect_name(metric, kind, False, "mean", "all", control)))
-                 for kind, label in _KIND.items()]
+                 for kind, label in KIND_WORDS.items()]
         the, unit = ("the ", " nats") if metric == TOKEN_LOSS else ("", "")
-        if texts := [f"{_interval(row).replace('+', '')}{unit} when {label} are ablated"
+        if texts := [f"{interval_words(row, '.3f')}{unit} when {label} are ablated"
                      for label, row in drops if row is not None]:
             parts.append(f"**{the}{words}** drops by {' and by '.join(texts)}".removesuffix(" ablated"))
             n_of = next(row["n"] for _, row in drops if row is not None)
             measured.append(f"{n_of} documents" if metric == TOKEN_LOSS else f"{n_of} prompts of {clean['n']} tasks")
-    text = (f"Without ablation few-shot accuracy is {clean['value']:.2f} ({clean['low']:.2f} to {clean['high']:.2f}). "
-            f"With {heads} replaced by their mean at all positions {'; '.join(parts)}, {CONTROL_WORDS[control]} (95 % "
-            f"intervals; {' and '.join(measured)}).")
+    text = (f"Without ablation few-shot accuracy is {interval_words(clean, '.2f')}. With {heads} replaced by their "
+            f"mean at all positions {'; '.join(parts)}, {CONTROL_WORDS[control]} (95 % intervals; "
+            f"{' and '.join(measured)}).")
     if not controlled:
         text += (f" There is no valid control here: {neither['value']:.0f} of {neither['n']} heads are of neither "
                  "kind, and with the ablated sets taken out they are fewer than the heads of a set.")
@@ -90,37 +78,37 @@ def controls_table(numbers: pd.DataFrame, positions: str = "all") -> pd.DataFram
 
     `left`: the metric with the heads ablated, where the page has it; Holm's p is of the effect in the same layers.
     """
+    def told(name: str) -> str:
+        row = find(numbers, name)
+        return "-" if row is None else f"{row['value']:.2f}"
+
     rows = []
-    for metric, words in METRIC_WORDS.items():
-        for excluded in (False, True):
-            for kind, label in _KIND.items():
-                names = {head: effect_name(metric, kind, excluded, "mean", positions, control)
-                         for control, head in CONTROL_WORDS.items()}
-                lost = {head: find(numbers, name) for head, name in names.items()}
-                name, p_value = set_name(kind, excluded), find(numbers, f"{[*names.values()][-1]}, Holm's p")
-                left = find(numbers, f"{metric}, {name}, mean at {positions}")
-                draws, far = find(numbers, f"draws, layer-matched, {name}"), find(numbers, f"layer distance, {name}")
-                if lost["against no ablation"] is not None:
-                    rows.append({
-                        "metric": words, "ablated": label + _kept(excluded),
-                        "left": "-" if left is None else f"{left['value']:.2f}",
-                        **{head: "no valid control" if r is None else _interval(r) for head, r in lost.items()},
-                        "Holm's p": "-" if p_value is None else _p(p_value["value"]),
-                        "different draws of the same layers": int(draws["value"]),
-                        "mean distance of their layers": "-" if far is None else f"{far['value']:.2f}"})
+    for metric, excluded, kind in product(METRIC_WORDS, (False, True), KIND_WORDS):
+        names = {control: effect_name(metric, kind, excluded, "mean", positions, control) for control in CONTROLS}
+        lost, of_set = {control: find(numbers, name) for control, name in names.items()}, set_name(kind, excluded)
+        if lost["none"] is not None:
+            p_value = find(numbers, f"{names[CONTROLS[-1]]}, Holm's p")
+            rows.append({
+                "metric": METRIC_WORDS[metric], "ablated": set_name(KIND_WORDS[kind], excluded),
+                "left": told(f"{metric}, {of_set}, mean at {positions}"),
+                **{CONTROL_WORDS[control]: "no valid control" if row is None else interval_words(row, "+.3f")
+                   for control, row in lost.items()},
+                "Holm's p": "-" if p_value is None else "< 0.001" if p_value["value"] < 0.001
+                else f"{p_value['value']:.3f}",
+                "different draws of the same layers": int(find(numbers, f"draws, layer-matched, {of_set}")["value"]),
+                "mean distance of their layers": told(f"layer distance, {of_set}")})
     return pd.DataFrame(rows).set_index(["metric", "ablated"])
 
 
 def order_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """In how many interventions the order that the paper reports holds, beyond random heads of the same layers."""
     rows = []
-    for metric, first in ((FEW_SHOT, "fv"), (TOKEN_LOSS, "induction")):
-        for excluded in (False, True):
-            order, beyond, apart = (find(numbers, f"interventions {what}, {metric}, {set_name(first, excluded)}")
-                                    for what in ("in order", "beyond random", "told apart"))
-            if order is not None:
-                rows.append((METRIC_WORDS[metric], _KIND[first] + _kept(excluded), int(order["value"]),
-                             int(beyond["value"]), int(apart["value"]), int(order["n"])))
+    for (metric, first), excluded in product(((FEW_SHOT, "fv"), (TOKEN_LOSS, "induction")), (False, True)):
+        found = [find(numbers, f"interventions {what}, {metric}, {set_name(first, excluded)}")
+                 for what in ("in order", "beyond random", "told apart")]
+        if found[0] is not None:
+            rows.append((METRIC_WORDS[metric], set_name(KIND_WORDS[first], excluded),
+                         *(int(row["value"]) for row in found), int(found[0]["n"])))
     columns = ["metric", "drops most for", "in the paper's order", "beyond random", "beyond the other kind",
                "interventions"]
     return pd.DataFrame(rows, columns=columns).set_index("metric")
@@ -132,7 +120,7 @@ def protocols_table(numbers: pd.DataFrame, historic: Mapping[str, list[Condition
     The third row of Figure 4 is drawn where that difference lies above 0 and losing all of it would be told from none.
     """
     rows = {}
-    for name, words in _LOSS.items():
+    for name, words in titles(list(LOSSES)).items():
         row, own = {}, numbers[numbers["name"].str.startswith(f"heads ablated, {name}, ")]
         if name in historic:
             changed = find(numbers, f"sets changed by exclusion, {name}")
@@ -142,7 +130,7 @@ def protocols_table(numbers: pd.DataFrame, historic: Mapping[str, list[Condition
         carried = carries_loss(numbers, name)
         if carried is not None:
             clean, least = find(numbers, f"{LOSSES[name]}, no ablation"), find(numbers, f"least change told, {name}")
-            row |= {"token-loss difference (nats)": _interval(clean), "documents": f"{clean['n']}",
+            row |= {"token-loss difference (nats)": interval_words(clean, "+.3f"), "documents": f"{clean['n']}",
                     "least change told (nats)": f"{least['value']:.2f}",
                     "third row of Figure 4": "drawn" if carried else "not drawn"}
         if row:
@@ -157,12 +145,11 @@ def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """
     found = numbers["name"].str.extract(
         rf"^{FEW_SHOT} lost, (?P<n>\d+) heads of (?P<ranking>\w+), mean at (?P<at>\w+)$")
-    found = found.assign(text=[_interval(row) for _, row in numbers.iterrows()]).dropna()
-    label = {"fv": "FV head", "induction": "induction head", LOWEST: "lowest FV scores"}
-    found["ablated"] = [f"{n} {label[ranking]}" + ("" if ranking == LOWEST else ", the top one")
-                        for n, ranking in zip(found["n"], found["ranking"], strict=True)]
-    where = found["at"].map({"all": "lost, all positions", "last": "lost, last position"})
-    wide = found.assign(where=where).pivot(index="ablated", columns="where", values="text").fillna("-")
+    found = found.assign(text=[interval_words(row, "+.3f") for _, row in numbers.iterrows()]).dropna()
+    words = {"fv": "FV head, the top one", "induction": "induction head, the top one", LOWEST: "lowest FV scores"}
+    found["ablated"] = found["n"] + " " + found["ranking"].map(words)
+    found["where"] = found["at"].map({"all": "lost, all positions", "last": "lost, last position"})
+    wide = found.pivot(index="ablated", columns="where", values="text").fillna("-")
     return wide.loc[found["ablated"].unique()].rename_axis(columns=None)
 
 
@@ -187,7 +174,7 @@ def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
     def told(metric: str, **change) -> str:
         row = find(numbers, effect_name(metric, DIFFERENCE, **here | change))
-        return "-" if row is None else _interval(row)
+        return "-" if row is None else interval_words(row, "+.3f")
 
     lines = [("", "one intervention, as on this page", told(FEW_SHOT), told(TOKEN_LOSS))]
     lines += [(place, words, told(FEW_SHOT, **change), told(TOKEN_LOSS, **change)) for place, words, change in _CHANGES]
@@ -212,6 +199,6 @@ def task_table(ablations: pd.DataFrame, tasks: pd.DataFrame, share: float) -> pd
 
     table = {"floor": tasks.set_index("task")["floor"][sorted(rows["task"].unique())],
              "F1 of right answers": ceilings, "clean": column("none")}
-    for kind, label in _KIND.items():
+    for kind, label in KIND_WORDS.items():
         table |= {label: column(kind), f"random, layers of {label}": column("random_layer_matched", kind)}
     return pd.DataFrame(table).round(2).rename_axis("task")

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from icl_lib.figures.common import CONTROL_LABEL
+from icl_lib.figures.common import CONTROL_LABEL, LABEL
 from icl_lib.provenance import provenance
 from icl_lib.tables import write_table
 
 CONTROL_WORDS = {control: " ".join(label.split()) for control, label in CONTROL_LABEL.items()}
+KIND_WORDS = {kind: LABEL[kind] for kind in ("fv", "induction")}  # FV heads first, as pages name them
 
 
 def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
@@ -22,14 +23,18 @@ def fault_table(tasks: pd.DataFrame) -> pd.DataFrame:
     return odd.rename("fault").to_frame()
 
 
-def made_from_tables(*, suite: str, seed: int, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Provenance of a table made from tables."""
-    return provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
+def write_statistics(
+    rows: pd.DataFrame, path: str | Path, *, suite: str, seed: int, parameters: dict[str, Any]
+) -> None:
+    """Write the numbers that a page prints, which are made from tables, as its table `statistics`."""
+    made_by = provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
+    write_table(rows, path, schema_name="statistics", provenance=made_by)
 
 
-def write_statistics(rows: pd.DataFrame, path: str | Path, **given: Any) -> None:
-    """Write the numbers that a page prints as its table `statistics`; `given` as in `made_from_tables`."""
-    write_table(rows, path, schema_name="statistics", provenance=made_from_tables(**given))
+def interval_words(row: pd.Series, form: str) -> str:
+    """A row's `value` with its interval, where it has one, each in this format: "+0.12 (+0.04 to +0.20)"."""
+    value, low, high = (f"{row[name]:{form}}" for name in ("value", "low", "high"))
+    return value if np.isnan(row["low"]) else f"{value} ({low} to {high})"
 
 
 def numbers_table(numbers: pd.DataFrame, shown: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
@@ -41,8 +46,7 @@ def numbers_table(numbers: pd.DataFrame, shown: Mapping[str, tuple[str, str]]) -
     for name, (words, form) in shown.items():
         if name in of.index and pd.notna(of.at[name, "value"]):
             row, place = of.loc[name], [f"{name}, layer", f"{name}, head"]
-            text = f"{row['value']:{form}}"
-            text += "" if np.isnan(row["low"]) else f" ({row['low']:{form}} to {row['high']:{form}})"
+            text = interval_words(row, form)
             if place[0] in of.index:
                 text += " (L{:.0f}H{:.0f})".format(*of["value"][place])
             p_value = "" if np.isnan(row["p_value"]) else f"{row['p_value']:.2g}"
@@ -62,8 +66,8 @@ def verdict_table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, kind: 
     marks = ["" if i < bare else f' data-head="{head}"' for i, head in enumerate(heads)]
     lines = ("".join(f"<td{mark}>{cell}</td>" for mark, cell in zip(marks, row, strict=True)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return HTML(f'<div class="wide"><table class="{kind}"><thead><tr>{"".join(f"<th>{head}</th>" for head in heads)}'
-                f"</tr></thead><tbody>{body}</tbody></table></div>")
+    return HTML(f'<div class="wide"><table class="{kind}"><thead><tr><th>{"</th><th>".join(heads)}</th></tr></thead>'
+                f"<tbody>{body}</tbody></table></div>")
 
 
 def side_by_side(texts: Mapping[str, str]) -> HTML:

@@ -19,15 +19,14 @@ def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
 
 def emergence_sentence(emergence: pd.DataFrame) -> str:
     """When each kind came and in which order, with the checkpoints that bound it."""
-    came = emergence.set_index("kind")["first step with it"]
+    came, before = (emergence.set_index("kind")[name] for name in ("first step with it", "last step without"))
     parts = []
     for kind, label in (("induction", "Induction heads"), ("fv", "FV heads")):
-        row = emergence.set_index("kind").loc[kind]
-        if pd.isna(row["first step with it"]):
-            parts.append(f"{label} did not come within {row['last step without']} steps")
+        if pd.isna(came[kind]):
+            parts.append(f"{label} did not come within {before[kind]} steps")
         else:
-            after = f", after {row['last step without']}" if pd.notna(row["last step without"]) else ""
-            parts.append(f"{label} came by step {row['first step with it']}{after}")
+            after = f", after {before[kind]}" if pd.notna(before[kind]) else ""
+            parts.append(f"{label} came by step {came[kind]}{after}")
     text = ". ".join(parts) + "."
     if came.isna().any():
         return text
@@ -45,11 +44,8 @@ def emergence_shown(emergence: pd.DataFrame) -> pd.DataFrame:
 
 def interval_sentence(low: float, high: float) -> str:
     """The interval of the FV heads' emergence step."""
-    return f"FV heads, 95 % interval over scoring tasks: {_step(low)} to {_step(high)}."
-
-
-def _step(step: float) -> str:
-    return f"step {step:g}" if np.isfinite(step) else "not within these steps"
+    ends = [f"step {step:g}" if np.isfinite(step) else "not within these steps" for step in (low, high)]
+    return f"FV heads, 95 % interval over scoring tasks: {' to '.join(ends)}."
 
 
 def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from icl_lib.example.choice import candidate_tasks, fv_by_task
 from icl_lib.figures.common import COLOUR, numbers_link
-from icl_lib.figures.example import EXPERIMENTS, HEAD
+from icl_lib.figures.example import EXPERIMENTS, HEAD, outcomes
 from icl_lib.kinds import DEFINED_BY, KINDS
 
 _ORDER = tuple(reversed(KINDS))  # FV heads first
@@ -57,16 +57,12 @@ def choice_sentence(example: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.Da
     """Which task and prompt, by which rule."""
     tasks = candidate_tasks(scores, accuracy, least)
     passed = int(example.loc[example["metric"] == "passed_over", "value"].item())
+    answer = example.loc[example["metric"] == "answer_probability", "token"].iloc[0].strip()
     return (f"The task is **{tasks['task'].iloc[0]}**: of the {len(tasks)} abstractive scoring tasks (the answer does "
             f"not stand in the query) with an accuracy of at least {least:g}, the one with the largest score of this "
             f"FV head ({tasks['fv'].iloc[0]:.3f}; accuracy {tasks['accuracy'].iloc[0]:.2f}). The prompt is number "
             f"{passed + 1} of those drawn: the first with an answer of one token that the model gives with right "
-            f"labels and is less sure of with shuffled ones. The right answer is `{answer_of(example)}`.")
-
-
-def answer_of(example: pd.DataFrame) -> str:
-    """The right answer's token as text."""
-    return example.loc[example["metric"] == "answer_probability", "token"].iloc[0].strip()
+            f"labels and is less sure of with shuffled ones. The right answer is `{answer}`.")
 
 
 def prompt_of(example: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -117,13 +113,9 @@ def looking_table(example: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("attention from the last token to")
 
 
-def _outcomes(example: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return example[example["metric"] == metric].set_index(["prompts", "replacement", "positions", "ranking"])
-
-
 def answer_table(example: pd.DataFrame) -> str:
     """One row per experiment: the probability of the right answer and the likeliest token, for each head, as HTML."""
-    answer, top, rows = _outcomes(example, "answer_probability"), _outcomes(example, "top_probability"), []
+    answer, top, rows = outcomes(example, "answer_probability"), outcomes(example, "top_probability"), []
     for experiment, words in EXPERIMENTS.items():
         row = {"experiment": words}
         for kind in _ORDER:
@@ -140,20 +132,19 @@ def expected_table(example: pd.DataFrame) -> pd.DataFrame:
     Way back: the answer's probability with the head put back less that with shuffled labels, as a share of what
     shuffling cost; put back is to bring more than the other head and than the FV head's mean over all tasks.
     """
-    answer = _outcomes(example, "answer_probability")["value"]
+    answer = outcomes(example, "answer_probability")["value"]
     clean, shuffled = answer["clean", "none", "none", "none"], answer["shuffled", "none", "none", "none"]
     back = {kind: answer["shuffled", "task_mean", "last", kind] for kind in _ORDER}
-    found = [("put back: share of the way back", {k: (value - shuffled) / (clean - shuffled)
-                                                  for k, value in back.items()},
+    share = {kind: (value - shuffled) / (clean - shuffled) for kind, value in back.items()}
+    found = [("put back: share of the way back", share,
               back["fv"] > max(back["induction"], answer["shuffled", "mean", "last", "fv"]))]
     for where, words in (("last", "the last token"), ("all", "every token")):
         drop = {kind: clean - answer["clean", "mean", where, kind] for kind in _ORDER}
         found.append((f"ablated at {words}: drop of probability", drop, drop["fv"] > drop["induction"]))
     names = names_of(example)
-    return pd.DataFrame([
-        {"the FV head's is expected to be the larger": words, **{names[kind]: f"{of[kind]:.3f}" for kind in _ORDER},
-         "it is": "yes" if larger else "no"} for words, of, larger in found]).set_index(
-             "the FV head's is expected to be the larger")
+    rows = {words: {names[kind]: f"{value:.3f}" for kind, value in of.items()} | {"it is": "yes" if larger else "no"}
+            for words, of, larger in found}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("the FV head's is expected to be the larger")
 
 
 def averages_table(example: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from html import escape
+from itertools import product
 
 import pandas as pd
 from IPython.display import HTML
@@ -21,7 +22,7 @@ from icl_lib.analysis.claims import (
 )
 from icl_lib.analysis.scaling_numbers import lost
 from icl_lib.pages.claims import chip
-from icl_lib.pages.common import verdict_table
+from icl_lib.pages.common import KIND_WORDS, interval_words, verdict_table
 from icl_lib.pages.paper_figures import OF_MODEL, figure_link
 from icl_lib.pages.scaling import by_size
 
@@ -86,15 +87,12 @@ def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
         if not own.index.str.contains(" lost, ").any():
             continue  # not ablated
         row = {"model": model}
-        for metric, words in METRIC_WORDS.items():
-            for ranking, kind in (("fv", "FV heads"), ("induction", "induction heads")):
-                name = lost(metric, ranking, CONTROLS[-1], False)
-                row[f"{words}, {kind}"] = (
-                    _dependence(own.loc[name], _UNIT[metric]) if name in own.index else "no control")
+        for (metric, words), (kind, heads) in product(METRIC_WORDS.items(), KIND_WORDS.items()):
+            text, name = "no control", lost(metric, kind, CONTROLS[-1], False)
+            if name in own.index:
+                low, high = own.loc[name, ["low", "high"]]
+                said = "yes" if low > 0 else "no" if high < 0 else "not told apart"
+                text = f"{said}: {interval_words(own.loc[name], '.2f')} {_UNIT[metric]}"
+            row[f"{words}, {heads}"] = text
         rows.append(row)
     return pd.DataFrame(rows).set_index("model")
-
-
-def _dependence(row: pd.Series, unit: str) -> str:
-    said = "yes" if row["low"] > 0 else "no" if row["high"] < 0 else "not told apart"
-    return f"{said}: {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) {unit}"

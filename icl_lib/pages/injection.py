@@ -24,10 +24,9 @@ def execution_sentence(executions: pd.DataFrame, *, preset: str, items: str, see
         by_task = own.groupby(["heads", "task"])["value"].mean().unstack("heads")
         gaps = []
         for other, label in (("none", "nothing added"), ("random_layer_matched", "random heads of the same layers")):
-            if other not in by_task:
-                continue
-            gap = bootstrap_mean((by_task["fv"] - by_task[other]).to_numpy(), seed=seed)
-            gaps.append(f"{gap.value:+.2f} against {label} ({gap.low:+.2f} to {gap.high:+.2f})")
+            if other in by_task:
+                gap = bootstrap_mean((by_task["fv"] - by_task[other]).to_numpy(), seed=seed)
+                gaps.append(f"{gap.value:+.2f} against {label} ({gap.low:+.2f} to {gap.high:+.2f})")
         parts.append(f"{words} {by_task['fv'].mean():.2f}, {' and '.join(gaps)}")
     clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean()
     return (f"**{preset}** ({items} items of {len(clean)} tasks, layer {layer}, {draws_words(rows)}): accuracy with "

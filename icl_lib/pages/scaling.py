@@ -1,5 +1,7 @@
 """Sentences and tables of the scaling page. They print numbers of its table `statistics` and no others."""
 
+from itertools import product
+
 import pandas as pd
 
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
@@ -16,19 +18,25 @@ COMPARISON = {
     "induction percentile of FV heads": ("mean percentile of FV heads in the induction score", ".2f"),
     "FV percentile of induction heads": ("mean percentile of induction heads in the FV score", ".2f"),
 }
+# Per share of heads: the names of the counts and means over models, and the column and format that show them.
+OVERLAPS = {
+    "fewest heads": ("fewest", ".0f"), "most heads": ("most", ".0f"), "overlap": ("shared", ".0%"),
+    "overlap by chance": ("by chance", ".0%"), "models with more overlap": ("more than chance in", ".0f"),
+    "models with less overlap": ("fewer in", ".0f"), "models with power for overlap": ("with power", ".0f"),
+}
 
 
 def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
     """Which models are compared, which of the suite are missing, and which lack a kind of heads."""
-    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")].set_index("model")["value"]
-    absent = [model for model in models if model not in sizes.index]
+    sizes = by_size(numbers)
+    absent = [model for model in models if model not in sizes]
     note = f" Not run: {', '.join(absent)}." if absent else ""
-    both = _over_models(numbers).loc["models with heads of both kinds"]
-    lacking = without_kinds(numbers)
-    left = "".join(f" {', '.join(of)} {'has' if len(of) == 1 else 'have'} {what}." for what, of in lacking.items())
-    return (f"{len(sizes)} {'model' if len(sizes) == 1 else 'models'} of {sizes.min():,.0f} to {sizes.max():,.0f} "
-            f"parameters, {both['value']:.0f} of them with induction heads and FV heads.{left}{note} Counts and means "
-            f"over models leave out those that lack a kind.")
+    both = _over_models(numbers).at["models with heads of both kinds", "value"]
+    left = "".join(f" {', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} {what}."
+                   for what, lacking in without_kinds(numbers).items())
+    return (f"{len(sizes)} {'model' if len(sizes) == 1 else 'models'} of {min(sizes.values()):,.0f} to "
+            f"{max(sizes.values()):,.0f} parameters, {both:.0f} of them with induction heads and FV heads.{left}{note} "
+            "Counts and means over models leave out those that lack a kind.")
 
 
 def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
@@ -49,19 +57,13 @@ def comparison_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """Per share of heads how many the top sets share, against two random sets, and in how many models at p < 0.05."""
-    of = _over_models(numbers)
-    rows = []
-    for where in sorted((name.split(", ")[1] for name in of.index if name.startswith("overlap, ")),
-                        key=lambda name: float(name.split()[1])):
-        row = {name: of.at[f"{name}, {where}", "value"] for name in
-               ("fewest heads", "most heads", "overlap", "overlap by chance", "models with more overlap",
-                "models with less overlap", "models with power for overlap")}
-        rows.append((f"top {float(where.split()[1]):.0%}", *(f"{row.pop(name):.0f}" for name in list(row)[:2]),
-                     *(f"{row.pop(name):.0%}" for name in list(row)[:2]), *(f"{value:.0f}" for value in row.values()),
-                     of.at[f"overlap, {where}", "n"]))
-    return pd.DataFrame(rows, columns=[
-        "heads", "fewest", "most", "shared", "by chance", "more than chance in", "fewer in", "with power", "models"
-    ]).set_index("heads")
+    of, rows = _over_models(numbers), {}
+    for share in sorted(float(name.split()[-1]) for name in of.index if name.startswith("overlap, top ")):
+        where = f"top {share:g}"
+        rows[f"top {share:.0%}"] = {column: f"{of.at[f'{name}, {where}', 'value']:{form}}" for name, (column, form) in
+                                    OVERLAPS.items()} | {"models": of.at[f"overlap, {where}", "n"]}
+    columns = [*(column for column, _ in OVERLAPS.values()), "models"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("heads")
 
 
 def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -71,22 +73,19 @@ def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
     difference between the kinds with size and its permutation p, beside the smallest p that so many sizes allow.
     """
     of, rows = _over_models(numbers), []
-    for metric, words in METRIC_WORDS.items():
-        for excluded in (False, True):
-            for control in reversed(CONTROLS):
-                fv, induction, gap = (lost(metric, ranking, control, excluded)
-                                      for ranking in ("fv", "induction", DIFFERENCE))
-                if fv not in of.index:
-                    continue
-                counts = of["value"][[f"{gap}, {end}" for end in (
-                    "above zero", "interval above zero", "interval below zero")]].astype(int)
-                trend, p_value = "", ""
-                if (name := f"{gap}, trend with size") in of.index:
-                    trend = f"{of.at[name, 'value']:+.2f}"
-                    p_value = f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})"
-                rows.append((words, "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
-                             of.at[fv, "n"], f"{of.at[fv, 'value']:.3f}", f"{of.at[induction, 'value']:.3f}", *counts,
-                             trend, p_value))
+    for metric, excluded, control in product(METRIC_WORDS, (False, True), reversed(CONTROLS)):
+        fv, induction, gap = (lost(metric, ranking, control, excluded) for ranking in ("fv", "induction", DIFFERENCE))
+        if fv not in of.index:
+            continue
+        counts = of["value"][[f"{gap}, {end}" for end in (
+            "above zero", "interval above zero", "interval below zero")]].astype(int)
+        trend, p_value = "", ""
+        if (name := f"{gap}, trend with size") in of.index:
+            trend = f"{of.at[name, 'value']:+.2f}"
+            p_value = f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})"
+        rows.append((METRIC_WORDS[metric], "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
+                     of.at[fv, "n"], f"{of.at[fv, 'value']:.3f}", f"{of.at[induction, 'value']:.3f}", *counts, trend,
+                     p_value))
     return pd.DataFrame(rows, columns=[
         "metric", "ranking", "drop", "models", "FV heads", "induction heads", "more with FV heads in",
         "interval above zero", "interval below zero", "trend of the difference with size", "p"])
@@ -100,30 +99,24 @@ def main_effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out_sentence(numbers: pd.DataFrame) -> str:
-    """Which ablated models are in none of the means, and why."""
-    left = [f"{', '.join(models)} ({what})" for what, models in _without_control(numbers).items()]
-    return f"Left out: {'; '.join(left)}." if left else "No ablated model is left out."
+    """Which ablated models are in none of the means, or not in those against layer-matched heads, and why."""
+    ablated = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
+    left = {what: kept for what, models in without_kinds(numbers).items()
+            if (kept := [model for model in models if model in ablated])}
+    lacking = {model for models in left.values() for model in models}
+    gap = lost("first_token_accuracy", DIFFERENCE, CONTROLS[-1], False)
+    controlled = set(numbers[numbers["name"] == gap]["model"])
+    if bare := [model for model in by_size(numbers) if model in ablated - lacking - controlled]:
+        left["not enough heads of neither kind for a control of the same layers"] = bare
+    words = "; ".join(f"{', '.join(models)} ({what})" for what, models in left.items())
+    return f"Left out: {words}." if words else "No ablated model is left out."
 
 
 def _over_models(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers[numbers["model"] == ""].set_index("name")
 
 
-def by_size(numbers: pd.DataFrame) -> list[str]:
-    """The models of a scaling page's numbers, smallest first."""
-    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")]
-    return list(sizes.sort_values(["value", "model"])["model"])
-
-
-def _without_control(numbers: pd.DataFrame) -> dict[str, list[str]]:
-    """Ablated models that are in no comparison, or not in that against layer-matched heads, by why."""
-    gap = lost("first_token_accuracy", DIFFERENCE, CONTROLS[-1], False)
-    with_effects = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
-    ablated = [model for model in by_size(numbers) if model in with_effects]
-    found = {what: kept for what, models in without_kinds(numbers).items()
-             if (kept := [model for model in models if model in ablated])}
-    lacking = {model for models in found.values() for model in models}
-    controlled = set(numbers[numbers["name"] == gap]["model"])
-    if bare := [model for model in ablated if model not in lacking | controlled]:
-        found["not enough heads of neither kind for a control of the same layers"] = bare
-    return found
+def by_size(numbers: pd.DataFrame) -> dict[str, float]:
+    """The models of a scaling page's numbers with their parameters, smallest first."""
+    sizes = numbers[(numbers["name"] == "parameters") & (numbers["model"] != "")].sort_values(["value", "model"])
+    return sizes.set_index("model")["value"].to_dict()

@@ -1,13 +1,13 @@
 """Tables of the scoring page. They print numbers of the table `statistics` and no others."""
 
-import re
-
 import pandas as pd
 
+from icl_lib.ablation.effects import FEW_SHOT
 from icl_lib.analysis.scoring_numbers import TOP, undone_tasks
-from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, RANKED_BY, mean_scores
+from icl_lib.figures.common import LABEL
+from icl_lib.figures.head_map import COLUMNS, head_table
+from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
 
-FEW_SHOT = "first_token_accuracy"
 # What the page calls its numbers, for `common.numbers_table`.
 OVERLAP = {
     "shared top heads": ("share of the top heads that are in both sets", ".0%"),
@@ -36,11 +36,11 @@ def kinds_table(numbers: pd.DataFrame) -> pd.DataFrame:
     definition = {"induction": f"prefix matching above {INDUCTION_THRESHOLD:g}",
                   "fv": f"FV score above {of['FV threshold']:.4f}"}
     rows = {}
-    for kind, words in (("induction", "induction heads"), ("fv", "FV heads")):
+    for kind in KINDS:
         tops = [name.rsplit(" ", 1)[1] for name in of.index if name.startswith(f"top {kind} head ")]
-        tops.sort(key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
-        rows[words] = {"heads": f"{of[f'{kind} heads']:.0f} of {n[f'{kind} heads']}", "defined by": definition[kind],
-                       "top heads": ", ".join(tops)}
+        tops.sort(key=lambda head: [int(part) for part in head[1:].split("H")])
+        rows[LABEL[kind]] = {"heads": f"{of[f'{kind} heads']:.0f} of {n[f'{kind} heads']}",
+                             "defined by": definition[kind], "top heads": ", ".join(tops)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -62,8 +62,8 @@ def scores_table(numbers: pd.DataFrame) -> pd.DataFrame:
             ("FV score (ranks, defines)", "fv", "fv", 4)):
         shares = {f"share of the sum in the top {k}": f"{of[f'share of top {k}, {kind}']:.0%}"
                   if f"share of top {k}, {kind}" in of else "-" for k in TOP}
-        rows.append({"score": label, "highest": f"{of[f'highest {score}']:.{digits}f}",
-                     "head": _head(of, f"highest {score}"), **shares})
+        value, layer, head = (of[f"highest {score}{part}"] for part in ("", ", layer", ", head"))
+        rows.append({"score": label, "highest": f"{value:.{digits}f}", "head": f"L{layer:.0f}H{head:.0f}", **shares})
     return pd.DataFrame(rows).set_index("score")
 
 
@@ -80,15 +80,8 @@ def accuracy_by_task(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFram
 
 def top_heads_table(scores: pd.DataFrame, n: int) -> pd.DataFrame:
     """The `n` heads with the highest FV scores and the `n` with the highest attention mass, with all their scores."""
-    columns = {"induction_attention_mass": "attention mass", "induction_prefix_matching": "prefix matching",
-               "previous_token": "previous token", "fv": "FV score"}
-    wide = pd.DataFrame({label: mean_scores(scores, score).ravel() for score, label in columns.items()})
-    n_heads = mean_scores(scores, "fv").shape[1]
-    wide.index = pd.Index([f"L{i // n_heads}H{i % n_heads}" for i in range(len(wide))], name="head")
-    best = [wide.nlargest(n, columns[RANKED_BY[kind]]).index for kind in ("fv", "induction")]
-    chosen = wide.loc[best[0].union(best[1], sort=False)]
-    return chosen.round({"attention mass": 3, "prefix matching": 3, "previous token": 3, "FV score": 4})
-
-
-def _head(of: pd.Series, name: str) -> str:
-    return f"L{of[f'{name}, layer']:.0f}H{of[f'{name}, head']:.0f}"
+    table = head_table(scores)
+    names = "L" + table["layer"].astype(str) + "H" + table["head"].astype(str)
+    wide = table[list(COLUMNS.values())].set_index(names.rename("head"))
+    best = [wide.nlargest(n, COLUMNS[RANKED_BY[kind]]).index for kind in ("fv", "induction")]
+    return wide.loc[best[0].union(best[1], sort=False)].round({name: 4 if name == "FV score" else 3 for name in wide})

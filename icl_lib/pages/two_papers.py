@@ -6,16 +6,15 @@ import pandas as pd
 
 from icl_lib.analysis.two_papers import accuracy_of, benefit_of, lost_at
 from icl_lib.kinds import KINDS
-
-_WORDS = {"induction": "induction heads", "fv": "FV heads"}
+from icl_lib.pages.common import KIND_WORDS, interval_words
 
 
 def able_words(numbers: pd.DataFrame, able: Mapping[str, list[str]], n_patterns: int, n_shots: int) -> str:
     """Which patterns each model answers above chance, with its accuracy on them."""
     lines = []
     for model, names in able.items():
-        values = _values(numbers, model)
-        done = ", ".join(f"{name} {values[accuracy_of(name, n_shots)].value:.2f}" for name in names)
+        words = _words(numbers, model)
+        done = ", ".join(f"{name} {words[accuracy_of(name, n_shots)]}" for name in names)
         lines.append(f"- **{model}** answers {len(names)} of {n_patterns} patterns above chance at {n_shots} "
                      f"demonstrations{f' (accuracy: {done})' if done else ': on them its ablations say nothing'}.")
     return "\n".join(lines)
@@ -25,10 +24,10 @@ def finding_sentence(numbers: pd.DataFrame, names: list[str]) -> str:
     """Per model what accuracy loses at the first and at the last step that were measured."""
     lines = []
     for model in numbers["model"].unique():
-        values = _values(numbers, model)
-        measured = [name for name in names if lost_at(name, "fv") in values]
+        words = _words(numbers, model)
+        measured = [name for name in names if lost_at(name, "fv") in words]
         ends = [f"under \"{' '.join(name.split())}\" accuracy drops by " + " and by ".join(
-            f"{_estimate(values[lost_at(name, kind)])} when {_WORDS[kind]} are ablated" for kind in KINDS)
+            f"{words[lost_at(name, kind)]} when {KIND_WORDS[kind]} are ablated" for kind in KINDS)
             for name in dict.fromkeys((*measured[:1], *measured[-1:]))]
         lines.append(f"- **{model}**: " + ("; ".join(ends) or "no step was measured") + ".")
     return "\n".join(lines)
@@ -38,10 +37,9 @@ def steps_table(numbers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Every step by model: accuracy lost to each kind, with its 95 % interval."""
     columns = {}
     for model in numbers["model"].unique():
-        values = _values(numbers, model)
+        words = _words(numbers, model)
         for kind in KINDS:
-            found = [values.get(lost_at(name, kind)) for name in names]
-            columns[model, _WORDS[kind]] = [_estimate(row) if row else "" for row in found]
+            columns[model, KIND_WORDS[kind]] = [words.get(lost_at(name, kind), "") for name in names]
     return pd.DataFrame(columns, index=[" ".join(name.split()) for name in names])
 
 
@@ -49,18 +47,15 @@ def benefit_sentence(numbers: pd.DataFrame, fraction: float) -> str:
     """Per model what demonstrations add to accuracy on the paper's tasks, unedited and with either kind ablated."""
     lines = []
     for model in numbers["model"].unique():
-        values = _values(numbers, model)
-        if (clean := benefit_of("paper", "none", 0.0)) in values:
-            left = ", ".join(f"{_estimate(values[benefit_of('paper', kind, fraction)])} with {fraction:.0%} of heads "
-                             f"ablated as {_WORDS[kind]}" for kind in KINDS)
-            lines.append(f"- **{model}**: {_estimate(values[clean])} without ablation, {left}.")
+        words = _words(numbers, model)
+        if (clean := benefit_of("paper", "none", 0.0)) in words:
+            left = ", ".join(f"{words[benefit_of('paper', kind, fraction)]} with {fraction:.0%} of heads ablated as "
+                             f"{KIND_WORDS[kind]}" for kind in KINDS)
+            lines.append(f"- **{model}**: {words[clean]} without ablation, {left}.")
     return "Demonstrations add to accuracy on the paper's tasks:\n\n" + "\n".join(lines) if lines else ""
 
 
-def _values(numbers: pd.DataFrame, model: str) -> dict:
-    return {row.name: row for row in numbers[numbers["model"] == model].itertuples(index=False)}
-
-
-def _estimate(row) -> str:
-    value, low, high = (round(number, 2) + 0.0 for number in (row.value, row.low, row.high))  # no minus before 0
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+def _words(numbers: pd.DataFrame, model: str) -> dict[str, str]:
+    """A model's numbers by name, with their intervals where they have them."""
+    rows = numbers[numbers["model"] == model]
+    return {row["name"]: interval_words(row, "z.2f") for _, row in rows.iterrows()}  # z: no minus before 0
