@@ -63,7 +63,8 @@ class Intervention:
     ) -> list[Rows]:
         """The batch as the intervention leaves it; `progress` is the share of training done."""
         if self.name == "no_repeats" and self.sham:
-            return _without_loss(batch, _share(batch, [_of_listings(rows) for rows in batch]) * self.strength, rng)
+            listings = [np.full(rows.tokens.shape, rows.kind == "listings") for rows in batch]
+            return _without_loss(batch, _share(batch, listings) * self.strength, rng)
         if self.name == "no_copy_loss":
             return self._without_copies(batch, rng)
         if self.name in ("mask_outside", "mask_everywhere"):
@@ -180,10 +181,6 @@ def read_intervention(config: dict[str, Any]) -> Intervention:
     if unknown := set(chosen) - {field.name for field in fields(Intervention)}:
         raise ValueError(f"intervention: unknown key {sorted(unknown)[0]!r}, expected name, strength, sham, heads")
     return Intervention(**chosen)
-
-
-def _of_listings(rows: Rows) -> Bool[ndarray, "batch pos"]:
-    return np.full(rows.tokens.shape, rows.kind == "listings")
 
 
 def _share(batch: list[Rows], where: list[Bool[ndarray, "batch pos"]]) -> float:
