@@ -6,6 +6,7 @@ paper's own induction score.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import gcd
 
 import pandas as pd
@@ -18,7 +19,7 @@ from icl_lib.ablation.table import Measurement, ablation_table
 from icl_lib.data.tasks import Task, TaskPrompts
 from icl_lib.measurements import prompts_of
 from icl_lib.saved import SavedResults
-from icl_lib.tables import SCHEMAS
+from icl_lib.tables import KEYS, SCHEMAS
 
 METRICS = {"patterns": "label_accuracy", "paper": "first_token_accuracy"}
 
@@ -115,11 +116,10 @@ def pattern_tables(
         alone = sorted(set(m.tasks)) if columns["task_set"] == "patterns" else []
         for task in ["", *alone] if len(m.conditions) > 1 else []:
             kept = m.tasks == task if task else slice(None)
-            part = Measurement(m.metric, m.replacement, m.positions, m.conditions, m.tasks[kept], m.values[:, kept])
+            part = replace(m, tasks=m.tasks[kept], values=m.values[:, kept])
             effects.append(effects_table([part], seed=seed, metrics=[m.metric], **of_run).assign(task=task, **columns))
     table = pd.concat(rows, ignore_index=True).drop(columns=["replacement", "positions"])
-    values = ["value", "standard_error", "n_prompts"]
     table.loc[table["ranking"] == "none", "ranked_by"] = ""  # clean rows of more prompts stand before the same ones
-    table = table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
+    table = table.drop_duplicates(KEYS["patterns"], ignore_index=True)
     found = pd.concat(effects, ignore_index=True) if effects else pd.DataFrame(columns=list(SCHEMAS["pattern_effects"]))
     return table, found.drop(columns=["replacement", "positions"], errors="ignore")
