@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.data.tasks import Prompt, Task, read_tasks, write_prompt
 from icl_lib.forward.edits import Edit
-from icl_lib.measurements import in_split, null_scores, prompts_of, score_rows, task_group
+from icl_lib.measurements import in_split, null_scores, prompts_of, task_group
 from icl_lib.metrics.evaluate import answer_metrics, token_losses
 from icl_lib.models.load import load_model
 from icl_lib.scores.function_vectors import fv_scores
@@ -172,7 +172,7 @@ def carry_out(run: Run, plan: dict[str, Any], folder: Path, work: Path) -> tuple
                      "loss": float(curve[step]), **measure(model, tasks, plan, last=step == config["steps"])})
     tokens = repeated_random_tokens(model, n_sequences=plan["measures"]["sequences"], seed=plan["measures"]["seed"])
     scores = induction_scores(model, tokens, convention="prefix_matching")
-    heads = score_rows(scores, "", n=1)[["layer", "head", "value"]].rename(columns={"value": "prefix_matching"})
+    heads = pd.DataFrame(scores.numpy()).stack().rename_axis(["layer", "head"]).rename("prefix_matching").reset_index()
     heads.insert(0, "seed", run.seed)
     shutil.rmtree(trained)
     return pd.DataFrame(rows), heads

@@ -14,7 +14,6 @@ from icl_lib.tables import read_table
 from lab import files
 from lab.files import ARMS, MODELS, TRIALS, read_rung
 
-GROUPS = ("shared labels", "look-up", "extractive")
 REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled", "all trained", "unseen",
            "prefix matching", "FV score", "FV threshold")
 
@@ -22,7 +21,7 @@ REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled
 def world_table(tasks: dict[str, Task]) -> pd.DataFrame:
     """Tasks by group and split: how many, how many pairs, and one pair of the first of them."""
     rows = []
-    for group in GROUPS:
+    for group in ("shared labels", "look-up", "extractive"):
         of_group = [task for task in tasks.values() if task_group(task) == group]
         question, answer = of_group[0].pairs[0]
         splits = {split: sum(task.split == split for task in of_group)

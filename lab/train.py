@@ -184,8 +184,9 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()  # of writing files; training has its own
     try:
-        untrained = [rung for rung in rungs() if not last_checkpoint(rung).is_dir()]
-        for rung in [arguments.rung] if arguments.rung else untrained:
+        chosen = [arguments.rung] if arguments.rung else [
+            rung for rung in rungs() if not last_checkpoint(rung).is_dir()]
+        for rung in chosen:
             print(f"checkpoints: {train(rung, seed=arguments.seed, models=arguments.models)}")
     except (ValueError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None
