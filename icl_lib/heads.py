@@ -167,6 +167,4 @@ def _allowed(shape: tuple[int, ...], exclude: HeadMask | None, n_heads: int) -> 
 
 
 def _mask(chosen: Int[ndarray, "n"], shape: tuple[int, ...]) -> HeadMask:
-    mask = np.zeros(math.prod(shape), dtype=bool)
-    mask[chosen] = True
-    return mask.reshape(shape)
+    return np.isin(np.arange(math.prod(shape)), chosen).reshape(shape)

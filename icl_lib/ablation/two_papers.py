@@ -7,6 +7,7 @@ paper's own induction score.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from math import gcd
 
 import pandas as pd
@@ -78,18 +79,16 @@ def measure_both(
     """
     clean, shots = conditions[THEIRS][:1], sorted(shots, reverse=True)
     for task_set, tasks in task_sets.items():
-        how = dict(task_set=task_set, seed=seed, saved=saved)
-        able = set(tasks)
+        how, able = dict(task_set=task_set, seed=seed, saved=saved), list(tasks)
+        draw = partial(prompts_of_seeds, model, seed=seed, n_seeds=n_seeds[task_set])
         for n_shots in shots if task_set == "patterns" else []:
-            draw = dict(n_shots=n_shots, seed=seed, n_seeds=n_seeds[task_set])
-            checked = prompts_of_seeds(model, tasks, n_prompts=n_check, **draw)
+            checked = draw(tasks, n_prompts=n_check, n_shots=n_shots)
             found = measure_sets(model, clean, tasks, checked, {}, **how)
-            able = set(able_tasks(found, tasks)) if n_shots == shots[0] else able
+            able = able_tasks(found, tasks) if n_shots == shots[0] else able
             yield {"task_set": task_set, "n_shots": n_shots, "ranked_by": ""}, found
         able = {name: task for name, task in tasks.items() if name in able}
         for n_shots in shots if able else []:
-            draw = dict(n_shots=n_shots, seed=seed, n_seeds=n_seeds[task_set])
-            prompts = prompts_of_seeds(model, able, n_prompts=n_prompts[task_set], **draw)
+            prompts = draw(able, n_prompts=n_prompts[task_set], n_shots=n_shots)
             for ranked_by in RANKINGS if n_shots == shots[0] else [THEIRS]:
                 columns = {"task_set": task_set, "n_shots": n_shots, "ranked_by": ranked_by}
                 yield columns, measure_sets(model, conditions[ranked_by], able, prompts, scoring, **how)
