@@ -64,7 +64,7 @@ def put(path: Path, rows: pd.DataFrame, key: list[str], *, digits: int = 5, arms
     Other processes may do so too.
     """
     order = {arm: place for place, arm in enumerate(arms)}
-    with locked(Path("results/.lab-tables.lock"), wait=True):
+    with locked(Path("results/causal/.tables.lock"), wait=True):
         old = [pd.read_csv(path)] if path.is_file() else []
         table = pd.concat([*old, rows.round(digits)], ignore_index=True).drop_duplicates(key, keep="last")
         table = table.sort_values(
