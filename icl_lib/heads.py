@@ -1,6 +1,7 @@
 """Head sets: boolean masks `layer head` of numpy, the one type that every other part takes and returns."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -35,7 +36,7 @@ def head_count(fraction: float, n_total: int, *, rounding: str = "ceil", minimum
 
 def top_heads(
     scores: Float[ndarray, "layer head"], *, fraction: float | None = None, n_heads: int | None = None,
-    exclude: HeadMask | None = None, rounding: str = "ceil", minimum: int = 1,
+    exclude: HeadMask | None = None, rounding: str = "ceil",
 ) -> HeadMask:
     """The heads with the highest scores ("top 2 % heads", sections 3 to 5).
 
@@ -52,7 +53,7 @@ def top_heads(
         raise ValueError(f"scores of {nan.sum()} heads are NaN (first {head_names(nan)[0]}), expected a number for "
                          "every head")
     if n_heads is None:
-        n_heads = head_count(fraction, scores.size, rounding=rounding, minimum=minimum)
+        n_heads = head_count(fraction, scores.size, rounding=rounding)
     allowed = _allowed(scores.shape, exclude, n_heads)
     # Excluded heads stand last; the sort is stable, so equal scores keep the order of layer, head.
     return _mask(np.lexsort((-scores.ravel(), ~allowed.ravel()))[:n_heads], scores.shape)
@@ -123,6 +124,12 @@ def different_heads(sets: list[HeadMask]) -> tuple[list[HeadMask], list[int]]:
     return list(different.values()), [places[mask.tobytes()] for mask in sets]
 
 
+def different_draws(draw_one: Callable[..., HeadMask], n_draws: int) -> list[tuple[int, HeadMask]]:
+    """The different ones of the sets `draw_one(draw=...)`, numbered from 0."""
+    different, _ = different_heads([draw_one(draw=draw) for draw in range(n_draws)])
+    return list(enumerate(different))
+
+
 def overlap(heads: HeadMask, others: HeadMask) -> float:
     """Share of heads in both top sets (section 3, figure 3 left), 0..1, relative to the smaller set.
 
@@ -160,6 +167,4 @@ def _allowed(shape: tuple[int, ...], exclude: HeadMask | None, n_heads: int) -> 
 
 
 def _mask(chosen: Int[ndarray, "n"], shape: tuple[int, ...]) -> HeadMask:
-    mask = np.zeros(math.prod(shape), dtype=bool)
-    mask[chosen] = True
-    return mask.reshape(shape)
+    return np.isin(np.arange(math.prod(shape)), chosen).reshape(shape)

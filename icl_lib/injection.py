@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from icl_lib.forward.means import clean_means, mean_over_tasks
 from icl_lib.forward.passes import device_of, output_projections
 from icl_lib.forward.run import run_added
 from icl_lib.forward.written import writes_projection, written_by_heads
-from icl_lib.heads import HeadMask, different_heads, layer_matched_random_heads, random_heads
+from icl_lib.heads import HeadMask, different_draws, layer_matched_random_heads, random_heads
 from icl_lib.kinds import heads_of_kind, top_sets
 from icl_lib.models.load import bos_text
 from icl_lib.names import refuse_unknown
@@ -97,14 +98,10 @@ def head_sets(scores: pd.DataFrame, *, fraction: float, n_draws: int, seed: int)
     sets = [(kind, 0, tops[kind]) for kind in ("fv", "induction")]
     if n_heads > int((~taken).sum()):
         return sets
-    options = dict(seed=seed, exclude=taken)
-    for kind, draw_one in (
-        ("random", lambda draw: random_heads(taken.shape, n_heads, draw=draw, **options)),
-        ("random_layer_matched", lambda draw: layer_matched_random_heads(tops["fv"], draw=draw, **options)),
-    ):
-        different, _ = different_heads([draw_one(draw) for draw in range(n_draws)])
-        sets += [(kind, draw, heads) for draw, heads in enumerate(different)]
-    return sets
+    anywhere = partial(random_heads, taken.shape, n_heads, seed=seed, exclude=taken)
+    matched = partial(layer_matched_random_heads, tops["fv"], seed=seed, exclude=taken)
+    return sets + [(kind, *drawn) for kind, draw_one in (("random", anywhere), ("random_layer_matched", matched))
+                   for drawn in different_draws(draw_one, n_draws)]
 
 
 def execution_table(
@@ -167,12 +164,12 @@ def _of_task(
 
 def added_correct(
     model: nn.Module, prompts: Sequence[Prompt], task: str, vectors: Float[Tensor, "row d_model"],
-    at: Int[Tensor, "row"], *, batch_size: int = 16,
+    at: Int[Tensor, "row"],
 ) -> Bool[Tensor, "prompt row"]:
     """Whether the answer's first token is the likeliest one with each vector added (top-1, as in appendix A.6)."""
     encoded = encode_prompts(model, prompts, task)
     correct = torch.empty(len(encoded), len(vectors), dtype=torch.bool)
-    for batch in token_batches([p.tokens for p in encoded], batch_size, device_of(model)):
+    for batch in token_batches([p.tokens for p in encoded], 16, device_of(model)):
         targets = torch.tensor([[encoded[i].answer[0]] for i in batch.rows], device=batch.tokens.device)
         readout = run_added(model, batch, vectors, at.to(batch.tokens.device), targets)
         correct[batch.rows] = readout.correct[..., 0].cpu()

@@ -55,10 +55,9 @@ def heads_of_kind(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) ->
     return masks
 
 
-def top_sets(scores: pd.DataFrame, *, fraction: float, minimum: int = 1) -> dict[str, HeadMask]:
+def top_sets(scores: pd.DataFrame, *, fraction: float) -> dict[str, HeadMask]:
     """The top share of heads of each kind by the score that ranks it: {"induction": mask, "fv": mask}."""
-    return {kind: top_heads(mean_scores(scores, score), fraction=fraction, minimum=minimum)
-            for kind, score in RANKED_BY.items()}
+    return {kind: top_heads(mean_scores(scores, score), fraction=fraction) for kind, score in RANKED_BY.items()}
 
 
 def fv_threshold(null: Float[ndarray, "draw *head"], *, quantile: float = NULL_QUANTILE) -> float:

@@ -171,8 +171,8 @@ def null_scores(
     On the first `n_prompts` shuffled prompts of each task, 0 for all: fewer make the null wider, never narrower, on
     average, so that a bar taken from it is on the safe side.
     """
-    some = {task: TaskPrompts(p.clean, p.shuffled[: n_prompts or None]) for task, p in prompts.items()}
-    return permuted_mean_scores(model, some, fv.mean_z, n_draws=n_draws, seed=seed, save_to=save_to)
+    return permuted_mean_scores(
+        model, first_prompts(prompts, n_prompts), fv.mean_z, n_draws=n_draws, seed=seed, save_to=save_to)
 
 
 def departure_statistics(effects: pd.DataFrame, *, name: str) -> pd.DataFrame:

@@ -165,16 +165,14 @@ def departure_effects(
             scores = reference if kind == "default" else run[score](protocol, seed=of_seed)
             same = idle is not None and torch.equal(scores, reference)
             rows.append({"score": score, "kind": kind, "name": name, "n_heads": scores.numel(),
-                         **_compared(reference, None if same else scores, top_fraction), "note": idle if same else ""})
+                         **({} if same else _compared(reference, scores, top_fraction)), "note": idle if same else ""})
         tables.append(_beyond_seeds(pd.DataFrame(rows)))
     return pd.concat(tables, ignore_index=True)
 
 
-def _compared(reference: Tensor, scores: Tensor | None, top_fraction: float) -> dict[str, float]:
-    if scores is None:
-        return dict.fromkeys(("top", "rank_correlation", "low", "high", "shared"), float("nan"))
+def _compared(reference: Tensor, scores: Tensor, top_fraction: float) -> dict[str, float]:
     reference, scores = reference.numpy(), scores.numpy()
-    tops = [top_heads(values, fraction=top_fraction, rounding="ceil") for values in (reference, scores)]
+    tops = [top_heads(values, fraction=top_fraction) for values in (reference, scores)]
     rank = spearman(reference, scores)
     return {"top": float(scores.max()), "rank_correlation": rank.value, "low": rank.low, "high": rank.high,
             "shared": overlap(*tops)}

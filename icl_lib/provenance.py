@@ -30,22 +30,14 @@ def provenance(
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {
-        "suite": str(suite),
-        "seed": int(seed),
-        "dtype": str(dtype),
-        "device": str(device),
-        "bos": str(bos),
-        "revision": str(revision),
-        "sums": dict(sums or {}),
+        "suite": suite, "seed": seed, "dtype": dtype, "device": device, "bos": bos, "revision": revision,
+        "sums": sums or {}, "checked": checked, "parameters": parameters, "made_from": _made_from(),
         "processor": platform.machine() + (f", {_processor()}" if device else ""),
-        "seconds": None if seconds is None else round(float(seconds)),
-        "checked": str(checked),
+        "seconds": None if seconds is None else round(seconds),
         "versions": {name: version(name) for name in ("icl_lib", "torch", "transformers", "transformer_lens")},
         "git_commit": commit or "unknown",
         "git_dirty": None if changes is None else bool(changes),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "parameters": dict(parameters),
-        "made_from": _made_from(),
     }
 
 

@@ -7,12 +7,8 @@ run's rows go into `<arm>.csv` beside the plan; finished runs are not repeated. 
 """
 
 import argparse
-import fcntl
-import os
 import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +25,8 @@ from icl_lib.metrics.evaluate import answer_metrics, token_losses
 from icl_lib.models.load import load_model
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
-from lab.files import CAUSAL, read_plan, read_rung
+from lab.check import beyond
+from lab.files import CAUSAL, locked, put, read_plan, read_rows, read_rung
 from lab.interventions import heads_to_clamp
 from lab.recipe import changed
 from lab.train import train
@@ -74,7 +71,7 @@ def configuration(run: Run, plan: dict[str, Any], folder: Path) -> dict[str, Any
 def read_heads(seed: int, folder: Path) -> Tensor:
     """Prefix-matching score of every head at the end of the untouched run of a seed, `[layer head]`."""
     path = folder / HEADS
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame({"seed": []})
+    table = read_rows(path, ["seed"])
     rows = table[table["seed"] == seed]
     if rows.empty:
         raise ValueError(f"no heads of seed {seed} in {path}, expected those of the arm 'none'; run "
@@ -175,17 +172,15 @@ def carry_out(run: Run, plan: dict[str, Any], folder: Path, work: Path) -> tuple
                      "loss": float(curve[step]), **measure(model, tasks, plan, last=step == config["steps"])})
     tokens = repeated_random_tokens(model, n_sequences=plan["measures"]["sequences"], seed=plan["measures"]["seed"])
     scores = induction_scores(model, tokens, convention="prefix_matching")
-    layer, head = (axis.flatten().numpy() for axis in torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij"))
-    heads = pd.DataFrame({"seed": run.seed, "layer": layer, "head": head,
-                          "prefix_matching": scores.flatten().numpy()})
+    heads = pd.DataFrame(scores.numpy()).stack().rename_axis(["layer", "head"]).rename("prefix_matching").reset_index()
+    heads.insert(0, "seed", run.seed)
     shutil.rmtree(trained)
     return pd.DataFrame(rows), heads
 
 
 def committed(run: Run, folder: Path) -> pd.DataFrame:
     """The rows of a run in its arm's table, none if it was not run."""
-    path = folder / f"{run.arm}.csv"
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=KEY)
+    table = read_rows(folder / f"{run.arm}.csv", KEY)
     return table[(table["strength"] == run.strength) & (table["seed"] == run.seed)]
 
 
@@ -198,24 +193,7 @@ def repeat(run: Run, plan: dict[str, Any], folder: Path, work: Path) -> list[str
     new, _ = carry_out(run, plan, folder, work / "again")
     shown = pd.DataFrame({"committed": old.iloc[-1], "again": new.iloc[-1]}).drop(index=KEY)
     print(shown.astype(float).round(3).to_string(), flush=True)
-    return compare(new, old, plan["measures"]["tolerances"])
-
-
-def put(path: Path, rows: pd.DataFrame, key: list[str]) -> None:
-    """Add rows to a table, sorted by `key`, in place of rows with the same key; other processes may do so too."""
-    with _alone():
-        old = pd.read_csv(path) if path.is_file() else rows.iloc[:0]
-        table = pd.concat([old, rows.round(5)], ignore_index=True) if len(old) else rows.round(5)
-        table = table.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
-        table.to_csv(path.with_suffix(".partial"), index=False)
-        os.replace(path.with_suffix(".partial"), path)
-
-
-def compare(again: pd.DataFrame, committed: pd.DataFrame, tolerances: dict[str, float]) -> list[str]:
-    """One line for each measure of the last step that differs by more than the plan tolerates."""
-    new, old = again.iloc[-1], committed.iloc[-1]
-    return [f"{name}: {new[name]:.3f}, committed {old[name]:.3f}, expected within {tolerance}"
-            for name, tolerance in tolerances.items() if not abs(new[name] - old[name]) <= tolerance]
+    return beyond(plan["measures"]["tolerances"], new, old)
 
 
 def _shares_labels(task: Task) -> bool:
@@ -226,27 +204,6 @@ def _accuracies(model, prompts, edits) -> pd.DataFrame:
     """First-token accuracy, task by edit."""
     metrics = answer_metrics(model, prompts, edits)
     return metrics.groupby(["task", "edit"])["first_token_correct"].mean().unstack("edit")
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Whether this process has the lock; another one does not wait for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    WORK.mkdir(parents=True, exist_ok=True)
-    with open(WORK / ".tables.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> None:
@@ -280,7 +237,8 @@ def main() -> None:
             if arguments.again:
                 problems += [f"{run.name} seed {run.seed}: {line}" for line in repeat(run, plan, folder, work)]
                 continue
-            with _claimed(work / f".{run.name}-seed{run.seed}.lock") as mine:  # several processes may share the work
+            # several processes may share the work
+            with locked(work / f".{run.name}-seed{run.seed}.lock", wait=False) as mine:
                 if not mine or len(committed(run, folder)):
                     continue
                 rows, heads = carry_out(run, plan, folder, work)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.figures.common import COLOUR, MARKER, Figure
+from lab.causal_statistics import at_full
 
 ARM_LABEL = {
     "none": "untouched", "mask_outside": "mask outside prompts", "mask_everywhere": "mask everywhere",
@@ -35,9 +36,8 @@ def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(11.4, 0.62 * len(arms) + 1.1), sharey=True)
     for ax, (measure, (label, colour, marker)) in zip(axes, MEASURES.items(), strict=True):
         for place, (arm, control) in enumerate(arms.items()):
-            strength = plan["arms"][arm]["strengths"][0]
             for name, shift, look in ((arm, -0.16, {"color": colour, "marker": marker}), (control, 0.2, SHAM)):
-                rows = last[(last["arm"] == name) & (last["strength"] == strength)]
+                rows = at_full(last, name, plan["arms"][arm])
                 y = np.full(len(rows), place + shift)
                 ax.scatter(rows[measure], y, s=22, alpha=0.75, linewidths=0, **look)
                 ax.plot([rows[measure].mean()] * 2, [place + shift - 0.14, place + shift + 0.14], color=look["color"])
@@ -64,11 +64,10 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any]) -> Figure:
                                 squeeze=False)
     for row, arm in zip(axes, arms, strict=True):
         entry = plan["arms"][arm]
-        at_full = runs[runs["strength"] == entry["strengths"][0]]
         for ax, (measure, (_, colour, marker)) in zip(row, MEASURES.items(), strict=True):
             for name, look in ((entry.get("control"), {"color": COLOUR["random"], "linestyle": "--"}),
                                (arm, {"color": colour, "marker": marker, "markersize": 4})):
-                by_step = at_full[at_full["arm"] == name].groupby("step")[measure]
+                by_step = at_full(runs, name, entry).groupby("step")[measure]
                 mean, low, high = by_step.mean(), by_step.min(), by_step.max()
                 ax.plot(mean.index, mean, linewidth=1.6, **look)
                 ax.fill_between(low.index, low, high, color=look["color"], alpha=0.15, linewidth=0)

@@ -93,16 +93,14 @@ def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
 
 def emergence_words(last: pd.DataFrame) -> str:
     """The median step of emergence of some runs (rows of `last_rows`), "not within N steps" where it never came."""
-    never = last[~last["emerged"].astype(bool)]
-    came = sorted(last.loc[last["emerged"].astype(bool), "emergence"])
-    steps = [*came, *[np.inf] * len(never)]  # those that never came are the latest
-    middle = (steps[(len(steps) - 1) // 2] + steps[len(steps) // 2]) / 2
+    came = last["emerged"].astype(bool)
+    middle = last["emergence"].where(came, np.inf).median()  # those that never came are the latest
     within = f"not within {int(last['step'].max())} steps"
-    if not len(never):
+    if came.all():
         return f"{middle:.0f}"
-    if not came:
+    if not came.any():
         return within
-    return ("" if np.isinf(middle) else f"{middle:.0f}; ") + f"{within} in {len(never)} of {len(last)}"
+    return ("" if np.isinf(middle) else f"{middle:.0f}; ") + f"{within} in {(~came).sum()} of {len(last)}"
 
 
 def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
@@ -111,8 +109,7 @@ def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     for row in found.itertuples():
         entry = plan["arms"][row.arm]
         if row.outcome == "emergence":
-            sides = [emergence_words(last[(last["arm"] == arm) & (last["strength"] == entry["strengths"][0])])
-                     for arm in (row.arm, entry["control"])]
+            sides = [emergence_words(judge.at_full(last, arm, entry)) for arm in (row.arm, entry["control"])]
             told = {"sham": sides[1], "arm less sham": f"{sides[0]}; pairs of runs later less earlier {row.value:+.0%}",
                     "p": f"{row.p_value:.2g}" if row.smallest_p < 0.05 else
                     f"{row.p_value:.2g} (no less than {row.smallest_p:.2g} possible)", "margin": ""}

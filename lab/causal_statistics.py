@@ -55,13 +55,6 @@ def read_runs(folder: str | Path) -> pd.DataFrame:
     return runs.assign(order_gain=runs["repeat_gain"] - runs["any_order_gain"])
 
 
-def missing_runs(runs: pd.DataFrame, plan: dict[str, Any], *, doses: bool = True) -> int:
-    """How many runs of the plan have no rows; without `doses` only of each arm's first strength."""
-    planned = {(arm, float(strength), seed) for arm, entry in plan["arms"].items()
-               for strength in entry["strengths"][: None if doses else 1] for seed in plan["seeds"]}
-    return len(planned - set(map(tuple, runs[RUN].drop_duplicates().to_numpy(dtype=object))))
-
-
 def last_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """One row per run, at its last step, with `gap`, `formed` (FV heads by the plan), `emergence` (a step), `emerged`.
 
@@ -79,30 +72,31 @@ def last_rows(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(RUN, ignore_index=True)
 
 
+def at_full(rows: pd.DataFrame, arm: str | None, entry: dict[str, Any]) -> pd.DataFrame:
+    """The rows of an arm, or of its sham, at the full strength of the arm's entry in the plan."""
+    return rows[(rows["arm"] == arm) & (rows["strength"] == entry["strengths"][0])]
+
+
 def manipulation_checks(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Per arm and strength how much induction was left, and whether the plan calls it absent.
+    """Per arm and strength how much induction was left, and whether the plan calls it `absent`.
 
     `prefix_matching`: the highest of any seed and step. `gain`: the highest of the plan's gain on repeats as a share of
-    the reference arm's mean at the last step. `gain_of_heads`: what the induction heads at zero take off the gain on
-    repeats at the last step, as a share of the reference's, mean over seeds. Index: arm, strength.
+    the reference arm's mean at the last step. Index: arm, strength.
     """
-    rules, rows = plan["rules"]["induction_absent"], []
-    ends, measure = last_rows(runs, plan), gain_measure(plan)
-    reference = ends[ends["arm"] == rules.get("reference", "none")]
-    for (arm, strength), of_arm in runs.groupby(["arm", "strength"], sort=False):
-        last = ends[(ends["arm"] == arm) & (ends["strength"] == strength)]
-        matching = of_arm["prefix_matching"].max()
-        gain = of_arm[measure].max(skipna=False) / reference[measure].mean()
-        of_heads = (last["repeat_gain"] - last["repeat_gain_ablated"]).mean() / reference["repeat_gain"].mean()
-        rows.append({"arm": arm, "strength": strength, "prefix_matching": matching, "gain": gain,
-                     "gain_of_heads": of_heads,
-                     "absent": bool(matching < rules["prefix_matching"] and gain < rules[measure])})
-    return pd.DataFrame(rows).set_index(["arm", "strength"])
+    rules, (measure, reference) = plan["rules"]["induction_absent"], _reference_gain(runs, plan)
+    by_arm = runs.groupby(["arm", "strength"], sort=False)
+    gain = by_arm[measure].agg(lambda gains: gains.max(skipna=False)) / reference
+    table = pd.DataFrame({"prefix_matching": by_arm["prefix_matching"].max(), "gain": gain})
+    return table.assign(
+        absent=(table["prefix_matching"] < rules["prefix_matching"]) & (table["gain"] < rules[measure]))
 
 
-def gain_measure(plan: dict[str, Any]) -> str:
-    """The gain that has to be absent: `repeat_gain`, or `order_gain`, its part that goes with the order."""
-    return "order_gain" if "order_gain" in plan["rules"]["induction_absent"] else "repeat_gain"
+def _reference_gain(runs: pd.DataFrame, plan: dict[str, Any]) -> tuple[str, float]:
+    """Which gain has to be absent (`order_gain`: its part that goes with the order), the reference arm's at the end."""
+    rules = plan["rules"]["induction_absent"]
+    measure = "order_gain" if "order_gain" in rules else "repeat_gain"
+    reference = runs[runs["arm"] == rules.get("reference", "none")]
+    return measure, last_rows(reference, plan)[measure].mean()
 
 
 def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
@@ -112,14 +106,12 @@ def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFram
     first such step, NaN for none).
     """
     absent, formed, rows = plan["rules"]["induction_absent"], plan["rules"]["fv_formed"], []
-    measure, reference = gain_measure(plan), runs[runs["arm"] == absent.get("reference", "none")]
-    limit = absent[measure] * last_rows(reference, plan)[measure].mean()
+    measure, reference = _reference_gain(runs, plan)
     for key, run in runs.sort_values("step").groupby(RUN, sort=False):
-        without = ((run["prefix_matching"] < absent["prefix_matching"])
-                   & (run[measure] < limit)).cummin()
+        without = (run["prefix_matching"] < absent["prefix_matching"]) & (run[measure] < absent[measure] * reference)
         heads = (run["fv_score"] > run["fv_null"].clip(lower=formed["fv_score"])) & (
             run["accuracy"] - run["accuracy_shuffled"] > formed["gap"])
-        steps = run.loc[without & heads, "step"]
+        steps = run.loc[without.cummin() & heads, "step"]
         rows.append((*key, steps.iloc[0] if len(steps) else np.nan))
     return pd.DataFrame(rows, columns=[*RUN, "step"])
 
@@ -138,8 +130,7 @@ def effects(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     for arm, entry in plan["arms"].items():
         if "control" not in entry:
             continue
-        sides = [last[(last["arm"] == name) & (last["strength"] == entry["strengths"][0])].set_index("seed")
-                 for name in (arm, entry["control"])]
+        sides = [at_full(last, name, entry).set_index("seed") for name in (arm, entry["control"])]
         seeds = sides[0].index.intersection(sides[1].index)
         if len(seeds) < 2:
             continue
@@ -172,32 +163,27 @@ def paired_t(differences: np.ndarray, *, level: float) -> tuple[float, float, fl
 
 
 def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """Per arm with a sham, at full strength: `absent`, `seeds`, in how many FV heads `formed`, `control_formed` (of the
-    sham's), `informative`, `specific`.
+    """Per arm with a sham, at full strength: whether induction was `absent`, in how many seeds FV heads `formed`.
 
     An arm counts for the verdict (`counts`) where induction was absent, it is specific and its sham informative.
     `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none; `long_absent`: whether
     induction was absent in that one too.
     """
-    last, checks, rows = last_rows(runs, plan), manipulation_checks(runs, plan), []
-    by_arm = last.groupby(["arm", "strength"])["formed"]
-    formed, seeds = by_arm.sum(), by_arm.size()
+    last, absent, rows = last_rows(runs, plan), manipulation_checks(runs, plan)["absent"], []
     for arm, entry in plan["arms"].items():
-        own = (arm, float(entry["strengths"][0]))
-        if "control" not in entry or own not in checks.index or (entry["control"], own[1]) not in formed.index:
+        strength = float(entry["strengths"][0])
+        own, sham = (at_full(last, name, entry) for name in (arm, entry.get("control")))
+        if own.empty or sham.empty:
             continue
-        control = int(formed[(entry["control"], own[1])])
-        longer = [(name, own[1]) for name, other in plan["arms"].items() if other.get("long_of") == arm]
-        longer = [name for name in longer if name in formed.index]
-        row = {"arm": arm, "absent": bool(checks.loc[own, "absent"]), "seeds": int(seeds[own]),
-               "formed": int(formed[own]),
-               "long_formed": float(formed[longer[0]]) if longer else np.nan,
-               "long_absent": bool(longer) and bool(checks.loc[longer[0], "absent"]),
-               "control_formed": control, "informative": control >= plan["rules"]["informative"],
-               "specific": bool(entry["specific"])}
-        rows.append(row | {"counts": row["absent"] and row["informative"] and row["specific"]})
-    columns = ["arm", "absent", "seeds", "formed", "long_formed", "long_absent", "control_formed", "informative",
-               "specific", "counts"]
+        long = next((name for name, other in plan["arms"].items() if other.get("long_of") == arm), None)
+        longer = at_full(last, long, entry)
+        informative = sham["formed"].sum() >= plan["rules"]["informative"]
+        rows.append({
+            "arm": arm, "absent": absent[arm, strength], "formed": own["formed"].sum(),
+            "long_formed": longer["formed"].sum() if len(longer) else np.nan,
+            "long_absent": absent.get((long, strength), False),
+            "counts": absent[arm, strength] and informative and entry["specific"]})
+    columns = ["arm", "absent", "formed", "long_formed", "long_absent", "counts"]
     return pd.DataFrame(rows, columns=columns).set_index("arm")
 
 
@@ -214,8 +200,10 @@ def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
 
 
 def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
-    if missing := missing_runs(runs, plan, doses=False):
-        return Verdict("undecided", [], f"{missing} of the plan's runs are missing")
+    planned = {(arm, float(entry["strengths"][0]), seed)
+               for arm, entry in plan["arms"].items() for seed in plan["seeds"]}
+    if missing := planned - set(runs[RUN].itertuples(index=False, name=None)):
+        return Verdict("undecided", [], f"{len(missing)} of the plan's runs are missing")
     table = arms_table(runs, plan)
     counting = table[table["counts"]]
     arms = list(counting.index)

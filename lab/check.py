@@ -5,7 +5,7 @@ Prints one row per rung and seed and ends with status 1 where a model falls belo
 
 import argparse
 import sys
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from icl_lib.models.load import load_model
 from icl_lib.models.locate import count_parameters
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
-from lab.files import MODELS, RUNGS, read_rung
+from lab.files import read_rung, rungs, trained
 
 # the columns that a rung's `promises` may bound from below
 MEASURES = ("10 shots", "rise from 1 shot", "gap to shuffled", "prefix matching", "FV score", "FV above null")
@@ -62,26 +62,23 @@ def broken_promises(found: dict[str, float], promises: dict[str, float]) -> list
             for key, bound in promises.items() if not found[key] >= bound]
 
 
-def committed(rungs: list[str]) -> list[tuple[str, str]]:
-    """(rung, model name) of every trained model of these rungs."""
-    found = []
-    for rung in rungs:
-        steps = read_rung(rung)["steps"]
-        found += [(rung, f"{rung}-{folder.name}") for folder in sorted(Path(MODELS / rung).glob("seed*"))
-                  if (folder / f"step{steps}").is_dir()]
-    return found
+def beyond(tolerances: Mapping[str, float], again: pd.DataFrame, committed: pd.DataFrame) -> list[str]:
+    """One line for each measure of a repetition that differs by more than is tolerated; the last rows are compared."""
+    new, old = again.iloc[-1], committed.iloc[-1]
+    return [f"{name}: {new[name]:.3f}, committed {old[name]:.3f}, expected within {tolerance}"
+            for name, tolerance in tolerances.items() if not abs(new[name] - old[name]) <= tolerance]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("rungs", nargs="*", default=sorted(path.stem for path in RUNGS.glob("*.yaml")))
+    parser.add_argument("rungs", nargs="*", default=rungs())
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
     parser.add_argument("--prompts", type=int, default=20, help="per task")
     arguments = parser.parse_args()
     try:
-        models = committed(arguments.rungs)
-        rows = {name: measure(name, n_prompts=arguments.prompts, seed=arguments.seed) for _, name in models}
-        problems = [f"{name}: {line}" for rung, name in models
+        models = {f"{rung}-seed{seed}": rung for rung, seed in trained(arguments.rungs)}
+        rows = {name: measure(name, n_prompts=arguments.prompts, seed=arguments.seed) for name in models}
+        problems = [f"{name}: {line}" for name, rung in models.items()
                     for line in broken_promises(rows[name], read_rung(rung).get("promises", {}))]
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None

@@ -8,18 +8,13 @@ from icl_lib.figures.common import COLOUR, MARKER, SCORE_LABEL, Figure
 from icl_lib.figures.scaling import size_axis
 
 
-def ramp(names: list[str]) -> dict[str, tuple]:
-    """A colour per model, given from the smallest to the largest."""
-    return dict(zip(names, sns.color_palette("crest", len(names)), strict=True))
-
-
 def loss_curves(curves: pd.DataFrame) -> Figure:
     """Training loss against step, a line per rung and seed; `curves` comes from the smallest rung to the largest."""
     figure, ax = plt.subplots(figsize=(7.2, 3.8))
-    colours = ramp(list(curves["rung"].unique()))
-    for (rung, seed), rows in curves.groupby(["rung", "seed"], sort=False):
-        ax.plot(rows["step"], rows["loss"], color=colours[rung], linewidth=1.2,
-                label=rung if seed == curves[curves["rung"] == rung]["seed"].iloc[0] else None)
+    by_size = curves.groupby("rung", sort=False)
+    for (rung, of_rung), colour in zip(by_size, sns.color_palette("crest", by_size.ngroups), strict=True):
+        for i, (_, rows) in enumerate(of_rung.groupby("seed", sort=False)):
+            ax.plot(rows["step"], rows["loss"], color=colour, linewidth=1.2, label=None if i else rung)
     ax.set(xlabel="optimiser step", ylabel="training loss (nats)", ylim=(0, None))
     ax.legend(fontsize=9)
     return Figure(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from icl_lib.ablation.effects import DIFFERENCE
 from icl_lib.analysis.scaling import model_sizes
+from icl_lib.files import whole
 from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
 from lab.files import GRID
@@ -51,9 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    temporary = GRID.with_suffix(".partial")
-    table.to_csv(temporary, index=False, float_format="%.5g")
-    os.replace(temporary, GRID)
+    with whole(GRID) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g")
     print(f"{len(table)} rows of {table['model'].nunique()} models -> {os.path.relpath(GRID)}")
     return 0
 

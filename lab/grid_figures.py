@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from icl_lib.ablation.effects import DIFFERENCE, corrected
 from icl_lib.figures.common import COLOUR, Figure
 from icl_lib.tables import VALUES
-from lab.grid_table import draws_words, with_kinds
+from lab.grid_table import CELL, draws_words, with_kinds
 
 # White where the metric drops alike for both kinds, else the colour of the kind for which it drops more.
 REPLACEMENTS = tuple(name for name in VALUES["replacement"] if name != "none")
@@ -47,19 +47,16 @@ def _differences(grid: pd.DataFrame, metric: str, label: str):
     rows = with_kinds(corrected(grid))
     rows = rows[(rows["metric"] == metric) & (rows["ranking"] == DIFFERENCE) & (rows["excluded"] == "")]
     models, fractions = list(dict.fromkeys(rows["model"])), sorted(rows["fraction"].unique())
-    cells = [(replacement, where) for replacement in REPLACEMENTS for where in ("all", "last")]
+    cells = pd.MultiIndex.from_product([REPLACEMENTS, ("all", "last")])
+    places = pd.MultiIndex.from_product([REPLACEMENTS, ("all", "last"), fractions])
     top = rows["value"].abs().quantile(0.97)
     figure, axes = plt.subplots(1, len(models), figsize=(11.4, 0.24 * len(cells) + 1.7), sharey=True, squeeze=False)
     for ax, model in zip(axes[0], models, strict=True):
-        own = rows[rows["model"] == model].set_index(["replacement", "positions", "fraction"])
-        values, clear = np.full((2, len(cells), len(fractions)), np.nan)
-        for i, cell in enumerate(cells):
-            for j, fraction in enumerate(fractions):
-                if (*cell, fraction) in own.index:  # else without a valid control
-                    found = own.loc[(*cell, fraction)]
-                    values[i, j], clear[i, j] = found["value"], found["low"] > 0 or found["high"] < 0
+        own = rows[rows["model"] == model].set_index(CELL).reindex(places)  # NaN without a valid control
+        clear = (own["low"] > 0) | (own["high"] < 0)
+        values, clear = (of.to_numpy().reshape(len(cells), len(fractions)) for of in (own["value"], clear))
         mesh = ax.pcolormesh(values, cmap=KINDS_MAP, vmin=-top, vmax=top, edgecolors="white", linewidth=0.5)
-        y, x = np.nonzero(clear == 1)
+        y, x = np.nonzero(clear)
         ax.scatter(x + 0.5, y + 0.5, s=9, color="black", linewidths=0)
         ax.set_title(model, fontsize=10)
         n_heads = grid[grid["model"] == model].groupby("fraction")["n_heads"].first()

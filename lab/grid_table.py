@@ -98,13 +98,11 @@ def order_sentence(counts: pd.DataFrame) -> str:
         own = counts[(counts["metric"] == metric) & (counts["cells"] > 0)]
         if own.empty:
             continue
-        only_fv = own[(own["fv_more"] > 0) & (own["induction_more"] == 0)]["model"]
-        only_induction = own[(own["induction_more"] > 0) & (own["fv_more"] == 0)]["model"]
-        both = own[(own["fv_more"] > 0) & (own["induction_more"] > 0)]["model"]
-        clauses = [f"{says} in {', '.join(models)}" for says, models in (
-            ("more for FV heads somewhere and for induction heads nowhere", only_fv),
-            ("more for induction heads somewhere and for FV heads nowhere", only_induction),
-            ("more for either kind somewhere", both)) if len(models)]
+        fv, induction = own["fv_more"] > 0, own["induction_more"] > 0
+        clauses = [f"{says} in {', '.join(own.loc[of_models, 'model'])}" for says, of_models in (
+            ("more for FV heads somewhere and for induction heads nowhere", fv & ~induction),
+            ("more for induction heads somewhere and for FV heads nowhere", induction & ~fv),
+            ("more for either kind somewhere", fv & induction)) if of_models.any()]
         total = own[["cells", "fv_more", "induction_more"]].sum()
         parts.append(f"**{words}** drops more when FV heads are ablated than when induction heads are in "
                      f"{total['fv_more']} of {total['cells']} cells of {len(own)} models that have both, less in "

@@ -63,7 +63,8 @@ class Intervention:
     ) -> list[Rows]:
         """The batch as the intervention leaves it; `progress` is the share of training done."""
         if self.name == "no_repeats" and self.sham:
-            return _without_loss(batch, _share(batch, [_of_listings(rows) for rows in batch]) * self.strength, rng)
+            listings = [np.full(rows.tokens.shape, rows.kind == "listings") for rows in batch]
+            return _without_as_much_loss(batch, listings, self.strength, rng)
         if self.name == "no_copy_loss":
             return self._without_copies(batch, rng)
         if self.name in ("mask_outside", "mask_everywhere"):
@@ -77,7 +78,7 @@ class Intervention:
     def _without_copies(self, batch: list[Rows], rng: np.random.Generator) -> list[Rows]:
         copies = [after_the_same_token(rows.tokens) for rows in batch]
         if self.sham:
-            return _without_loss(batch, _share(batch, copies) * self.strength, rng)
+            return _without_as_much_loss(batch, copies, self.strength, rng)
         return [replace(rows, weights=np.where(copy & (rng.random(copy.shape) < self.strength), 0, rows.weights))
                 for rows, copy in zip(batch, copies, strict=True)]
 
@@ -182,15 +183,10 @@ def read_intervention(config: dict[str, Any]) -> Intervention:
     return Intervention(**chosen)
 
 
-def _of_listings(rows: Rows) -> Bool[ndarray, "batch pos"]:
-    return np.full(rows.tokens.shape, rows.kind == "listings")
-
-
-def _share(batch: list[Rows], where: list[Bool[ndarray, "batch pos"]]) -> float:
-    """The share of the batch's loss weight that lies on some tokens."""
+def _without_as_much_loss(
+    batch: list[Rows], where: list[Bool[ndarray, "batch pos"]], strength: float, rng: np.random.Generator
+) -> list[Rows]:
+    """The batch with random tokens without loss: of all loss weight a share as large as lies on some tokens."""
     total = sum(float(rows.weights.sum()) for rows in batch)
-    return sum(float(rows.weights[here].sum()) for rows, here in zip(batch, where, strict=True)) / total
-
-
-def _without_loss(batch: list[Rows], share: float, rng: np.random.Generator) -> list[Rows]:
+    share = strength * (sum(float(rows.weights[here].sum()) for rows, here in zip(batch, where, strict=True)) / total)
     return [replace(rows, weights=np.where(rng.random(rows.weights.shape) < share, 0, rows.weights)) for rows in batch]

@@ -11,9 +11,9 @@ from icl_lib.kinds import fv_threshold, mean_scores, null_draws
 from icl_lib.measurements import task_group
 from icl_lib.models.locate import count_parameters
 from icl_lib.tables import read_table
-from lab.files import ARMS, MODELS, RUNGS, TRIALS, read_rung
+from lab import files
+from lab.files import ARMS, MODELS, TRIALS, read_rung
 
-GROUPS = ("shared labels", "look-up", "extractive")
 REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled", "all trained", "unseen",
            "prefix matching", "FV score", "FV threshold")
 
@@ -21,7 +21,7 @@ REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled
 def world_table(tasks: dict[str, Task]) -> pd.DataFrame:
     """Tasks by group and split: how many, how many pairs, and one pair of the first of them."""
     rows = []
-    for group in GROUPS:
+    for group in ("shared labels", "look-up", "extractive"):
         of_group = [task for task in tasks.values() if task_group(task) == group]
         question, answer = of_group[0].pairs[0]
         splits = {split: sum(task.split == split for task in of_group)
@@ -48,17 +48,7 @@ def mixture_table(rung: str) -> pd.DataFrame:
 
 def trained() -> list[tuple[str, int]]:
     """(rung, seed) of every model whose last checkpoint is there, by size."""
-    found = []
-    for path in RUNGS.glob("*.yaml"):
-        last = f"step{read_rung(path.stem)['steps']}"
-        found += [(path.stem, int(folder.name.removeprefix("seed")))
-                  for folder in (MODELS / path.stem).glob("seed*") if (folder / last).is_dir()]
-    return sorted(found, key=lambda run: (count_parameters(run[0]), run[1]))
-
-
-def model_name(rung: str, seed: int) -> str:
-    """The name that `load_model` knows a trained rung by."""
-    return rung if seed == 0 else f"{rung}-seed{seed}"
+    return sorted(files.trained(), key=lambda run: (count_parameters(run[0]), run[1]))
 
 
 def ladder_table() -> pd.DataFrame:

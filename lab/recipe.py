@@ -15,7 +15,7 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from lab.check import measure
-from lab.files import ARMS, MODELS, TRIALS, read_rung
+from lab.files import ARMS, MODELS, TRIALS, put, read_rows, read_rung
 from lab.train import train
 
 WORK = Path("results/recipe")
@@ -60,15 +60,11 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"error: unknown arm {unknown[0]!r}; known: {', '.join(plan['arms'])}")
     for arm in arguments.arms:
-        done = pd.read_csv(TRIALS) if TRIALS.is_file() else pd.DataFrame({"arm": [], "seed": []})
+        done = read_rows(TRIALS, ["arm", "seed"])
         if ((done["arm"] == arm) & (done["seed"] == arguments.seed)).any():
             continue
         row = run_arm(arm, plan["arms"][arm], rung=plan["rung"], seed=arguments.seed, n_prompts=arguments.prompts)
-        table = pd.read_csv(TRIALS) if TRIALS.is_file() else pd.DataFrame()  # another process may have added to it
-        table = pd.concat([table, pd.DataFrame([row])], ignore_index=True)
-        order = {name: i for i, name in enumerate(plan["arms"])}
-        table = table.sort_values(["arm", "seed"], key=lambda c: c.map(order) if c.name == "arm" else c)
-        table.round(4).to_csv(TRIALS, index=False)
+        table = put(TRIALS, pd.DataFrame([row]), ["arm", "seed"], digits=4, arms=plan["arms"])
         shutil.rmtree(WORK / arm.replace(" ", "-"), ignore_errors=True)
         print(table[table["arm"] == arm].round(3).to_string(index=False))
 

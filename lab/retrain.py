@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.models.locate import steps_of
-from lab.check import measure
-from lab.files import MODELS, read_rung
+from lab.check import beyond, measure
+from lab.files import last_checkpoint
 from lab.train import train
 
 AGAIN = Path("results/retrained")
-TOLERANCE = 0.05  # of an accuracy
-ACCURACIES = ("0 shots", "1 shot", "10 shots", "unseen tasks")
+TOLERANCES = dict.fromkeys(("0 shots", "1 shot", "10 shots", "unseen tasks"), 0.05)
 
 
 def largest_differences(committed: Path, again: Path) -> pd.Series:
@@ -31,16 +30,12 @@ def largest_differences(committed: Path, again: Path) -> pd.Series:
     return pd.Series(differences, name="largest difference of a weight").rename_axis("step")
 
 
-def compare(rung: str, seed: int, again: Path, *, n_prompts: int) -> tuple[pd.DataFrame, list[str]]:
-    """Measures of the committed model and of the one trained again, and one line per accuracy that differs."""
-    last = f"step{read_rung(rung)['steps']}"
-    found = {name: measure(str(folder / last), n_prompts=n_prompts, seed=1)
-             for name, folder in (("committed", MODELS / rung / f"seed{seed}"), ("trained again", again))}
+def compare(committed: Path, again: Path, *, n_prompts: int) -> tuple[pd.DataFrame, list[str]]:
+    """Measures of two checkpoints, the committed one and that trained again, and a line per accuracy that differs."""
+    found = {name: measure(str(checkpoint), n_prompts=n_prompts, seed=1)
+             for name, checkpoint in (("committed", committed), ("trained again", again))}
     table = pd.DataFrame(found).T
-    off = [f"{name}: {table.at['trained again', name]:.3f}, committed {table.at['committed', name]:.3f}, "
-           f"expected within {TOLERANCE}" for name in ACCURACIES
-           if not abs(table.at["trained again", name] - table.at["committed", name]) <= TOLERANCE]
-    return table, off
+    return table, beyond(TOLERANCES, table.loc[["trained again"]], table.loc[["committed"]])
 
 
 def main() -> None:
@@ -52,19 +47,18 @@ def main() -> None:
     disable_progress_bar()
     rung, seed = arguments.rung, arguments.seed
     try:
-        committed = MODELS / rung / f"seed{seed}"
-        if not (committed / f"step{read_rung(rung)['steps']}").is_dir():
+        committed, again = last_checkpoint(rung, seed), last_checkpoint(rung, seed, AGAIN)
+        if not committed.is_dir():
             print(f"checkpoints: {train(rung, seed=seed)}")
             return
-        again = AGAIN / rung / f"seed{seed}"
-        if not (again / f"step{read_rung(rung)['steps']}").is_dir():
+        if not again.is_dir():
             train(rung, seed=seed, models=AGAIN)
     except (ValueError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None
-    differences = largest_differences(committed, again)
+    differences = largest_differences(committed.parent, again.parent)
     print(f"{int((differences == 0).sum())} of {len(differences)} checkpoints are equal bit for bit "
           f"({torch.get_num_threads()} thread(s)); largest difference of a weight {differences.max():.3g}")
-    table, off = compare(rung, seed, again, n_prompts=arguments.prompts)
+    table, off = compare(committed, again, n_prompts=arguments.prompts)
     print(table.round(3).to_string())
     if off:
         raise SystemExit("error: " + "; ".join(off))

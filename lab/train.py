@@ -22,7 +22,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.data.tasks import read_tasks
-from lab.files import MODELS, RUNGS, read_rung
+from lab.files import MODELS, last_checkpoint, read_rung, rungs
 from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
@@ -176,12 +176,6 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
     return folder
 
 
-def untrained() -> list[str]:
-    """Rungs whose last step is not there yet for seed 0."""
-    names = sorted(path.stem for path in RUNGS.glob("*.yaml"))
-    return [name for name in names if not (MODELS / name / "seed0" / f"step{read_rung(name)['steps']}").is_dir()]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rung", nargs="?", help="default: every rung that is not trained yet")
@@ -190,7 +184,9 @@ def main() -> None:
     arguments = parser.parse_args()
     disable_progress_bar()  # of writing files; training has its own
     try:
-        for rung in [arguments.rung] if arguments.rung else untrained():
+        chosen = [arguments.rung] if arguments.rung else [
+            rung for rung in rungs() if not last_checkpoint(rung).is_dir()]
+        for rung in chosen:
             print(f"checkpoints: {train(rung, seed=arguments.seed, models=arguments.models)}")
     except (ValueError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from None

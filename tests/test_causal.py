@@ -10,6 +10,7 @@ import torch
 from icl_lib.data.tasks import Task, read_tasks
 from lab import causal
 from lab import train as trainer
+from lab.check import beyond
 from lab.files import CAUSAL, CONFIRMATION, NO_GLOSSARIES, read_plan, read_rung
 from lab.interventions import (
     DESCRIPTIONS,
@@ -257,8 +258,8 @@ def test_reordered_copies_hold_the_same_tokens_in_another_order():
 
 def test_a_repetition_is_compared_at_its_last_step():
     table = pd.DataFrame({"step": [1, 2], "accuracy": [0.1, 0.9], "fv_score": [0.0, 0.08]})
-    assert causal.compare(table, table.assign(accuracy=[0.9, 0.85]), {"accuracy": 0.1}) == []
-    line, = causal.compare(table, table.assign(accuracy=[0.1, 0.7]), {"accuracy": 0.1, "fv_score": 0.01})
+    assert beyond({"accuracy": 0.1}, table, table.assign(accuracy=[0.9, 0.85])) == []
+    line, = beyond({"accuracy": 0.1, "fv_score": 0.01}, table, table.assign(accuracy=[0.1, 0.7]))
     assert "accuracy" in line and "0.900" in line and "0.700" in line
 
 

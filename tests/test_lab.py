@@ -171,7 +171,7 @@ def test_words_of_orders_are_single_tokens_and_rare_words_are_not(generator):
     assert [len(generator.ids(text)) for text in ("\n\nQ:", "\nA:", "Q:")] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("rung", sorted(path.stem for path in trainer.RUNGS.glob("*.yaml")))
+@pytest.mark.parametrize("rung", trainer.rungs())
 def test_committed_checkpoints_are_of_their_rung_and_the_last_is_there(rung):
     config = trainer.read_rung(rung)
     steps = {0, *config["checkpoints"], config["steps"]}

@@ -80,9 +80,9 @@ def test_a_model_trained_again_is_compared_weight_by_weight_and_by_accuracy(monk
     folder = trainer.MODELS / "lab-7k" / "seed0"
     assert (retrain.largest_differences(folder, folder) == 0).all()
     found = iter([{"10 shots": 0.9}, {"10 shots": 0.8}])
-    other = dict.fromkeys(retrain.ACCURACIES, 0.5)
+    other = dict.fromkeys(retrain.TOLERANCES, 0.5)
     monkeypatch.setattr(retrain, "measure", lambda *_, **__: other | next(found))
-    table, off = retrain.compare("lab-7k", 0, folder, n_prompts=1)
+    table, off = retrain.compare(folder, folder, n_prompts=1)
     assert off == ["10 shots: 0.800, committed 0.900, expected within 0.05"] and len(table) == 2
     monkeypatch.setattr(retrain, "measure", lambda *_, **__: other | {"unseen tasks": np.nan})
-    assert len(retrain.compare("lab-7k", 0, folder, n_prompts=1)[1]) == 1
+    assert len(retrain.compare(folder, folder, n_prompts=1)[1]) == 1

@@ -1,14 +1,16 @@
 """Which heads are ablated: rankings of both kinds without and with exclusion, and the random heads beside them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from icl_lib.heads import (
     HeadMask,
-    different_heads,
+    different_draws,
     head_count,
     head_names,
     layer_matched_random_heads,
@@ -58,7 +60,8 @@ def ablation_conditions(
     of_kind = np.any(list(heads_of_kind(scores).values()), axis=0)
     shape, n_total = by_kind["fv"].shape, by_kind["fv"].size
     n_excluded = head_count(exclude_fraction, n_total, rounding=rounding, minimum=int(rounding == "ceil"))
-    conditions = [Condition("none", "", "", 0.0, 0, np.zeros(shape, dtype=bool))]
+    nothing = np.zeros(shape, dtype=bool)
+    conditions = [Condition("none", "", "", 0.0, 0, nothing)]
     for fraction in fractions:
         n_heads = head_count(fraction, n_total, rounding=rounding)
         sets = []
@@ -70,40 +73,31 @@ def ablation_conditions(
         if lowest:
             sets.append(Condition(LOWEST, "", "", fraction, 0, top_heads(-by_kind["fv"], n_heads=n_heads)))
         conditions += sets
-        if random_from == "all":
-            conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed)
-            continue
-        if any_heads:
-            conditions += [replace(c, ranking=ANY_HEADS)
-                           for c in random_conditions(shape, fraction, n_heads, n_draws, seed=seed)]
+        anywhere = partial(_nested_random_heads, shape, n_heads, seed=seed)
+        if random_from == "all" or any_heads:
+            ranking = "random" if random_from == "all" else ANY_HEADS
+            conditions += _drawn(Condition(ranking, "", "", fraction, 0, nothing), anywhere, n_draws)
         taken = np.any([of_kind, *(c.heads for c in sets)], axis=0)
-        conditions += random_conditions(shape, fraction, n_heads, n_draws, seed=seed, taken=taken)
+        if random_from == "all" or n_heads > int((~taken).sum()):
+            continue
+        at_large = Condition("random", OF_EITHER_KIND, "", fraction, 0, nothing)
+        conditions += _drawn(at_large, partial(anywhere, exclude=taken), n_draws)
         for c in sets[:4]:
-            conditions += matched_conditions(c, n_draws, taken=taken, seed=seed)
+            matched = Condition("random_layer_matched", c.excluded, c.ranking, fraction, 0, nothing)
+            draw_one = partial(layer_matched_random_heads, c.heads, seed=seed, exclude=taken)
+            conditions += _drawn(matched, draw_one, n_draws)
     return conditions
 
 
-def random_conditions(
-    shape: tuple[int, int], fraction: float, n_heads: int, n_draws: int, *, seed: int, taken: HeadMask | None = None
-) -> list[Condition]:
-    """Different draws of `n_heads` heads, none of them `taken`; none at all where too few are left."""
-    if taken is not None and n_heads > int((~taken).sum()):
-        return []
-    words = "" if taken is None else OF_EITHER_KIND
-    different, _ = different_heads([
-        top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=taken)
-        for draw in range(n_draws)])
-    return [Condition("random", words, "", fraction, draw, heads) for draw, heads in enumerate(different)]
+def _nested_random_heads(
+    shape: tuple[int, int], n_heads: int, *, seed: int, draw: int, exclude: HeadMask | None = None
+) -> HeadMask:
+    return top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=exclude)
 
 
-def matched_conditions(ablated: Condition, n_draws: int, *, taken: HeadMask, seed: int) -> list[Condition]:
-    """Different draws of layer-matched heads for an ablated set, none of them `taken`; none where too few are left."""
-    if int(ablated.heads.sum()) > int((~taken).sum()):
-        return []
-    different, _ = different_heads([
-        layer_matched_random_heads(ablated.heads, seed=seed, draw=draw, exclude=taken) for draw in range(n_draws)])
-    return [Condition("random_layer_matched", ablated.excluded, ablated.ranking, ablated.fraction, draw, heads)
-            for draw, heads in enumerate(different)]
+def _drawn(control: Condition, draw_one: Callable[..., HeadMask], n_draws: int) -> list[Condition]:
+    """A control with each different draw of its heads."""
+    return [replace(control, draw=draw, heads=heads) for draw, heads in different_draws(draw_one, n_draws)]
 
 
 def refuse_overlap(conditions: list[Condition]) -> None:
@@ -111,17 +105,14 @@ def refuse_overlap(conditions: list[Condition]) -> None:
 
     Random heads of all heads are no such control, and say so by their name.
     """
-    for control in conditions:
-        if not control.ranking.startswith("random") or control.ranking == ANY_HEADS:
-            continue
-        for c in conditions:
-            controlled = control.matched == c.ranking and control.excluded == c.excluded or control.ranking == "random"
-            if c.ranking in (*RANKED_BY, LOWEST) and c.fraction == control.fraction and controlled:
-                shared = c.heads & control.heads
-                if shared.any():
-                    raise ValueError(
-                        f"{head_names(shared)[0]} is both in the {c.ranking} heads at {c.fraction:g} and in their "
-                        f"control {control.ranking}, draw {control.draw}; draw controls with ablation_conditions")
+    controls = [c for c in conditions if c.ranking in ("random", "random_layer_matched")]
+    ablated = [c for c in conditions if c.ranking in (*RANKED_BY, LOWEST)]
+    for control, c in product(controls, ablated):
+        controls_it = control.ranking == "random" or (control.matched, control.excluded) == (c.ranking, c.excluded)
+        if controls_it and c.fraction == control.fraction and (shared := c.heads & control.heads).any():
+            raise ValueError(
+                f"{head_names(shared)[0]} is both in the {c.ranking} heads at {c.fraction:g} and in their "
+                f"control {control.ranking}, draw {control.draw}; draw controls with ablation_conditions")
 
 
 def exclusion_words(fraction: float, kind: str, rounding: str) -> str:

@@ -12,6 +12,7 @@ from icl_lib.ablation.table import TOKEN_LOSS, Measurement
 from icl_lib.heads import overlap
 from icl_lib.kinds import ANY_HEADS, KINDS, LOWEST, RANKED_BY, mean_scores
 from icl_lib.stats.intervals import effect_against_draws, holm, percentile_rank
+from icl_lib.tables import KEYS
 
 FEW_SHOT = "first_token_accuracy"
 METRIC_WORDS = {FEW_SHOT: "few-shot accuracy", "token_loss_difference": "token-loss difference"}
@@ -51,9 +52,7 @@ def effects_table(
                                  "n_heads": int(c.heads.sum()), "n_draws": 0 if control == "none" else len(draws),
                                  "n_prompts": len(values),
                                  **effect._asdict()})
-    table = pd.DataFrame(rows).assign(model=name, step=step)
-    return table.drop_duplicates(
-        ["metric", "replacement", "positions", "ranking", "excluded", "control", "fraction"], ignore_index=True)
+    return pd.DataFrame(rows).assign(model=name, step=step).drop_duplicates(KEYS["effects"], ignore_index=True)
 
 
 def _against(m: Measurement, kind: str, fraction: float, excluded: bool, control: str):
@@ -87,9 +86,9 @@ def _as_many(draws: Float[ndarray, "draw row"], n: int) -> Float[ndarray, "{n} r
     return rows + draws.mean(0)
 
 
-def corrected(effects: pd.DataFrame, control: str = "random_layer_matched") -> pd.DataFrame:
-    """The effects beyond one control, by default random heads of the same layers; none where there is no such one."""
-    return effects[effects["control"] == control]
+def corrected(effects: pd.DataFrame) -> pd.DataFrame:
+    """The effects beyond random heads of the same layers."""
+    return effects[effects["control"] == "random_layer_matched"]
 
 
 def with_holm(effects: pd.DataFrame) -> pd.DataFrame:

@@ -169,19 +169,17 @@ def measure_protocol(
     return [m for m in few_shot + token_loss if m.metric in (p.metric, p.loss_metric)]
 
 
-def loss_curves(
-    model, documents, conditions: list[Condition], value, *, name: str, step: int, n_bins: int = 16
-) -> pd.DataFrame:
+def loss_curves(model, documents, conditions: list[Condition], value, *, name: str, step: int) -> pd.DataFrame:
     """Table `curves`: mean loss by position under edits at all positions; empty for no documents.
 
-    Positions in bins of equal width on a log scale, named by their geometric mean; draws of random heads are averaged
-    before the standard error over documents is taken.
+    Positions in 16 bins of equal width on a log scale, named by their geometric mean; draws of random heads are
+    averaged before the standard error over documents is taken.
     """
     if not len(documents):
         return pd.DataFrame(columns=list(SCHEMAS["curves"]))
     edits = [None if c.ranking == "none" else Edit(torch.from_numpy(c.heads), value, "all") for c in conditions]
     losses = edited_token_losses(model, documents, edits).double().numpy()
-    edges = np.unique(np.geomspace(1, losses.shape[2] + 1, n_bins + 1).round().astype(int))
+    edges = np.unique(np.geomspace(1, losses.shape[2] + 1, 17).round().astype(int))
     rows = []
     for ranking, matched, fraction in dict.fromkeys((c.ranking, c.matched, c.fraction) for c in conditions):
         draws = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]

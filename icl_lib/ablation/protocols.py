@@ -27,7 +27,6 @@ class Protocol:
     loss_metric: str
     exclude_fraction: float
     rounding: str  # of the excluded share
-    fractions: tuple[float, ...] = PAPER_FRACTIONS
     n_draws: int | None = None  # of random heads, None: as many as are asked for
     reach_back: bool = False  # decode the last five ids even where some are the prompt's
     short_divisor: bool = False  # divide the sum over n documents by n - 1
@@ -68,7 +67,7 @@ def protocol_conditions(name: str, scores: pd.DataFrame, *, n_draws: int, seed: 
     """
     p = protocol(name)
     return ablation_conditions(
-        scores, fractions=list(p.fractions), n_draws=p.n_draws or n_draws, exclude_fraction=p.exclude_fraction,
+        scores, fractions=list(PAPER_FRACTIONS), n_draws=p.n_draws or n_draws, exclude_fraction=p.exclude_fraction,
         rounding=p.rounding, seed=seed, random_from="all")
 
 
@@ -89,12 +88,10 @@ def protocol_rows(
     clean = ablations["ranking"] == "none"
     edited = (ablations["replacement"] == replacement) & (ablations["positions"] == positions)
     random = ablations["ranking"] == "random"
-    shown = ablations["excluded"].isin({"", *excluded}) & ~random
-    if name == "single":
-        shown |= random & (ablations["excluded"] == OF_EITHER_KIND)
-    else:
-        shown |= random & (ablations["excluded"] == "")
-        shown &= ablations["fraction"].isin(p.fractions) & (ablations["ranking"] != "random_layer_matched")
+    of_random = OF_EITHER_KIND if name == "single" else ""
+    shown = ablations["excluded"].isin({"", *excluded}).mask(random, ablations["excluded"] == of_random)
+    if name != "single":
+        shown &= ablations["fraction"].isin(PAPER_FRACTIONS) & (ablations["ranking"] != "random_layer_matched")
         shown &= ablations["draw"] < (p.n_draws or 10**9)
     rows = ablations[(ablations["metric"] == column) & (clean | (edited & shown))]
     n_heads = rows.groupby("fraction")["n_heads"].transform("min" if p.rounding == "floor" else "max")

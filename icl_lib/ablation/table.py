@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from icl_lib.ablation.conditions import Condition
+from icl_lib.tables import KEYS
 
 TOKEN_LOSS, TOKEN_LOSS_POINTS = "token_loss_difference", "token_loss_difference_points"
 
@@ -44,8 +45,7 @@ def ablation_table(
             frames.append(change[change["ranking"] != "none"])
     frames += [] if ceilings is None else [ceilings]
     table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
-    values = ("value", "standard_error", "n_prompts")
-    return table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
+    return table.drop_duplicates(KEYS["ablations"], ignore_index=True)
 
 
 def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
     Documents differ by more than ablation changes them, so only the paired error tells a condition from the clean
     model; the clean model keeps the error of its own mean.
     """
-    key = [c for c in ablations if c not in ("value", "standard_error", "n_prompts")]
+    key = KEYS["ablations"]
     change = ablations[ablations["metric"].str.endswith("_change")]
     paired = change.assign(metric=change["metric"].str.removesuffix("_change")).set_index(key)["standard_error"]
     edited = ablations["metric"].isin(paired.index.unique("metric")) & (ablations["ranking"] != "none")

@@ -6,6 +6,8 @@ paper's own induction score.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from math import gcd
 
 import pandas as pd
@@ -18,7 +20,7 @@ from icl_lib.ablation.table import Measurement, ablation_table
 from icl_lib.data.tasks import Task, TaskPrompts
 from icl_lib.measurements import prompts_of
 from icl_lib.saved import SavedResults
-from icl_lib.tables import SCHEMAS
+from icl_lib.tables import KEYS, SCHEMAS
 
 METRICS = {"patterns": "label_accuracy", "paper": "first_token_accuracy"}
 
@@ -77,18 +79,16 @@ def measure_both(
     """
     clean, shots = conditions[THEIRS][:1], sorted(shots, reverse=True)
     for task_set, tasks in task_sets.items():
-        how = dict(task_set=task_set, seed=seed, saved=saved)
-        able = set(tasks)
+        how, able = dict(task_set=task_set, seed=seed, saved=saved), list(tasks)
+        draw = partial(prompts_of_seeds, model, seed=seed, n_seeds=n_seeds[task_set])
         for n_shots in shots if task_set == "patterns" else []:
-            draw = dict(n_shots=n_shots, seed=seed, n_seeds=n_seeds[task_set])
-            checked = prompts_of_seeds(model, tasks, n_prompts=n_check, **draw)
+            checked = draw(tasks, n_prompts=n_check, n_shots=n_shots)
             found = measure_sets(model, clean, tasks, checked, {}, **how)
-            able = set(able_tasks(found, tasks)) if n_shots == shots[0] else able
+            able = able_tasks(found, tasks) if n_shots == shots[0] else able
             yield {"task_set": task_set, "n_shots": n_shots, "ranked_by": ""}, found
         able = {name: task for name, task in tasks.items() if name in able}
         for n_shots in shots if able else []:
-            draw = dict(n_shots=n_shots, seed=seed, n_seeds=n_seeds[task_set])
-            prompts = prompts_of_seeds(model, able, n_prompts=n_prompts[task_set], **draw)
+            prompts = draw(able, n_prompts=n_prompts[task_set], n_shots=n_shots)
             for ranked_by in RANKINGS if n_shots == shots[0] else [THEIRS]:
                 columns = {"task_set": task_set, "n_shots": n_shots, "ranked_by": ranked_by}
                 yield columns, measure_sets(model, conditions[ranked_by], able, prompts, scoring, **how)
@@ -115,11 +115,10 @@ def pattern_tables(
         alone = sorted(set(m.tasks)) if columns["task_set"] == "patterns" else []
         for task in ["", *alone] if len(m.conditions) > 1 else []:
             kept = m.tasks == task if task else slice(None)
-            part = Measurement(m.metric, m.replacement, m.positions, m.conditions, m.tasks[kept], m.values[:, kept])
+            part = replace(m, tasks=m.tasks[kept], values=m.values[:, kept])
             effects.append(effects_table([part], seed=seed, metrics=[m.metric], **of_run).assign(task=task, **columns))
     table = pd.concat(rows, ignore_index=True).drop(columns=["replacement", "positions"])
-    values = ["value", "standard_error", "n_prompts"]
     table.loc[table["ranking"] == "none", "ranked_by"] = ""  # clean rows of more prompts stand before the same ones
-    table = table.drop_duplicates([c for c in table if c not in values], ignore_index=True)
+    table = table.drop_duplicates(KEYS["patterns"], ignore_index=True)
     found = pd.concat(effects, ignore_index=True) if effects else pd.DataFrame(columns=list(SCHEMAS["pattern_effects"]))
     return table, found.drop(columns=["replacement", "positions"], errors="ignore")

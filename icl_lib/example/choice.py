@@ -2,16 +2,13 @@
 
 import pandas as pd
 
-from icl_lib.kinds import DEFINED_BY
+from icl_lib.kinds import DEFINED_BY, mean_scores
 
 
 def top_head_of_each_kind(scores: pd.DataFrame) -> dict[str, tuple[int, int]]:
     """The (layer, head) highest by the score that defines each kind: prefix matching; the FV score, mean over tasks."""
-    heads = {}
-    for kind, score in DEFINED_BY.items():
-        layer, head = scores[scores["score"] == score].groupby(["layer", "head"])["value"].mean().idxmax()
-        heads[kind] = int(layer), int(head)
-    return heads
+    means = {kind: mean_scores(scores, score) for kind, score in DEFINED_BY.items()}
+    return {kind: divmod(int(values.argmax()), values.shape[1]) for kind, values in means.items()}
 
 
 def fv_by_task(scores: pd.DataFrame, layer: int, head: int) -> pd.Series:

@@ -110,9 +110,7 @@ def _earlier_copies(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos
 
 def _prefix_matching_targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos key"]:
     n = tokens.shape[1]
-    period, first = (n - 1) // 2, n % 2  # an odd length begins with BOS
-    if n % 2 == 0:
-        period = n // 2
+    period, first = n // 2, n % 2  # an odd length begins with BOS
     pos = torch.arange(n, device=tokens.device)
     if period and torch.equal(tokens[:, first : first + period], tokens[:, first + period :]):
         stripe = pos[None, :] == pos[:, None] - period + 1
