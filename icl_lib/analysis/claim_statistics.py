@@ -11,8 +11,8 @@ from icl_lib.analysis.claim_dynamics import size_trend
 from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
 from icl_lib.analysis.executions import third
 from icl_lib.analysis.suite_tables import SuiteTables
-from icl_lib.heads import head_count
-from icl_lib.kinds import RANKED_BY, mean_scores, top_sets
+from icl_lib.heads import overlap, top_heads
+from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
 from icl_lib.models.paper_models import family
 from icl_lib.stats.intervals import bootstrap_mean, spearman
 from icl_lib.stats.permutation import depth_difference as depth_test
@@ -58,12 +58,12 @@ def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Est
 def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
     """Share of the top heads of one kind that is also among those of the other; interval over scoring tasks."""
     for model, scores in suite.scores.items():
-        induction, by_task = _scores_by_task(scores)
-        n_tasks, n_top = len(by_task), head_count(suite.overlap_fraction, induction.size)
-        own = set(_best(induction, n_top))
+        by_task, size = scores_by_task(scores, "fv"), {"fraction": suite.overlap_fraction}
+        own = top_heads(mean_scores(scores, RANKED_BY["induction"]), **size)
+        n_tasks, n_top = len(by_task), int(own.sum())
 
-        def share(fv, own=own, n_top=n_top):
-            return len(own & set(_best(fv, n_top))) / n_top
+        def share(fv, own=own, size=size):
+            return overlap(own, top_heads(fv.reshape(own.shape), **size))
 
         value = share(by_task.mean(0))
         if n_tasks < 2 or n_top < 2:
@@ -209,17 +209,6 @@ def _over_tasks(suite: SuiteTables, model: str, values: pd.Series) -> Estimate:
         return undecidable(model, f"{len(values)} tasks", float(values.mean()), len(values))
     interval = bootstrap_mean(values.to_numpy(), seed=suite.seed)
     return spanned(model, interval, n=len(values), of="tasks")
-
-
-def _scores_by_task(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The induction score by head and the FV score by task and head, heads flattened."""
-    rows = scores[scores["score"] == "fv"]
-    by_task = rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
-    return mean_scores(scores, RANKED_BY["induction"]).ravel(), by_task
-
-
-def _best(values: np.ndarray, n: int) -> np.ndarray:
-    return np.argsort(-values, kind="stable")[:n]
 
 
 def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:

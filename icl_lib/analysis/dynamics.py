@@ -11,10 +11,11 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from icl_lib import kinds
 from icl_lib.ablation.effects import corrected
 from icl_lib.analysis.reading import found_tables, number, one_intervention, table_of
 from icl_lib.heads import top_heads
-from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY, fv_threshold, null_draws, reads_labels
+from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
 from icl_lib.stats.emergence import Transitions, emergence_interval, emergence_step, transition_counts
 
 
@@ -42,14 +43,14 @@ def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
 
 def fv_thresholds(scores: pd.DataFrame) -> Float[ndarray, "step"]:
     """For each step in rising order the FV score from which a head is an FV head; see `kinds.fv_threshold`."""
-    return np.array([fv_threshold(null_draws(at)) for _, at in scores.groupby("step")])
+    return np.array([kinds.fv_threshold(kinds.null_draws(at)) for _, at in scores.groupby("step")])
 
 
 def steps_with_labels(steps: list[int], accuracy: pd.DataFrame | None) -> Bool[ndarray, "step"]:
     """At which steps a model reads labels (`kinds.reads_labels`); True for a step that has no row in the table."""
     if accuracy is None:
         return np.ones(len(steps), dtype=bool)
-    measured = {step: reads_labels(rows) for step, rows in accuracy.groupby("step")}
+    measured = {step: kinds.reads_labels(rows) for step, rows in accuracy.groupby("step")}
     return np.array([measured.get(step, True) for step in steps])
 
 
@@ -150,10 +151,8 @@ def fv_emergence_interval(
 
 def fv_by_task(scores: pd.DataFrame) -> tuple[list[int], Float[ndarray, "step task head"]]:
     """Steps and the FV score of each scoring task at each, heads flattened."""
-    rows = scores[scores["score"] == "fv"]
-    wide = rows.pivot_table(index=["step", "task"], columns=["layer", "head"], values="value")
-    steps = sorted(rows["step"].unique().tolist())
-    return steps, np.stack([wide.loc[step].to_numpy() for step in steps])
+    by_step = {step: kinds.scores_by_task(rows, "fv") for step, rows in scores[scores["score"] == "fv"].groupby("step")}
+    return list(by_step), np.stack(list(by_step.values()))
 
 
 def transition_sweep(

@@ -7,7 +7,7 @@ from numpy import ndarray
 
 from icl_lib.analysis.reading import one_intervention
 from icl_lib.heads import overlap
-from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, mean_scores, top_sets
+from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, mean_scores, scores_by_task, top_sets
 from icl_lib.models.locate import count_parameters
 from icl_lib.stats.intervals import (
     Interval,
@@ -55,8 +55,7 @@ def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float
         tops = top_sets(group, fraction=fraction)
         for score, kind in kind_of.items():
             top = tops[kind]
-            by_task = np.stack([g.sort_values(["layer", "head"])["value"].to_numpy().reshape(top.shape)
-                                for _, g in group[group["score"] == score].groupby("task")])
+            by_task = scores_by_task(group, score).reshape(-1, *top.shape)
             best = by_task.mean(0) == by_task.mean(0).max()
             for statistic, mask in (("highest head", best), ("mean of the top heads", top),
                                     ("mean of all heads", np.ones_like(top))):
