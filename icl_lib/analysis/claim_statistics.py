@@ -8,8 +8,8 @@ import pandas as pd
 from icl_lib.ablation.effects import DIFFERENCE, corrected
 from icl_lib.analysis import claim_dynamics, claim_patterns
 from icl_lib.analysis.claim_dynamics import size_trend
-from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
-from icl_lib.analysis.executions import third
+from icl_lib.analysis.claim_estimates import NO_CONTROL, Estimate, size_of, spanned, tested, undecidable
+from icl_lib.analysis.reading import third
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import overlap, top_heads
 from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
@@ -19,7 +19,6 @@ from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
 
 ACCURACY, LOSS = "first_token_accuracy", "token_loss_difference"
-NO_CONTROL = "no heads of neither kind left for a control"
 # What a metric has to be above without ablation for there to be something to lose: accuracy (0..1), loss (nats).
 TO_LOSE = {ACCURACY: 0.05, LOSS: 0.0}
 NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
@@ -50,9 +49,9 @@ def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Est
             if set(RANKED_BY) <= suite.kinds.get(model, set())}
     able = {model: own["value"].item() for model, own in rows.items()
             if len(own) and not _nothing_to_lose(suite, model, metric)}
-    if not able:
-        return [undecidable("", "no model has a control and something to lose")] if rows else []
-    return size_trend(suite, pd.Series(able))
+    if rows and not able:
+        return [undecidable("", "no model has a control and something to lose")]
+    return size_trend(suite, able)
 
 
 def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
@@ -104,8 +103,8 @@ def rank_correlation(suite: SuiteTables) -> Iterator[Estimate]:
 
 def strength_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
     """Trend with size of the top heads' mean score."""
-    means = {model: _top_mean(scores, kind, suite.top_fraction) for model, scores in suite.scores.items()}
-    return size_trend(suite, pd.Series(means)) if means else []
+    return size_trend(suite, {model: _top_mean(scores, kind, suite.top_fraction)
+                              for model, scores in suite.scores.items()})
 
 
 def family_difference(suite: SuiteTables) -> list[Estimate]:
