@@ -6,7 +6,6 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from icl_lib.analysis.reading import one_intervention
-from icl_lib.heads import overlap
 from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, mean_scores, scores_by_task, top_sets
 from icl_lib.models.locate import count_parameters
 from icl_lib.stats import intervals
@@ -32,12 +31,11 @@ def with_kinds(sizes: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame
     Adds the columns induction heads, FV heads, both to columns model, parameters. A model without a table `accuracy`
     has no FV heads, as nobody vouches for its reading labels.
     """
-    counts = {model: {kind: int(mask.sum()) for kind, mask in
-                      heads_of_kind(rows, accuracy[accuracy["model"] == model]).items()}
-              for model, rows in scores.groupby("model")}
-    found = sizes[sizes["model"].isin(counts)].reset_index(drop=True)
-    for kind, name in KIND_COLUMN.items():
-        found[name] = [counts[model][kind] for model in found["model"]]
+    counts = []
+    for model, rows in scores.groupby("model"):
+        masks = heads_of_kind(rows, accuracy[accuracy["model"] == model])
+        counts.append({"model": model} | {name: int(masks[kind].sum()) for kind, name in KIND_COLUMN.items()})
+    found = sizes.merge(pd.DataFrame(counts), on="model")
     return found.assign(both=(found[list(KIND_COLUMN.values())] > 0).all(axis=1))
 
 
@@ -75,14 +73,14 @@ def comparison_table(
         for kind, other in (("fv", induction), ("induction", fv)):
             ranks = intervals.percentile_rank(other)[tops[kind]]
             percentiles_of |= zip(PERCENTILES[kind].values(), (ranks.mean(), ranks.min(), ranks.max()), strict=True)
-        n, n_top, share = fv.size, int(wide["fv"].sum()), overlap(wide["fv"], wide["induction"])
+        n, n_top, shared = fv.size, int(wide["fv"].sum()), int((wide["fv"] & wide["induction"]).sum())
         rho = (intervals.spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv)
                else intervals.Interval(*[np.nan] * 3))
         depth = depth_difference(tops["fv"], tops["induction"], seed=seed)
         rows.append({
-            "model": model, "heads": n, "top heads": int(tops["fv"].sum()), "overlap": share,
+            "model": model, "heads": n, "top heads": int(tops["fv"].sum()), "overlap": shared / n_top,
             "overlap by chance": intervals.expected_overlap(n, n_top, n_top),
-            "p (overlap)": intervals.overlap_p_value(round(share * n_top), n, n_top, n_top).p_value,
+            "p (overlap)": intervals.overlap_p_value(shared, n, n_top, n_top).p_value,
             "overlap of layers": layer_overlap(wide["fv"], wide["induction"]), **percentiles_of,
             "rank correlation": rho.value, "rank correlation, low": rho.low, "rank correlation, high": rho.high,
             "depth difference (layers)": depth.value, "p (depth)": depth.p_value,

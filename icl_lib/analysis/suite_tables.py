@@ -80,8 +80,7 @@ class SuiteTables:
 
     def curves(self, model: str) -> dict[str, pd.Series]:
         """Per kind the mean ranking score of the top heads of a followed model, selected at each step, by step."""
-        curves = dynamics.top_score_curves(self.followed[model], fraction=self.top_fraction)
-        curves = curves[curves["selection"] == "selected at each checkpoint"]
+        curves = dynamics.seed_curves(self.followed[model], fraction=self.top_fraction)
         return {str(kind): rows.set_index("step")["value"] for kind, rows in curves.groupby("kind")}
 
     @cached_property
