@@ -114,15 +114,10 @@ def votes(rows: pd.DataFrame) -> dict[str, str]:
     return {str(size): _majority(list(said)) for size, said in by_size}
 
 
-def tally(rows: pd.DataFrame) -> dict[str, int]:
-    """How many sizes of model are for a claim, against it, open and without power, by verdict."""
-    said = list(votes(rows).values())
-    return {word: said.count(word) for word in WORDS}
-
-
 def tally_words(rows: pd.DataFrame) -> str:
-    """A tally as it is printed: "2 for, 1 against, 1 no power (sizes of model)"."""
-    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items() if n) + " (sizes of model)"
+    """The votes on a claim, counted: "2 for, 1 against, 1 no power (sizes of model)"."""
+    said = list(votes(rows).values())
+    return ", ".join(f"{said.count(vote)} {word}" for vote, word in WORDS.items() if vote in said) + " (sizes of model)"
 
 
 def overall(rows: pd.DataFrame) -> str:

@@ -190,10 +190,11 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = No
     for model, counts in found.items():
         row, table = {"model": model}, counts.table().set_index("order")
         for order, words in (("induction_first", "induction first"), ("fv_first", "FV first")):
-            names = (words, f"{words}, by chance", f"p ({words})", f"smallest p ({words})")
-            row |= dict(zip(names, table.loc[order], strict=True))
+            heads, by_chance, p_value, smallest = table.loc[order]
+            row |= {words: int(heads), f"{words}, by chance": by_chance, f"p ({words})": p_value,
+                    f"smallest p ({words})": smallest}
         rows.append(row | {"both at once": table.at["both_at_once", "heads"]})
-    return pd.DataFrame(rows).astype({words: int for words in ("induction first", "FV first")})
+    return pd.DataFrame(rows)
 
 
 def _transitions(

@@ -71,11 +71,11 @@ def _of_overlaps(overlaps: pd.DataFrame) -> Iterator[dict]:
         at = at[at["both"]]
         if at.empty:
             continue
-        told, more = at["p_value"] < 0.05, at["value"] > at["expected"]
+        told = at[at["p_value"] < 0.05]
         found = {"overlap": at["value"].mean(), "overlap by chance": at["expected"].mean(),
                  "fewest heads": at["n_heads"].min(), "most heads": at["n_heads"].max(),
-                 "models with more overlap": (told & more).sum(),
-                 "models with less overlap": (told & (at["value"] < at["expected"])).sum(),
+                 "models with more overlap": (told["value"] > told["expected"]).sum(),
+                 "models with less overlap": (told["value"] < told["expected"]).sum(),
                  "models with power for overlap": (at["smallest_p"] < 0.05).sum()}
         for name, value in found.items():
             yield number(f"{name}, {where}", value, n=len(at))

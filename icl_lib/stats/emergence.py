@@ -33,9 +33,9 @@ class Transitions(NamedTuple):
         every pairing gives the same count.
         """
         null = self.null.astype(float)
-        ends = zip(self.observed, null.min(axis=0), null.max(axis=0), strict=True)
-        p_values = np.array([[rank_p_value(float(count), draws) for count in counts]
-                             for counts, draws in zip(ends, null.T, strict=True)])
+        counts = np.stack([self.observed, null.min(axis=0), null.max(axis=0)], axis=1)
+        p_values = np.array([[rank_p_value(count, draws) for count in own]
+                             for own, draws in zip(counts, null.T, strict=True)])
         return pd.DataFrame({"order": ORDERS, "heads": self.observed, "expected by chance": null.mean(axis=0),
                              "p": p_values[:, 0], "smallest p": p_values.min(axis=1)})
 
@@ -126,4 +126,3 @@ def _count_orders(
         ~has_induction & ~has_fv,
     )
     return np.array([mask.sum() for mask in masks])
-
