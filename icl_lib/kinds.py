@@ -41,6 +41,12 @@ def mean_scores(scores: pd.DataFrame, score: str) -> Float[ndarray, "layer head"
     return rows.groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
 
 
+def scores_by_task(scores: pd.DataFrame, score: str) -> Float[ndarray, "task head"]:
+    """One score of one model and step by task and head, heads flattened."""
+    rows = scores[scores["score"] == score]
+    return rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+
+
 def heads_of_kind(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> dict[str, HeadMask]:
     """Which heads of one model at one step are of a kind, from its table `scores`: {"induction": mask, "fv": mask}.
 
@@ -76,10 +82,9 @@ def fv_threshold(null: Float[ndarray, "draw *head"], *, quantile: float = NULL_Q
 
 def null_draws(scores: pd.DataFrame) -> Float[ndarray, "draw head"]:
     """The draws of the FV null in one model's table `scores`, heads flattened. ValueError where it has none."""
-    rows = scores[scores["score"] == "fv_null"]
-    if rows.empty:
+    if not scores["score"].eq("fv_null").any():
         raise ValueError("the table has no score 'fv_null'; score the heads with n_null_draws of at least 1")
-    return rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+    return scores_by_task(scores, "fv_null")
 
 
 def reads_labels(accuracy: pd.DataFrame) -> bool:

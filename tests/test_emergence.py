@@ -16,6 +16,10 @@ from icl_lib.stats.emergence import (
 )
 
 
+def induction_first(found):
+    return found.table().set_index("order").loc["induction_first"]
+
+
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
@@ -46,8 +50,8 @@ def test_transition_counts_by_hand():
     fv = np.array([[0, 0, 0, 0, 0, 0, 0], [0, 9, 9, 0, 9, 0, 0], [9, 9, 9, 0, 9, np.nan, 9]], dtype=float)
     assert first_crossing(induction, 1.0).tolist() == [1, 2, 1, 1, 3, 3, 0]
     found = transition_counts(induction, fv, induction_threshold=1.0, fv_threshold=1.0, seed=0)
-    assert found.observed == dict(zip(ORDERS, (2, 1, 1, 1, 1, 1), strict=True))
-    assert sum(found.expected.values()) == pytest.approx(7)
+    assert found.observed.tolist() == [2, 1, 1, 1, 1, 1] and found.table()["order"].tolist() == list(ORDERS)
+    assert found.table()["expected by chance"].sum() == pytest.approx(7)
 
 
 def test_transition_null_against_all_pairings():
@@ -60,15 +64,16 @@ def test_transition_null_against_all_pairings():
     for order in itertools.permutations(range(6)):
         a, b = first_crossing(induction, 0.6), first_crossing(fv, 0.6)[list(order)]
         counts.append(np.sum((a < b) & (b < 3)))
-    assert found.expected["induction_first"] == pytest.approx(np.mean(counts), abs=0.06)
+    row = induction_first(found)
+    assert row["expected by chance"] == pytest.approx(np.mean(counts), abs=0.06)
     counts = np.array(counts)
 
     def both_tails(count):
         return min(1.0, 2 * min(np.mean(counts >= count), np.mean(counts <= count)))
 
-    assert found.p_value["induction_first"] == pytest.approx(both_tails(found.observed["induction_first"]), abs=0.05)
+    assert row["p"] == pytest.approx(both_tails(row["heads"]), abs=0.05)
     smallest = min(both_tails(counts.min()), both_tails(counts.max()))
-    assert found.smallest_p["induction_first"] == pytest.approx(smallest, abs=0.05)
+    assert row["smallest p"] == pytest.approx(smallest, abs=0.05)
 
 
 def test_transition_null_within_layers_keeps_heads_in_their_layer():
@@ -78,12 +83,12 @@ def test_transition_null_within_layers_keeps_heads_in_their_layer():
     order = np.array([3, 5, 0, 7, 1, 6, 2, 4])  # layers need not come sorted
     arguments = {"induction_threshold": 1.0, "fv_threshold": 1.0, "seed": 0}
     layers = np.repeat([0, 1], 4)[order]
-    within = transition_counts(induction[:, order], fv[:, order], layers=layers, **arguments)
-    across = transition_counts(induction[:, order], fv[:, order], **arguments)
-    assert within.expected["induction_first"] == 0
-    assert within.smallest_p["induction_first"] == 1  # every pairing gives the same count: no power
-    assert across.smallest_p["induction_first"] < 0.05
-    assert across.expected["induction_first"] == pytest.approx(2, abs=0.15)
+    within = induction_first(transition_counts(induction[:, order], fv[:, order], layers=layers, **arguments))
+    across = induction_first(transition_counts(induction[:, order], fv[:, order], **arguments))
+    assert within["expected by chance"] == 0
+    assert within["smallest p"] == 1  # every pairing gives the same count: no power
+    assert across["smallest p"] < 0.05
+    assert across["expected by chance"] == pytest.approx(2, abs=0.15)
 
 
 def test_transition_p_values_are_valid_under_the_null():
@@ -94,7 +99,7 @@ def test_transition_p_values_are_valid_under_the_null():
             rng.random((4, 30)), rng.random((4, 30)), induction_threshold=0.8, fv_threshold=0.8, seed=trial,
             n_permutations=99,
         )  # fmt: skip
-        p_values.append(found.p_value["induction_first"])
+        p_values.append(induction_first(found)["p"])
     assert np.mean(np.array(p_values) <= 0.05) < 0.1
     assert np.mean(np.array(p_values) <= 0.5) < 0.62
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from icl_lib.analysis import scaling, scoring_numbers
+from icl_lib.analysis.reading import table_of
 from icl_lib.analysis.scaling_numbers import scaling_numbers
 from icl_lib.data.tasks import read_tasks
 from icl_lib.figures import common as figures
@@ -61,6 +62,10 @@ def page(models, gaps, *, fv=(1, 2), controls=("none", "random", "random_layer_m
     return scaling_numbers(comparison, overlaps, effects, seed=0), effects
 
 
+def scored(*tables, **options):
+    return table_of(list(scoring_numbers.score_numbers(*tables, **options)), notebook="scoring")
+
+
 def test_chance_is_the_share_of_heads_that_are_top_heads():
     numbers, _ = page(["m"], [0.1])
     of = numbers.set_index(["model", "name"])["value"]
@@ -69,24 +74,24 @@ def test_chance_is_the_share_of_heads_that_are_top_heads():
     assert scaling_report.overlaps_table(numbers).loc["top 10%", ["shared", "by chance"]].tolist() == ["50%", "10%"]
     apart, _ = page(["m"], [0.1], fv=(2, 3))
     assert apart.set_index(["model", "name"])["value"]["", "models with more overlap than by chance"] == 0
-    found = scoring_numbers.score_numbers(score_rows([0, 1], [1, 2]), accuracy_rows(), fraction=0.1, seed=0)
+    found = scored(score_rows([0, 1], [1, 2]), accuracy_rows(), fraction=0.1, seed=0)
     assert scoring_report.kinds_table(found)["top heads"].tolist() == ["L0H0, L0H1", "L0H1, L0H2"]
     assert numbers_table(found, scoring_report.OVERLAP)["value"].tolist()[:2] == ["50%", "10%"]
 
 
 def test_the_page_says_which_score_ranks_and_how_many_heads_are_of_each_kind():
     scores = score_rows([0, 1, 2], [1, 2])
-    found = scoring_numbers.score_numbers(scores, accuracy_rows(), fraction=0.1, seed=0)
+    found = scored(scores, accuracy_rows(), fraction=0.1, seed=0)
     kinds = scoring_report.kinds_table(found)
     table = scoring_report.scores_table(found)
     assert table.loc["attention mass (ranks)", ["highest", "head"]].tolist() == ["0.400", "L0H0"]
     assert kinds["heads"].tolist() == ["3 of 20", "2 of 20"] and kinds.at["FV heads", "defined by"].endswith("0.0050")
     assert numbers_table(found, scoring_report.DONE)["value"].tolist() == ["0.40"]
     # a null above the smallest effect raises the bar; without labels read there are no FV heads, whatever the score
-    high = scoring_numbers.score_numbers(score_rows([0], [1], null=0.2), accuracy_rows(), fraction=0.1, seed=0)
+    high = scored(score_rows([0], [1], null=0.2), accuracy_rows(), fraction=0.1, seed=0)
     row = scoring_report.kinds_table(high).loc["FV heads"]
     assert row["heads"] == "0 of 20" and row["defined by"].endswith("0.2000")
-    blind = scoring_numbers.score_numbers(scores, accuracy_rows(lost=0.0), fraction=0.1, seed=0)
+    blind = scored(scores, accuracy_rows(lost=0.0), fraction=0.1, seed=0)
     assert scoring_report.kinds_table(blind).at["FV heads", "heads"] == "0 of 20"
 
 
@@ -96,13 +101,13 @@ def test_other_numbers_of_demonstrations_are_told_and_nothing_is_nan(shots):
     names = sorted(tasks["task"])[:4]
     accuracy = accuracy_rows(shots=shots)
     accuracy["task"] = accuracy["task"].map({f"task {i}": name for i, name in enumerate(names)})
-    numbers = scoring_numbers.accuracy_numbers(accuracy.assign(group="look-up"))
+    numbers = table_of(list(scoring_numbers.accuracy_numbers(accuracy.assign(group="look-up"))), notebook="scoring")
     table = scoring_report.accuracy_table(numbers)
     assert not table.isna().any(axis=None) and table.loc["look-up", f"{shots[-1]} shots"] in (0.81, 0.82)
     assert any("shuffled" in name for name in table) == (4 in shots)
     table = scoring_report.accuracy_by_task(accuracy, tasks)
     assert {f"{n} shots" for n in shots} <= set(table) and not table.isna().any().any()
-    found = scoring_numbers.score_numbers(score_rows([0], [1]), accuracy, fraction=0.1, seed=0)
+    found = scored(score_rows([0], [1]), accuracy, fraction=0.1, seed=0)
     assert len(numbers_table(found, scoring_report.DONE)) == (4 in shots)  # shuffled labels from two shots on
 
 

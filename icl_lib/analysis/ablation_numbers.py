@@ -9,7 +9,7 @@ from icl_lib.ablation.conditions import Condition
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, FEW_SHOT, at_fraction, corrected, set_table, with_holm
 from icl_lib.ablation.protocols import protocol_rows
 from icl_lib.ablation.table import TOKEN_LOSS, TOKEN_LOSS_POINTS, with_paired_errors
-from icl_lib.analysis.reading import table_of
+from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import layer_distance
 from icl_lib.kinds import KINDS, LOWEST, heads_of_kind
 from icl_lib.stats.intervals import bootstrap_mean
@@ -43,8 +43,7 @@ def ablation_numbers(
     shown = at_fraction(effects, fraction)
     share = shown["fraction"].iloc[0]
     rows = [
-        {"name": "share of heads ablated", "value": share, "n": 1},
-        {"name": "heads ablated", "value": int(shown["n_heads"].iloc[0]), "n": 1},
+        number("share of heads ablated", share, n=1), number("heads ablated", shown["n_heads"].iloc[0], n=1),
         *_clean(ablations, seed), *_accuracies(ablations, share), *_effects(shown), *_counts(shown),
         *_few_heads(effects), *_controls(conditions, scores, share), *_sets(conditions, scores, share),
         *_protocols(historic),
@@ -82,12 +81,11 @@ def _clean(ablations: pd.DataFrame, seed: int) -> Iterable[dict]:
         rows = clean[clean["metric"] == metric]
         if len(rows):
             mean = bootstrap_mean(rows["value"].to_numpy(), seed=seed)
-            yield {"name": f"{metric}, no ablation", **mean._asdict(), "n": len(rows)}
+            yield number(f"{metric}, no ablation", *mean, n=len(rows))
     for metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS):
         for row in clean[clean["metric"] == metric].itertuples():
             half = 1.96 * row.standard_error
-            yield {"name": f"{metric}, no ablation", "value": row.value, "low": row.value - half,
-                   "high": row.value + half, "n": row.n_prompts}
+            yield number(f"{metric}, no ablation", row.value, row.value - half, row.value + half, n=row.n_prompts)
 
 
 def _accuracies(ablations: pd.DataFrame, share: float) -> Iterable[dict]:
@@ -97,27 +95,20 @@ def _accuracies(ablations: pd.DataFrame, share: float) -> Iterable[dict]:
     without = rows[rows["metric"] == "zero_shot_accuracy"]
     if len(without):
         largest = without["fraction"].max()
-        yield {"name": "share of heads ablated at 0 shots", "value": largest, "n": 1}
+        yield number("share of heads ablated at 0 shots", largest, n=1)
         at = pd.concat([at, without[without["fraction"] == largest]])
     for (metric, ranking, excluded, positions), own in at.groupby(
             ["metric", "ranking", at["excluded"] != "", "positions"], sort=False):
-        yield {"name": f"{metric}, {set_name(ranking, excluded)}, mean at {positions}", "value": own["value"].mean(),
-               "n": len(own)}
+        yield number(f"{metric}, {set_name(ranking, excluded)}, mean at {positions}", own["value"].mean(), n=len(own))
 
 
 def _effects(shown: pd.DataFrame) -> Iterable[dict]:
     """Effects as measured, and Holm's p over those beyond layer-matched heads."""
     for row in shown[shown["ranking"].isin((*KINDS, DIFFERENCE))].itertuples():
-        yield {"name": _name(row), "value": row.value, "low": row.low, "high": row.high, "p_value": row.p_value,
-               "n": row.n_prompts}
+        yield number(_name(row), row.value, row.low, row.high, row.p_value, n=row.n_prompts)
     adjusted = with_holm(corrected(shown))
     for row in adjusted.itertuples():
-        yield {"name": f"{_name(row)}, Holm's p", "value": row.p_holm, "n": len(adjusted)}
-
-
-def few_heads_name(ranking: str, n_heads: int, positions: str) -> str:
-    """The name of the row of what is lost of few-shot accuracy with few heads ablated, against no ablation."""
-    return f"{FEW_SHOT} lost, {n_heads} heads of {ranking}, mean at {positions}"
+        yield number(f"{_name(row)}, Holm's p", row.p_holm, n=len(adjusted))
 
 
 def _few_heads(effects: pd.DataFrame) -> Iterable[dict]:
@@ -126,8 +117,8 @@ def _few_heads(effects: pd.DataFrame) -> Iterable[dict]:
                    & (effects["control"] == "none")]
     few = rows["ranking"].eq(LOWEST) | rows["ranking"].isin(KINDS) & rows["n_heads"].eq(1)
     for row in rows[few].drop_duplicates(["ranking", "n_heads", "positions"]).itertuples():
-        yield {"name": few_heads_name(row.ranking, row.n_heads, row.positions), "value": row.value, "low": row.low,
-               "high": row.high, "p_value": row.p_value, "n": row.n_prompts}
+        name = f"{FEW_SHOT} lost, {row.n_heads} heads of {row.ranking}, mean at {row.positions}"
+        yield number(name, row.value, row.low, row.high, row.p_value, n=row.n_prompts)
 
 
 def _name(row) -> str:
@@ -146,25 +137,24 @@ def _counts(shown: pd.DataFrame) -> Iterable[dict]:
             order = (wide["value", first] > wide["value", second]) & (wide["value", second] > 0)
             gap = wide["low", DIFFERENCE] > 0 if first == "fv" else wide["high", DIFFERENCE] < 0
             for words, holds in (("in order", order), ("beyond random", wide["low", first] > 0), ("told apart", gap)):
-                yield {"name": f"interventions {words}, {metric}, {set_name(first, excluded)}",
-                       "value": int(holds.sum()), "n": len(wide)}
+                yield number(f"interventions {words}, {metric}, {set_name(first, excluded)}", holds.sum(), n=len(wide))
 
 
 def _controls(conditions: list[Condition], scores: pd.DataFrame, share: float) -> Iterable[dict]:
     """Heads of neither kind, different draws of random heads, and how far layer-matched ones are from their set."""
     of_kind = heads_of_kind(scores)
     neither = ~(of_kind["induction"] | of_kind["fv"])
-    yield {"name": "heads of neither kind", "value": int(neither.sum()), "n": neither.size}
+    yield number("heads of neither kind", neither.sum(), n=neither.size)
     at = [c for c in conditions if c.fraction == share]
-    yield {"name": "draws, random", "value": sum(c.ranking == "random" for c in at), "n": 1}
+    yield number("draws, random", sum(c.ranking == "random" for c in at), n=1)
     for own in (c for c in at if c.ranking in KINDS):
         drawn = [c.heads for c in at if c.ranking == CONTROLS[2] and (c.matched, c.excluded) == (
             own.ranking, own.excluded)]
         name = set_name(own.ranking, own.excluded != "")
-        yield {"name": f"draws, layer-matched, {name}", "value": len(drawn), "n": 1}
+        yield number(f"draws, layer-matched, {name}", len(drawn), n=1)
         if drawn:
             distance = np.mean([layer_distance(own.heads, heads) for heads in drawn])
-            yield {"name": f"layer distance, {name}", "value": distance, "n": len(drawn)}
+            yield number(f"layer distance, {name}", distance, n=len(drawn))
 
 
 def _sets(conditions: list[Condition], scores: pd.DataFrame, share: float) -> Iterable[dict]:
@@ -172,12 +162,12 @@ def _sets(conditions: list[Condition], scores: pd.DataFrame, share: float) -> It
     sets = set_table(conditions, scores)
     plain = sets[~sets["excluded"]].sort_values("fraction")
     shown = plain[plain["fraction"] == share].iloc[0]
-    yield {"name": "shared heads at the shown share", "value": shown["overlap"], "n": shown["n_heads"]}
+    yield number("shared heads at the shown share", shown["overlap"], n=shown["n_heads"])
     for place, row in (("smallest", plain.iloc[0]), ("largest", plain.iloc[-1])):
-        yield {"name": f"{place} share of heads", "value": row["fraction"], "n": 1}
-        yield {"name": f"shared heads at the {place} share", "value": row["overlap"], "n": row["n_heads"]}
+        yield number(f"{place} share of heads", row["fraction"], n=1)
+        yield number(f"shared heads at the {place} share", row["overlap"], n=row["n_heads"])
     for score, kind in (("fv", "induction"), ("induction", "fv")):
-        yield {"name": f"percentile in {score} after {kind}", "value": plain.iloc[-1][f"{score}_after_{kind}"], "n": 1}
+        yield number(f"percentile in {score} after {kind}", plain.iloc[-1][f"{score}_after_{kind}"], n=1)
 
 
 def _protocols(historic: Mapping[str, list[Condition]]) -> Iterable[dict]:
@@ -186,9 +176,9 @@ def _protocols(historic: Mapping[str, list[Condition]]) -> Iterable[dict]:
         plain = {(c.ranking, c.fraction): c.heads for c in own if c.ranking in KINDS and not c.excluded}
         kept = {(c.ranking, c.fraction): c.heads for c in own if c.ranking in KINDS and c.excluded}
         for fraction, n_heads in sorted({(key[1], int(mask.sum())) for key, mask in plain.items()}):
-            yield {"name": f"heads ablated, {name}, {fraction:g}", "value": n_heads, "n": 1}
-        yield {"name": f"sets changed by exclusion, {name}", "n": len(plain),
-               "value": sum(bool((plain[key] != kept[key]).any()) for key in plain)}
+            yield number(f"heads ablated, {name}, {fraction:g}", n_heads, n=1)
+        changed = sum(bool((plain[key] != kept[key]).any()) for key in plain)
+        yield number(f"sets changed by exclusion, {name}", changed, n=len(plain))
 
 
 def _detectable(
@@ -198,12 +188,10 @@ def _detectable(
     for name in protocols:
         own_share = exclude_fraction if name == "single" else None
         rows = protocol_rows(name, ablations, "token_loss", exclude_fraction=own_share)
-        rows = rows[rows["ranking"].isin(KINDS)]
-        if len(rows):
-            distance = (rows["fraction"] - share).abs()
-            at = rows[distance == distance.min()]
-            yield {"name": f"least change told, {name}", "value": 1.96 * at["standard_error"].max(skipna=False),
-                   "n": at["n_prompts"].iloc[0]}
+        at = _nearest(rows[rows["ranking"].isin(KINDS)], share)
+        if len(at):
+            least = 1.96 * at["standard_error"].max(skipna=False)
+            yield number(f"least change told, {name}", least, n=at["n_prompts"].iloc[0])
 
 
 def _gaps_at_last(ablations: pd.DataFrame, share: float, seed: int) -> Iterable[dict]:
@@ -211,10 +199,13 @@ def _gaps_at_last(ablations: pd.DataFrame, share: float, seed: int) -> Iterable[
     rows = ablations[(ablations["positions"] == "last") & (ablations["replacement"] == "mean")
                      & (ablations["excluded"] == "") & ablations["ranking"].isin(KINDS)]
     for metric in ("generated_f1", FEW_SHOT):
-        own = rows[rows["metric"] == metric]
-        distance = (own["fraction"] - share).abs()
-        wide = own[distance == distance.min()].pivot_table(index="task", columns="ranking", values="value")
+        own = _nearest(rows[rows["metric"] == metric], share)
+        wide = own.pivot_table(index="task", columns="ranking", values="value")
         if len(wide) > 1:
             gap = bootstrap_mean((wide["induction"] - wide["fv"]).to_numpy(), seed=seed)
-            yield {"name": effect_name(metric, DIFFERENCE, False, "mean", "last", "without"), **gap._asdict(),
-                   "n": len(wide)}
+            yield number(effect_name(metric, DIFFERENCE, False, "mean", "last", "without"), *gap, n=len(wide))
+
+
+def _nearest(rows: pd.DataFrame, share: float) -> pd.DataFrame:
+    distance = (rows["fraction"] - share).abs()
+    return rows[distance == distance.min()]

@@ -9,6 +9,8 @@ from scipy import stats
 from icl_lib.analysis import dynamics
 from icl_lib.analysis.claim_estimates import Estimate, size_of, tested, undecidable
 from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.heads import head_count
+from icl_lib.kinds import KINDS
 from icl_lib.stats.emergence import Emergence
 from icl_lib.stats.permutation import gehan_scores, trend_test
 
@@ -59,7 +61,7 @@ def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
         return []
     steps = [suite.steps(model)[-1] if found.step is None else found.step for model, found in came.items()]
     scores = gehan_scores(np.array(steps, dtype=float), np.array([found.step is not None for found in came.values()]))
-    return size_trend(suite, pd.Series(scores, index=list(came)))
+    return size_trend(suite, dict(zip(came, scores, strict=True)))
 
 
 def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
@@ -69,11 +71,10 @@ def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Est
     """
     for model, scores in suite.followed.items():
         steps, by_task = dynamics.fv_by_task(scores)
-        induction = suite.curves(model)["induction"].to_numpy()
-        n_tasks, n_top = by_task.shape[1], suite.n_top(scores)
+        induction, fv = (suite.curves(model)[kind].to_numpy() for kind in KINDS)
+        n_tasks, n_top = by_task.shape[1], head_count(suite.top_fraction, by_task.shape[2])
         drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
         resamples = [np.sort(by_task[:, tasks].mean(1), axis=1)[:, -n_top:].mean(1) for tasks in drawn]
-        fv = suite.curves(model)["fv"].to_numpy()
         if induction[-1] <= 0 or fv[-1] <= 0:
             continue
         value = _rise(steps, fv)[1] - _rise(steps, induction)[1]
@@ -145,12 +146,14 @@ def transitions_beyond_chance(suite: SuiteTables) -> Iterator[Estimate]:
             yield Estimate(model, value, p_value=row["p"], n=n, smallest_p=row["smallest p"], why=why)
 
 
-def size_trend(suite: SuiteTables, values: pd.Series) -> list[Estimate]:
-    """Rank correlation of a model's value (index: models) with its parameters; seeds of a size are averaged."""
-    sizes = suite.sizes.set_index("model")["parameters"].reindex(values.index)
+def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:
+    """Rank correlation of a value by model with its parameters, nothing for no model; seeds of a size are averaged."""
+    if not values:
+        return []
+    sizes = suite.sizes.set_index("model")["parameters"].reindex(values)
     by_size = pd.DataFrame({"size": sizes, "value": values}, dtype=float).groupby(size_of).mean()
     if len(by_size) < 3:
-        return [undecidable("", f"sizes of model: {len(by_size)}", n=len(by_size))] if len(by_size) else []
+        return [undecidable("", f"sizes of model: {len(by_size)}", n=len(by_size))]
     test = trend_test(by_size["size"].to_numpy(), by_size["value"].to_numpy(), seed=suite.seed)
     return [tested("", test, n=len(by_size), of="sizes of model")]
 
@@ -179,13 +182,9 @@ def _share(suite: SuiteTables, model: str, count: int, total: int, limit: float)
 
 def _emergence(suite: SuiteTables, kind: str) -> dict[str, Emergence]:
     """Per followed model the first step with a kind and the last without it."""
-    found = {}
-    for model, table in suite.emergence.items():
-        row = table.loc[kind]
-        first, before = (None if pd.isna(row[name]) else int(row[name]) for name in
-                         ("first step with it", "last step without"))
-        found[model] = Emergence(first, before)
-    return found
+    rows = {model: table.loc[kind, ["first step with it", "last step without"]]
+            for model, table in suite.emergence.items()}
+    return {model: Emergence(*(None if pd.isna(step) else int(step) for step in row)) for model, row in rows.items()}
 
 
 STATISTICS = (emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,

@@ -4,26 +4,32 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
+from scipy.stats import bootstrap
 
+from icl_lib.ablation.conditions import THEIRS
 from icl_lib.ablation.effects import DIFFERENCE, corrected
-from icl_lib.analysis import claim_dynamics, claim_patterns
+from icl_lib.analysis import claim_dynamics
 from icl_lib.analysis.claim_dynamics import size_trend
 from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
-from icl_lib.analysis.executions import third
+from icl_lib.analysis.reading import third
 from icl_lib.analysis.suite_tables import SuiteTables
-from icl_lib.heads import head_count
-from icl_lib.kinds import RANKED_BY, mean_scores, top_sets
+from icl_lib.analysis.two_papers import MATCHED, by_task_benefits
+from icl_lib.heads import overlap, top_heads
+from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
 from icl_lib.models.paper_models import family
 from icl_lib.stats.intervals import bootstrap_mean, spearman
 from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
 
 ACCURACY, LOSS = "first_token_accuracy", "token_loss_difference"
-NO_CONTROL = "no heads of neither kind left for a control"
 # What a metric has to be above without ablation for there to be something to lose: accuracy (0..1), loss (nats).
 TO_LOSE = {ACCURACY: 0.05, LOSS: 0.0}
 NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
            LOSS: "the model's loss does not fall along documents: nothing to lose"}
+SMALLEST_BENEFIT = 0.05
+NO_CONTROL = "no heads of neither kind left for a control"
+NO_PATTERN = "the model can do none of the patterns"
+NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty"
 
 
 def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None) -> Iterator[Estimate]:
@@ -50,20 +56,20 @@ def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Est
             if set(RANKED_BY) <= suite.kinds.get(model, set())}
     able = {model: own["value"].item() for model, own in rows.items()
             if len(own) and not _nothing_to_lose(suite, model, metric)}
-    if not able:
-        return [undecidable("", "no model has a control and something to lose")] if rows else []
-    return size_trend(suite, pd.Series(able))
+    if rows and not able:
+        return [undecidable("", "no model has a control and something to lose")]
+    return size_trend(suite, able)
 
 
 def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
     """Share of the top heads of one kind that is also among those of the other; interval over scoring tasks."""
     for model, scores in suite.scores.items():
-        induction, by_task = _scores_by_task(scores)
-        n_tasks, n_top = len(by_task), head_count(suite.overlap_fraction, induction.size)
-        own = set(_best(induction, n_top))
+        by_task = scores_by_task(scores, "fv")
+        own = top_heads(mean_scores(scores, RANKED_BY["induction"]), fraction=suite.overlap_fraction)
+        n_tasks, n_top = len(by_task), int(own.sum())
 
-        def share(fv, own=own, n_top=n_top):
-            return len(own & set(_best(fv, n_top))) / n_top
+        def share(fv, own=own):
+            return overlap(own, top_heads(fv.reshape(own.shape), fraction=suite.overlap_fraction))
 
         value = share(by_task.mean(0))
         if n_tasks < 2 or n_top < 2:
@@ -104,8 +110,8 @@ def rank_correlation(suite: SuiteTables) -> Iterator[Estimate]:
 
 def strength_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
     """Trend with size of the top heads' mean score."""
-    means = {model: _top_mean(scores, kind, suite.top_fraction) for model, scores in suite.scores.items()}
-    return size_trend(suite, pd.Series(means)) if means else []
+    return size_trend(suite, {model: _top_mean(scores, kind, suite.top_fraction)
+                              for model, scores in suite.scores.items()})
 
 
 def family_difference(suite: SuiteTables) -> list[Estimate]:
@@ -187,6 +193,54 @@ def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
             yield _over_tasks(suite, model, (by_task["fv"] - by_task["random_layer_matched"]).dropna())
 
 
+def pattern_effect(suite: SuiteTables) -> Iterator[Estimate]:
+    """Accuracy lost on patterns, per model, at the smallest share of heads ranked by prefix matching.
+
+    Beyond random heads of neither kind in the same layers, at the most demonstrations, mean over the tasks that the
+    model can do. Cannot be decided where it can do none, and without such random heads.
+    """
+    for model in suite.ablated:
+        if suite.table("patterns", model).empty:
+            continue
+        effects = suite.table("pattern_effects", model)
+        rows = effects[(effects["task_set"] == "patterns") & (effects["task"] == "") & (effects["excluded"] == "")
+                       & (effects["ranking"] == "induction") & (effects["ranked_by"] == THEIRS)]
+        least = (rows["fraction"] == rows["fraction"].min()) & (rows["n_shots"] == rows["n_shots"].max())
+        row = rows[least & (rows["control"] == MATCHED)]
+        if row.empty:
+            yield undecidable(model, NO_PATTERN if rows.empty else NO_CONTROL)
+        else:
+            yield spanned(model, row[["value", "low", "high"]].to_numpy()[0], n=int(row["n_prompts"].item()),
+                          of="prompts")
+
+
+def benefit_lost(suite: SuiteTables) -> Iterator[Estimate]:
+    """Share of what demonstrations add to accuracy on the paper's tasks that is lost, per model.
+
+    With the largest share of heads by prefix matching ablated, beyond random heads of the same layers. Bootstrap over
+    tasks. Cannot be decided where demonstrations add nothing.
+    """
+    for model in suite.ablated:
+        benefits = by_task_benefits(suite.table("patterns", model))
+        by_condition = {key: by_task for key, by_task in benefits if key[0] == "paper"}
+        if not by_condition:
+            continue
+        share = max(fraction for _, _, fraction in by_condition)
+        keys = [("paper", "none", 0.0), ("paper", MATCHED, share), ("paper", "induction", share)]
+        if not set(keys) <= set(by_condition):
+            yield undecidable(model, NO_CONTROL)
+            continue
+        none, matched, induction = (by_condition[key] for key in keys)
+        table = pd.DataFrame({"lost": matched - induction, "benefit": none}).dropna()
+        if len(table) < 2 or none.mean() <= SMALLEST_BENEFIT:
+            yield undecidable(model, NO_BENEFIT, n=len(table))
+            continue
+        samples, n = (table["lost"].to_numpy(), table["benefit"].to_numpy()), len(table)
+        ends = bootstrap(samples, _ratio, paired=True, n_resamples=2000, method="percentile",
+                         rng=np.random.default_rng(suite.seed)).confidence_interval
+        yield spanned(model, (_ratio(*samples), *ends), n=n, of="tasks")
+
+
 def _effects(suite: SuiteTables, metric: str, ranking: str, excluded: bool) -> dict[str, pd.DataFrame]:
     """Per model in which this was ablated its row beyond layer-matched random heads, or none without such heads."""
     found = {}
@@ -211,23 +265,16 @@ def _over_tasks(suite: SuiteTables, model: str, values: pd.Series) -> Estimate:
     return spanned(model, interval, n=len(values), of="tasks")
 
 
-def _scores_by_task(scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The induction score by head and the FV score by task and head, heads flattened."""
-    rows = scores[scores["score"] == "fv"]
-    by_task = rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
-    return mean_scores(scores, RANKED_BY["induction"]).ravel(), by_task
-
-
-def _best(values: np.ndarray, n: int) -> np.ndarray:
-    return np.argsort(-values, kind="stable")[:n]
-
-
 def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:
     return float(mean_scores(scores, RANKED_BY[kind])[top_sets(scores, fraction=fraction)[kind]].mean())
+
+
+def _ratio(lost: np.ndarray, benefit: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+    return lost.mean(axis) / benefit.mean(axis)
 
 
 STATISTICS: dict[str, Callable[..., Iterable[Estimate]]] = {f.__name__: f for f in (
     effect, effect_trend, shared_heads, percentile, depth_difference, rank_correlation, strength_trend,
     family_difference, highest_induction, dissociation, tasks_with_larger_fv_loss, few_shot_loss_beyond_zero_shot,
-    execution_gain, *claim_dynamics.STATISTICS, *claim_patterns.STATISTICS,
+    execution_gain, pattern_effect, benefit_lost, *claim_dynamics.STATISTICS,
 )}

@@ -20,7 +20,13 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 POWERLESS, ABSENT = "cannot be decided here", "not measured here"
 VERDICTS = (HOLDS, FAILS, OPEN, POWERLESS, ABSENT)
 WORDS = {HOLDS: "for", FAILS: "against", OPEN: "open", POWERLESS: "no power"}
-RULES = ("above", "after", "below", "between")
+# Of each rule whether an interval lies wholly inside, and whether wholly outside; `after`: it does not reach its ends.
+RULES = {
+    "above": lambda low, high, limit: (low > limit, high <= limit),
+    "after": lambda low, high, limit: (low >= limit, high <= limit),
+    "below": lambda low, high, limit: (high < limit, low >= limit),
+    "between": lambda low, high, limit: (limit[0] <= low and high <= limit[1], high < limit[0] or low > limit[1]),
+}
 # What the name of a row of the table `statistics` ends in that holds the power of the row without it.
 POWER = " (smallest p)"
 
@@ -72,20 +78,13 @@ def verdict(estimate: Estimate, rule: dict[str, Any]) -> str:
         return POWERLESS
     if np.isnan(estimate.value):
         return ABSENT
-    (name, limit), = rule.items()
     low, high = estimate.low, estimate.high
     if np.isnan(low) or np.isnan(high):
         if not estimate.p_value < 0.05:
             return OPEN
         low = high = estimate.value
-    if name == "between":
-        inside, outside = limit[0] <= low and high <= limit[1], high < limit[0] or low > limit[1]
-    elif name == "below":
-        inside, outside = high < limit, low >= limit
-    elif name == "after":  # of an interval that does not reach its ends
-        inside, outside = low >= limit, high <= limit
-    else:
-        inside, outside = low > limit, high <= limit
+    (name, limit), = rule.items()
+    inside, outside = RULES[name](low, high, limit)
     return HOLDS if inside else FAILS if outside else OPEN
 
 
@@ -115,15 +114,10 @@ def votes(rows: pd.DataFrame) -> dict[str, str]:
     return {str(size): _majority(list(said)) for size, said in by_size}
 
 
-def tally(rows: pd.DataFrame) -> dict[str, int]:
-    """How many sizes of model are for a claim, against it, open and without power, by verdict."""
-    said = list(votes(rows).values())
-    return {word: said.count(word) for word in WORDS}
-
-
 def tally_words(rows: pd.DataFrame) -> str:
-    """A tally as it is printed: "2 for, 1 against, 1 no power (sizes of model)"."""
-    return ", ".join(f"{n} {WORDS[word]}" for word, n in tally(rows).items() if n) + " (sizes of model)"
+    """The votes on a claim, counted: "2 for, 1 against, 1 no power (sizes of model)"."""
+    said = list(votes(rows).values())
+    return ", ".join(f"{said.count(vote)} {word}" for vote, word in WORDS.items() if vote in said) + " (sizes of model)"
 
 
 def overall(rows: pd.DataFrame) -> str:
@@ -169,13 +163,11 @@ def estimate_words(row) -> str:
 def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
     """`ledger` from its rows in the table `statistics`; the verdicts follow from the rules and the power again."""
     rules = {claim.id: claim.holds for claim in read_claims()}
-    of_power = statistics["name"].str.endswith(POWER)
-    power = statistics[of_power]
-    smallest = {(row.name.removesuffix(POWER), row.model): row.value for row in power.itertuples(index=False)}
-    found = statistics[~of_power].rename(columns={"name": "claim"})
-    keys = zip(found["claim"], found["model"], strict=True)
-    found = found.assign(smallest_p=[smallest.get(key, np.nan) for key in keys], why="")
-    found = found[["claim", *Estimate._fields]]
+    found = statistics.rename(columns={"name": "claim"})
+    of_power = found["claim"].str.endswith(POWER)
+    power = found[of_power].assign(claim=found["claim"].str.removesuffix(POWER), smallest_p=found["value"])
+    found = found[~of_power].merge(power[["claim", "model", "smallest_p"]], on=["claim", "model"], how="left")
+    found = found.assign(why="")[["claim", *Estimate._fields]]
     return found.assign(verdict=[verdict(Estimate(*row[1:]), rules[row[0]]) for row in found.itertuples(index=False)])
 
 

@@ -11,18 +11,12 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from icl_lib import kinds
 from icl_lib.ablation.effects import corrected
 from icl_lib.analysis.reading import found_tables, number, one_intervention, table_of
 from icl_lib.heads import top_heads
-from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY, fv_threshold, null_draws, reads_labels
-from icl_lib.stats.emergence import (
-    ORDERS,
-    Transitions,
-    emergence_interval,
-    emergence_step,
-    tail_test,
-    transition_counts,
-)
+from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
+from icl_lib.stats.emergence import Transitions, emergence_interval, emergence_step, transition_counts
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
@@ -49,14 +43,14 @@ def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
 
 def fv_thresholds(scores: pd.DataFrame) -> Float[ndarray, "step"]:
     """For each step in rising order the FV score from which a head is an FV head; see `kinds.fv_threshold`."""
-    return np.array([fv_threshold(null_draws(at)) for _, at in scores.groupby("step")])
+    return np.array([kinds.fv_threshold(kinds.null_draws(at)) for _, at in scores.groupby("step")])
 
 
 def steps_with_labels(steps: list[int], accuracy: pd.DataFrame | None) -> Bool[ndarray, "step"]:
     """At which steps a model reads labels (`kinds.reads_labels`); True for a step that has no row in the table."""
     if accuracy is None:
         return np.ones(len(steps), dtype=bool)
-    measured = {step: reads_labels(rows) for step, rows in accuracy.groupby("step")}
+    measured = {step: kinds.reads_labels(rows) for step, rows in accuracy.groupby("step")}
     return np.array([measured.get(step, True) for step in steps])
 
 
@@ -157,10 +151,8 @@ def fv_emergence_interval(
 
 def fv_by_task(scores: pd.DataFrame) -> tuple[list[int], Float[ndarray, "step task head"]]:
     """Steps and the FV score of each scoring task at each, heads flattened."""
-    rows = scores[scores["score"] == "fv"]
-    wide = rows.pivot_table(index=["step", "task"], columns=["layer", "head"], values="value")
-    steps = sorted(rows["step"].unique().tolist())
-    return steps, np.stack([wide.loc[step].to_numpy() for step in steps])
+    by_step = {step: kinds.scores_by_task(rows, "fv") for step, rows in scores[scores["score"] == "fv"].groupby("step")}
+    return list(by_step), np.stack(list(by_step.values()))
 
 
 def transition_sweep(
@@ -171,18 +163,17 @@ def transition_sweep(
     A sensitivity analysis: what would be counted if induction heads were defined otherwise.
     """
     return pd.concat([
-        _transition_rows(_transitions(scores, accuracy, seed=seed, induction_threshold=at)).assign(threshold=at)
+        _transitions(scores, accuracy, seed=seed, induction_threshold=at).table().assign(threshold=at)
         for at in induction_thresholds], ignore_index=True)
 
 
 def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
     """Heads by order of emergence of the two scores, with what pairing all heads of the model at random would give.
 
-    `p`: two-sided; `smallest p`: the smallest that these curves, paired in any way, could have given. The FV threshold
-    is the highest of all steps' thresholds, so that a head counts at any step by the same bar. Columns order, heads,
-    expected by chance, p, smallest p.
+    The FV threshold is the highest of all steps' thresholds, so that a head counts at any step by the same bar.
+    Columns as in `Transitions.table`.
     """
-    return _transition_rows(_transitions(scores, accuracy, seed=seed))
+    return _transitions(scores, accuracy, seed=seed).table()
 
 
 def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
@@ -194,14 +185,15 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = No
     found = {str(model): _transitions(group, _of(accuracy, model), seed=seed + i)
              for i, (model, group) in enumerate(scores.groupby("model"))}
     if len(found) > 1:
-        found["all"] = _pooled(list(found.values()))
+        found["all"] = Transitions(*(np.sum(counts, axis=0) for counts in zip(*found.values(), strict=True)))
     rows = []
     for model, counts in found.items():
-        row = {"model": model}
+        row, table = {"model": model}, counts.table().set_index("order")
         for order, words in (("induction_first", "induction first"), ("fv_first", "FV first")):
-            row |= {words: counts.observed[order], f"{words}, by chance": counts.expected[order],
-                    f"p ({words})": counts.p_value[order], f"smallest p ({words})": counts.smallest_p[order]}
-        rows.append(row | {"both at once": counts.observed["both_at_once"]})
+            heads, by_chance, p_value, smallest = table.loc[order]
+            row |= {words: int(heads), f"{words}, by chance": by_chance, f"p ({words})": p_value,
+                    f"smallest p ({words})": smallest}
+        rows.append(row | {"both at once": table.at["both_at_once", "heads"]})
     return pd.DataFrame(rows)
 
 
@@ -212,25 +204,6 @@ def _transitions(
     induction, fv = (by_kind[kind].reshape(len(steps), -1) for kind in KINDS)
     return transition_counts(induction, fv, induction_threshold=induction_threshold,
                              fv_threshold=float(fv_thresholds(scores).max()), seed=seed)
-
-
-def _pooled(counts: list[Transitions]) -> Transitions:
-    """The heads of several models together, against the sums of their random pairings."""
-    null = np.sum([one.null for one in counts], axis=0)
-    observed = {order: sum(one.observed[order] for one in counts) for order in ORDERS}
-    tests = {order: tail_test(observed[order], null[:, i]) for i, order in enumerate(ORDERS)}
-    p_values, smallest = ({order: test[i] for order, test in tests.items()} for i in (0, 1))
-    return Transitions(observed, dict(zip(ORDERS, null.mean(axis=0).tolist(), strict=True)), p_values, smallest, null)
-
-
-def _transition_rows(counts: Transitions) -> pd.DataFrame:
-    return pd.DataFrame({
-        "order": ORDERS,
-        "heads": [counts.observed[order] for order in ORDERS],
-        "expected by chance": [counts.expected[order] for order in ORDERS],
-        "p": [counts.p_value[order] for order in ORDERS],
-        "smallest p": [counts.smallest_p[order] for order in ORDERS],
-    })
 
 
 def _of(accuracy: pd.DataFrame | None, model) -> pd.DataFrame | None:

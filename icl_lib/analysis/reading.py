@@ -53,14 +53,27 @@ def one_intervention(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
 
 def number(
     name: str, value: SupportsFloat, low: SupportsFloat = np.nan, high: SupportsFloat = np.nan,
-    p_value: SupportsFloat = np.nan, *, n: SupportsInt,
+    p_value: SupportsFloat = np.nan, *, n: SupportsInt, **of: str,
 ) -> dict[str, Any]:
-    """A row of the table `statistics` without notebook and model; what there is no such number of is NaN."""
+    """A row of the table `statistics`; what there is no such number of is NaN. `of` may name a model."""
     return {"name": name, "value": float(value), "low": float(low), "high": float(high), "p_value": float(p_value),
-            "n": int(n)}
+            "n": int(n), **of}
 
 
 def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFrame:
     """Rows of `number` as the table `statistics`; a row may name a model of its own."""
     filled = [{"notebook": notebook, "model": model} | row for row in rows]
     return pd.DataFrame(filled, columns=list(SCHEMAS["statistics"]))
+
+
+def third(executions: pd.DataFrame) -> int:
+    """The layer at a third of the model's, where the paper adds vectors (figure 14)."""
+    return 0 if executions.empty else (int(executions["layer"].max()) + 1) // 3
+
+
+def draws_words(executions: pd.DataFrame) -> str:
+    """How many different draws of layer-matched random heads there were."""
+    n_draws = executions[executions["heads"] == "random_layer_matched"]["draw"].nunique()
+    if not n_draws:
+        return "no random heads of neither kind are left to compare with"
+    return f"{n_draws} different random {'draws' if n_draws > 1 else 'draw'}"

@@ -6,21 +6,17 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from icl_lib.analysis.reading import one_intervention
-from icl_lib.heads import overlap
-from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, mean_scores, top_sets
+from icl_lib.kinds import DEFINED_BY, RANKED_BY, heads_of_kind, mean_scores, scores_by_task, top_sets
 from icl_lib.models.locate import count_parameters
-from icl_lib.stats.intervals import (
-    Interval,
-    bootstrap_mean,
-    expected_overlap,
-    overlap_p_value,
-    percentile_rank,
-    spearman,
-)
+from icl_lib.stats import intervals
 from icl_lib.stats.permutation import depth_difference
 
-INDUCTION = RANKED_BY["induction"]
 KIND_COLUMN = {"induction": "induction heads", "fv": "FV heads"}
+# Columns of the comparison: the mean percentile of a kind's top heads in the other score, the lowest and the highest.
+PERCENTILES = {
+    "fv": {"value": "induction percentile of FV heads", "low": "lowest of these", "high": "highest of these"},
+    "induction": {"value": "FV percentile of induction heads", "low": "lowest of those", "high": "highest of those"},
+}
 
 
 def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
@@ -35,12 +31,11 @@ def with_kinds(sizes: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame
     Adds the columns induction heads, FV heads, both to columns model, parameters. A model without a table `accuracy`
     has no FV heads, as nobody vouches for its reading labels.
     """
-    counts = {model: {kind: int(mask.sum()) for kind, mask in
-                      heads_of_kind(rows, accuracy[accuracy["model"] == model]).items()}
-              for model, rows in scores.groupby("model")}
-    found = sizes[sizes["model"].isin(counts)].reset_index(drop=True)
-    for kind, name in KIND_COLUMN.items():
-        found[name] = [counts[model][kind] for model in found["model"]]
+    counts = []
+    for model, rows in scores.groupby("model"):
+        masks = heads_of_kind(rows, accuracy[accuracy["model"] == model])
+        counts.append({"model": model} | {name: int(masks[kind].sum()) for kind, name in KIND_COLUMN.items()})
+    found = sizes.merge(pd.DataFrame(counts), on="model")
     return found.assign(both=(found[list(KIND_COLUMN.values())] > 0).all(axis=1))
 
 
@@ -55,16 +50,12 @@ def strength_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float
         tops = top_sets(group, fraction=fraction)
         for score, kind in kind_of.items():
             top = tops[kind]
-            by_task = np.stack([g.sort_values(["layer", "head"])["value"].to_numpy().reshape(top.shape)
-                                for _, g in group[group["score"] == score].groupby("task")])
+            by_task = scores_by_task(group, score).reshape(-1, *top.shape)
             best = by_task.mean(0) == by_task.mean(0).max()
             for statistic, mask in (("highest head", best), ("mean of the top heads", top),
                                     ("mean of all heads", np.ones_like(top))):
                 per_task = by_task[:, mask].mean(1)
-                low = high = float(per_task.mean())
-                if len(per_task) > 1:
-                    _, low, high = bootstrap_mean(per_task, seed=seed)
-                rows.append((model, score, statistic, float(per_task.mean()), low, high))
+                rows.append((model, score, statistic, *intervals.bootstrap_mean(per_task, seed=seed)))
     table = pd.DataFrame(rows, columns=["model", "score", "statistic", "value", "low", "high"])
     return table.merge(sizes, on="model")
 
@@ -77,22 +68,20 @@ def comparison_table(
     for model, group in scores.groupby("model"):
         tops = top_sets(group, fraction=fraction)
         wide = top_sets(group, fraction=overlap_fraction)
-        induction, fv = (mean_scores(group, score) for score in (INDUCTION, "fv"))
-        of_fv = percentile_rank(induction)[tops["fv"]]
-        of_induction = percentile_rank(fv)[tops["induction"]]
+        induction, fv = (mean_scores(group, score) for score in RANKED_BY.values())
+        percentiles_of = {}
+        for kind, other in (("fv", induction), ("induction", fv)):
+            ranks = intervals.percentile_rank(other)[tops[kind]]
+            percentiles_of |= zip(PERCENTILES[kind].values(), (ranks.mean(), ranks.min(), ranks.max()), strict=True)
         n, n_top, shared = fv.size, int(wide["fv"].sum()), int((wide["fv"] & wide["induction"]).sum())
-        rho = spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv) else Interval(*[np.nan] * 3)
+        rho = (intervals.spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv)
+               else intervals.Interval(*[np.nan] * 3))
         depth = depth_difference(tops["fv"], tops["induction"], seed=seed)
         rows.append({
-            "model": model, "heads": n, "top heads": int(tops["fv"].sum()),
-            "overlap": overlap(wide["fv"], wide["induction"]),
-            "overlap by chance": expected_overlap(n, n_top, n_top),
-            "p (overlap)": overlap_p_value(shared, n, n_top, n_top).p_value,
-            "overlap of layers": layer_overlap(wide["fv"], wide["induction"]),
-            "induction percentile of FV heads": of_fv.mean(), "lowest of these": of_fv.min(),
-            "highest of these": of_fv.max(),
-            "FV percentile of induction heads": of_induction.mean(), "lowest of those": of_induction.min(),
-            "highest of those": of_induction.max(),
+            "model": model, "heads": n, "top heads": int(tops["fv"].sum()), "overlap": shared / n_top,
+            "overlap by chance": intervals.expected_overlap(n, n_top, n_top),
+            "p (overlap)": intervals.overlap_p_value(shared, n, n_top, n_top).p_value,
+            "overlap of layers": layer_overlap(wide["fv"], wide["induction"]), **percentiles_of,
             "rank correlation": rho.value, "rank correlation, low": rho.low, "rank correlation, high": rho.high,
             "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
             "smallest possible p (depth)": depth.smallest_p,
@@ -131,25 +120,19 @@ def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[
         for fraction in fractions:
             tops = top_sets(group, fraction=fraction)
             n, n_total = int(tops["fv"].sum()), tops["fv"].size
-            shared = int((tops["fv"] & tops["induction"]).sum())
-            p_value, *extremes = (overlap_p_value(k, n_total, n, n).p_value
-                                  for k in (shared, max(0, 2 * n - n_total), n))
-            rows.append((model, fraction, n, shared / n, expected_overlap(n_total, n, n), p_value, min(extremes)))
+            shared = intervals.overlap_p_value(int((tops["fv"] & tops["induction"]).sum()), n_total, n, n)
+            expected = intervals.expected_overlap(n_total, n, n)
+            rows.append((model, fraction, n, shared.value / n, expected, shared.p_value, shared.smallest_p))
     table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value", "smallest_p"])
     return table.merge(sizes, on="model").sort_values(["parameters", "model", "fraction"], ignore_index=True)
 
 
 def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
     """Both percentiles of the comparison in long form: columns model, parameters, both, series, value, low, high."""
-    fv = comparison.rename(
-        columns={"induction percentile of FV heads": "value", "lowest of these": "low", "highest of these": "high"})
-    induction = comparison.rename(
-        columns={"FV percentile of induction heads": "value", "lowest of those": "low", "highest of those": "high"})
-    columns = ["model", "parameters", "both", "series", "value", "low", "high"]
     return pd.concat([
-        fv.assign(series="fv")[columns],
-        induction.assign(series="induction")[columns],
-    ], ignore_index=True)
+        comparison[["model", "parameters", "both"]].assign(
+            series=kind, **{name: comparison[column] for name, column in columns.items()})
+        for kind, columns in PERCENTILES.items()], ignore_index=True)
 
 
 def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:

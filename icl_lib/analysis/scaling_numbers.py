@@ -1,24 +1,25 @@
 """The numbers that the scaling page prints, as rows of the table `statistics`; the index page reads them from there."""
 
-import numpy as np
+from collections.abc import Iterator
+
 import pandas as pd
 
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.reading import number, table_of
-from icl_lib.analysis.scaling import KIND_COLUMN
+from icl_lib.analysis.scaling import KIND_COLUMN, PERCENTILES
 from icl_lib.kinds import KINDS
 from icl_lib.stats.permutation import trend_test
 
-# Columns of the comparison that are estimates: the ends of their intervals (or lowest and highest head), their p-value.
-_ESTIMATES = {
-    "overlap": (None, None, "p (overlap)"),
-    "induction percentile of FV heads": ("lowest of these", "highest of these", None),
-    "FV percentile of induction heads": ("lowest of those", "highest of those", None),
-    "rank correlation": ("rank correlation, low", "rank correlation, high", None),
-    "depth difference (layers)": (None, None, "p (depth)"),
+# Columns of the comparison, and of estimates those of the ends of the interval (or lowest and highest head) and of p.
+_PERCENTILES = {columns["value"]: {end: columns[end] for end in ("low", "high")} for columns in PERCENTILES.values()}
+_COLUMNS = {
+    **dict.fromkeys(("parameters", *KIND_COLUMN.values(), "top heads", "overlap by chance", "overlap of layers",
+                     "smallest possible p (depth)"), {}),
+    "overlap": {"p_value": "p (overlap)"},
+    **_PERCENTILES,
+    "rank correlation": {"low": "rank correlation, low", "high": "rank correlation, high"},
+    "depth difference (layers)": {"p_value": "p (depth)"},
 }
-_PLAIN = ("parameters", *KIND_COLUMN.values(), "top heads", "overlap by chance", "overlap of layers",
-          "smallest possible p (depth)")
 
 
 def scaling_numbers(
@@ -30,9 +31,9 @@ def scaling_numbers(
     `scaling.effects_by_size`. Over models count those with heads of both kinds; `n` is then their number. No row for
     what there are no such models for.
     """
-    parts = [_of_models(comparison), _over_models(comparison[comparison["both"]], len(comparison)),
-             _of_overlaps(overlaps), _of_effects(effects, seed)]
-    return table_of([row for rows in parts for row in rows], notebook="model_scaling")
+    rows = [*_of_models(comparison), *_over_models(comparison[comparison["both"]], len(comparison)),
+            *_of_overlaps(overlaps), *_of_effects(effects, seed)]
+    return table_of(rows, notebook="model_scaling")
 
 
 def lost(metric: str, ranking: str, control: str, excluded: bool) -> str:
@@ -40,53 +41,51 @@ def lost(metric: str, ranking: str, control: str, excluded: bool) -> str:
     return f"{METRIC_WORDS[metric]} lost, {ranking}, against {control}" + (", with exclusion" if excluded else "")
 
 
-def _of_models(comparison: pd.DataFrame) -> list[dict]:
-    rows = []
+def _of_models(comparison: pd.DataFrame) -> Iterator[dict]:
     for row in comparison.to_dict("records"):
-        own = [number(name, row[name], n=row["heads"]) for name in _PLAIN]
-        own += [number(name, row[name], *(np.nan if end is None else row[end] for end in ends), n=row["heads"])
-                for name, ends in _ESTIMATES.items()]
-        rows += [found | {"model": row["model"]} for found in own]
-    return rows
+        for name, ends in _COLUMNS.items():
+            numbers = {end: row[column] for end, column in ends.items()}
+            yield number(name, row[name], **numbers, n=row["heads"], model=row["model"])
 
 
-def _over_models(both: pd.DataFrame, n_models: int) -> list[dict]:
-    deeper = both["depth difference (layers)"] > 0
-    n = len(both)
-    rows = [number("models with heads of both kinds", n, n=n_models),
-            number("models with deeper FV heads", deeper.sum(), n=n),
-            number("models with significantly deeper FV heads", (deeper & (both["p (depth)"] < 0.05)).sum(), n=n),
-            number("models with power for depth", (both["smallest possible p (depth)"] < 0.05).sum(), n=n),
-            number("models with more overlap than by chance", (both["overlap"] > both["overlap by chance"]).sum(), n=n)]
-    return rows + [number(name, both[name].mean(), n=n)
-                   for name in ("induction percentile of FV heads", "FV percentile of induction heads") if n]
+def _over_models(both: pd.DataFrame, n_models: int) -> Iterator[dict]:
+    n, deeper = len(both), both["depth difference (layers)"] > 0
+    yield number("models with heads of both kinds", n, n=n_models)
+    counted = {"models with deeper FV heads": deeper,
+               "models with significantly deeper FV heads": deeper & (both["p (depth)"] < 0.05),
+               "models with power for depth": both["smallest possible p (depth)"] < 0.05,
+               "models with more overlap than by chance": both["overlap"] > both["overlap by chance"]}
+    for name, of_model in counted.items():
+        yield number(name, of_model.sum(), n=n)
+    for name in _PERCENTILES if n else ():
+        yield number(name, both[name].mean(), n=n)
 
 
-def _of_overlaps(overlaps: pd.DataFrame) -> list[dict]:
-    rows = []
+def _of_overlaps(overlaps: pd.DataFrame) -> Iterator[dict]:
     for fraction, at in overlaps.groupby("fraction"):
         where = f"top {fraction:g}"
-        rows += [number(f"overlap, {where}", row.value, p_value=row.p_value, n=row.n_heads) | {"model": row.model}
-                 for row in at.itertuples()]
-        rows += [number(f"overlap by chance, {where}", row.expected, n=row.n_heads) | {"model": row.model}
-                 for row in at.itertuples()]
+        for row in at.itertuples():
+            of = {"n": row.n_heads, "model": row.model}
+            yield number(f"overlap, {where}", row.value, p_value=row.p_value, **of)
+            yield number(f"overlap by chance, {where}", row.expected, **of)
         at = at[at["both"]]
-        n, told = len(at), at[at["p_value"] < 0.05]
-        if n:
-            rows += [number(f"overlap, {where}", at["value"].mean(), n=n),
-                     number(f"overlap by chance, {where}", at["expected"].mean(), n=n),
-                     number(f"fewest heads, {where}", at["n_heads"].min(), n=n),
-                     number(f"most heads, {where}", at["n_heads"].max(), n=n),
-                     number(f"models with more overlap, {where}", (told["value"] > told["expected"]).sum(), n=n),
-                     number(f"models with less overlap, {where}", (told["value"] < told["expected"]).sum(), n=n),
-                     number(f"models with power for overlap, {where}", (at["smallest_p"] < 0.05).sum(), n=n)]
-    return rows
+        if at.empty:
+            continue
+        told = at[at["p_value"] < 0.05]
+        found = {"overlap": at["value"].mean(), "overlap by chance": at["expected"].mean(),
+                 "fewest heads": at["n_heads"].min(), "most heads": at["n_heads"].max(),
+                 "models with more overlap": (told["value"] > told["expected"]).sum(),
+                 "models with less overlap": (told["value"] < told["expected"]).sum(),
+                 "models with power for overlap": (at["smallest_p"] < 0.05).sum()}
+        for name, value in found.items():
+            yield number(f"{name}, {where}", value, n=len(at))
 
 
-def _of_effects(effects: pd.DataFrame, seed: int) -> list[dict]:
+def _of_effects(effects: pd.DataFrame, seed: int) -> Iterator[dict]:
     effects = effects[effects["ranking"].isin((*KINDS, DIFFERENCE))]
-    rows = [number(lost(row.metric, row.ranking, row.control, row.excluded), row.value, row.low, row.high, row.p_value,
-                   n=row.n_prompts) | {"model": row.model} for row in effects.itertuples()]
+    for row in effects.itertuples():
+        name = lost(row.metric, row.ranking, row.control, row.excluded)
+        yield number(name, row.value, row.low, row.high, row.p_value, n=row.n_prompts, model=row.model)
     compared = effects[effects["both"].astype(bool)]
     for (metric, excluded, control), own in compared.groupby(["metric", "excluded", "control"]):
         gaps = own[own["ranking"] == DIFFERENCE]  # there where both kinds have this control
@@ -94,22 +93,21 @@ def _of_effects(effects: pd.DataFrame, seed: int) -> list[dict]:
             continue
         n = len(gaps)
         for ranking, values in own[own["model"].isin(gaps["model"])].groupby("ranking")["value"]:
-            rows.append(number(lost(metric, ranking, control, excluded), values.mean(), n=n))
+            yield number(lost(metric, ranking, control, excluded), values.mean(), n=n)
         name = lost(metric, DIFFERENCE, control, excluded)
-        rows += [number(f"{name}, above zero", (gaps["value"] > 0).sum(), n=n),
-                 number(f"{name}, interval above zero", (gaps["low"] > 0).sum(), n=n),
-                 number(f"{name}, interval below zero", (gaps["high"] < 0).sum(), n=n)]
+        yield number(f"{name}, above zero", (gaps["value"] > 0).sum(), n=n)
+        yield number(f"{name}, interval above zero", (gaps["low"] > 0).sum(), n=n)
+        yield number(f"{name}, interval below zero", (gaps["high"] < 0).sum(), n=n)
         if control == CONTROLS[-1]:
-            rows += _trend(f"{name}, trend with size", gaps, seed)
-    return rows
+            yield from _trend(f"{name}, trend with size", gaps, seed)
 
 
-def _trend(name: str, gaps: pd.DataFrame, seed: int) -> list[dict]:
+def _trend(name: str, gaps: pd.DataFrame, seed: int) -> Iterator[dict]:
     """Rank correlation with size of the mean of the models of a size, and the smallest p-value so many sizes allow."""
     by_size = gaps.groupby("parameters")["value"].mean()
     k = len(by_size)
-    if k < 3:
-        return [number(f"{name}, sizes", k, n=k)]
-    test = trend_test(by_size.index.to_numpy(dtype=float), by_size.to_numpy(), seed=seed)
-    return [number(f"{name}, sizes", k, n=k), number(name, test.value, p_value=test.p_value, n=k),
-            number(f"{name}, smallest p", test.smallest_p, n=k)]
+    yield number(f"{name}, sizes", k, n=k)
+    if k >= 3:
+        test = trend_test(by_size.index.to_numpy(dtype=float), by_size.to_numpy(), seed=seed)
+        yield number(name, test.value, p_value=test.p_value, n=k)
+        yield number(f"{name}, smallest p", test.smallest_p, n=k)

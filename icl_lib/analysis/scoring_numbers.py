@@ -1,23 +1,17 @@
 """The numbers that the scoring page prints, as rows of the table `statistics`, made from the page's own tables."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from icl_lib import kinds
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import head_names, overlap
-from icl_lib.kinds import (
-    DEFINED_BY,
-    RANKED_BY,
-    fv_threshold,
-    heads_of_kind,
-    label_gaps,
-    mean_scores,
-    null_draws,
-    top_sets,
-)
+from icl_lib.kinds import DEFINED_BY, RANKED_BY, mean_scores
 from icl_lib.stats.intervals import expected_overlap, overlap_p_value, spearman
 
 SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
@@ -28,10 +22,12 @@ def scoring_numbers(
     scores: pd.DataFrame, accuracy: pd.DataFrame, tasks: pd.DataFrame, *, fraction: float, seed: int
 ) -> pd.DataFrame:
     """All numbers of the scoring page, from the tables of these names of one model at one step."""
-    return pd.concat([
-        accuracy_numbers(trained(accuracy, tasks)), task_numbers(accuracy, tasks), loss_numbers(accuracy),
-        score_numbers(scores, accuracy, fraction=fraction, seed=seed), concentration_numbers(scores),
-        type_numbers(scores, tasks, seed=seed)])
+    n_tasks = len(set(accuracy["task"]) & set(tasks["task"]))
+    rows = [*accuracy_numbers(trained(accuracy, tasks)),
+            number("tasks not done", len(undone_tasks(accuracy, tasks)), n=n_tasks), loss_number(accuracy),
+            *score_numbers(scores, accuracy, fraction=fraction, seed=seed), *concentration_numbers(scores),
+            *type_numbers(scores, tasks, seed=seed)]
+    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
 
 
 def trained(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
@@ -40,15 +36,14 @@ def trained(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["split"] != "unseen") & (rows["metric"] == "first_token_accuracy")]
 
 
-def accuracy_numbers(accuracy: pd.DataFrame) -> pd.DataFrame:
+def accuracy_numbers(accuracy: pd.DataFrame) -> Iterator[dict]:
     """Means over tasks of first-token accuracy, one per group of tasks, labels and number of demonstrations.
 
     `accuracy`: that metric's rows of the table `accuracy` with the column `group` (`trained`). Names are
     "accuracy, <group>, <clean or shuffled>, <shots> shots"; `n` is the number of tasks.
     """
-    rows = [number(f"accuracy, {group}, {labels}, {shots} shots", part["value"].mean(), n=len(part))
-            for (group, labels, shots), part in accuracy.groupby(["group", "labels", "n_shots"], sort=False)]
-    return table_of(rows, notebook="scoring", model=accuracy["model"].iloc[0])
+    for (group, labels, shots), part in accuracy.groupby(["group", "labels", "n_shots"], sort=False):
+        yield number(f"accuracy, {group}, {labels}, {shots} shots", part["value"].mean(), n=len(part))
 
 
 def undone_tasks(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
@@ -64,42 +59,31 @@ def undone_tasks(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
     return sorted(rows["task"][p_values >= 0.05])
 
 
-def task_numbers(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
-    """How many tasks the model does not do (`undone_tasks`); `n`: of how many."""
-    row = number("tasks not done", len(undone_tasks(accuracy, tasks)),
-                 n=len(set(accuracy["task"]) & set(tasks["task"])))
-    return table_of([row], notebook="scoring", model=accuracy["model"].iloc[0])
-
-
-def concentration_numbers(scores: pd.DataFrame) -> pd.DataFrame:
+def concentration_numbers(scores: pd.DataFrame) -> Iterator[dict]:
     """How few heads carry each score that ranks: the share of its positive sum in the top 1, 2 and 5 heads, 0..1.
 
     With the lowest FV score, and on how many scoring tasks the top FV head has the highest score of all (`n`: tasks).
     A score that is positive for no head has no share.
     """
-    rows = []
     for kind, score in RANKED_BY.items():
         values = np.sort(mean_scores(scores, score).ravel())[::-1]
         positive = values[values > 0]
-        rows += [number(f"share of top {k}, {kind}", positive[:k].sum() / positive.sum(), n=values.size)
-                 for k in TOP if len(positive)]
-    fv = scores[scores["score"] == "fv"]
-    by_task = fv.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
-    best = int((by_task.argmax(axis=1) == by_task.mean(axis=0).argmax()).sum())
-    rows += _highest("lowest fv", mean_scores(scores, "fv"), np.argmin)
-    rows.append(number("tasks with the top FV head highest", best, n=len(by_task)))
-    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
+        for k in TOP if len(positive) else ():
+            yield number(f"share of top {k}, {kind}", positive[:k].sum() / positive.sum(), n=values.size)
+    yield from _highest("lowest fv", mean_scores(scores, "fv"), np.argmin)
+    by_task = kinds.scores_by_task(scores, "fv")
+    best = (by_task.argmax(axis=1) == by_task.mean(axis=0).argmax()).sum()
+    yield number("tasks with the top FV head highest", best, n=len(by_task))
 
 
-def loss_numbers(losses: pd.DataFrame) -> pd.DataFrame:
+def loss_number(losses: pd.DataFrame) -> dict:
     """The unedited model's token-loss difference in nats, with 1.96 standard errors over documents; `n`: documents."""
     row = losses[losses["metric"] == "token_loss_difference"].iloc[0]
     half = 1.96 * row["standard_error"]
-    found = number("token-loss difference", row["value"], row["value"] - half, row["value"] + half, n=row["n_prompts"])
-    return table_of([found], notebook="scoring", model=row["model"])
+    return number("token-loss difference", row["value"], row["value"] - half, row["value"] + half, n=row["n_prompts"])
 
 
-def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: float, seed: int) -> pd.DataFrame:
+def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: float, seed: int) -> Iterator[dict]:
     """Highest scores, heads of each kind by the one definition, top sets with their overlap and rank correlation.
 
     `scores` and `accuracy` of one model and step. A head stands in a row's name ("top fv head L2H3"), or as the two
@@ -107,31 +91,31 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     rank correlation has a 95 % bootstrap interval over heads and is left out where a score is the same for all.
     """
     values = {score: mean_scores(scores, score) for score in SCORES}
-    null, gaps, size = null_draws(scores), label_gaps(accuracy), values["fv"].size
-    rows = [row for score in SCORES for row in _highest(f"highest {score}", values[score])]
-    rows += [number("FV threshold", fv_threshold(null), n=len(null)),
-             number("accuracy lost to shuffled labels", gaps.mean() if len(gaps) else np.nan, n=len(gaps))]
-    rows += [number(f"{kind} heads", mask.sum(), n=size) for kind, mask in heads_of_kind(scores, accuracy).items()]
-    tops = top_sets(scores, fraction=fraction)
+    null, gaps, size = kinds.null_draws(scores), kinds.label_gaps(accuracy), values["fv"].size
+    for score in SCORES:
+        yield from _highest(f"highest {score}", values[score])
+    yield number("FV threshold", kinds.fv_threshold(null), n=len(null))
+    yield number("accuracy lost to shuffled labels", gaps.mean() if len(gaps) else np.nan, n=len(gaps))
+    for kind, mask in kinds.heads_of_kind(scores, accuracy).items():
+        yield number(f"{kind} heads", mask.sum(), n=size)
+    tops = kinds.top_sets(scores, fraction=fraction)
     for kind, mask in tops.items():
-        own = values[RANKED_BY[kind]][mask]
-        rows += [number(f"top {kind} head {head}", value, n=size)
-                 for head, value in zip(head_names(mask), own, strict=True)]
+        for head, value in zip(head_names(mask), values[RANKED_BY[kind]][mask], strict=True):
+            yield number(f"top {kind} head {head}", value, n=size)
     n, shared = int(tops["fv"].sum()), int((tops["fv"] & tops["induction"]).sum())
-    rows += [number("shared top heads", overlap(tops["fv"], tops["induction"]),
-                    p_value=overlap_p_value(shared, size, n, n).p_value, n=n),
-             number("shared top heads by chance", expected_overlap(size, n, n), n=n)]
-    rows += _rank_correlation("rank correlation", values[SCORES[0]], values["fv"], seed)
-    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
+    p_value = overlap_p_value(shared, size, n, n).p_value
+    yield number("shared top heads", overlap(tops["fv"], tops["induction"]), p_value=p_value, n=n)
+    yield number("shared top heads by chance", expected_overlap(size, n, n), n=n)
+    yield from _rank_correlation("rank correlation", values[SCORES[0]], values["fv"], seed)
 
 
-def type_numbers(scores: pd.DataFrame, tasks: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+def type_numbers(scores: pd.DataFrame, tasks: pd.DataFrame, *, seed: int) -> Iterator[dict]:
     """Highest FV score on tasks of each type, and the rank correlation of two types over heads with its interval."""
     by_type = fv_by_type(scores, tasks)
-    rows = [row for kind, values in by_type.items() for row in _highest(f"highest fv, {kind} tasks", values)]
+    for kind, values in by_type.items():
+        yield from _highest(f"highest fv, {kind} tasks", values)
     if len(by_type) == 2:
-        rows += _rank_correlation("rank correlation of types", *by_type.values(), seed)
-    return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
+        yield from _rank_correlation("rank correlation of types", *by_type.values(), seed)
 
 
 def fv_by_type(scores: pd.DataFrame, tasks: pd.DataFrame) -> dict[str, Float[ndarray, "layer head"]]:

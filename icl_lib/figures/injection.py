@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from icl_lib.analysis.executions import draws_words, third
+from icl_lib.analysis.reading import draws_words, third
 from icl_lib.figures.common import COLOUR, GREY, MARKER, Figure, line_over_tasks, look
 from icl_lib.stats.intervals import bootstrap_mean
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from icl_lib.analysis.executions import draws_words, third
+from icl_lib.analysis.reading import draws_words, third
 from icl_lib.stats.intervals import bootstrap_mean
 
 

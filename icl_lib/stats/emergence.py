@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 
@@ -20,17 +21,23 @@ class Emergence(NamedTuple):
 
 
 class Transitions(NamedTuple):
-    """Heads per order of emergence, with what chance pairing of the two scores would give.
+    """Heads by order of emergence (`ORDERS`), and as many in each random pairing of the two scores."""
 
-    `p_value`: two-sided, twice the smaller tail; `smallest_p`: the smallest that any pairing could have had, 1 where
-    every pairing gives the same count; `null`: the counts of each pairing.
-    """
-
-    observed: dict[str, int]
-    expected: dict[str, float]
-    p_value: dict[str, float]
-    smallest_p: dict[str, float]
+    observed: Int[ndarray, "order"]
     null: Int[ndarray, "draw order"]
+
+    def table(self) -> pd.DataFrame:
+        """Columns order, heads, expected by chance, p, smallest p.
+
+        `p`: two-sided, twice the smaller tail; `smallest p`: the smallest that any pairing could have had, 1 where
+        every pairing gives the same count.
+        """
+        null = self.null.astype(float)
+        counts = np.stack([self.observed, null.min(axis=0), null.max(axis=0)], axis=1)
+        p_values = np.array([[rank_p_value(count, draws) for count in own]
+                             for own, draws in zip(counts, null.T, strict=True)])
+        return pd.DataFrame({"order": ORDERS, "heads": self.observed, "expected by chance": null.mean(axis=0),
+                             "p": p_values[:, 0], "smallest p": p_values.min(axis=1)})
 
 
 def emergence_step(
@@ -42,7 +49,9 @@ def emergence_step(
     widens the gap between the two steps that come back; nothing is interpolated. Raises ValueError for steps
     that do not increase or when all checkpoints are missing.
     """
-    steps = _increasing(steps)
+    steps = np.asarray(steps)
+    if (np.diff(steps) <= 0).any():
+        raise ValueError(f"steps {steps.tolist()} do not increase")
     present = ~np.isnan(scores)
     if not present.any():
         raise ValueError(f"all {len(steps)} checkpoints are missing, expected at least one score")
@@ -91,7 +100,6 @@ def transition_counts(
     first_induction = first_crossing(induction, induction_threshold)
     first_fv = first_crossing(fv, fv_threshold)
     n_steps, n_heads = induction.shape
-    observed = _count_orders(first_induction, first_fv, n_steps)
     layers = np.zeros(n_heads, dtype=np.int64) if layers is None else np.asarray(layers)
     rng = np.random.default_rng(seed)
     null = np.empty((n_permutations, len(ORDERS)), dtype=np.int64)
@@ -101,21 +109,7 @@ def transition_counts(
         paired = np.empty_like(first_fv)
         paired[np.lexsort((np.arange(n_heads), layers))] = first_fv[target]
         row[:] = _count_orders(first_induction, paired, n_steps)
-    p_values, smallest = zip(*(tail_test(int(count), draws) for count, draws in zip(observed, null.T, strict=True)),
-                             strict=True)
-
-    def named(values):
-        return dict(zip(ORDERS, values, strict=True))
-
-    return Transitions(named(map(int, observed)), named(null.mean(axis=0).tolist()), named(p_values),
-                       named(smallest), null)
-
-
-def tail_test(observed: int, null: Int[ndarray, "draw"]) -> tuple[float, float]:
-    """Two-sided p-value of a count against random ones, and the smallest that a count among these could have had."""
-    draws = null.astype(float)
-    p_value = rank_p_value(float(observed), draws)
-    return p_value, min(p_value, *(rank_p_value(float(end), draws) for end in (null.min(), null.max())))
+    return Transitions(_count_orders(first_induction, first_fv, n_steps), null)
 
 
 def _count_orders(
@@ -132,10 +126,3 @@ def _count_orders(
         ~has_induction & ~has_fv,
     )
     return np.array([mask.sum() for mask in masks])
-
-
-def _increasing(steps: Sequence[int]) -> Int[ndarray, "step"]:
-    steps = np.asarray(steps)
-    if (np.diff(steps) <= 0).any():
-        raise ValueError(f"steps {steps.tolist()} do not increase")
-    return steps

@@ -85,7 +85,9 @@ def effect_against_draws(
         raise ValueError("draws are missing for some rows, expected at least one draw for every row")
     names, task_of_row = np.unique(tasks, return_inverse=True)
     n_tasks = len(names)
-    weights, rng = _resampled(tuple(task_of_row.tolist()), seed, n_resamples)
+    weights, state = _resampled(tuple(task_of_row.tolist()), seed, n_resamples)
+    rng = np.random.default_rng(seed)
+    rng.bit_generator.state = state
     of_draws = rng.multinomial(len(lost), np.full(len(lost), 1 / len(lost)), size=n_resamples) / len(lost)
     # where every row has every draw the divisor is 1
     resamples, divisor = (((weights @ rows.T) * of_draws).sum(1) for rows in (lost, present.astype(float)))
@@ -100,9 +102,10 @@ def effect_against_draws(
 
 
 @lru_cache(maxsize=4)  # the effects of one measurement are resampled alike
-def _resampled_once(
+def _resampled(
     task_of_row: tuple[int, ...], seed: int, n_resamples: int
 ) -> tuple[Float[ndarray, "resample row"], dict[str, Any]]:
+    """What each row weighs in the mean over tasks of each bootstrap sample, and the state that the draws end in."""
     rng = np.random.default_rng(seed)
     sizes = np.bincount(task_of_row)
     n_tasks = len(sizes)
@@ -113,16 +116,6 @@ def _resampled_once(
         drawn = rng.multinomial(times[:, task] * size, np.full(size, 1 / size))
         weights[:, np.equal(task_of_row, task)] = drawn / (size * n_tasks)
     return weights, rng.bit_generator.state
-
-
-def _resampled(
-    task_of_row: tuple[int, ...], seed: int, n_resamples: int
-) -> tuple[Float[ndarray, "resample row"], np.random.Generator]:
-    """What each row weighs in the mean over tasks of each bootstrap sample, and the generator that drew them."""
-    weights, state = _resampled_once(task_of_row, seed, n_resamples)
-    rng = np.random.default_rng(seed)
-    rng.bit_generator.state = state
-    return weights, rng
 
 
 def rank_p_value(value: float, null: Float[ndarray, "draw"]) -> float:
@@ -172,11 +165,11 @@ def overlap_p_value(n_shared: int, n_total: int, n_first: int, n_second: int) ->
     """
     _check_sizes(n_total, n_first, n_second)
     chance = stats.hypergeom(n_total, n_first, n_second)
-    if not max(0, n_first + n_second - n_total) <= n_shared <= min(n_first, n_second):
-        raise ValueError(
-            f"n_shared {n_shared} is impossible for sets of {n_first} and {n_second} of {n_total}"
-        )
-    return Test(float(n_shared), float(min(1.0, 2 * min(chance.sf(n_shared - 1), chance.cdf(n_shared)))))
+    fewest, most = max(0, n_first + n_second - n_total), min(n_first, n_second)
+    if not fewest <= n_shared <= most:
+        raise ValueError(f"n_shared {n_shared} is impossible for sets of {n_first} and {n_second} of {n_total}")
+    p_value, *ends = (float(min(1.0, 2 * min(chance.sf(n - 1), chance.cdf(n)))) for n in (n_shared, fewest, most))
+    return Test(float(n_shared), p_value, min(ends))
 
 
 def spearman(first: Float[ndarray, "*shape"], second: Float[ndarray, "*shape"], *, seed: int | None = None) -> Interval:

@@ -12,6 +12,7 @@ from icl_lib.stats.intervals import Test, finite, percentile_rank
 
 # So many values are put into all orders, 8! = 40320; more into random ones.
 ALL_ORDERS = 8
+N_PERMUTATIONS = 9999
 
 
 def gehan_scores(times: Float[ndarray, "model"], came: Bool[ndarray, "model"]) -> Float[ndarray, "model"]:
@@ -36,12 +37,12 @@ def later_test(times: Float[ndarray, "run"], came: Bool[ndarray, "run"], first: 
     if not 0 < first.sum() < len(first):
         raise ValueError(f"{int(first.sum())} of {len(first)} runs are the first ones, expected some and not all")
     scores = gehan_scores(times, came)
-    sets, exact = subsets(len(scores), int(first.sum()), 0, 9999)
-    test = extreme(float(scores[first].sum()), scores[sets].sum(1), exact=exact)
-    return test._replace(value=test.value / (first.sum() * (~first).sum()))
+    sets, exact = subsets(len(scores), int(first.sum()), 0)
+    own = float(scores[first].sum())
+    return extreme(own, scores[sets].sum(1), exact=exact, shown=own / (first.sum() * (~first).sum()))
 
 
-def group_test(groups: list[Float[ndarray, "model"]], *, seed: int, n_permutations: int = 9999) -> Test:
+def group_test(groups: list[Float[ndarray, "model"]], *, seed: int) -> Test:
     """Kruskal and Wallis's H of groups with its permutation p-value; the value is the largest difference of means.
 
     Up to 8 values in all orders, more in random ones. Raises ValueError for fewer than two groups or an empty one.
@@ -55,15 +56,13 @@ def group_test(groups: list[Float[ndarray, "model"]], *, seed: int, n_permutatio
     def spread(ordered):
         return sum(part.sum(-1) ** 2 / part.shape[-1] for part in np.split(ordered, ends, axis=-1))
 
-    null = spread(ranks[orders(len(ranks), seed, n_permutations)])
+    null = spread(ranks[orders(len(ranks), seed)])
     means = [group.mean() for group in groups]
-    test = extreme(float(spread(ranks)), null, exact=len(ranks) <= ALL_ORDERS)
-    return test._replace(value=float(max(means) - min(means)))
+    exact = len(ranks) <= ALL_ORDERS
+    return extreme(float(spread(ranks)), null, exact=exact, shown=float(max(means) - min(means)))
 
 
-def mean_rank_test(
-    chosen: Bool[ndarray, "*shape"], scores: Float[ndarray, "*shape"], *, seed: int, n_permutations: int = 9999
-) -> Test:
+def mean_rank_test(chosen: Bool[ndarray, "*shape"], scores: Float[ndarray, "*shape"], *, seed: int) -> Test:
     """Mean percentile (`percentile_rank`) of chosen heads in a score against random sets of as many heads, two-sided.
 
     The value is 0..1, 0.5 on the mean over random sets. All sets where these are no more than 20,000, else random ones.
@@ -73,9 +72,8 @@ def mean_rank_test(
         raise ValueError("the mean percentile of an empty head set is undefined")
     ranks = percentile_rank(scores)
     value, ranks, n = float(ranks[chosen].mean()), ranks.ravel(), int(chosen.sum())
-    sets, exact = subsets(len(ranks), n, seed, n_permutations)
-    test = extreme(value - 0.5, ranks[sets].mean(1) - 0.5, exact=exact)
-    return test._replace(value=value)
+    sets, exact = subsets(len(ranks), n, seed)
+    return extreme(value - 0.5, ranks[sets].mean(1) - 0.5, exact=exact, shown=value)
 
 
 def sign_test(differences: Float[ndarray, "row"]) -> Test:
@@ -89,9 +87,7 @@ def sign_test(differences: Float[ndarray, "row"]) -> Test:
     return Test(float((np.sign(differences) + 1).mean() / 2), p_value, min(1.0, 2 * 0.5 ** len(differences)))
 
 
-def trend_test(
-    sizes: Float[ndarray, "model"], values: Float[ndarray, "model"], *, seed: int, n_permutations: int = 9999
-) -> Test:
+def trend_test(sizes: Float[ndarray, "model"], values: Float[ndarray, "model"], *, seed: int) -> Test:
     """Rank correlation of a value with model size and its permutation p-value, two-sided.
 
     For the few models of a suite, where Fisher's interval is no use. Up to 8 models in all orders, more in random ones;
@@ -107,13 +103,11 @@ def trend_test(
     scale = np.sqrt((x**2).sum() * (y**2).sum())
     if scale == 0:
         return Test(0.0, 1.0, 1.0)
-    null = y[orders(len(y), seed, n_permutations)] @ x / scale
+    null = y[orders(len(y), seed)] @ x / scale
     return extreme(float(x @ y / scale), null, exact=len(y) <= ALL_ORDERS)
 
 
-def depth_difference(
-    heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"], *, seed: int, n_permutations: int = 9999
-) -> Test:
+def depth_difference(heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"], *, seed: int) -> Test:
     """Mean layer of `heads` minus mean layer of `others` (figure 2), in layers, with a permutation p-value.
 
     Heads in both sets stay where they are; the labels of all others are shuffled, sizes kept: in every way where there
@@ -133,34 +127,33 @@ def depth_difference(
     observed = float(difference(pool[:n_own].sum()))
     if not 0 < n_own < len(pool):
         return Test(observed, 1.0, 1.0)
-    labelled, exact = subsets(len(pool), n_own, seed, n_permutations)
+    labelled, exact = subsets(len(pool), n_own, seed)
     # With unequal sizes and shared heads the null is not centred on 0.
     centre = float(difference(pool.mean() * n_own))
-    test = extreme(observed - centre, difference(pool[labelled].sum(1)) - centre, exact=exact)
-    return test._replace(value=observed)
+    return extreme(observed - centre, difference(pool[labelled].sum(1)) - centre, exact=exact, shown=observed)
 
 
-def orders(n: int, seed: int, n_permutations: int) -> Int[ndarray, "draw n"]:
+def orders(n: int, seed: int) -> Int[ndarray, "draw n"]:
     """All orders of n things, or random ones where there are more than 8 things."""
     if n <= ALL_ORDERS:
         return np.array(list(itertools.permutations(range(n))))
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (N_PERMUTATIONS, 1)), axis=1)
 
 
-def subsets(n: int, size: int, seed: int, n_permutations: int) -> tuple[Int[ndarray, "draw size"], bool]:
+def subsets(n: int, size: int, seed: int) -> tuple[Int[ndarray, "draw size"], bool]:
     """All sets of `size` of n things and True, or random sets and False where there are more than 20,000."""
     if math.comb(n, size) <= 20_000:
         return np.array(list(itertools.combinations(range(n), size))), True
-    return np.random.default_rng(seed).random((n_permutations, n)).argsort(1)[:, :size], False
+    return np.random.default_rng(seed).random((N_PERMUTATIONS, n)).argsort(1)[:, :size], False
 
 
-def extreme(value: float, null: Float[ndarray, "draw"], *, exact: bool) -> Test:
+def extreme(value: float, null: Float[ndarray, "draw"], *, exact: bool, shown: float | None = None) -> Test:
     """A statistic around 0 with the share of the null as far out as it, and as far out as the null goes.
 
-    `exact`: the null holds every arrangement, else the value counts as one more.
+    `exact`: the null holds every arrangement, else the value counts as one more. `shown` stands as the test's value.
     """
     size = np.abs(null) + 1e-9  # for sums in another order
     more = 0 if exact else 1
     limits = abs(value), size.max() - 2e-9
     p_value, smallest = ((np.sum(size >= limit) + more) / (len(null) + more) for limit in limits)
-    return Test(value, float(p_value), float(min(p_value, smallest)))
+    return Test(value if shown is None else shown, float(p_value), float(min(p_value, smallest)))
