@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from icl_lib import read_prompts
@@ -116,6 +116,7 @@ PROMPTS = st.lists(st.fixed_dictionaries({"text": ANY_TEXT, "answer": ANY_TEXT})
 
 
 @QUICK
+@example({"t": {"clean": [], "shuffled": [{"text": 0.5, "answer": "a"}]}})
 @given(st.dictionaries(ANY_TEXT, st.fixed_dictionaries({"clean": PROMPTS, "shuffled": PROMPTS}), max_size=2) | VALUES
        | st.dictionaries(ANY_TEXT, st.fixed_dictionaries({}, optional={
            key: VALUES | st.lists(st.fixed_dictionaries({"text": SCALARS, "answer": SCALARS}), max_size=2)

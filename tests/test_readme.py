@@ -72,8 +72,9 @@ def test_make_knows_what_the_readme_asks_of_it(tmp_path, command):
 
 
 def run(*command, folder=ROOT, **environment):
-    """In an environment of its own, but for where kernels start warm."""
-    warm = {name: os.environ[name] for name in ("ICL_WARM", "JUPYTER_PATH") if name in os.environ}
+    """In an environment of its own, but for where kernels start warm, which know no other hub."""
+    warm = {name: os.environ[name] for name in ("ICL_WARM", "JUPYTER_PATH")
+            if name in os.environ and "HF_ENDPOINT" not in environment}
     environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **warm, **environment}
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=300,
                           env=environment)

@@ -7,7 +7,7 @@ import operator
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,16 +38,16 @@ class TaskPrompts:
     shuffled: list[Prompt]
 
 
-def read_json(path: str | Path, form: Any) -> Any:
+def read_json(path: str | Path, form: Any, *, parse_float: Callable[[str], Any] = float) -> Any:
     """The contents of a JSON file as the type `form`; a one-line `ValueError` names the file and the place.
 
-    Numbers with a point are read as their digits, as text. Raises FileNotFoundError for a missing file.
+    `parse_float` gets the digits of numbers with a point. Raises FileNotFoundError for a missing file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_digits, parse_float=_digits)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_digits, parse_float=parse_float)
         json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is text that no tokenizer takes
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers and depths without measure
         raise ValueError(f"{path} is not valid JSON ({error}); mend or download the file again") from None
@@ -152,7 +152,7 @@ _Cards = Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-
 
 def read_pairs(path: str | Path) -> list[tuple[str, str]]:
     """(input, output) pairs of one task file: a list of {"input", "output"}; numbers are read as their digits."""
-    pairs = read_json(path, Annotated[list[_Pair], Field(min_length=1)])
+    pairs = read_json(path, Annotated[list[_Pair], Field(min_length=1)], parse_float=_digits)
     return [(pair.input, pair.output) for pair in pairs]
 
 
