@@ -58,7 +58,7 @@ verify: suite ## whether the suite's results and the code agree; lists what is s
 	@$(BIN)/python -m workflow.verify $(CONFIG)
 
 test: env ## the tests, a module at a time on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m workflow.warm --others-only $(BIN)/python -m pytest -n $(CORES) --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m workflow.warm --others-only $(BIN)/python -m pytest -n $(CORES) --dist loadscope --no-loadscope-reorder
 
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .

@@ -14,6 +14,12 @@ GOLDEN = Path(__file__).parent / "golden"
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama")
 
 
+def pytest_collection_modifyitems(items):
+    """Modules with slow tests first, or one of them is left for the end and for one process."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 class Golden:
     """A golden case: the model through `load_model`, its prompts, and what a slow computation gave."""
 

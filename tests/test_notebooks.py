@@ -10,6 +10,7 @@ import pytest
 
 from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
 from icl_lib.analysis.dynamics import score_array
+from icl_lib.data.tasks import read_tasks
 from icl_lib.figures import common as figures
 from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
@@ -18,8 +19,10 @@ from workflow.book import FIGURE, _smaller
 from workflow.notebooks import NOTEBOOKS
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
+from workflow.templates import template_parameters
 
 MODEL, STEPS = "lab-40k", [0, 8192]
+TASKS = f"lab[{', '.join(list(read_tasks())[::2])}]"
 SMALL = {
     "protocols": {"n_prompts": 1, "n_sequences": 4, "n_seeds": 1},
     "scoring": {"n_prompts": 2, "n_sequences": 4, "n_null_draws": 2, "shots": [0, 10]},
@@ -39,7 +42,9 @@ def results(tmp_path_factory):
 
     def run(notebook, name, **parameters):
         executed = folder / "notebooks" / f"{name}.ipynb"
-        run_notebook(TEMPLATES / f"{notebook}.ipynb", executed, common | parameters, log=folder / f"{name}.log")
+        template = TEMPLATES / f"{notebook}.ipynb"
+        parameters |= {"task_files": TASKS} if "task_files" in template_parameters(template) else {}
+        run_notebook(template, executed, common | parameters, log=folder / f"{name}.log")
 
     for step in STEPS:
         run("scoring", f"scoring{step}", model=MODEL, step=step, **SMALL["scoring"])

@@ -65,12 +65,10 @@ def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: str) -> pd.DataFrame:
     """Means over the prompts (or documents) of each task that a condition was measured on, with standard errors."""
-    frames = []
-    for task in dict.fromkeys(m.tasks.tolist()):
-        of_task = pd.DataFrame(values[:, m.tasks == task].T)
-        frames.append(pd.DataFrame({"task": task, "value": of_task.mean(), "standard_error": of_task.sem(),
-                                    "n_prompts": of_task.count(), "condition": np.arange(len(values))}))
-    table = pd.concat(frames, ignore_index=True)
+    by_task = pd.DataFrame(values.T).rename_axis(columns="condition").groupby(m.tasks, sort=False)
+    means = {"value": by_task.mean(), "standard_error": by_task.sem(), "n_prompts": by_task.count()}
+    table = pd.DataFrame({name: of_task.stack(future_stack=True) for name, of_task in means.items()})
+    table = table.rename_axis(["task", "condition"]).reset_index()
     table = table[table["n_prompts"] > 0].reset_index(drop=True)
     which = table.pop("condition")
     for column in ("ranking", "excluded", "matched", "fraction", "draw"):

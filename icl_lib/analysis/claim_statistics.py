@@ -29,7 +29,7 @@ NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
 SMALLEST_BENEFIT = 0.05
 NO_CONTROL = "no heads of neither kind left for a control"
 NO_PATTERN = "the model can do none of the patterns"
-NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty"
+NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty, or the interval of it reaches 0"
 
 
 def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None) -> Iterator[Estimate]:
@@ -218,7 +218,7 @@ def benefit_lost(suite: SuiteTables) -> Iterator[Estimate]:
     """Share of what demonstrations add to accuracy on the paper's tasks that is lost, per model.
 
     With the largest share of heads by prefix matching ablated, beyond random heads of the same layers. Bootstrap over
-    tasks. Cannot be decided where demonstrations add nothing.
+    tasks. Cannot be decided where demonstrations add nothing, or the interval of what they add reaches 0.
     """
     for model in suite.ablated:
         benefits = by_task_benefits(suite.table("patterns", model))
@@ -232,12 +232,13 @@ def benefit_lost(suite: SuiteTables) -> Iterator[Estimate]:
             continue
         none, matched, induction = (by_condition[key] for key in keys)
         table = pd.DataFrame({"lost": matched - induction, "benefit": none}).dropna()
-        if len(table) < 2 or none.mean() <= SMALLEST_BENEFIT:
-            yield undecidable(model, NO_BENEFIT, n=len(table))
-            continue
         samples, n = (table["lost"].to_numpy(), table["benefit"].to_numpy()), len(table)
-        ends = bootstrap(samples, _ratio, paired=True, n_resamples=2000, method="percentile",
-                         rng=np.random.default_rng(suite.seed)).confidence_interval
+        if n < 2 or none.mean() <= SMALLEST_BENEFIT or bootstrap_mean(samples[1], seed=suite.seed).low <= 0:
+            yield undecidable(model, NO_BENEFIT, n=n)
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):  # a few resamples may have no benefit
+            ends = bootstrap(samples, _ratio, paired=True, n_resamples=2000, method="percentile",
+                             rng=np.random.default_rng(suite.seed)).confidence_interval
         yield spanned(model, (_ratio(*samples), *ends), n=n, of="tasks")
 
 

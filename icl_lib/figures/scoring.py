@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Markdown
 from matplotlib.ticker import MaxNLocator
 
 from icl_lib.analysis.scoring_numbers import fv_by_type, trained
@@ -86,9 +87,12 @@ def score_scatter(scores: pd.DataFrame, fraction: float) -> Figure:
         "Scatter plot of FV score against induction score, one point per head.")
 
 
-def scores_by_type(scores: pd.DataFrame, tasks: pd.DataFrame, fraction: float) -> Figure:
-    """FV score of every head on abstractive against extractive tasks."""
-    (first, x), (second, y) = fv_by_type(scores, tasks).items()
+def scores_by_type(scores: pd.DataFrame, tasks: pd.DataFrame, fraction: float) -> Figure | Markdown:
+    """FV score of every head on abstractive against extractive tasks; where all are of one type, what they are."""
+    by_type = fv_by_type(scores, tasks)
+    if len(by_type) < 2:
+        return Markdown(f"Not drawn: all scoring tasks are {', '.join(by_type)}.")
+    (first, x), (second, y) = by_type.items()
     ax = _heads(x, y, scores, fraction)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.set(xlabel=f"FV score, {first} tasks", ylabel=f"FV score, {second} tasks")
