@@ -143,7 +143,7 @@ def text_of(page):
     return "\n".join(o.data.get("text/markdown", "") + o.data.get("text/html", "") for o in outputs if "data" in o)
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
     table = read_table(pages / "results" / "statistics" / "model_scaling.parquet")
     depth = table[table["name"] == "depth difference (layers)"].set_index("model")
@@ -163,7 +163,7 @@ def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
         assert len(re.findall(rf"<td>plain(?:(?!</tr>).)*<td>{cells}</td>", text, re.S)) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_dynamics_find_the_planted_transitions(pages):
     path, = (pages / "results" / "statistics" / "training_dynamics").glob(f"{FOLLOWED}*.parquet")
     table = read_table(path).set_index("name")
@@ -181,7 +181,7 @@ def test_dynamics_find_the_planted_transitions(pages):
     assert "Figure 1 for this model" in text
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_ledger_finds_the_planted_facts(pages):
     found = with_verdicts(read_table(pages / "results" / "statistics" / "claims.parquet"))
     said = {claim: overall(rows) for claim, rows in found.groupby("claim")}

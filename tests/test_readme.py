@@ -148,7 +148,7 @@ def user(tmp_path_factory):
         yield folder, variables | {"HOME": str(folder), "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("model", pairs())
 def test_scoring_and_ablation_of_any_model_need_its_name_alone(user, model):
     """The two commands as they stand, with less to measure and their tables elsewhere; `../my_model` is her folder."""
@@ -167,7 +167,7 @@ def test_scoring_and_ablation_of_any_model_need_its_name_alone(user, model):
     assert made_by["revision"].startswith("main (commit ") or model.startswith(".")
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_snippet_scores_every_head(tmp_path):
     """As it stands, from the repository's root; its comment says which axes come out."""
     (snippet,) = [text for language, text in BLOCKS if language == "python"]

@@ -38,7 +38,7 @@ print(json.dumps({"found": found, "rows": list(rows.shape), "refused": refused, 
 """
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_models_documents_and_tasks_come_through_the_real_clients(tmp_path):
     code = USE.replace("ARCHITECTURES", repr(ARCHITECTURES))
     done = subprocess.run(
