@@ -49,6 +49,15 @@ def test_what_cannot_be_planted_does_not_come_out(tmp_path, claim, state):
         assert overall(ledger(PlantedTables(tmp_path).suite(), (claim,))) == claims.ABSENT
 
 
+def test_a_share_of_a_benefit_that_one_task_carries_is_not_estimated(tmp_path):
+    """Some resamples of its tasks have no benefit to lose a share of."""
+    tables, gained = PlantedTables(tmp_path), [0.0, 0.0, 0.0, 0.8]
+    both_kinds(tables)
+    tables.patterns("m", 0.3, {"none": gained, "random_layer_matched": gained, "induction": [0.0] * 4})
+    claim, = (claim for claim in read_claims() if claim.statistic == "benefit_lost")
+    assert overall(ledger(tables.suite(), (claim,))) == POWERLESS
+
+
 def test_only_what_cannot_be_is_left_out():
     assert {claim for claim, _ in IMPOSSIBLE} <= set(WITH_STATISTIC)
     assert all(len(reason) > 20 for reason in IMPOSSIBLE.values())
