@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from icl_lib.data.sources import tasks_for
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks, tasks_for
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
 from icl_lib.files import whole
 from icl_lib.models.locate import locate

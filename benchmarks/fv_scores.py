@@ -32,7 +32,7 @@ from benchmarks.cost import operations
 from icl_lib.data.tasks import Prompt, TaskPrompts
 from icl_lib.forward.means import clean_means
 from icl_lib.forward.passes import device_of, output_projections, plain_transformers, split_heads
-from icl_lib.models.load import load_model, wrap_model
+from icl_lib.load import load_model, wrap_model
 from icl_lib.models.packaged import packaged_models
 from icl_lib.scores.function_vectors import fv_scores
 

@@ -15,8 +15,7 @@ import torch
 from benchmarks import fv_scores as bench
 from benchmarks.common import RESULTS, refuse_unknown, save
 from icl_lib import fv_scores, load_model
-from icl_lib.data.sources import tasks_for
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks, tasks_for
 from icl_lib.measurements import in_split, prompts_of
 
 TABLE = RESULTS / "gpu.csv"

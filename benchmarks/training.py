@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.common import RESULTS, refuse_unknown, save
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.models.locate import count_parameters
 from lab.files import RUNGS, read_rung
 from lab.text import Generator

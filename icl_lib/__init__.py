@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
-    "data.tasks": ("Prompt", "TaskPrompts", "read_prompts"),
+    "data.sources": ("read_prompts",),
+    "data.tasks": ("Prompt", "TaskPrompts"),
     "forward.edits": ("Edit", "edited_heads"),
     "forward.replacements": ("replacement_values",),
     "metrics.evaluate": ("answer_metrics", "token_loss_differences", "token_losses"),
-    "models.load": ("load_model", "wrap_model"),
+    "load": ("load_model", "wrap_model"),
     "models.locate": ("steps_of",),
     "scores.function_vectors": ("FVScores", "fv_scores", "permuted_mean_scores"),
     "scores.induction": ("duplicate_token_scores", "induction_scores", "previous_token_scores",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts
+from icl_lib.data.tasks import Prompt, Task, TaskPrompts, bos_text, draw_prompts
 from icl_lib.forward.encoded import encode_prompts, token_batches
 from icl_lib.forward.means import clean_means, mean_over_tasks
 from icl_lib.forward.passes import device_of, output_projections
@@ -18,7 +18,6 @@ from icl_lib.forward.run import run_added
 from icl_lib.forward.written import writes_projection, written_by_heads
 from icl_lib.heads import HeadMask, different_draws, layer_matched_random_heads, random_heads
 from icl_lib.kinds import heads_of_kind, top_sets
-from icl_lib.models.load import bos_text
 from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
 

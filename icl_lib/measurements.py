@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from icl_lib.data.documents import documents_sum
-from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts, tasks_sum
+from icl_lib.data.tasks import Task, TaskPrompts, bos_text, draw_prompts, tasks_sum
 from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
-from icl_lib.models.load import bos_text
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores

@@ -13,12 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from icl_lib.data.tasks import Task, TaskPrompts, draw_prompts
+from icl_lib.data.tasks import Task, TaskPrompts, bos_text, draw_prompts
 from icl_lib.departures import SCORING
 from icl_lib.forward.means import clean_means
 from icl_lib.heads import overlap, top_heads
 from icl_lib.metrics.evaluate import answer_metrics
-from icl_lib.models.load import bos_text
 from icl_lib.models.placement import in_dtype
 from icl_lib.names import refuse_unknown
 from icl_lib.scores.function_vectors import FVScores, fv_scores

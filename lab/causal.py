@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from icl_lib.data.tasks import Prompt, Task, read_tasks, write_prompt
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import Prompt, Task, write_prompt
 from icl_lib.forward.edits import Edit
+from icl_lib.load import load_model
 from icl_lib.measurements import in_split, null_scores, prompts_of, task_group
 from icl_lib.metrics.evaluate import answer_metrics, token_losses
-from icl_lib.models.load import load_model
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.check import beyond

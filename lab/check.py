@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.load import load_model
 from icl_lib.measurements import accuracy_table, in_split, null_scores, prompts_of, task_group
-from icl_lib.models.load import load_model
 from icl_lib.models.locate import count_parameters
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens

@@ -14,7 +14,8 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from icl_lib.data.tasks import Task, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import Task
 from lab.text import ANSWER, BOS, FIRST_QUESTION, QUESTION, story
 from lab.world import words
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from lab.files import MODELS, last_checkpoint, read_rung, rungs
 from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows

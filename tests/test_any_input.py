@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from icl_lib import read_prompts
-from icl_lib.data.tasks import Task, draw_prompts, read_pairs
+from icl_lib.data.sources import read_pairs
+from icl_lib.data.tasks import Task, draw_prompts
 from workflow.suite import check_suite, read_suite
 
 ODD = Path("odd")

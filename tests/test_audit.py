@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from IPython.display import HTML
 
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.tables import read_table
 from tests import audit_pages, audit_plain
 from tests.audit import check, frames, near, numbers_in, rows_of, run_page, texts

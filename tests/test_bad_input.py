@@ -14,7 +14,8 @@ import pytest
 
 from icl_lib import load_model, read_prompts
 from icl_lib.data.documents import read_documents
-from icl_lib.data.tasks import Task, read_pairs, read_tasks, select_tasks
+from icl_lib.data.sources import read_pairs, read_tasks, select_tasks
+from icl_lib.data.tasks import Task
 from icl_lib.heads import head_count, layer_matched_random_heads, overlap, random_heads, top_heads
 from tests.conftest import GOLDEN, golden_case
 from tests.project import ROOT

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import book, gpu, training
 from benchmarks import fv_scores as bench
 from icl_lib import fv_scores, load_model
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.forward.means import clean_means
 from icl_lib.forward.passes import plain_transformers
 from icl_lib.models.locate import count_parameters

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from icl_lib.data.tasks import Task, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import Task
 from lab import causal
 from lab import train as trainer
 from lab.check import beyond

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import cost
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.models.paper_models import paper_models
 from tests.conftest import GOLDEN
 from workflow.notebooks import Run

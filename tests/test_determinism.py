@@ -9,7 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from icl_lib import fv_scores, induction_scores, permuted_mean_scores, repeated_random_tokens
-from icl_lib.data.tasks import draw_prompts, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import draw_prompts
 from icl_lib.forward.edits import Edit
 from icl_lib.forward.replacements import replacement_values
 from icl_lib.heads import layer_matched_random_heads, random_heads, random_ranking, top_heads

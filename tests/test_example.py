@@ -8,11 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from icl_lib.data.tasks import draw_prompts, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import draw_prompts
 from icl_lib.example import measure as module
 from icl_lib.example.measure import candidate_tasks, example_table, token_texts, top_head_of_each_kind
-from icl_lib.models.load import load_model, quiet, wrap_model
+from icl_lib.load import load_model, wrap_model
 from icl_lib.models.locate import LAB_MODELS
+from icl_lib.models.quiet import quiet
 from icl_lib.pages import example as report
 from icl_lib.scores.induction import induction_scores
 from tests.conftest import projections_of

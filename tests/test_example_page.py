@@ -40,7 +40,7 @@ def page(tmp_path_factory):
         raise AssertionError("a model was loaded")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icl_lib.models.load.load_model", refuse)
+        patch.setattr("icl_lib.load.load_model", refuse)
         shown, _ = run_page("example", **given | {"results": str(results)})
     return [getattr(item, "data", item) for item in shown]
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icl_lib import Prompt, TaskPrompts, fv_scores, load_model, measurements, permuted_mean_scores
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.scores.function_vectors import derangement
 from tests.conftest import ARCHITECTURES, projections_of, tiny_model
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icl_lib.data.tasks import LAB_TASKS, draw_prompts, read_tasks, select_tasks
+from icl_lib.data.sources import LAB_TASKS, read_tasks, select_tasks
+from icl_lib.data.tasks import draw_prompts
 from icl_lib.models.locate import steps_of
 from lab import train as trainer
 from lab import world

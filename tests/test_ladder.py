@@ -6,7 +6,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from lab import files, ladder, recipe, retrain
 from lab import train as trainer
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.notebook import asked_of, check_given, is_measured
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance

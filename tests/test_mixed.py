@@ -3,7 +3,7 @@
 import torch
 
 from icl_lib import load_model
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.measurements import in_split, prompts_of
 from icl_lib.models.mixed import to_mixed
 from icl_lib.scores.function_vectors import fv_scores

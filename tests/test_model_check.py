@@ -12,12 +12,12 @@ import icl_lib.forward.run
 import icl_lib.forward.shared_layers
 import icl_lib.forward.shared_prefix
 from icl_lib import fv_scores, load_model, token_losses, wrap_model
-from icl_lib.data.tasks import Prompt, Task, TaskPrompts, draw_prompts, read_pairs
+from icl_lib.data.sources import read_pairs
+from icl_lib.data.tasks import Prompt, Task, TaskPrompts, bos_text, draw_prompts
 from icl_lib.forward.encoded import encode_prompts
 from icl_lib.forward.means import clean_means
 from icl_lib.injection import function_vector
 from icl_lib.measurements import made_by
-from icl_lib.models.load import bos_text
 from icl_lib.models.locate import locate, steps_of
 from icl_lib.pages.dynamics import steps_sentence
 from tests.architectures import TOKENIZER

@@ -10,7 +10,7 @@ import pytest
 
 from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
 from icl_lib.analysis.dynamics import score_array
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.figures import common as figures
 from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table

@@ -94,7 +94,7 @@ def table(monkeypatch, folder: Path, content: bytes, **changes) -> None:
              "gguf_bytes": len(content), "wheels": wheels} | changes
     known = lambda: {"tiny": PackagedModel(**model)}  # noqa: E731
     monkeypatch.setattr(packaged, "packaged_models", known)
-    monkeypatch.setattr("icl_lib.models.load.packaged_models", known)
+    monkeypatch.setattr("icl_lib.load.packaged_models", known)
     monkeypatch.setattr("icl_lib.models.locate.packaged_models", known)
 
 

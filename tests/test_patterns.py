@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from icl_lib.data.patterns import LETTERS, PAIRS, WORDS, pattern_tasks
-from icl_lib.data.tasks import draw_prompts, read_tasks, tasks_sum
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import draw_prompts, tasks_sum
 from icl_lib.forward.edits import Edit
 from icl_lib.forward.encoded import encode_prompts
+from icl_lib.load import load_model
 from icl_lib.metrics.evaluate import answer_metrics, label_metrics
-from icl_lib.models.load import load_model
 from tests import planted_patterns
 
 # Of the places of a sequence which have to hold the same letter.

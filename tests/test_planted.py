@@ -20,7 +20,7 @@ from icl_lib.ablation.table import zero_shot as zero_shot_rows
 from icl_lib.analysis.claims import FAILS, HOLDS, POWERLESS, ledger
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.injection import execution_table
-from icl_lib.models.load import load_model
+from icl_lib.load import load_model
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import (

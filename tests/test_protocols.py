@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from icl_lib import fv_scores, induction_scores, load_model, measurements, protocols, repeated_random_tokens
-from icl_lib.data.tasks import Task, draw_prompts, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import Task, draw_prompts
 from icl_lib.departures import SCORING, SCORING_WITHOUT_SWITCH
 from icl_lib.pages import common as report
 from icl_lib.pages import protocols as protocol_report

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from icl_lib import load_model
-from icl_lib.data.tasks import TaskPrompts, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import TaskPrompts
 from icl_lib.measurements import prompts_of
-from icl_lib.models.load import quiet
 from icl_lib.models.locate import count_parameters
 from icl_lib.models.packaged import packaged_folder
+from icl_lib.models.quiet import quiet
 from icl_lib.scores.function_vectors import fv_scores
 from tests.conftest import ablated_answer_probabilities, projections_of
 

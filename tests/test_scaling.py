@@ -7,7 +7,7 @@ import pytest
 from icl_lib.analysis import scaling, scoring_numbers
 from icl_lib.analysis.reading import table_of
 from icl_lib.analysis.scaling_numbers import scaling_numbers
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.figures import common as figures
 from icl_lib.figures import scaling as scaling_figures
 from icl_lib.measurements import task_table

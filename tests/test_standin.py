@@ -18,7 +18,7 @@ from icl_lib import induction_scores, load_model, repeated_random_tokens
 from icl_lib.data.documents import read_documents
 from icl_lib.models.locate import count_parameters
 from icl_lib.measurements import made_by
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 
 found = {}
 for name in ARCHITECTURES:

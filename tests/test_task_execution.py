@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lib.data.tasks import Prompt, draw_prompts, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import Prompt, draw_prompts
 from icl_lib.figures.injection import execution_by_layer, execution_points
 from icl_lib.forward.encoded import TokenBatch
 from icl_lib.forward.run import run_added

@@ -7,7 +7,7 @@ from icl_lib import measurements
 from icl_lib.ablation import two_papers
 from icl_lib.ablation.conditions import Condition
 from icl_lib.ablation.table import Measurement
-from icl_lib.models.load import load_model
+from icl_lib.load import load_model
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import repeated_random_tokens

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from icl_lib.data import upstream
-from icl_lib.data.tasks import draw_prompts, read_tasks
+from icl_lib.data.sources import read_tasks
+from icl_lib.data.tasks import draw_prompts
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS, find_faults, released_split, upstream_tasks
 from tests.support.standin.data import make_tasks
 from tests.support.standin.server import serve

@@ -7,10 +7,10 @@ from icl_lib.ablation.effects import effects_table
 from icl_lib.ablation.measure import f1_ceilings, loss_curves, measure, measure_protocol
 from icl_lib.ablation.table import Measurement, ablation_table, zero_shot
 from icl_lib.data.documents import read_documents
-from icl_lib.data.tasks import read_tasks
+from icl_lib.data.sources import read_tasks
 from icl_lib.forward.replacements import shared_value
+from icl_lib.load import load_model
 from icl_lib.measurements import first_prompts, in_split, prompts_of, write_measured
-from icl_lib.models.load import load_model
 from icl_lib.saved import SavedResults
 
 

@@ -1,13 +1,122 @@
-"""Tasks and texts that fit a model, where none are named: one rule for every notebook."""
+"""Reading tasks and prompts from files, and which tasks and texts fit a model where none are named."""
 
+import json
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, TypeAdapter, ValidationError
 
 from icl_lib.data.documents import LAB, REFERENCE
-from icl_lib.data.tasks import LAB_TASKS
+from icl_lib.data.patterns import pattern_tasks
+from icl_lib.data.tasks import Task, TaskPrompts
+from icl_lib.data.upstream import upstream_tasks
 from icl_lib.models.locate import locate
+from icl_lib.names import refuse_unknown
 
+LAB_TASKS = Path(__file__).parents[2] / "lab" / "world" / "tasks"
 AUTO = "auto"
 _TOKENIZER = LAB_TASKS.parent / "tokenizer" / "tokenizer.json"
+
+
+def _not_blank(field: str | int) -> str:
+    if not str(field).strip():
+        raise ValueError("an empty field")
+    return str(field)
+
+
+class _Pair(BaseModel):
+    input: Annotated[StrictStr | StrictInt, AfterValidator(_not_blank)]
+    output: Annotated[StrictStr | StrictInt, AfterValidator(_not_blank)]
+
+
+class _Card(BaseModel):
+    """What `cards.json` says of a task."""
+
+    type: Literal["abstractive", "extractive"]
+    split: Literal["scoring", "evaluation", "training", "unseen"]
+    inputs: StrictStr
+    labels: StrictStr
+    relation: StrictStr
+    held_out: Annotated[StrictInt, Field(ge=0)]
+
+
+_Cards = Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], _Card], Field(min_length=1)]
+
+
+def read_pairs(path: str | Path) -> list[tuple[str, str]]:
+    """(input, output) pairs of one task file: a list of {"input", "output"}; numbers are read as their digits."""
+    pairs = read_json(path, Annotated[list[_Pair], Field(min_length=1)], parse_float=_digits)
+    return [(pair.input, pair.output) for pair in pairs]
+
+
+def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
+    """All tasks of a source, in order of names.
+
+    "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits
+    (`icl_lib.data.upstream.upstream_tasks`); "patterns" is generated (`icl_lib.data.patterns`); else a folder
+    `<type>/<task>.json` with the cards of `cards.json` beside it.
+    Names in brackets choose some of a source: "lab[antonym,country-capital]".
+    """
+    if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
+        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
+    if str(source).startswith("upstream"):
+        return upstream_tasks(str(source))
+    if source == "patterns":
+        return pattern_tasks()
+    folder = LAB_TASKS if source == "lab" else Path(source)
+    cards = read_json(folder.parent / "cards.json", _Cards)
+    tasks = {}
+    for name, card in sorted(cards.items()):
+        pairs = read_pairs(folder / card.type / f"{name}.json")
+        if card.held_out >= len(pairs):
+            raise ValueError(f"{folder}: task {name!r} holds out {card.held_out} of {len(pairs)} pairs")
+        siblings = [other for other, its in cards.items() if (its.inputs, its.labels) == (card.inputs, card.labels)]
+        tasks[name] = Task(name, pairs=pairs, siblings=siblings, **card.model_dump())
+    return tasks
+
+
+def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
+    """The named tasks; an unknown name is refused with the nearest valid ones."""
+    for name in names:
+        refuse_unknown("task", name, tasks)
+    return {name: tasks[name] for name in names}
+
+
+def read_json(path: str | Path, form: Any, *, parse_float: Callable[[str], Any] = float) -> Any:
+    """The contents of a JSON file as the type `form`; a one-line `ValueError` names the file and the place.
+
+    `parse_float` gets the digits of numbers with a point. Raises FileNotFoundError for a missing file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_digits, parse_float=parse_float)
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is text that no tokenizer takes
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers and depths without measure
+        raise ValueError(f"{path} is not valid JSON ({error}); mend or download the file again") from None
+    try:
+        return TypeAdapter(form).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{path}: {list(first['loc'])}: {first['msg']}, found {first['input']!r:.100}") from None
+
+
+def _digits(number: str) -> str:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is no number of JSON")
+    return number
+
+
+def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
+    """Prompts of several tasks from a file `{task: {"clean": [{"text", "answer"}], "shuffled": [...]}}`.
+
+    Errors as in `read_json`; texts and answers must not be empty.
+    """
+    return read_json(path, Annotated[dict[str, TaskPrompts], Field(min_length=1)])
 
 
 def tasks_for(model: str, given: str = AUTO) -> str:

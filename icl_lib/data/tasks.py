@@ -1,24 +1,18 @@
-"""Tasks and prompts: reading task files, splitting their pairs, writing few-shot prompts in the paper's template."""
+"""Tasks and prompts: splitting a task's pairs, drawing and writing few-shot prompts in the paper's template."""
 
 import hashlib
 import json
-import math
 import operator
-import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import Field, StrictStr
 
-from icl_lib.names import refuse_unknown
-
-LAB_TASKS = Path(__file__).parents[2] / "lab" / "world" / "tasks"
 _NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 
 
@@ -36,40 +30,6 @@ class TaskPrompts:
 
     clean: list[Prompt]
     shuffled: list[Prompt]
-
-
-def read_json(path: str | Path, form: Any, *, parse_float: Callable[[str], Any] = float) -> Any:
-    """The contents of a JSON file as the type `form`; a one-line `ValueError` names the file and the place.
-
-    `parse_float` gets the digits of numbers with a point. Raises FileNotFoundError for a missing file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}; give the path of a JSON file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_digits, parse_float=parse_float)
-        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is text that no tokenizer takes
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers and depths without measure
-        raise ValueError(f"{path} is not valid JSON ({error}); mend or download the file again") from None
-    try:
-        return TypeAdapter(form).validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{path}: {list(first['loc'])}: {first['msg']}, found {first['input']!r:.100}") from None
-
-
-def _digits(number: str) -> str:
-    if not math.isfinite(float(number)):
-        raise ValueError(f"{number} is no number of JSON")
-    return number
-
-
-def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
-    """Prompts of several tasks from a file `{task: {"clean": [{"text", "answer"}], "shuffled": [...]}}`.
-
-    Errors as in `read_json`; texts and answers must not be empty.
-    """
-    return read_json(path, Annotated[dict[str, TaskPrompts], Field(min_length=1)])
 
 
 @dataclass(frozen=True)
@@ -125,67 +85,6 @@ class Task:
         return max(labels.count(label) for label in set(labels)) / len(labels)
 
 
-def _not_blank(field: str | int) -> str:
-    if not str(field).strip():
-        raise ValueError("an empty field")
-    return str(field)
-
-
-class _Pair(BaseModel):
-    input: Annotated[StrictStr | StrictInt, AfterValidator(_not_blank)]
-    output: Annotated[StrictStr | StrictInt, AfterValidator(_not_blank)]
-
-
-class _Card(BaseModel):
-    """What `cards.json` says of a task."""
-
-    type: Literal["abstractive", "extractive"]
-    split: Literal["scoring", "evaluation", "training", "unseen"]
-    inputs: StrictStr
-    labels: StrictStr
-    relation: StrictStr
-    held_out: Annotated[StrictInt, Field(ge=0)]
-
-
-_Cards = Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], _Card], Field(min_length=1)]
-
-
-def read_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """(input, output) pairs of one task file: a list of {"input", "output"}; numbers are read as their digits."""
-    pairs = read_json(path, Annotated[list[_Pair], Field(min_length=1)], parse_float=_digits)
-    return [(pair.input, pair.output) for pair in pairs]
-
-
-def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
-    """All tasks of a source, in order of names.
-
-    "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits
-    (`icl_lib.data.upstream.upstream_tasks`); "patterns" is generated (`icl_lib.data.patterns`); else a folder
-    `<type>/<task>.json` with the cards of `cards.json` beside it.
-    Names in brackets choose some of a source: "lab[antonym,country-capital]".
-    """
-    if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
-        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
-    if str(source).startswith("upstream"):
-        from icl_lib.data.upstream import upstream_tasks
-
-        return upstream_tasks(str(source))
-    if source == "patterns":
-        from icl_lib.data.patterns import pattern_tasks
-
-        return pattern_tasks()
-    folder = LAB_TASKS if source == "lab" else Path(source)
-    cards = read_json(folder.parent / "cards.json", _Cards)
-    tasks = {}
-    for name, card in sorted(cards.items()):
-        pairs = read_pairs(folder / card.type / f"{name}.json")
-        if card.held_out >= len(pairs):
-            raise ValueError(f"{folder}: task {name!r} holds out {card.held_out} of {len(pairs)} pairs")
-        siblings = [other for other, its in cards.items() if (its.inputs, its.labels) == (card.inputs, card.labels)]
-        tasks[name] = Task(name, pairs=pairs, siblings=siblings, **card.model_dump())
-    return tasks
-
-
 def tasks_sum(tasks: Mapping[str, Task]) -> str:
     """The SHA-256 sum over the tasks' names, types, splits and pairs: what prompts are drawn from."""
     content = [(task.name, task.type, task.split, task.held_out, task.pairs, *_form(task)) for task in tasks.values()]
@@ -196,11 +95,15 @@ def _form(task: Task) -> tuple:
     return (task.balanced, *astuple(task.template)) if task.balanced or task.template != PAPER_TEMPLATE else ()
 
 
-def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
-    """The named tasks; an unknown name is refused with the nearest valid ones."""
-    for name in names:
-        refuse_unknown("task", name, tasks)
-    return {name: tasks[name] for name in names}
+def bos_text(model: Any) -> str:
+    """The text that prompts begin with, as the paper's code puts it before each (section 2).
+
+    The BOS policy is one for all models: this text is part of the prompt's text, prompts are
+    tokenised without adding special tokens. Raises ValueError if the tokenizer has no BOS.
+    """
+    if model.tokenizer.bos_token is None:
+        raise ValueError(f"the tokenizer of {model.cfg.model_name} has no BOS token")
+    return model.tokenizer.bos_token
 
 
 def write_prompt(

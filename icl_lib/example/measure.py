@@ -9,14 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from icl_lib.data.tasks import Task
+from icl_lib.data.tasks import Task, bos_text
 from icl_lib.example.choice import candidate_tasks, top_head_of_each_kind
 from icl_lib.forward.edits import Edit, edited_heads
 from icl_lib.forward.encoded import EncodedPrompt, encode_prompts
 from icl_lib.forward.means import clean_means, mean_over_tasks
 from icl_lib.forward.passes import device_of, plain_transformers
 from icl_lib.measurements import in_split, prompts_of
-from icl_lib.models.load import bos_text
 from icl_lib.scores.induction import reduced_patterns
 
 # What is done to a head: on which prompt, its output replaced by which mean, at which positions. The first puts the

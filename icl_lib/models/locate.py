@@ -67,7 +67,7 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
         return packaged_models()[source].parameters
     import torch
 
-    from icl_lib.models.load import quiet
+    from icl_lib.models.quiet import quiet
 
     if not Path(source).is_dir():
         from icl_lib.models.hub import configuration_folder

@@ -140,7 +140,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
     """
     import torch
 
-    from icl_lib.models.load import quiet
+    from icl_lib.models.quiet import quiet
 
     # the conversion draws a bar of its own
     with quiet(), contextlib.redirect_stderr(io.StringIO()):

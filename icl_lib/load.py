@@ -1,18 +1,17 @@
 """Models by name, loaded: lab models, local folders, packaged models and hub ids through one path."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from icl_lib.check.model_check import eager_log_probabilities, line_of, prove, refusal, refuse_without_heads
+from icl_lib.models.hub import download
 from icl_lib.models.locate import at_step, locate
 from icl_lib.models.mixed import to_mixed
 from icl_lib.models.packaged import packaged_folder, packaged_models
 from icl_lib.models.placement import MIXED, choose_device, choose_dtype, refuse_too_large
+from icl_lib.models.quiet import quiet
 
 
 def load_model(
@@ -40,15 +39,11 @@ def load_model(
     if source in packaged_models():
         made_of, source = f"gguf {packaged_models()[source].gguf_sha256}", str(packaged_folder(source))
     elif not Path(source).is_dir():
-        from icl_lib.models.hub import download
-
         snapshot = download(source, revision, pickled_weights=pickled_weights)
         made_of, pickled = f"{revision or 'main'} (commit {snapshot.name})", not list(snapshot.glob("*.safetensors"))
         source = str(snapshot)
     with quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-        from icl_lib.check.model_check import line_of, refuse_without_heads
 
         options = {"trust_remote_code": False, "local_files_only": True}
         try:
@@ -79,8 +74,6 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
     `icl_lib.check.model_check` refuses.
     """
     hf_model.eval().requires_grad_(False)
-    from icl_lib.check.model_check import eager_log_probabilities, line_of, prove, refusal
-
     with quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
@@ -102,17 +95,6 @@ def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model"
     return bridge
 
 
-def bos_text(model: Any) -> str:
-    """The text that prompts begin with, as the paper's code puts it before each (section 2).
-
-    The BOS policy is one for all models: this text is part of the prompt's text, prompts are
-    tokenised without adding special tokens. Raises ValueError if the tokenizer has no BOS.
-    """
-    if model.tokenizer.bos_token is None:
-        raise ValueError(f"the tokenizer of {model.cfg.model_name} has no BOS token")
-    return model.tokenizer.bos_token
-
-
 def _refuse_incomplete(loaded: dict[str, Any], tokenizer: Any) -> None:
     """Weights that are not in the files would be drawn at random, and a tokenizer without files knows no token."""
     missing = sorted(loaded["missing_keys"])
@@ -120,23 +102,3 @@ def _refuse_incomplete(loaded: dict[str, Any], tokenizer: Any) -> None:
         raise ValueError(f"its files lack {len(missing)} weights that its config.json asks for, first {missing[0]}")
     if len(tokenizer) < 10:
         raise ValueError(f"its tokenizer has {len(tokenizer)} tokens; are its tokenizer files missing?")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No loading bars and no remarks: the caller's terminal and the book's pages stay clean."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")  # in a kernel without ipywidgets
-        from transformers.utils import logging as hf_logging
-
-    bar, level, root = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity(), logging.root.manager.disable
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(root)
-        hf_logging.set_verbosity(level)
-        if bar:
-            hf_logging.enable_progress_bar()
