@@ -11,12 +11,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from icl_lib.data.sources import read_tasks
 from icl_lib.data.tasks import draw_prompts
 from icl_lib.example import measure as module
-from icl_lib.example.measure import candidate_tasks, example_table, token_texts, top_head_of_each_kind
+from icl_lib.example.measure import (
+    candidate_tasks,
+    example_table,
+    sample_table,
+    token_texts,
+    top_head_of_each_kind,
+)
 from icl_lib.load import load_model, wrap_model
 from icl_lib.models.locate import LAB_MODELS
 from icl_lib.models.quiet import quiet
 from icl_lib.pages import example as report
-from icl_lib.scores.induction import induction_scores
+from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from tests.conftest import projections_of
 from tests.project import ROOT
 from workflow.suite import read_suite
@@ -185,6 +191,24 @@ def test_the_prompt_is_the_first_that_is_right_and_less_sure_when_shuffled(case)
     assert passed_over(table) == clear.index(True)
     text = "".join(report.prompt_of(table, "fv")["token"])
     assert text == prompts.clean[clear.index(True)].text.replace("<|endoftext|>", "BOS").replace("\n", "↵")
+
+
+def test_samples_are_the_prompts_and_the_attention_of_a_plain_pass(case):
+    _, model, plain, tasks, _ = case
+    scores, prompts = tables(model.cfg.n_layers, model.cfg.n_heads)[0], drawn(model, tasks)
+    layer, head = HEADS["induction"]
+    scores = scores[scores["task"] != "undone"]
+    tokens = repeated_random_tokens(model, n_sequences=2, length=7, seed=3)
+    table = sample_table(model, prompts, tokens, scores, name="m", step=0, n_repeated=5)
+    assert set(table["task"]) == {TASK} and set(table["layer"]) == {layer} and set(table["head"]) == {head}
+    for labels, prompt in (("clean", prompts[TASK].clean[0]), ("shuffled", prompts[TASK].shuffled[0])):
+        rows = table[table["prompts"] == labels].sort_values("to_position")
+        assert "".join(rows["token"]) == prompt.text.replace("<|endoftext|>", "BOS").replace("\n", "↵")
+        assert rows["value"].to_numpy() == pytest.approx(run(plain, ids(model, prompt))[1][layer][head, -1], abs=1e-5)
+    rows, fed = table[table["prompts"] == "repeated"], tokens[0, [*range(6), *range(1, 6)]].tolist()
+    square = rows.pivot(index="position", columns="to_position", values="value").fillna(0).to_numpy()
+    assert square == pytest.approx(run(plain, fed)[1][layer][head].numpy(), abs=1e-5)
+    assert rows[rows["position"] == 10]["token"].tolist() == ["BOS", *"1234512345"]
 
 
 # Rules

@@ -28,7 +28,7 @@ class Notebook:
 
 CAUSAL = ("lab/causal/**/*.csv", "lab/causal/**/*.yaml")
 NOTEBOOKS = {
-    "scoring": Notebook((*SCORED, "statistics"), "step", "steps", "all"),
+    "scoring": Notebook((*SCORED, "samples", "statistics"), "step", "steps", "all"),
     "ablation": Notebook((*ABLATED, "statistics"), "step", "ablate", "last", reads=("scores", "tasks")),
     "protocols": Notebook(of="step", key="protocols"),
     "task_execution": Notebook(("executions",), "step", "execute", reads=("scores",)),

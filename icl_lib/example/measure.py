@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from icl_lib.data.tasks import Task, bos_text
-from icl_lib.example.choice import candidate_tasks, top_head_of_each_kind
+from icl_lib.data.tasks import Task, TaskPrompts, bos_text
+from icl_lib.example.choice import candidate_tasks, fv_by_task, top_head_of_each_kind
 from icl_lib.forward.edits import Edit, edited_heads
 from icl_lib.forward.encoded import EncodedPrompt, encode_prompts
 from icl_lib.forward.means import clean_means, mean_over_tasks
@@ -96,6 +96,29 @@ def example_table(
                 rows += _answer_rows(model, labels, prompt, edit, of)
     table = pd.concat([*frames, pd.DataFrame(rows)], ignore_index=True)
     return table.assign(model=name, step=step, task=task, value=table["value"].astype(float))
+
+
+def sample_table(
+    model: nn.Module, prompts: Mapping[str, TaskPrompts], tokens: Int[Tensor, "batch pos"], scores: pd.DataFrame, *,
+    name: str, step: int, n_repeated: int = 12,
+) -> pd.DataFrame:
+    """Table `samples`: what the scores are made from, and where the head with the highest prefix matching looks.
+
+    The first clean and the first shuffled prompt of the task on which the top FV head scores highest, with attention
+    from the last token; the first `n_repeated` of the random `tokens` of the first sequence and the same again, with
+    attention from every token. `scores`: the model's table.
+    """
+    top = top_head_of_each_kind(scores)
+    task, head = fv_by_task(scores, *top["fv"]).idxmax(), {"induction": top["induction"]}
+    run = tokens[0, 1 : 1 + min(n_repeated, tokens.shape[1] // 2)].tolist()
+    rows = _attention_rows(model, "repeated", [int(tokens[0, 0]), *run, *run], head, whole=True)
+    numbers = ((rows["to_position"] - 1) % len(run) + 1).astype(str)
+    frames = [rows.assign(token=numbers.where(rows["to_position"] > 0, "BOS"))]
+    for labels in ("clean", "shuffled"):
+        prompt, = encode_prompts(model, getattr(prompts[task], labels)[:1], task)
+        frames.append(_attention_rows(model, labels, prompt.tokens, head, whole=False))
+    table = pd.concat(frames, ignore_index=True).drop(columns=["metric", "ranking", "replacement", "positions"])
+    return table.assign(model=name, step=step, task=task)
 
 
 def _first_clear(model: nn.Module, clean: list[EncodedPrompt], shuffled: list[EncodedPrompt]) -> int:

@@ -24,9 +24,13 @@ def outcomes(example: pd.DataFrame, metric: str) -> pd.DataFrame:
     return example[example["metric"] == metric].set_index(["prompts", "replacement", "positions", "ranking"])
 
 
-def pattern(example: pd.DataFrame) -> Figure:
-    """Attention of the induction head on repeated words, a row for each token that is read, columns what it sees."""
-    rows = example.query("metric == 'attention' and prompts == 'repeated' and ranking == 'induction'")
+def head_name(rows: pd.DataFrame) -> str:
+    return f"L{rows['layer'].iloc[0]}H{rows['head'].iloc[0]}"
+
+
+def pattern(rows: pd.DataFrame) -> Figure:
+    """Attention of a head on repeated tokens, a row for each token that is read, columns what it sees; of one head the
+    rows of a table `example` or `samples`."""
     values = rows.pivot(index="position", columns="to_position", values="value")
     words = rows[rows["position"] == rows["position"].max()].sort_values("to_position")["token"].str.strip().tolist()
     figure, ax = plt.subplots(figsize=(5.6, 4.8))
@@ -40,8 +44,8 @@ def pattern(example: pd.DataFrame) -> Figure:
     ax.set(xlabel="attends to", ylabel="token that is read")
     return Figure(
         ax,
-        "Attention of the induction head. Each row is a token that is read, its columns the tokens it attends to; a "
-        "row adds up to 1. BOS is the beginning of the text. Lines: where the words begin again.",
+        f"Attention of {head_name(rows)}. Each row is a token that is read, its columns the tokens it attends to; a "
+        "row adds up to 1. BOS is the beginning of the text. Lines: where the tokens begin again.",
         "Heat map of attention from each token to each earlier one; a stripe in the lower half shows copying.")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from icl_lib.example.choice import candidate_tasks, fv_by_task
 from icl_lib.figures.common import COLOUR, numbers_link
-from icl_lib.figures.example import EXPERIMENTS, HEAD, outcomes
+from icl_lib.figures.example import EXPERIMENTS, HEAD, head_name, outcomes
 from icl_lib.kinds import DEFINED_BY, KINDS
 
 _ORDER = tuple(reversed(KINDS))  # FV heads first
@@ -77,14 +77,26 @@ def prompt_of(example: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def shaded_prompts(example: pd.DataFrame) -> str:
-    """The prompt with right labels, once for each head, side by side where there is room; see `shaded_prompt`."""
+    """The prompt with right labels, shaded once for each head."""
+    return beside(*(shaded_prompt(prompt_of(example, kind), kind, names_of(example)[kind]) for kind in _ORDER))
+
+
+def sampled_prompts(samples: pd.DataFrame) -> str:
+    """The prompt with right and with shuffled labels of a table `samples`, as HTML."""
+    words = {"clean": "Clean", "shuffled": "Shuffled"}
+    return beside(*(shaded_prompt(
+        rows := samples[samples["prompts"] == labels].sort_values("to_position"), "induction",
+        f"{head_name(rows)} from the last token", f"{word}. ") for labels, word in words.items()))
+
+
+def beside(*parts: str) -> str:
+    """HTML side by side where there is room."""
     grid = "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17em, 100%), 1fr)); gap: 0 2em"
-    return f'<div style="{grid}">{"".join(shaded_prompt(example, kind) for kind in _ORDER)}</div>'
+    return f'<div style="{grid}">{"".join(parts)}</div>'
 
 
-def shaded_prompt(example: pd.DataFrame, kind: str) -> str:
-    """The prompt with right labels, each token shaded by one head's attention from the last one, as HTML."""
-    rows = prompt_of(example, kind)
+def shaded_prompt(rows: pd.DataFrame, kind: str, head: str, before: str = "") -> str:
+    """A prompt, each `token` shaded by a head's attention from the last one, `value`, in a kind's colour, as HTML."""
     full = rows.loc[rows["token"] != "BOS", "value"].max()
     red, green, blue = (int(COLOUR[kind][i : i + 2], 16) for i in (1, 3, 5))
     spans = []
@@ -96,7 +108,7 @@ def shaded_prompt(example: pd.DataFrame, kind: str) -> str:
         spans.append(f'<span style="background: {shade}" title="{told}">{text}{share}</span>')
     style = ("font-family: monospace; white-space: pre-wrap; line-height: 1.5; -webkit-print-color-adjust: exact; "
              "print-color-adjust: exact")
-    caption = f"Attention of {names_of(example)[kind]}. Full shade: {full:.0%}."
+    caption = f"{before}Attention of {head}. Full shade: {full:.0%}."
     return (f'<figure class="shaded-prompt"><div style="{style}">{"".join(spans)}</div>'
             f"<figcaption>{escape(caption)} {numbers_link(rows)}</figcaption></figure>")
 
