@@ -65,7 +65,7 @@ check: env ## lint, and templates without outputs
 	$(BIN)/python -m workflow.templates notebooks
 
 browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
-	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/test_browser.py tests/test_words.py
+	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -n $(CORES) -m browser tests/test_browser.py tests/test_words.py
 
 lab: env ## train a lab model (RUNG=lab-7k SEED=0), a committed one again to compare; without RUNG what is missing
 	$(BIN)/python -m $(if $(RUNG),lab.retrain $(RUNG) --seed $(SEED),lab.train)
@@ -88,6 +88,6 @@ suite: env
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d, but 3.11 or newer is needed: make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
