@@ -1,5 +1,6 @@
 """The scaling and scoring pages from made-up tables: chance, controls, power and what is left out."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,3 +195,11 @@ def test_overlap_is_measured_at_every_share_against_two_random_sets():
     # two of twenty against two of twenty: at least one shared with probability 1 - C(18,2)/C(20,2)
     assert table["p_value"].iloc[1] == pytest.approx(2 * (1 - 153 / 190))
     assert table["smallest_p"].iloc[1] == pytest.approx(2 / 190)
+
+
+def test_sizes_too_near_for_a_label_each_share_one():
+    ax = plt.subplots()[1]
+    scaling_figures.size_axis(ax, pd.Series([1310.3e6, 100.3e6, 106.2e6, 357.9e6, 100.3e6]))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["100.3M\n106.2M", "", "357.9M", "1,310.3M"]
+    scaling_figures.size_axis(ax, pd.Series([7e3]))
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["7k"]

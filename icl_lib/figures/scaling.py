@@ -13,6 +13,7 @@ from icl_lib.models.paper_models import family
 
 FAMILY_MARKER = {"lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "smollm": "v", "gemma": "d",
                  "other": "X"}
+_NEAR = 0.08  # of the axis: two labels nearer than this would overlap
 
 
 def strength_by_size(strength: pd.DataFrame) -> list[Figure]:
@@ -142,9 +143,15 @@ def depth_by_model(scores: pd.DataFrame, sizes: pd.DataFrame, fraction: float) -
 
 
 def size_axis(ax, parameters: pd.Series) -> None:
-    """Numbers of parameters on a log axis, a tick for each model."""
+    """Numbers of parameters on a log axis, a tick for each model; sizes too near for a label each share one."""
     sizes = sorted(parameters.unique())
-    labels = [f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M" for size in sizes]
+    near, labels, last = (sizes[-1] / sizes[0]) ** _NEAR, [], 0
+    for i, size in enumerate(sizes):
+        labels.append(f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M")
+        if i and size < sizes[last] * near:
+            labels[last], labels[i] = f"{labels[last]}\n{labels[i]}", ""
+        else:
+            last = i
     ax.set(xscale="log", xlabel="parameters without embeddings")
     ax.set_xticks(sizes, labels, fontsize=10)
     ax.minorticks_off()
