@@ -92,3 +92,5 @@ def test_a_download_that_broke_off_goes_on(hub, tmp_path):
 def test_pickled_weights_are_taken_only_when_that_is_said(hub, tmp_path):
     status, out, _ = download(hub, tmp_path, "wrong/pickled", ICL_PICKLED_WEIGHTS=TRUST)
     assert status == 0 and list((tmp_path / "hub").rglob("pytorch_model.bin"))
+    status, _, err = download(hub, tmp_path, "wrong/pickled")  # in the cache now, and still not asked for
+    assert status == 1 and "no safetensors" in err

@@ -42,7 +42,7 @@ def download(repository: str, revision: str | None = None, *, pickled_weights: s
     pickled = not list(snapshot.glob("*.safetensors"))
     if pickled and pickled_weights == TRUST:
         snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
-    if pickled and not list(snapshot.glob("*.bin")):
+    if pickled and not (pickled_weights == TRUST and list(snapshot.glob("*.bin"))):  # they may be there from before
         raise ValueError(f"{what} has no safetensors weights, and pickled ones run code when they are read; if you "
                          f"trust who made them, set ICL_PICKLED_WEIGHTS={TRUST!r}")
     _verify(what, snapshot)
