@@ -70,16 +70,24 @@ def test_the_patterns_that_models_can_do(page):
 
 def test_the_benefit_of_demonstrations(page):
     shown, _, of_model = page
-    text = next(thing.data for thing in shown if isinstance(thing, Markdown) and "Demonstrations add" in thing.data)
-    lines = [line for line in text.splitlines() if line.startswith("-")]
-    for line, model in zip(lines, ABLE, strict=True):
-        wanted = []
-        for ranking, fraction in (("none", 0.0), ("induction", 0.2), ("fv", 0.2)):
-            by_task = audit_patterns.benefit(of_model[model]["patterns"], ranking, fraction)
-            half = 2.571 * by_task.std(ddof=1) / len(by_task) ** 0.5
-            wanted += [by_task.mean(), (by_task.mean() - half, half / 2), (by_task.mean() + half, half / 2)]
-            wanted += [0.2] * (ranking != "none")
-        check(line, wanted, names=[model])
+    table = next(thing for thing in shown if isinstance(thing, pd.DataFrame) and "no ablation" in thing)
+    assert list(table)[1:] == ["20% random heads, layer-matched", "20% induction heads", "20% FV heads"]
+    rows = iter(table.iterrows())
+    for model, n_able in ABLE.items():
+        for task_set, tasks in (("patterns", [f"patterns {i}" for i in range(n_able)]), ("paper", None)):
+            if tasks == []:
+                continue
+            name, cells = next(rows)
+            assert name == model + (", patterns" if tasks else ", the paper's tasks")
+            for cell, ranking in zip(cells, ("none", audit_patterns.SAME_LAYERS, "induction", "fv"), strict=True):
+                by_task = audit_patterns.benefit(
+                    of_model[model]["patterns"], ranking, 0.2 * (ranking != "none"), task_set)
+                by_task = by_task[tasks] if tasks else by_task
+                ends = [(by_task.mean() + side * 2.571 * by_task.std(ddof=1) / len(by_task) ** 0.5) for side in (-1, 1)]
+                if tasks:  # resamples of few tasks have their mean between the lowest and the highest task
+                    ends = [by_task.min(), by_task.max()]
+                check(cell, [by_task.mean(), *((end, abs(end - by_task.mean()) / (1 if tasks else 2)) for end in ends)])
+    assert next(rows, None) is None
 
 
 def test_the_table_of_numbers_holds_them_all_and_figures_say_what_they_show(page):

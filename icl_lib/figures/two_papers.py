@@ -35,9 +35,13 @@ def pattern_accuracy(patterns: pd.DataFrame, chance: dict[str, float], able: set
 
 def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     """What accuracy loses at each step (`walk`), a panel per model, steps downwards; bars are 95 % intervals."""
-    _, axes = plt.subplots(1, len(walks), figsize=(3.2 + 3.0 * len(walks), 0.9 + 0.62 * len(names)), squeeze=False,
-                           sharey=True, sharex=True)
-    for ax, (model, walk) in zip(axes[0], walks.items(), strict=True):
+    n_columns = min(len(walks), 2)
+    n_rows = -(-len(walks) // n_columns)
+    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, sharey=True, sharex=True,
+                                figsize=(3.2 + 3.0 * n_columns, n_rows * (0.7 + 0.6 * len(names))))
+    for ax in axes.flat[len(walks) :]:
+        ax.set_visible(False)
+    for ax, (model, walk) in zip(axes.flat, walks.items(), strict=False):
         for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
             rows = walk[walk["ranking"] == kind]
             _intervals(ax, rows, [names.index(step) + offset for step in rows["step"]], kind)
@@ -46,10 +50,11 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
                     color=COLOUR["random"])
         ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         ax.set_title(model, fontsize=11)
-        ax.set_xlabel("accuracy lost", fontsize=10)
+        ax.tick_params(labelsize=10)
+    figure.supxlabel("accuracy lost", fontsize=10)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=10)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    legend_of_all(axes[0], ncols=len(KINDS))
+    legend_of_all(axes.flat, ncols=len(KINDS))
     return Figure(
         axes,
         "Accuracy lost when the top heads of a kind are ablated. On patterns by the likelier label, on the paper's "
@@ -58,16 +63,16 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
 
 
 def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy with demonstrations minus without, under ablations: a row per task set, a column per model."""
+    """Accuracy with demonstrations minus without, under ablations: a row per model, a column per task set."""
     shown = {name: words for name, words in TASK_SETS.items()
              if any(name in set(table["task_set"]) for table in benefits.values())}
-    figure, axes = plt.subplots(len(shown), len(benefits), squeeze=False, sharex="row", sharey=True,
-                                figsize=(3.2 + 3.0 * len(benefits), 0.4 + 2.5 * len(shown)))
     fractions = sorted({f for table in benefits.values() for f in table["fraction"] if f})
     lines = [("none", 0.0), *((ranking, fraction) for fraction in fractions
                               for ranking in ("random_layer_matched", "fv", "induction"))]
-    for row, (task_set, words) in zip(axes, shown.items(), strict=True):
-        for ax, (model, table) in zip(row, benefits.items(), strict=True):
+    _, axes = plt.subplots(len(benefits), len(shown), squeeze=False, sharex="col", sharey=True,
+                           figsize=(2.4 + 3.2 * len(shown), 0.4 + 2.5 * len(benefits)))
+    for row, (model, table) in zip(axes, benefits.items(), strict=True):
+        for ax, task_set in zip(row, shown, strict=True):
             own = table[table["task_set"] == task_set].set_index(["ranking", "fraction"])
             for y, line in enumerate(lines):
                 if line in own.index:
@@ -75,18 +80,19 @@ def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
             if own.empty:
                 note(ax, "no pattern that\nthe model can do")
             ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-            ax.set_xlabel(f"accuracy gained, {words}", fontsize=10)
-            if task_set == next(iter(shown)):
-                ax.set_title(model, fontsize=11)
-        row[0].set_yticks(range(len(lines)), [
-            LABEL[ranking].removesuffix(" heads") + (f", {fraction:.0%}" if fraction else "")
-            for ranking, fraction in lines], fontsize=10)
-        row[0].set_ylim(len(lines) - 0.5, -0.5)
+            ax.set_title(model, fontsize=11)
+        ax.tick_params(labelsize=10)
+    for ax, words in zip(axes[-1], shown.values(), strict=True):
+        ax.set_xlabel(f"accuracy gained, {words}", fontsize=10)
+    axes[0, 0].set_yticks(range(len(lines)), [
+        LABEL[ranking].removesuffix(" heads") + (f", {fraction:.0%}" if fraction else "")
+        for ranking, fraction in lines], fontsize=10)
+    axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
     return Figure(
         axes,
         "What demonstrations add to accuracy, without ablation and with heads ablated; induction heads by prefix "
         "matching, random heads of their layers. Bars: 95 % bootstrap intervals over tasks.",
-        "Points with intervals of accuracy gained by ablation; a row of panels per task set, a column per model.")
+        "Points with intervals of accuracy gained by ablation; a row of panels per model, a column per task set.")
 
 
 def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Figure:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from icl_lib.analysis.two_papers import accuracy_of, benefit_of, lost_at
+from icl_lib.analysis.two_papers import TASK_SETS, accuracy_of, benefit_of, lost_at
+from icl_lib.figures.common import LABEL
 from icl_lib.kinds import KINDS
 from icl_lib.pages.common import KIND_WORDS, interval_words
 
@@ -43,16 +44,18 @@ def steps_table(numbers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=[" ".join(name.split()) for name in names])
 
 
-def benefit_sentence(numbers: pd.DataFrame, fraction: float) -> str:
-    """Per model what demonstrations add to accuracy on the paper's tasks, unedited and with either kind ablated."""
-    lines = []
+def benefit_table(numbers: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """What demonstrations add to accuracy by model and task set, unedited and with this share of heads ablated."""
+    columns = {"no ablation": ("none", 0.0)} | {
+        f"{fraction:.0%} {LABEL[kind]}": (kind, fraction) for kind in ("random_layer_matched", *KINDS)}
+    rows = {}
     for model in numbers["model"].unique():
         words = _words(numbers, model)
-        if (clean := benefit_of("paper", "none", 0.0)) in words:
-            left = ", ".join(f"{words[benefit_of('paper', kind, fraction)]} with {fraction:.0%} of heads ablated as "
-                             f"{KIND_WORDS[kind]}" for kind in KINDS)
-            lines.append(f"- **{model}**: {words[clean]} without ablation, {left}.")
-    return "Demonstrations add to accuracy on the paper's tasks:\n\n" + "\n".join(lines) if lines else ""
+        for task_set, of in TASK_SETS.items():
+            if benefit_of(task_set, "none", 0.0) in words:
+                rows[f"{model}, {of}"] = {
+                    name: words.get(benefit_of(task_set, *edit), "") for name, edit in columns.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy that demonstrations add")
 
 
 def _words(numbers: pd.DataFrame, model: str) -> dict[str, str]:
