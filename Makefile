@@ -4,6 +4,7 @@ CORES ?= 2
 RUNG ?=
 MODEL ?= smollm2-135m
 PROFILE ?=
+TESTS ?=
 SEED ?= 0
 PYTHON ?= python3
 # The default suites never ask the hub; `make sweep SUITE=paper HF_HUB_OFFLINE=0` does.
@@ -57,8 +58,8 @@ spot-check: env ## measure a sample of a packaged model (MODEL=smollm2-135m: min
 verify: suite ## whether the suite's results and the code agree; lists what is stale, foreign or unreadable
 	@$(BIN)/python -m workflow.verify $(CONFIG)
 
-test: env ## the tests, a module at a time on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m workflow.warm --others-only $(BIN)/python -m pytest -n $(CORES) --dist loadscope --no-loadscope-reorder
+test: env ## the tests, a module at a time on each core; those with TESTS="-m end_to_end" run beside them in CI
+	OMP_NUM_THREADS=1 $(BIN)/python -m workflow.warm --others-only $(BIN)/python -m pytest -n $(CORES) --dist loadscope --no-loadscope-reorder $(TESTS)
 
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .

@@ -52,7 +52,7 @@ def test_the_book_of_committed_tables_comes_first_and_does_not_pass_for_the_whol
     assert left["book"] == 1 and left["scoring"] == 2 and not {"causal_test", "ablation_ladder"} & set(left)
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_whole_workflow(project):
     everything = dict.fromkeys(
         ["ablation", "training_dynamics", "model_scaling", "claims", "lab", "paper_figures", "index", "book"], 1)
@@ -142,7 +142,7 @@ def test_a_second_sweep_on_the_same_results_is_refused_and_changes_nothing(proje
         assert planned(project)["scoring"] == 2  # a plan needs no lock
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_failures_are_named_others_finish_and_a_later_run_heals(project):
     write_template(project, "ablation", "raise ValueError('bad heads')")
     status, output = snakemake(project, "sweep")
