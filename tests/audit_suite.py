@@ -15,7 +15,7 @@ from tests.project import ROOT
 LAYERS, HEADS, TASKS, PROMPTS, DOCUMENTS = 4, 8, 6, 5, 10
 # Model to its steps; the lab's names, as sizes are read from their configurations. The last step is ablated.
 MODELS = {
-    "lab-7k": [8192], "lab-20k": [8192], "lab-40k": [1024, 2048, 4096, 8192], "lab-40k-seed1": [8192],
+    "lab-7k": [8192], "lab-20k": [8192], "lab-40k": [1024, 2048, 4096, 8192], "lab-40k-seed1": [1024, 2048, 4096, 8192],
     "lab-110k": [1024, 2048, 8192], "lab-450k": [4096], "lab-1m": [4096],
 }
 BARE = "lab-450k"  # all but two of its heads are induction heads

@@ -69,6 +69,23 @@ def transitions_beyond_chance(tables, state, claim):
     return tables.suite()
 
 
+def emergence_order(tables, state, claim):
+    for seed in range(5 if state == POWERLESS else 6):
+        late = {"induction": {100: layer(1)}, "fv": {20: layer(2)}} if state == FAILS else {}
+        along(tables, f"m-seed{seed}", **late)
+    return tables.suite()
+
+
+def percentile_before(tables, state, claim):
+    fv = layer(1)
+    others = [head for row in range(4) for head in layer(row, 10) if head not in fv]
+    if state == POWERLESS:  # they are FV heads at the first checkpoint already
+        along(tables, induction={20: fv}, fv={0: fv})
+    else:
+        along(tables, induction={20: fv if state == HOLDS else others}, fv={100: fv})
+    return tables.suite()
+
+
 def family_difference(tables, state, claim):
     n = 3 if state == POWERLESS else 4
     for place, name in enumerate(("gpt2", "pythia")):

@@ -45,7 +45,9 @@ def test_each_seed_says_which_kind_came_first():
     scores = pd.concat([score_tables("a"), score_tables("b", fv_from=10),
                         score_tables("c", fv_from=10, induction_from=20),
                         score_tables("d", fv_from=99, induction_from=99)])
-    found = dynamics.emergence_by_seed(scores).set_index("model")
+    found = dynamics.emergence_by_seed(scores, fraction=0.1).set_index("model")
+    assert found["half of FV level"].tolist()[:3] == [20, 10, 10]
+    assert found["half of induction level"].tolist()[:3] == [10, 10, 20]
     assert found["first"].to_dict() == {"a": "induction", "b": "same checkpoint", "c": "FV", "d": "neither came"}
     assert found["FV heads by step"].tolist() == ["20", "10", "10", "not within 40 steps"]
     never = dynamics.emergence_table(score_tables(fv_from=99))

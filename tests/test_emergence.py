@@ -12,6 +12,7 @@ from icl_lib.stats.emergence import (
     emergence_interval,
     emergence_step,
     first_crossing,
+    percentiles_before,
     transition_counts,
 )
 
@@ -112,3 +113,26 @@ def test_bad_input_is_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_percentiles_before_are_of_the_checkpoints_before_and_of_heads_that_came():
+    of_kind, other = np.zeros((4, 10), dtype=bool), np.tile(np.arange(10.0), (4, 1))
+    of_kind[2:, 7] = of_kind[:, 1] = of_kind[1:3, 2] = True  # head 1 from the start, head 2 not in the end
+    other[2:, 0] = 100  # too late to count
+    found = percentiles_before(of_kind, other, seed=0)
+    assert (found.total, found.n) == (pytest.approx(0.75), 1)
+    assert sorted(set(found.null.round(9))) == pytest.approx(np.arange(10) / 10 + 0.05)  # any head in its place
+    assert found.test().p_value == pytest.approx(0.6, abs=0.03)  # six of ten heads are as far from the middle
+    of_layer = percentiles_before(of_kind, other, layers=np.repeat([0, 1], 5), seed=0)
+    assert of_layer.total == pytest.approx(0.5)
+    assert sorted(set(of_layer.null.round(9))) == pytest.approx(np.arange(5) / 5 + 0.1)
+    alike = percentiles_before(of_kind, np.ones((4, 10)), seed=0)
+    assert alike.test().smallest_p == 1.0 and alike.total == pytest.approx(0.5)
+
+
+def test_two_heads_never_have_one_place():
+    of_kind = np.zeros((2, 3), dtype=bool)
+    of_kind[1, :2] = True
+    found = percentiles_before(of_kind, np.array([[3.0, 2.0, 1.0]] * 2), seed=0)
+    assert found.total == pytest.approx(5 / 6 + 3 / 6)
+    assert sorted(set(found.null.round(9))) == pytest.approx([4 / 6, 1.0, 8 / 6])

@@ -12,7 +12,7 @@ from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
 from icl_lib.stats.emergence import Emergence
-from icl_lib.stats.permutation import gehan_scores, trend_test
+from icl_lib.stats.permutation import gehan_scores, sign_test, trend_test
 
 FEW_STEPS = "fewer than two checkpoints after the first step"
 # So many checkpoints after the rise tell whether a score stays.
@@ -118,32 +118,56 @@ def accuracy_follows(suite: SuiteTables) -> Iterator[Estimate]:
             yield tested(model, test, n=len(both), of="checkpoints")
 
 
+def emergence_order(suite: SuiteTables) -> Iterator[Estimate]:
+    """Share of a size's seeds in which top FV heads reach half of their final level later than induction heads."""
+    for models in suite.seeds:
+        later = [dynamics.half_level(curves["fv"]) - dynamics.half_level(curves["induction"])
+                 for curves in map(suite.curves, models)]
+        yield tested(models[0], sign_test(np.array(later)), n=len(models), of="seeds")
+
+
 def induction_first_share(suite: SuiteTables, *, many: float) -> Iterator[Estimate]:
-    """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
-    for model, table in suite.transitions.items():
-        orders = ["induction_first", "fv_first", "both_at_once", "fv_only"]
-        heads = table["heads"]
-        yield from _share(suite, model, int(heads["induction_first"]), int(heads[orders].sum()), many)
+    """Share of the heads with an FV score that had an induction score at an earlier checkpoint, seeds together."""
+    for models in suite.seeds:
+        heads = suite.transitions(models)["heads"]
+        had = heads[["induction_first", "fv_first", "both_at_once", "fv_only"]]
+        yield _share(models[0], int(heads["induction_first"]), int(had.sum()), many)
 
 
 def reverse_share(suite: SuiteTables, *, few: float) -> Iterator[Estimate]:
-    """Share with the FV score first among heads that had both scores at some checkpoint."""
-    for model, table in suite.transitions.items():
-        heads = table["heads"]
-        both = int(heads[["induction_first", "fv_first", "both_at_once"]].sum())
-        yield from _share(suite, model, int(heads["fv_first"]), both, few)
+    """Share with the FV score first among heads that had both scores at some checkpoint, seeds together."""
+    for models in suite.seeds:
+        heads = suite.transitions(models)["heads"]
+        both = heads[["induction_first", "fv_first", "both_at_once"]]
+        yield _share(models[0], int(heads["fv_first"]), int(both.sum()), few)
 
 
 def transitions_beyond_chance(suite: SuiteTables) -> Iterator[Estimate]:
-    """Heads that were induction heads first, minus their number when all heads' curves are paired at random."""
-    for model, table in suite.transitions.items():
+    """Heads that were induction heads first, minus their number when all heads' curves are paired at random.
+
+    Seeds together; curves are paired within a model.
+    """
+    for models in suite.seeds:
+        table = suite.transitions(models)
         row, n = table.loc["induction_first"], int(table["heads"].sum())
-        value = float(row["heads"] - row["expected by chance"])
-        if suite.coarse(model):
-            yield undecidable(model, FEW_STEPS, value, n)
+        why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
+        yield Estimate(models[0], float(row["heads"] - row["expected by chance"]), p_value=row["p"], n=n,
+                       smallest_p=row["smallest p"], why=why)
+
+
+def percentile_before(suite: SuiteTables, *, kind: str, same_layer: bool) -> Iterator[Estimate]:
+    """Mean percentile of the final heads of a kind in the other kind's score before they were of theirs.
+
+    Seeds together; see `dynamics.ranks_before`.
+    """
+    for models in suite.seeds:
+        found = dynamics.pooled_ranks(
+            dynamics.ranks_before(suite.followed[model], suite.table("accuracy", model, last=False), kind=kind,
+                                  same_layer=same_layer, seed=suite.seed + i) for i, model in enumerate(models))
+        if found.n:
+            yield tested(models[0], found.test(), n=int(found.n), of="heads")
         else:
-            why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
-            yield Estimate(model, value, p_value=row["p"], n=n, smallest_p=row["smallest p"], why=why)
+            yield undecidable(models[0], "0 such heads came after the first checkpoint")
 
 
 def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:
@@ -167,17 +191,17 @@ def _rise(steps: list[int], curve: np.ndarray) -> tuple[float, float, float]:
         doublings[end] - doublings[max(0, start - 1)])
 
 
-def _share(suite: SuiteTables, model: str, count: int, total: int, limit: float) -> list[Estimate]:
-    """A share of heads with its exact interval; nothing where there are no heads.
+def _share(model: str, count: int, total: int, limit: float) -> Estimate:
+    """A share of heads with its exact interval.
 
     Cannot be decided where not even none and all of as many heads would lie on different sides of the limit.
     """
     if not total:
-        return []
+        return undecidable(model, "0 such heads")
     none, every, own = (stats.binomtest(k, total).proportion_ci() for k in (0, total, count))
-    if suite.coarse(model) or not (none.high < limit < every.low):
-        return [undecidable(model, FEW_STEPS if suite.coarse(model) else f"{total} such heads", count / total, total)]
-    return [Estimate(model, count / total, float(own.low), float(own.high), n=total)]
+    if not none.high < limit < every.low:
+        return undecidable(model, f"{total} such heads", count / total, total)
+    return Estimate(model, count / total, float(own.low), float(own.high), n=total)
 
 
 def _emergence(suite: SuiteTables, kind: str) -> dict[str, Emergence]:
@@ -188,4 +212,4 @@ def _emergence(suite: SuiteTables, kind: str) -> dict[str, Emergence]:
 
 
 STATISTICS = (emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,
-              induction_first_share, reverse_share, transitions_beyond_chance)
+              emergence_order, induction_first_share, reverse_share, transitions_beyond_chance, percentile_before)

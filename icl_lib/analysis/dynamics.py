@@ -4,6 +4,8 @@ Top heads are ranked by `kinds.RANKED_BY`; whether a head is of a kind follows t
 Where a function takes the table `accuracy`, a model has no FV heads at a step at which it does not read labels.
 """
 
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,15 @@ from icl_lib.ablation.effects import corrected
 from icl_lib.analysis.reading import found_tables, number, one_intervention, table_of
 from icl_lib.heads import top_heads
 from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
-from icl_lib.stats.emergence import Transitions, emergence_interval, emergence_step, transition_counts
+from icl_lib.stats.emergence import (
+    RanksBefore,
+    Transitions,
+    emergence_interval,
+    emergence_step,
+    percentiles_before,
+    transition_counts,
+)
+from icl_lib.stats.intervals import Test
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
@@ -98,17 +108,25 @@ def seed_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
     return table[table["selection"] == "selected at each checkpoint"]
 
 
-def emergence_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row per model: first step with each kind, or "not within N steps", and which came first."""
-    rows = []
+def emergence_by_seed(
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, fraction: float
+) -> pd.DataFrame:
+    """One row per model: first step with each kind, or "not within N steps", and which came first.
+
+    And for both the first step at which the mean score of the top `fraction` of heads has half of its last value.
+    """
+    rows, curves = [], {of: rows.set_index("step")["value"] for of, rows in seed_curves(
+        scores, fraction=fraction).groupby(["model", "kind"])}
     for model, group in scores.groupby("model"):
         step = emergence_table(group, _of(accuracy, model)).set_index("kind")["first step with it"]
         induction, fv = (np.inf if pd.isna(step[kind]) else int(step[kind]) for kind in KINDS)
         first = "neither came" if np.isinf([induction, fv]).all() else "same checkpoint" if induction == fv else \
             "induction" if induction < fv else "FV"
         never = f"not within {group['step'].max()} steps"
-        rows.append((model, *(never if pd.isna(step[kind]) else str(step[kind]) for kind in KINDS), first))
-    return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first"])
+        rows.append((model, *(never if pd.isna(step[kind]) else str(step[kind]) for kind in KINDS), first,
+                     *(int(half_level(curves[model, kind])) for kind in KINDS)))
+    return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first",
+                                       "half of induction level", "half of FV level"])
 
 
 def teaser_head(scores: pd.DataFrame, *, n: int) -> tuple[int, int]:
@@ -163,7 +181,7 @@ def transition_sweep(
     A sensitivity analysis: what would be counted if induction heads were defined otherwise.
     """
     return pd.concat([
-        _transitions(scores, accuracy, seed=seed, induction_threshold=at).table().assign(threshold=at)
+        transitions(scores, accuracy, seed=seed, induction_threshold=at).table().assign(threshold=at)
         for at in induction_thresholds], ignore_index=True)
 
 
@@ -173,7 +191,7 @@ def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None,
     The FV threshold is the highest of all steps' thresholds, so that a head counts at any step by the same bar.
     Columns as in `Transitions.table`.
     """
-    return _transitions(scores, accuracy, seed=seed).table()
+    return transitions(scores, accuracy, seed=seed).table()
 
 
 def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
@@ -182,7 +200,7 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = No
     "All" compares the sum of heads with the sums of the models' random pairings. Columns model and, for induction and
     FV first: heads, heads by chance, p, smallest p (see `transition_table`); `both at once`.
     """
-    found = {str(model): _transitions(group, _of(accuracy, model), seed=seed + i)
+    found = {str(model): transitions(group, _of(accuracy, model), seed=seed + i)
              for i, (model, group) in enumerate(scores.groupby("model"))}
     if len(found) > 1:
         found["all"] = Transitions(*(np.sum(counts, axis=0) for counts in zip(*found.values(), strict=True)))
@@ -197,9 +215,48 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = No
     return pd.DataFrame(rows)
 
 
-def _transitions(
+def ranks_before(
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, kind: str, same_layer: bool, seed: int
+) -> RanksBefore:
+    """How one model's final heads of a kind ranked in the other kind's score before; see `percentiles_before`."""
+    steps, by_kind = defining_scores(scores, accuracy)
+    threshold = INDUCTION_THRESHOLD if kind == "induction" else float(fv_thresholds(scores).max())
+    other, = {*KINDS} - {kind}
+    curves = score_array(scores, DEFINED_BY[other])[1]
+    layers = np.indices(curves.shape[1:])[0].ravel() if same_layer else None
+    return percentiles_before(by_kind[kind].reshape(len(steps), -1) > threshold, curves.reshape(len(steps), -1),
+                              layers=layers, seed=seed)
+
+
+def pooled_ranks(parts: Iterable[RanksBefore]) -> RanksBefore:
+    """Of several models together: their heads' percentiles, and the sums of their draws."""
+    return RanksBefore(*(np.sum(part, axis=0) for part in zip(*parts, strict=True)))
+
+
+def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
+    """`ranks_before` of all models in the tables together: for both kinds, among all heads and within layers.
+
+    Columns heads, among, n, percentile (mean, 0..1), p, smallest p; NaN and 1 where no head came after the first
+    checkpoint.
+    """
+    rows = []
+    for kind, same_layer in product(reversed(KINDS), (False, True)):
+        found = pooled_ranks(ranks_before(group, _of(accuracy, model), kind=kind, same_layer=same_layer, seed=seed + i)
+                             for i, (model, group) in enumerate(scores.groupby("model")))
+        test = found.test() if found.n else Test(np.nan, 1.0, 1.0)
+        rows.append((kind, "heads of the same layer" if same_layer else "all heads", found.n, *test))
+    return pd.DataFrame(rows, columns=["heads", "among", "n", "percentile", "p", "smallest p"])
+
+
+def half_level(curve: pd.Series) -> float:
+    """First step, of those in a curve's index, at which it has half of its last value."""
+    return float(curve.index[(curve >= curve.iloc[-1] / 2).to_numpy().argmax()])
+
+
+def transitions(
     scores: pd.DataFrame, accuracy: pd.DataFrame | None, *, seed: int, induction_threshold: float = INDUCTION_THRESHOLD
 ) -> Transitions:
+    """Heads of one model by order of emergence; see `transition_table`."""
     steps, by_kind = defining_scores(scores, accuracy)
     induction, fv = (by_kind[kind].reshape(len(steps), -1) for kind in KINDS)
     return transition_counts(induction, fv, induction_threshold=induction_threshold,

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from icl_lib.analysis import dynamics, scaling
+from icl_lib.analysis.claim_estimates import size_of
 from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.kinds import heads_of_kind
+from icl_lib.stats.emergence import Transitions
 
 # The field of `SuiteTables` that says which models and steps have a kind of table; the others: `ablated`.
 _MODELS = {"scores": "models", "accuracy": "models", "executions": "executed"}
@@ -72,11 +76,16 @@ class SuiteTables:
                 for model, scores in self.followed.items()}
 
     @cached_property
-    def transitions(self) -> dict[str, pd.DataFrame]:
-        """Heads by which score came first, of each followed model; see `dynamics.transition_table`."""
-        found = {model: dynamics.transition_table(scores, self.table("accuracy", model, last=False), seed=self.seed)
-                 for model, scores in self.followed.items()}
-        return {model: table.set_index("order") for model, table in found.items()}
+    def seeds(self) -> list[list[str]]:
+        """Followed models with both kinds and checkpoints that can be in order; seeds of a size together."""
+        able = [model for model in self.followed if not self.coarse(model) and len(self.kinds[model]) == 2]
+        return [list(group) for _, group in groupby(sorted(able, key=lambda m: (size_of(m), m)), key=size_of)]
+
+    def transitions(self, models: list[str]) -> pd.DataFrame:
+        """Heads of models together by which score came first, by order; see `dynamics.transitions`."""
+        found = [dynamics.transitions(self.followed[model], self.table("accuracy", model, last=False),
+                                      seed=self.seed + i) for i, model in enumerate(models)]
+        return Transitions(*(np.sum(counts, axis=0) for counts in zip(*found, strict=True))).table().set_index("order")
 
     def curves(self, model: str) -> dict[str, pd.Series]:
         """Per kind the mean ranking score of the top heads of a followed model, selected at each step, by step."""

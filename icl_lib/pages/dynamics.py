@@ -48,6 +48,13 @@ def interval_sentence(low: float, high: float) -> str:
     return f"FV heads, 95 % interval over scoring tasks: {' to '.join(ends)}."
 
 
+def ranks_shown(ranks: pd.DataFrame) -> pd.DataFrame:
+    """`dynamics.ranks_before_by_seed` as it is shown."""
+    other = {"fv": "final FV heads in prefix matching", "induction": "final induction heads in FV score"}
+    return ranks.assign(heads=ranks["heads"].map(other)).set_index(["heads", "among"]).rename_axis(
+        ["rank of, before they were", "among"]).round(3)
+
+
 def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:
     """The table of transitions with its orders in words."""
     words = transitions["order"].str.replace("_", " ").str.replace("fv", "FV")

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from icl_lib.stats.intervals import rank_p_value
+from icl_lib.stats.intervals import Test, percentile_rank, rank_p_value
+from icl_lib.stats.permutation import N_PERMUTATIONS, extreme
 
 ORDERS = ("induction_first", "fv_first", "both_at_once", "induction_only", "fv_only", "neither")
 
@@ -101,15 +102,51 @@ def transition_counts(
     first_fv = first_crossing(fv, fv_threshold)
     n_steps, n_heads = induction.shape
     layers = np.zeros(n_heads, dtype=np.int64) if layers is None else np.asarray(layers)
-    rng = np.random.default_rng(seed)
-    null = np.empty((n_permutations, len(ORDERS)), dtype=np.int64)
-    for row in null:
-        # Sorting by layer, then by noise, twice: a permutation that keeps every head in its layer.
-        target = np.lexsort((rng.random(n_heads), layers))
-        paired = np.empty_like(first_fv)
-        paired[np.lexsort((np.arange(n_heads), layers))] = first_fv[target]
-        row[:] = _count_orders(first_induction, paired, n_steps)
+    null = np.array([_count_orders(first_induction, first_fv[others], n_steps)
+                     for others in _others(layers, n_permutations, seed)])
     return Transitions(_count_orders(first_induction, first_fv, n_steps), null)
+
+
+class RanksBefore(NamedTuple):
+    """Sum over `n` heads of a percentile each, and as many such sums of heads drawn at random."""
+
+    total: float
+    n: int
+    null: Float[ndarray, "draw"]
+
+    def test(self) -> Test:
+        """The mean percentile, 0..1, against 0.5, which random heads have; two-sided. Needs a head."""
+        return extreme(self.total / self.n - 0.5, self.null / self.n - 0.5, exact=False, shown=self.total / self.n)
+
+
+def percentiles_before(
+    of_kind: Bool[ndarray, "step head"], other: Float[ndarray, "step head"], *, seed: int,
+    layers: Int[ndarray, "head"] | None = None, n_permutations: int = N_PERMUTATIONS,
+) -> RanksBefore:
+    """How heads that are `of_kind` in the end ranked in the `other` score before they were.
+
+    For each such head that was not of the kind at the first checkpoint, its percentile among all heads in their highest
+    score at the checkpoints before; random heads take its place, none twice. Within `layers` if given: percentiles
+    among heads of a layer, which says nothing where these do not differ.
+    """
+    layers = np.zeros(of_kind.shape[1], dtype=np.int64) if layers is None else np.asarray(layers)
+    heads = np.flatnonzero(of_kind[-1] & ~of_kind[0])
+    ranks = np.empty((len(heads), len(layers)))
+    for row, first in zip(ranks, of_kind[:, heads].argmax(axis=0), strict=True):
+        before = other[:first].max(axis=0)
+        for layer in np.unique(layers):
+            row[layers == layer] = percentile_rank(before[layers == layer])
+    rows, others = np.arange(len(heads)), _others(layers, n_permutations, seed)
+    return RanksBefore(float(ranks[rows, heads].sum()), len(heads), ranks[rows, others[:, heads]].sum(axis=1))
+
+
+def _others(layers: Int[ndarray, "head"], n: int, seed: int) -> Int[ndarray, "draw head"]:
+    """Random permutations of heads that keep each in its layer."""
+    # Sorting by layer, then by noise, and by layer alone.
+    noise = np.random.default_rng(seed).random((n, len(layers)))
+    found = np.empty(noise.shape, dtype=np.int64)
+    found[:, np.argsort(layers, kind="stable")] = np.lexsort((noise, np.broadcast_to(layers, noise.shape)))
+    return found
 
 
 def _count_orders(
