@@ -68,8 +68,8 @@ def test_a_model_outside_is_left_as_it_is(place, finished):
     beside = {path.name for path in folder.iterdir()}
     assert beside == {"mymodel", "a", "results", "record.json", "executed.ipynb"}
     written = [path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")]
-    assert len(written) == 4 and all(name.startswith("results/lab/") for name in written)
-    for kind in ("tasks", "accuracy", "scores"):
+    assert len(written) == 5 and all(name.startswith("results/lab/") for name in written)
+    for kind in ("tasks", "accuracy", "scores", "samples"):
         made_by = read_table(table_of(place, kind, "mymodel"), schema_name=kind).attrs["provenance"]
         assert made_by["parameters"] | TINY == made_by["parameters"] and made_by["parameters"]["model"] == OUTSIDE
         assert made_by["parameters"]["task_files"] == made_by["parameters"]["documents"] == "lab", "a lab model's copy"
