@@ -42,6 +42,8 @@ write("accuracy", f"{{model}}/step{{step}}", model=model, step=step, n_shots=10,
       task_type="abstractive", split="test", metric="exact_match", value=value, {MEASURED})
 write("tasks", f"{{model}}/step{{step}}", model=model, step=step, task="t", task_type="abstractive", split="test",
       group="look-up", floor=0.5, n_pairs=4, faults="")
+write("samples", f"{{model}}/step{{step}}", model=model, step=step, task="t", prompts="clean", layer=0, head=0,
+      position=0, to_position=0, token="BOS", value=1.0)
 write("statistics", f"scoring/{{model}}/step{{step}}", notebook="scoring", model=model, name="highest fv", value=value,
       low=0.0, high=1.0, p_value=0.5, n=1)
 """,
