@@ -61,7 +61,7 @@ def test_runs_over_a_grid_land_in_one_table_and_are_not_repeated(project):
     assert [line.split(":")[0] for line in rest] == [  # the tables that were not asked for
         f"results/fake/sweeps/{name}.parquet"
         for name in ("ablation/curves", "ablation/effects", "ablation/statistics", "scoring/accuracy",
-                     "scoring/statistics", "scoring/tasks")]
+                     "scoring/samples", "scoring/statistics", "scoring/tasks")]
     write_suite(project, sweep={"scoring": {"value": [0.5, 3.0]}, "ablation": {"seed": [5]}})
     text = "\n".join(problems(read_suite("config/lab.yaml")))
     assert "sweeps/scoring/value=2.0/scores/models/tiny/step8.parquet: foreign" in text
