@@ -90,6 +90,29 @@ def test_the_benefit_of_demonstrations(page):
     assert next(rows, None) is None
 
 
+def test_which_heads_carry_the_benefit_on_which_tasks(page):
+    shown, _, of_model = page
+    table = next(thing for thing in shown if isinstance(thing, pd.DataFrame) and "difference" in thing)
+    assert list(table.index) == list(ABLE)
+    for model, n_able in ABLE.items():
+        more = {}
+        for task_set in ("patterns", "paper") if n_able else ("paper",):
+            induction, fv = (audit_patterns.benefit(of_model[model]["patterns"], kind, 0.2, task_set)
+                             for kind in ("induction", "fv"))
+            more[task_set] = (induction - fv).to_numpy()
+        cells = [[value for value, _ in numbers_in(cell)] for cell in table.loc[model]]
+        if not n_able:
+            assert (cells[0], cells[2]) == ([], []) and cells[1][0] == pytest.approx(more["paper"].mean(), abs=0.0051)
+            continue
+        means = [more["patterns"].mean(), more["paper"].mean()]
+        assert [cell[0] for cell in cells] == pytest.approx([*means, means[1] - means[0]], abs=0.0051)
+        for cell, of in zip(cells, more.values(), strict=False):
+            assert of.min() - 0.0051 <= cell[1] < cell[0] < cell[2] <= of.max() + 0.0051
+        (b, b_low, b_high), (a, a_low, a_high), (_, *ends) = cells  # the ends move by the two sets' own, squared
+        assert ends == pytest.approx([a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low)],
+                                     abs=0.03)
+
+
 def test_the_table_of_numbers_holds_them_all_and_figures_say_what_they_show(page):
     shown, numbers, of_model = page
     assert not numbers.duplicated(["model", "name"]).any() and set(numbers["model"]) == set(ABLE)

@@ -9,11 +9,12 @@ from icl_lib.ablation.conditions import PAPERS, THEIRS, nearest_fraction
 from icl_lib.ablation.effects import FEW_SHOT, corrected
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.kinds import ANY_HEADS, KINDS
-from icl_lib.stats.intervals import bootstrap_mean
+from icl_lib.stats.intervals import Interval, bootstrap_mean
 from icl_lib.tables import SCHEMAS
 
 MATCHED = "random_layer_matched"
 TASK_SETS = {"patterns": "patterns", "paper": "the paper's tasks"}
+DIFFERENCE = "difference"
 PAPER_SHARE = 0.05  # of the ablations that the last steps are taken from, as near as was measured
 
 
@@ -88,6 +89,27 @@ def by_task_benefits(patterns: pd.DataFrame) -> Iterator[tuple[tuple[str, str, f
             yield (task_set, ranking, fraction), (by_task[most] - by_task[0]).dropna()
 
 
+def carriers(patterns: pd.DataFrame, *, seed: int) -> dict[str, Interval]:
+    """How much more of the benefit of demonstrations vanishes with the most FV heads than with as many induction heads.
+
+    By task set, of one model, with 95 % bootstrap intervals over tasks; where both sets were measured also
+    `DIFFERENCE`, that on the paper's tasks less that on patterns, whose interval combines both (MOVER).
+    """
+    by_task = dict(by_task_benefits(patterns))
+    most = max((fraction for *_, fraction in by_task), default=0.0)
+    found = {}
+    for task_set in TASK_SETS:
+        if all((task_set, kind, most) in by_task for kind in KINDS):
+            more = (by_task[task_set, "induction", most] - by_task[task_set, "fv", most]).dropna()
+            if len(more) > 1:
+                found[task_set] = bootstrap_mean(more.to_numpy(), seed=seed)
+    if len(found) == len(TASK_SETS):
+        (a, a_low, a_high), (b, b_low, b_high) = found["paper"], found["patterns"]
+        found[DIFFERENCE] = Interval(
+            a - b, a - b - float(np.hypot(a - a_low, b_high - b)), a - b + float(np.hypot(a_high - a, b - b_low)))
+    return found
+
+
 def able(patterns: pd.DataFrame) -> list[str]:
     """The patterns that one model can do: those that were measured with heads ablated, in order of names."""
     rows = patterns[(patterns["task_set"] == "patterns") & (patterns["ranking"] != "none")]
@@ -121,6 +143,8 @@ def two_papers_numbers(
                   for row in walk(lost, effects[effects["model"] == model]).itertuples()]
         found += [number(benefit_of(row.task_set, row.ranking, row.fraction), row.value, row.low, row.high, n=row.n)
                   for row in benefits(own, seed=seed).itertuples()]
+        found += [number(carried_by(name), *interval, n=own["task"].nunique())
+                  for name, interval in carriers(own, seed=seed).items()]
         rows += [one | {"model": model} for one in found]
     return table_of(rows, notebook="two_papers")
 
@@ -133,6 +157,11 @@ def accuracy_of(task: str, n_shots: int) -> str:
 def lost_at(step: str, ranking: str) -> str:
     """The name of the number of a step of `walk`."""
     return f"lost, {' '.join(step.split())}: {ranking}"
+
+
+def carried_by(name: str) -> str:
+    """The name of a number of `carriers`."""
+    return f"benefit that FV heads carry more than induction heads, {TASK_SETS.get(name, name)}"
 
 
 def benefit_of(task_set: str, ranking: str, fraction: float) -> str:

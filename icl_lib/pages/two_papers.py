@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from icl_lib.analysis.two_papers import TASK_SETS, accuracy_of, benefit_of, lost_at
+from icl_lib.analysis.two_papers import DIFFERENCE, TASK_SETS, accuracy_of, benefit_of, carried_by, lost_at
 from icl_lib.figures.common import LABEL
 from icl_lib.kinds import KINDS
 from icl_lib.pages.common import KIND_WORDS, interval_words
@@ -42,6 +42,18 @@ def steps_table(numbers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
         for kind in KINDS:
             columns[model, KIND_WORDS[kind]] = [words.get(lost_at(name, kind), "") for name in names]
     return pd.DataFrame(columns, index=[" ".join(name.split()) for name in names])
+
+
+def carriers_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """How much more of the benefit of demonstrations FV heads carry than induction heads, by model and task set."""
+    columns, rows = {**TASK_SETS, DIFFERENCE: DIFFERENCE}, {}
+    for model in numbers["model"].unique():
+        words = _words(numbers, model)
+        row = {shown: words.get(carried_by(name), "") for name, shown in columns.items()}
+        if any(row.values()):
+            rows[model] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(
+        "benefit lost with FV heads, less with induction heads")
 
 
 def benefit_table(numbers: pd.DataFrame, fraction: float) -> pd.DataFrame:
