@@ -214,6 +214,18 @@ def check_heads(html, scores):
     assert len(rows) == len(values[0])
 
 
+def check_samples(html, samples, prefix):
+    """The shares of attention beside the tokens of both prompts, of the head with the highest prefix matching."""
+    layer, head = np.unravel_index(prefix.argmax(), prefix.shape)
+    assert set(samples["layer"]) == {layer} and set(samples["head"]) == {head}
+    figures = html.split("</figure>")[:2]
+    for figure, labels in zip(figures, ("clean", "shuffled"), strict=True):
+        rows = samples[samples["prompts"] == labels].sort_values("to_position")
+        assert re.findall(r"<sub>(\d+)</sub>", figure) == [f"{100 * x:.0f}" for x in rows["value"] if x >= 0.05]
+        full = rows.loc[rows["token"] != "BOS", "value"].max()
+        assert f"{labels.title()}. Attention of L{layer}H{head} from the last token. Full shade: {full:.0%}." in figure
+
+
 def check_accuracy(html, accuracy, floors):
     """The folded table of accuracies: two digits of what the table has; the floor of each task, the prompts of all."""
     head, *rows = rows_of(html)

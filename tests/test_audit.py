@@ -121,7 +121,9 @@ def test_the_scoring_page_prints_what_its_tables_say(scored):
         for group, numbers in by_group.items():
             assert {name: value for name, value in of_groups.loc[group].items() if value == value} == pytest.approx(
                 numbers, abs=0.00501)
-        by_task, top, all_heads = texts(shown, HTML)
+        prompts, by_task, top, all_heads = texts(shown, HTML)
+        samples = pd.read_parquet(results / "samples" / model / "step8192.parquet")
+        audit_pages.check_samples(prompts, samples, audit_plain.heads(scores, audit_plain.PREFIX))
         audit_pages.check_accuracy(by_task, accuracy, floors)
         audit_pages.check_heads(all_heads, scores)
         head, _, *best = rows_of(top)
