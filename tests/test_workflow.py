@@ -78,6 +78,7 @@ def test_the_whole_workflow(project):
     assert found == {
         "scores/models/tiny/step0.parquet", "scores/models/tiny/step8.parquet",
         "accuracy/models/tiny/step0.parquet", "accuracy/models/tiny/step8.parquet",
+        "samples/models/tiny/step0.parquet", "samples/models/tiny/step8.parquet",
         "tasks/models/tiny/step0.parquet", "tasks/models/tiny/step8.parquet", "curves/models/tiny/step8.parquet",
         "ablations/models/tiny/step8.parquet", "effects/models/tiny/step8.parquet",
         "statistics/scoring/models/tiny/step0.parquet", "statistics/scoring/models/tiny/step8.parquet",
