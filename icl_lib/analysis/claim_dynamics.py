@@ -1,6 +1,7 @@
 """The statistics of section 5 that claims.yaml names: checkpoints of a suite's models in, an estimate per model out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -118,56 +119,62 @@ def accuracy_follows(suite: SuiteTables) -> Iterator[Estimate]:
             yield tested(model, test, n=len(both), of="checkpoints")
 
 
-def emergence_order(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of a size's seeds in which top FV heads reach half of their final level later than induction heads."""
-    for models in suite.seeds:
-        later = [dynamics.half_level(curves["fv"]) - dynamics.half_level(curves["induction"])
-                 for curves in map(suite.curves, models)]
-        yield tested(models[0], sign_test(np.array(later)), n=len(models), of="seeds")
+def of_seeds(statistic: Callable[..., Estimate]) -> Callable[..., Iterator[Estimate]]:
+    """A statistic of models that differ by their seed, for each size of a suite, of those with checkpoints enough."""
+    @wraps(statistic)
+    def of_suite(suite: SuiteTables, **given) -> Iterator[Estimate]:
+        for models in suite.seeds:
+            followed = [model for model in models if not suite.coarse(model)]
+            yield statistic(suite, followed, **given) if followed else undecidable(models[0], FEW_STEPS)
+    return of_suite
 
 
-def induction_first_share(suite: SuiteTables, *, many: float) -> Iterator[Estimate]:
-    """Share of the heads with an FV score that had an induction score at an earlier checkpoint, seeds together."""
-    for models in suite.seeds:
-        heads = suite.transitions(models)["heads"]
-        had = heads[["induction_first", "fv_first", "both_at_once", "fv_only"]]
-        yield _share(models[0], int(heads["induction_first"]), int(had.sum()), many)
+@of_seeds
+def emergence_order(suite: SuiteTables, models: list[str]) -> Estimate:
+    """Share of seeds in which the top FV heads reach half of their final level later than the top induction heads."""
+    later = [dynamics.half_level(curves["fv"]) - dynamics.half_level(curves["induction"])
+             for curves in map(suite.curves, models)]
+    return tested(models[0], sign_test(np.array(later)), n=len(models), of="seeds")
 
 
-def reverse_share(suite: SuiteTables, *, few: float) -> Iterator[Estimate]:
-    """Share with the FV score first among heads that had both scores at some checkpoint, seeds together."""
-    for models in suite.seeds:
-        heads = suite.transitions(models)["heads"]
-        both = heads[["induction_first", "fv_first", "both_at_once"]]
-        yield _share(models[0], int(heads["fv_first"]), int(both.sum()), few)
+@of_seeds
+def induction_first_share(suite: SuiteTables, models: list[str], *, many: float) -> Estimate:
+    """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
+    heads = suite.transitions(models)["heads"]
+    had = heads[["induction_first", "fv_first", "both_at_once", "fv_only"]]
+    return _share(models[0], int(heads["induction_first"]), int(had.sum()), many)
 
 
-def transitions_beyond_chance(suite: SuiteTables) -> Iterator[Estimate]:
-    """Heads that were induction heads first, minus their number when all heads' curves are paired at random.
-
-    Seeds together; curves are paired within a model.
-    """
-    for models in suite.seeds:
-        table = suite.transitions(models)
-        row, n = table.loc["induction_first"], int(table["heads"].sum())
-        why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
-        yield Estimate(models[0], float(row["heads"] - row["expected by chance"]), p_value=row["p"], n=n,
-                       smallest_p=row["smallest p"], why=why)
+@of_seeds
+def reverse_share(suite: SuiteTables, models: list[str], *, few: float) -> Estimate:
+    """Share with the FV score first among heads that had both scores at some checkpoint."""
+    heads = suite.transitions(models)["heads"]
+    both = heads[["induction_first", "fv_first", "both_at_once"]]
+    return _share(models[0], int(heads["fv_first"]), int(both.sum()), few)
 
 
-def percentile_before(suite: SuiteTables, *, kind: str, same_layer: bool) -> Iterator[Estimate]:
+@of_seeds
+def transitions_beyond_chance(suite: SuiteTables, models: list[str]) -> Estimate:
+    """Heads that were induction heads first, minus their number when a model's heads' curves are paired at random."""
+    table = suite.transitions(models)
+    row, n = table.loc["induction_first"], int(table["heads"].sum())
+    why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
+    return Estimate(models[0], float(row["heads"] - row["expected by chance"]), p_value=row["p"], n=n,
+                    smallest_p=row["smallest p"], why=why)
+
+
+@of_seeds
+def percentile_before(suite: SuiteTables, models: list[str], *, kind: str, same_layer: bool) -> Estimate:
     """Mean percentile of the final heads of a kind in the other kind's score before they were of theirs.
 
-    Seeds together; see `dynamics.ranks_before`.
+    See `dynamics.ranks_before`.
     """
-    for models in suite.seeds:
-        found = dynamics.pooled_ranks(
-            dynamics.ranks_before(suite.followed[model], suite.table("accuracy", model, last=False), kind=kind,
-                                  same_layer=same_layer, seed=suite.seed + i) for i, model in enumerate(models))
-        if found.n:
-            yield tested(models[0], found.test(), n=int(found.n), of="heads")
-        else:
-            yield undecidable(models[0], "0 such heads came after the first checkpoint")
+    found = dynamics.pooled_ranks(
+        dynamics.ranks_before(suite.followed[model], suite.table("accuracy", model, last=False), kind=kind,
+                              same_layer=same_layer, seed=suite.seed + i) for i, model in enumerate(models))
+    if not found.n:
+        return undecidable(models[0], "0 such heads came after the first checkpoint")
+    return tested(models[0], found.test(), n=int(found.n), of="heads")
 
 
 def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:

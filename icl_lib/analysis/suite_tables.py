@@ -77,8 +77,8 @@ class SuiteTables:
 
     @cached_property
     def seeds(self) -> list[list[str]]:
-        """Followed models with both kinds and checkpoints that can be in order; seeds of a size together."""
-        able = [model for model in self.followed if not self.coarse(model) and len(self.kinds[model]) == 2]
+        """Followed models with both kinds; seeds of a size together."""
+        able = [model for model in self.followed if len(self.kinds[model]) == 2]
         return [list(group) for _, group in groupby(sorted(able, key=lambda m: (size_of(m), m)), key=size_of)]
 
     def transitions(self, models: list[str]) -> pd.DataFrame:
