@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from IPython.display import HTML, Markdown
 
-from icl_lib.analysis.two_papers import steps
 from icl_lib.figures.common import Figure
 from tests import audit_patterns, audit_plain
 from tests.audit import check, numbers_in, rows_of, run_page
@@ -37,15 +36,9 @@ def walks(of_model):
     return found
 
 
-def test_the_steps_in_words_and_in_the_table(page):
+def test_the_steps_in_the_table(page):
     shown, numbers, of_model = page
-    found, names = walks(of_model), [" ".join(name.split()) for name, _ in steps([0.1, 0.2])]
-    lines = next(thing.data for thing in shown if isinstance(thing, Markdown) and "accuracy drops by" in thing.data)
-    for line, model in zip(lines.splitlines(), ABLE, strict=True):
-        first, last = ([x for kind in ("induction", "fv") for x in found[model, kind][i]] for i in (0, -1))
-        begin = names[0] if ABLE[model] else names[2]
-        assert f'under "{begin}"' in line and line.startswith(f"- **{model}**")
-        check(line, [*first, *last], names=[*ABLE, *names, "10% of heads"])
+    found = walks(of_model)
     html = next(thing.data for thing in shown if isinstance(thing, HTML) and "In numbers" in thing.data)
     *_, table = [[row for row in rows_of(html) if row and row[0].startswith(("their", "20%", "the p", "contr", "ranked",
                                                                             "top", "10%", "last"))]]

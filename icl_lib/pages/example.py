@@ -106,10 +106,10 @@ def shaded_prompt(rows: pd.DataFrame, kind: str, head: str, before: str = "") ->
         told, text = f"{row.value:.1%} of the attention", escape(row.token).replace("↵", "<br/>")
         share += "<br/>" * (text == "BOS")
         spans.append(f'<span style="background: {shade}" title="{told}">{text}{share}</span>')
-    style = ("font-family: monospace; white-space: pre-wrap; line-height: 1.5; -webkit-print-color-adjust: exact; "
-             "print-color-adjust: exact")
+    style = ("white-space: pre-wrap; line-height: 1.5; margin: 0; padding: 0; border: 0; background: none; "
+             "color: inherit; font-size: inherit; overflow: visible; -webkit-print-color-adjust: exact; print-color-adjust: exact")
     caption = f"{before}Attention of {head}. Full shade: {full:.0%}."
-    return (f'<figure class="shaded-prompt"><div style="{style}">{"".join(spans)}</div>'
+    return (f'<figure class="shaded-prompt"><pre style="{style}">{"".join(spans)}</pre>'
             f"<figcaption>{escape(caption)} {numbers_link(rows)}</figcaption></figure>")
 
 

@@ -21,19 +21,6 @@ def able_words(numbers: pd.DataFrame, able: Mapping[str, list[str]], n_patterns:
     return "\n".join(lines)
 
 
-def finding_sentence(numbers: pd.DataFrame, names: list[str]) -> str:
-    """Per model what accuracy loses at the first and at the last step that were measured."""
-    lines = []
-    for model in numbers["model"].unique():
-        words = _words(numbers, model)
-        measured = [name for name in names if lost_at(name, "fv") in words]
-        ends = [f"under \"{' '.join(name.split())}\" accuracy drops by " + " and by ".join(
-            f"{words[lost_at(name, kind)]} when {KIND_WORDS[kind]} are ablated" for kind in KINDS)
-            for name in dict.fromkeys((*measured[:1], *measured[-1:]))]
-        lines.append(f"- **{model}**: " + ("; ".join(ends) or "no step was measured") + ".")
-    return "\n".join(lines)
-
-
 def steps_table(numbers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Every step by model: accuracy lost to each kind, with its 95 % interval."""
     columns = {}
