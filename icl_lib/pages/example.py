@@ -107,7 +107,8 @@ def shaded_prompt(rows: pd.DataFrame, kind: str, head: str, before: str = "") ->
         share += "<br/>" * (text == "BOS")
         spans.append(f'<span style="background: {shade}" title="{told}">{text}{share}</span>')
     style = ("white-space: pre-wrap; line-height: 1.5; margin: 0; padding: 0; border: 0; background: none; "
-             "color: inherit; font-size: inherit; overflow: visible; -webkit-print-color-adjust: exact; print-color-adjust: exact")
+             "color: inherit; font-size: inherit; overflow: visible; -webkit-print-color-adjust: exact; "
+             "print-color-adjust: exact")
     caption = f"{before}Attention of {head}. Full shade: {full:.0%}."
     return (f'<figure class="shaded-prompt"><pre style="{style}">{"".join(spans)}</pre>'
             f"<figcaption>{escape(caption)} {numbers_link(rows)}</figcaption></figure>")
