@@ -10,7 +10,7 @@ from IPython.display import HTML
 from icl_lib.analysis.claims import ABSENT, Claim, estimate_words, overall, read_claims, tally_words
 from icl_lib.pages.common import verdict_table
 
-FEW = 4  # models whose estimates are shown without a click
+FEW = 3  # models whose estimates are shown without a click
 
 
 def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] | None = None) -> HTML:
