@@ -89,11 +89,11 @@ def by_task_benefits(patterns: pd.DataFrame) -> Iterator[tuple[tuple[str, str, f
             yield (task_set, ranking, fraction), (by_task[most] - by_task[0]).dropna()
 
 
-def carriers(patterns: pd.DataFrame, *, seed: int) -> dict[str, Interval]:
+def carriers(patterns: pd.DataFrame, *, seed: int) -> dict[str, tuple[Interval, int]]:
     """How much more of the benefit of demonstrations vanishes with the most FV heads than with as many induction heads.
 
-    By task set, of one model, with 95 % bootstrap intervals over tasks; where both sets were measured also
-    `DIFFERENCE`, that on the paper's tasks less that on patterns, whose interval combines both (MOVER).
+    By task set, of one model, with 95 % bootstrap intervals over tasks and the number of these; where both sets were
+    measured also `DIFFERENCE`, that on the paper's tasks less that on patterns, whose interval combines both (MOVER).
     """
     by_task = dict(by_task_benefits(patterns))
     most = max((fraction for *_, fraction in by_task), default=0.0)
@@ -102,11 +102,12 @@ def carriers(patterns: pd.DataFrame, *, seed: int) -> dict[str, Interval]:
         if all((task_set, kind, most) in by_task for kind in KINDS):
             more = (by_task[task_set, "induction", most] - by_task[task_set, "fv", most]).dropna()
             if len(more) > 1:
-                found[task_set] = bootstrap_mean(more.to_numpy(), seed=seed)
+                found[task_set] = bootstrap_mean(more.to_numpy(), seed=seed), len(more)
     if len(found) == len(TASK_SETS):
-        (a, a_low, a_high), (b, b_low, b_high) = found["paper"], found["patterns"]
+        ((a, a_low, a_high), n_paper), ((b, b_low, b_high), n_patterns) = found["paper"], found["patterns"]
         found[DIFFERENCE] = Interval(
-            a - b, a - b - float(np.hypot(a - a_low, b_high - b)), a - b + float(np.hypot(a_high - a, b - b_low)))
+            a - b, a - b - float(np.hypot(a - a_low, b_high - b)), a - b + float(np.hypot(a_high - a, b - b_low))
+        ), n_paper + n_patterns
     return found
 
 
@@ -143,8 +144,7 @@ def two_papers_numbers(
                   for row in walk(lost, effects[effects["model"] == model]).itertuples()]
         found += [number(benefit_of(row.task_set, row.ranking, row.fraction), row.value, row.low, row.high, n=row.n)
                   for row in benefits(own, seed=seed).itertuples()]
-        found += [number(carried_by(name), *interval, n=own["task"].nunique())
-                  for name, interval in carriers(own, seed=seed).items()]
+        found += [number(carried_by(name), *interval, n=n) for name, (interval, n) in carriers(own, seed=seed).items()]
         rows += [one | {"model": model} for one in found]
     return table_of(rows, notebook="two_papers")
 
