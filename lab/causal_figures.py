@@ -57,7 +57,7 @@ def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]) -> Figure:
         "Dot plot of induction, FV score and accuracy by arm")
 
 
-def along_training(runs: pd.DataFrame, plan: dict[str, Any]) -> Figure:
+def along_training(runs: pd.DataFrame, plan: dict[str, Any], plan_name: str) -> Figure:
     """The three measures against step, means over seeds with their range; a row per arm, its sham dashed in grey."""
     arms = [arm for arm in pairs(plan) if arm in set(runs["arm"])]
     figure, axes = plt.subplots(len(arms), 3, figsize=(10.4, 1.35 * len(arms) + 0.8), sharex=True, sharey="col",
@@ -77,6 +77,6 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any]) -> Figure:
     figure.supxlabel("optimiser step", fontsize=11)
     return Figure(
         axes,
-        "Confirmation on new seeds: best prefix-matching score, best FV score and 10-shot accuracy along training, "
-        "mean over seeds with their range; dashed grey: the sham.",
+        f"{plan_name[0].upper()}{plan_name[1:]}: best prefix-matching score, best FV score and 10-shot accuracy along "
+        "training, mean over seeds with their range; dashed grey: the sham.",
         "Prefix matching, FV score and accuracy against training step, masked arm and sham")

@@ -16,6 +16,8 @@ MEANING = {
     "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
 }
 
+WITHOUT = ("not_necessary", "helpful", "neither")  # the words that say that FV heads form without induction
+
 _MEANS = {  # column of the runs: words, digits
     "repeat_gain": ("gain on repeats (nats)", 2), "any_order_gain": ("gain in another order (nats)", 2),
     "fv_score": ("FV score", 3), "accuracy": ("accuracy", 2), "accuracy_shuffled": ("labels shuffled", 2),
@@ -32,13 +34,14 @@ RULE_CHANGED = (
     "were there, and the steps of emergence are compared otherwise than planned.")
 
 
-def verdict_sentence(found: judge.Verdict, plan_name: str = "the plan") -> str:
-    """The verdict by a plan, its reason and the arms that it rests on."""
+def verdict_sentence(found: judge.Verdict, plan_name: str) -> str:
+    """The verdict by a plan, its reason, the arms that it rests on, and how much copying inside prompts they had."""
     arms = f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}." if found.arms else ""
     reason = found.reason
     for arm in found.arms:
         reason = reason.replace(arm, ARM_LABEL.get(arm, arm))
-    return f"By the rule of {plan_name}, {MEANING[found.word]}: {reason}.{arms}"
+    copying = f" {copying_sentence(found)}" if found.word in WITHOUT else ""
+    return f"By the rule of {plan_name}, {MEANING[found.word]}: {reason}.{arms}{copying}"
 
 
 def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
@@ -48,13 +51,16 @@ def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
     """
     said = "; ".join(f"by the rule of {name}, {MEANING[found.word]}" for name, found in judged.items())
     text = f"**A stepping stone?** Models trained without induction (the causal test): {said}."
-    against = [f"{copying_sentence(found)} The rule was changed after runs, as the page of the test tells."
-               for found in judged.values() if found.word in ("not_necessary", "helpful", "neither")]
-    return " ".join([text, *dict.fromkeys(against)])
+    copying = dict.fromkeys(copying_sentence(found) for found in judged.values() if found.word in WITHOUT)
+    changed = ["The rule was changed after runs, as the page of the test tells."] if copying else []
+    return " ".join([text, *copying, *changed])
 
 
 def copying_sentence(found: judge.Verdict) -> str:
-    """What speaks against a verdict that FV heads need no induction: copying inside prompts, where it was measured."""
+    """How often models without induction in running text copy inside prompts, where it was measured.
+
+    It speaks against a verdict that FV heads need no induction where training had text that such copying predicts.
+    """
     seeds = ", ".join(map(str, found.seeds)) or "not named"
     measured = "; ".join(f"{share:.2f} in seed {seed} ({'' if formed else 'no '}FV heads)"
                          for seed, (share, formed) in sorted(found.prompt_copying.items()))
@@ -64,8 +70,10 @@ def copying_sentence(found: judge.Verdict) -> str:
     else:
         told = f"a query gets the label that it has in its prompt at a rate of {measured}"
         told += f"; not measured in seed {', '.join(unmeasured)}" if unmeasured else ""
-    return ("Against it: only induction in running text and on random tokens was taken away, copying inside prompts "
-            f"was left trainable (seeds {seeds}: {told}).")
+    if found.copying_trained:
+        return ("Against it: only induction in running text and on random tokens was taken away, copying inside "
+                f"prompts was left trainable (seeds {seeds}: {told}).")
+    return f"Nothing in the training text was predicted by copying inside prompts either (seeds {seeds}: {told})."
 
 
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

@@ -23,8 +23,9 @@ HIGHER_IS_BETTER = {"accuracy": True, "fv_score": True, "emergence": False}
 class Verdict(NamedTuple):
     """The word of the plan that applies, the arms that it rests on, and why in one sentence.
 
-    `prompt_copying` speaks against "without induction": by seed of these arms in which it was measured how often a
-    query got the label that it has in the prompt (0..1), and whether FV heads formed; `seeds`: all of the plan.
+    `prompt_copying` may speak against "without induction": by seed of these arms in which it was measured how often a
+    query got the label that it has in the prompt (0..1), and whether FV heads formed; `seeds`: all of the plan;
+    `copying_trained`: whether glossaries, prompts in which entries recur, were in the training text.
     """
 
     word: str
@@ -32,6 +33,7 @@ class Verdict(NamedTuple):
     reason: str
     prompt_copying: dict[int, tuple[float, bool]] = {}
     seeds: tuple[int, ...] = ()
+    copying_trained: bool = True
 
 
 def read_runs(folder: str | Path) -> pd.DataFrame:
@@ -165,6 +167,8 @@ def paired_t(differences: np.ndarray, *, level: float) -> tuple[float, float, fl
 def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """Per arm with a sham, at full strength: whether induction was `absent`, in how many seeds FV heads `formed`.
 
+    `sham_formed`: in how many of the sham.
+
     An arm counts for the verdict (`counts`) where induction was absent, it is specific and its sham informative.
     `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none; `long_absent`: whether
     induction was absent in that one too.
@@ -180,10 +184,11 @@ def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
         informative = sham["formed"].sum() >= plan["rules"]["informative"]
         rows.append({
             "arm": arm, "absent": absent[arm, strength], "formed": own["formed"].sum(),
+            "sham_formed": sham["formed"].sum(),
             "long_formed": longer["formed"].sum() if len(longer) else np.nan,
             "long_absent": absent.get((long, strength), False),
             "counts": absent[arm, strength] and informative and entry["specific"]})
-    columns = ["arm", "absent", "formed", "long_formed", "long_absent", "counts"]
+    columns = ["arm", "absent", "formed", "sham_formed", "long_formed", "long_absent", "counts"]
     return pd.DataFrame(rows, columns=columns).set_index("arm")
 
 
@@ -196,7 +201,9 @@ def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
     last = last_rows(runs, plan).reindex(columns=["arm", "strength", "seed", "prompt_retrieval", "formed"])
     last = last[last["arm"].isin(found.arms)].dropna(subset="prompt_retrieval")
     copying = {int(row.seed): (float(row.prompt_retrieval), bool(row.formed)) for row in last.itertuples()}
-    return found._replace(prompt_copying=copying, seeds=tuple(plan["seeds"]))
+    mixture = plan.get("change", {}).get("mixture", {})
+    return found._replace(prompt_copying=copying, seeds=tuple(plan["seeds"]),
+                          copying_trained=mixture.get("glossary", True) is not None)
 
 
 def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
@@ -219,8 +226,10 @@ def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
         unclear = counting[~counting["long_absent"] & (counting["long_formed"] > 1)]
         longer = "".join(f"; FV heads formed in {row.long_formed:.0f} seeds of {row.Index} trained longer, where the "
                          "check does not call induction absent" for row in unclear.itertuples())
-        return Verdict("undecided", arms, "no arm without induction has FV heads in at least four seeds, and not all "
-                       f"have them in at most one, or there is only one{longer}")
+        counts = ", ".join(f"in {row.formed} seeds with {row.Index} (in {row.sham_formed} of its sham)"
+                           for row in counting.itertuples())
+        return Verdict("undecided", arms, f"of {len(plan['seeds'])} seeds FV heads formed {counts}, neither in at least "
+                       f"four of an arm nor in at most one of each of two arms, however long{longer}")
     found = effects(runs, plan).query("arm in @arms").reset_index(drop=True)
     worse = np.where(found["outcome"].map(HIGHER_IS_BETTER), found["value"] < 0, found["value"] > 0)
     harmed = found[worse & (holm(found["p_value"].to_numpy()) < 1 - plan["rules"]["level"])]

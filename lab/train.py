@@ -26,6 +26,7 @@ from lab.files import MODELS, last_checkpoint, read_rung, rungs
 from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
+from lab.unequal import share_moments, spread_heads
 
 RESUME = "resume.safetensors"
 GRADIENT_NORM = 1.0
@@ -44,7 +45,10 @@ def new_model(shape: dict, tokenizer, seed: int) -> GPTNeoXForCausalLM:
         eos_token_id=tokenizer.eos_token_id, attention_dropout=0.0, hidden_dropout=0.0,
         tie_word_embeddings=shape["tied"],
     )
-    return GPTNeoXForCausalLM(config)
+    model = GPTNeoXForCausalLM(config)
+    if spread := shape.get("head_spread"):
+        spread_heads(model, spread)
+    return model
 
 
 def learning_rate(step: int, config: dict) -> float:
@@ -162,6 +166,8 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
             losses.append(training_step(model, optimizer, batch, device))
         except FloatingPointError as error:
             raise FloatingPointError(f"rung {rung} seed {seed}: {error} at step {step}; lower its lr") from None
+        if config.get("shared_moments"):
+            share_moments(model, optimizer)
         done = step + 1
         if done % config["log_every"] == 0 or done == config["steps"]:
             seconds = time.perf_counter() - began

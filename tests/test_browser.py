@@ -6,6 +6,8 @@ import io
 import os
 import re
 import shutil
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -50,8 +52,13 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def page(browser):
+@cache
+def places(page):
+    return set(re.findall(r' id="([^"]*)"', page.read_text("utf-8")))
+
+
+@contextmanager
+def new_page(browser):
     context = browser.new_context()
     page = context.new_page()
     page.faults = []
@@ -62,6 +69,21 @@ def page(browser):
     page.on("requestfailed", lambda r: page.faults.append(f"failed: {r.url[:80]}"))
     yield page
     context.close()
+
+
+@pytest.fixture
+def page(browser):
+    with new_page(browser) as page:
+        yield page
+
+
+@pytest.fixture(scope="module", params=pages())
+def opened(browser, request):
+    """Each page of the book as a phone loads it, once for all tests that only look at it."""
+    with new_page(browser) as page:
+        page.name = request.param
+        open_page(page, page.name, width=WIDTHS[0])
+        yield page
 
 
 def open_page(page, name, *, width=1280, theme="light"):
@@ -77,15 +99,16 @@ def test_there_is_a_book():
     assert size < 60e6, f"{size / 1e6:.1f} MB"  # with every table, notebook and figure's numbers to save
 
 
-@pytest.mark.parametrize("name", pages())
-def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
+def test_every_page_is_whole_and_asks_nothing_of_the_network(opened):
+    page = opened
+    page.wait_for_function("!document.querySelector('.math') || document.querySelector('mjx-container')")
+    assert page.evaluate("[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))")
     for width in WIDTHS:
-        open_page(page, name, width=width)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(150)
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{wide} px too wide at {width} px"
         assert not (cut := page.evaluate(BEYOND_ITS_COLUMN)), f"beyond the column at {width} px: {cut[:3]}"
-    page.wait_for_function("!document.querySelector('.math') || document.querySelector('mjx-container')")
-    assert page.evaluate("[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))")
     nameless = page.evaluate("[...document.images].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80))")
     assert not nameless, nameless
     broken = page.evaluate("[...document.images].filter(i => !i.naturalWidth).map(i => i.alt)")
@@ -93,9 +116,8 @@ def test_every_page_is_whole_and_asks_nothing_of_the_network(page, name):
     assert not page.faults, page.faults
 
 
-@pytest.mark.parametrize("name", pages())
-def test_every_figure_shows_something(page, name):
-    open_page(page, name)
+def test_every_figure_shows_something(opened):
+    page, name = opened, opened.name
     figures = figures_in((BOOK / name).read_text("utf-8"))
     # the script puts a plot of its own in the place of the map of heads
     assert len(figures) == page.evaluate("document.querySelectorAll('img.figure, .head-map .map').length")
@@ -135,9 +157,8 @@ def test_titles_tell_pages_apart():
     assert len(set(titles)) == len(titles), sorted(title for title in titles if titles.count(title) > 1)
 
 
-@pytest.mark.parametrize("name", pages())
-def test_what_can_be_saved_can_be_read(page, name):
-    open_page(page, name)
+def test_what_can_be_saved_can_be_read(opened):
+    page = opened
     links = page.evaluate("[...document.querySelectorAll('article a[download]')].map(a => [a.download, a.href])")
     for named, address in links:
         if address.startswith("data:text/csv"):
@@ -169,16 +190,14 @@ def test_the_pages_looked_at_are_there():
     assert {f"{name}.html" for name in SHOWN} <= set(pages())
 
 
-@pytest.mark.parametrize("name", pages())
-def test_links_lead_to_places_that_exist(page, name):
-    open_page(page, name)
+def test_links_lead_to_places_that_exist(opened):
     broken = []
-    for href in page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)"):
+    for href in opened.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)"):
         parts = urlsplit(href)
         if parts.scheme == "file":
             target, place = Path(unquote(parts.path)), unquote(parts.fragment)
             exists = target.is_file() and target.is_relative_to(BOOK)
-            if not exists or (place and not re.search(rf'id="{re.escape(place)}"', target.read_text("utf-8"))):
+            if not exists or (place and place not in places(target)):
                 broken.append(href.removeprefix(BOOK.as_uri()))
     assert not broken, broken
 

@@ -7,7 +7,7 @@ import pytest
 from lab import causal
 from lab import causal_page as causal_report
 from lab import causal_statistics as judge
-from lab.files import CAUSAL, CONFIRMATION, read_plan
+from lab.files import CONFIRMATION, PLANS, read_plan
 
 RULES = read_plan()["rules"]
 PLAN = {
@@ -156,8 +156,9 @@ def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
     assert table.loc["b", ["accuracy", "induction heads at zero", "training loss (nats)"]].tolist() == [0.3, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("folder", [CAUSAL, CONFIRMATION], ids=["plan", "confirmation"])
-def test_committed_tables_are_runs_of_the_plan(folder):
+@pytest.mark.parametrize("name", PLANS)
+def test_committed_tables_are_runs_of_the_plan(name):
+    folder = PLANS[name]
     plan = read_plan(folder)
     runs = judge.read_runs(folder)
     assert set(map(tuple, runs[judge.RUN].to_numpy(dtype=object))) <= {tuple(run) for run in causal.planned(plan)}
@@ -192,6 +193,10 @@ def test_not_necessary_is_told_with_what_speaks_against_it():
     assert "copying inside prompts was left trainable (seeds 0, 1, 2, 3, 4" in told
     assert "0.75 in seed 3 (FV heads); 0.12 in seed 4 (no FV heads); not measured in seed 0, 1, 2)" in told
     assert "The rule was changed after runs" in told
+    without = judge.verdict(runs, PLAN | {"change": {"mixture": {"glossary": None}}})
+    told = causal_report.verdict_sentence(without, "a plan without glossaries")
+    assert "Against it" not in told and "left trainable" not in told
+    assert "0.75 in seed 3 (FV heads); 0.12 in seed 4 (no FV heads); not measured in seed 0, 1, 2)" in told
     undecided = causal_report.conjecture_sentence({"one": judge.Verdict("undecided", [], "why")})
     assert "Against it" not in undecided and "changed after runs" not in undecided
 

@@ -1,0 +1,49 @@
+"""Heads of one layer that do not grow alike.
+
+Adam gives every weight the same step, however weak its gradient, so that all heads of a layer that could become
+induction heads do so at once. Two options of a size's file let some heads win: `shape.head_spread` starts them at
+different scales, `shared_moments` steps all heads of a layer by one second moment, so that a head with a smaller
+gradient also takes smaller steps (Adam-mini, Zhang et al. 2024, arXiv 2406.16793, has one for each head).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import GPTNeoXForCausalLM
+
+
+def head_views(
+    attention: nn.Module, weights: dict[nn.Parameter, Tensor]
+) -> Iterator[Float[Tensor, "head d_head d_model"]]:
+    """Views by head of what belongs to a GPT-NeoX layer's queries, keys, values and outputs in turn.
+
+    `weights`: for its two matrices a tensor of their shape, such as the weights or an optimiser's state.
+    """
+    joint, out = weights[attention.query_key_value.weight], weights[attention.dense.weight]
+    d_model, d_head = out.shape[0], attention.head_size
+    yield from joint.view(-1, 3, d_head, d_model).unbind(1)
+    yield out.T.unflatten(0, (-1, d_head))
+
+
+def spread_heads(model: GPTNeoXForCausalLM, spread: float) -> None:
+    """Scale every head's weights by a factor of its own; the largest of a layer is 1.
+
+    The logarithms of the factors have the standard deviation `spread`. Draws from torch's global generator.
+    """
+    for layer in model.gpt_neox.layers:
+        factors = torch.exp(spread * torch.randn(model.config.num_attention_heads))
+        for view in head_views(layer.attention, {p: p.data for p in layer.attention.parameters()}):
+            view *= (factors / factors.max())[:, None, None]
+
+
+def share_moments(model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer) -> None:
+    """Put the mean over all heads in place of Adam's second moments, for queries, keys, values and outputs of a layer.
+
+    To be called after each step: of the next step's moments all but 1 - beta2 are then shared.
+    """
+    for layer in model.gpt_neox.layers:
+        moments = {p: optimizer.state[p]["exp_avg_sq"] for p in layer.attention.parameters() if p in optimizer.state}
+        for view in head_views(layer.attention, moments):
+            view[:] = view.mean()

@@ -1,0 +1,70 @@
+"""Heads that do not grow alike: different scales at the start, one second moment for all heads of a layer."""
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lab import train as trainer
+from lab.unequal import head_views, share_moments
+
+SHAPE = {"layers": 2, "heads": 4, "d_model": 32, "rotary": 0.5, "init_std": 0.06, "tied": True}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return PreTrainedTokenizerFast.from_pretrained(trainer.TOKENIZER)
+
+
+def views(model, of=lambda weight: weight.data):
+    """Of each layer four tensors `[head, d_head, d_model]`."""
+    return [list(head_views(layer.attention, {p: of(p) for p in layer.attention.parameters()}))
+            for layer in model.gpt_neox.layers]
+
+
+def test_a_head_is_cut_out_where_it_writes_and_reads(tokenizer):
+    model = trainer.new_model(SHAPE, tokenizer, seed=0).eval()
+    tokens, heads = torch.arange(12)[None], []
+    model.gpt_neox.layers[1].attention.dense.register_forward_pre_hook(lambda _, given: heads.append(given[0].clone()))
+    model(tokens)
+    keep = heads[0].view(1, 12, 4, 8)
+    assert all((keep[:, :, head] != 0).any() for head in range(4))
+    *_, values, _ = views(model)[1]
+    values[2] = 0
+    model.gpt_neox.layers[1].attention.query_key_value.bias.data.zero_()
+    model(tokens)
+    silent = [bool((heads[1].view(1, 12, 4, 8)[:, :, head] == 0).all()) for head in range(4)]
+    assert silent == [False, False, True, False]
+
+
+def test_heads_start_at_scales_of_their_own_and_the_largest_as_without(tokenizer):
+    plain, spread = (trainer.new_model(SHAPE | more, tokenizer, seed=3) for more in ({}, {"head_spread": 1.0}))
+    for before, after in zip(views(plain), views(spread), strict=True):
+        factors = torch.stack([b.flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)
+                               for a, b in zip(before, after, strict=True)])
+        torch.testing.assert_close(factors, factors[:1].expand(4, -1))  # the same for what a head reads and writes
+        assert factors.max() == pytest.approx(1.0) and len(factors[0].unique()) == 4
+    others = [(n, p) for n, p in plain.named_parameters() if "attention" not in n]
+    assert all(torch.equal(p, dict(spread.named_parameters())[n]) for n, p in others)
+
+
+@pytest.mark.parametrize(("shared", "ratio"), [(True, 0.1), (False, 1.0)])
+def test_a_head_with_a_tenth_of_the_gradient_takes_a_tenth_of_the_step_where_moments_are_shared(
+    tokenizer, shared, ratio
+):
+    model = trainer.new_model(SHAPE, tokenizer, seed=0)
+    optimizer = trainer.new_optimizer(model, {"lr": 0.001, "weight_decay": 0.0})
+    for _ in range(20):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for layer in views(model, of=lambda weight: weight.grad):
+            for view in layer:
+                view[1] = 0.1
+        before = [[view.clone() for view in layer] for layer in views(model)]
+        optimizer.step()
+        if shared:
+            share_moments(model, optimizer)
+    for old, new in zip(before, views(model), strict=True):
+        for a, b in zip(old, new, strict=True):
+            steps = (b - a).flatten(1).mean(1)
+            assert float(steps[1] / steps[0]) == pytest.approx(ratio, rel=0.12)
+            assert float(steps[2] / steps[0]) == pytest.approx(1.0, rel=0.01)
