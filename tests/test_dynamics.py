@@ -139,10 +139,14 @@ def test_top_heads_are_ranked_by_the_papers_score_and_defined_by_the_other():
 
 
 def test_the_teaser_is_the_fv_head_that_was_most_an_induction_head():
-    scores = score_tables()
-    was_induction = (scores["score"] == "induction_prefix_matching") & (scores["step"] == 10)
-    scores.loc[was_induction & (scores["layer"] == 1) & (scores["head"] == 1), "value"] = 0.5
-    assert dynamics.teaser_head(scores, n=1) == (1, 1)
+    both = pd.concat([score_tables("a"), score_tables("b")], ignore_index=True)
+    matching = both.query("score == 'induction_prefix_matching' and layer == 1 and head == 1")
+    both.loc[matching.query("model == 'b' and step == 10").index, "value"] = 0.5
+    both.loc[matching.query("model == 'a' and step == 40").index, "value"] = 0.9  # it is an FV head by then
+    assert dynamics.teaser_head(both) == ("b", 1, 1)
+    both.loc[matching.query("model == 'a' and step == 10").index, "value"] = 0.6
+    assert dynamics.teaser_head(both) == ("a", 1, 1)
+    assert dynamics.teaser_head(score_tables(tasks=(0.004,)).assign(model="a")) is None
 
 
 def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(tmp_path):

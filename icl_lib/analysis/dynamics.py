@@ -129,13 +129,22 @@ def emergence_by_seed(
                                        "half of induction level", "half of FV level"])
 
 
-def teaser_head(scores: pd.DataFrame, *, n: int) -> tuple[int, int]:
-    """The head of figure 1: among the `n` final FV heads the one with the highest prefix matching at any checkpoint.
+def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> tuple[str, int, int] | None:
+    """The head of figure 1, as (model, layer, head), None where no model ends with an FV head.
 
-    The paper shows the third-ranked FV head of Pythia 6.9B and does not say why.
+    Of all models' final FV heads the one with the highest prefix matching at a checkpoint before it was an FV head. The
+    paper shows the third-ranked FV head of Pythia 6.9B and does not say why.
     """
-    highest = score_array(scores, DEFINED_BY["induction"])[1].max(axis=0)
-    return max(final_heads(scores, n=n)["fv"], key=lambda head: highest[head])
+    highest, found = -np.inf, None
+    for model, group in scores.groupby("model"):
+        steps, by_kind = defining_scores(group, _of(accuracy, model))
+        is_fv = by_kind["fv"] > fv_thresholds(group).max()
+        earlier = np.indices(is_fv.shape)[0] < is_fv.argmax(axis=0)
+        before = np.where(earlier & is_fv[-1], by_kind["induction"], -np.inf).max(axis=0)
+        if before.max() > highest:
+            highest = before.max()
+            found = (str(model), *(int(i) for i in np.unravel_index(before.argmax(), before.shape)))
+    return found
 
 
 def emergence_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> pd.DataFrame:

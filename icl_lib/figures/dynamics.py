@@ -45,8 +45,8 @@ def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, li
         ax.tick_params(axis="x", rotation=60)
     return Figure(
         axes.ravel()[:len(scores)],
-        f"As Figure 21: mean score of the top {fraction:.0%} of heads at each checkpoint. Blue, left: attention mass; "
-        "orange, right: FV score. Bands: lowest to highest of these heads.",
+        f"Mean score of the top {fraction:.0%} of heads at each checkpoint, a panel per model. Blue, left: attention "
+        "mass; orange, right: FV score. Bands: lowest to highest of these heads.",
         "A panel per model of both kinds' mean scores against training step.")
 
 
@@ -63,36 +63,19 @@ def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
     return twin
 
 
-def scores_by_seed(scores: pd.DataFrame, steps: Mapping[str, list[int]], fraction: float) -> Figure:
-    """Mean score of the top heads along training, a line per model (a seed); `steps`: its checkpoints, also missing."""
-    curves = dynamics.seed_curves(scores, fraction=fraction)
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharex=True)
-    every = sorted({step for of_model in steps.values() for step in of_model})
-    for ax, (kind, label) in zip(axes, SCORE_OF_TOP_HEADS.items(), strict=True):
-        for line, model in zip(["-", "--", ":", "-."] * len(steps), sorted(steps), strict=False):
-            own = curves[(curves["model"] == model) & (curves["kind"] == kind)].set_index("step")["value"]
-            ax.plot(*_with_gaps(own, steps[model]), markersize=4, **look(kind, linestyle=line, label=model))
-        _step_axis(ax, every, curves["step"])
-        ax.set_ylabel(label)
-        ax.legend(fontsize=9)
-    return Figure(
-        axes,
-        f"Mean score of the top {fraction:.0%} of heads, selected anew at each checkpoint; one line per seed.",
-        "Two panels, attention mass and FV score against training step, one line per seed.")
-
-
-def one_head(scores: pd.DataFrame, steps: Sequence[int], n_heads: int) -> Figure:
-    """Figure 1: both scores along training of the head that `dynamics.teaser_head` chooses among `n_heads`."""
-    head = dynamics.teaser_head(scores, n=n_heads)
+def one_head(scores: pd.DataFrame, steps: Mapping[str, list[int]], head: tuple[str, int, int]) -> Figure:
+    """Figure 1: both scores along training of one head (model, layer, head), that of `dynamics.teaser_head`."""
+    model, *place = head
+    own = scores[scores["model"] == model]
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.0), sharex=True)
     for ax, (kind, label) in zip(axes, SCORE_OF_HEAD.items(), strict=True):
-        _paths(ax, scores, DEFINED_BY[kind], [head], kind, steps, markersize=4)
+        _paths(ax, own, DEFINED_BY[kind], [place], kind, steps[model], markersize=4)
         ax.set_ylabel(label)
-        _step_axis(ax, steps, scores["step"])
+        _step_axis(ax, steps[model], own["step"])
     return Figure(
         axes,
-        f"Figure 1 for this model: head L{head[0]}H{head[1]}, of the {n_heads} final FV heads the one with the highest "
-        "prefix-matching score at any checkpoint.",
+        f"As Figure 1: head L{place[0]}H{place[1]} of {model}, of the final FV heads of all seeds ({len(steps)}) the "
+        "one with the highest prefix-matching score at a checkpoint before it was an FV head.",
         "Two panels, prefix-matching score and FV score of one head against training step.")
 
 
