@@ -15,7 +15,7 @@ PARAMETERS = {
     "task_execution": 'model: str = "m"\nstep: int = 0',
     "patterns": 'model: str = "m"\nstep: int = 0',
     "example": 'model: str = "m"\nstep: int = 0',
-    "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: list[int] = []',
+    "training_dynamics": 'model: str = "m"\nsteps: list[int] = [0]\nablated_steps: dict = {}',
     "model_scaling": 'models: dict[str, list[int]] = {"m": [0]}',
     "ablation_ladder": "",
     "causal_test": "",
@@ -70,7 +70,7 @@ write("statistics", f"protocols/{model}/step{step}", notebook="protocols", model
     "training_dynamics": """
 values = [read_table(f"{results}/scores/{model}/step{step}.parquet").value[0] for step in steps]
 write("statistics", f"training_dynamics/{model}", notebook="training_dynamics", model=model, name="rise",
-      value=values[-1] - values[0], low=0.0, high=1.0, p_value=0.5, n=len(ablated_steps))
+      value=values[-1] - values[0], low=0.0, high=1.0, p_value=0.5, n=len(ablated_steps[model]))
 """,
     "model_scaling": """
 write("statistics", "model_scaling", notebook="model_scaling", model="", name="models",

@@ -167,3 +167,19 @@ def test_a_missing_checkpoint_breaks_the_lines_and_is_marked():
     ax = figure.axes[0]
     assert np.isnan(ax.lines[0].get_ydata()).tolist() == [False, True, False]
     assert [text.get_text() for text in ax.texts] == ["step 20 missing"] and "top 25% of heads" in figure.caption
+
+
+def test_when_a_kind_starts_to_matter_is_told_by_seed_and_the_figure_has_a_line_for_each():
+    low = {("a", "induction"): (-1, 0.1, 0.2), ("a", "fv"): (-1, -1, 0.1), ("b", "induction"): (0.1, 0.1, 0.1),
+           ("b", "fv"): (0.1, 0.1, -1)}
+    effects = pd.DataFrame([
+        {"model": model, "metric": "first_token_accuracy", "ranking": kind, "step": step, "low": of, "value": of + 0.5,
+         "high": of + 1} for (model, kind), lows in low.items() for step, of in zip(STEPS[1:], lows, strict=True)])
+    found = dynamics.matters_by_seed(effects).set_index("model")
+    assert found["induction heads matter by step"].to_dict() == {"a": "20", "b": "10"}
+    assert found["FV heads matter by step"].to_dict() == {"a": "40", "b": "not within 40 steps"}
+    drawn = dynamics_figures.effects_by_step(effects, {"a": STEPS[1:], "b": STEPS[1:]}, 0.1)
+    lines = [line.get_ydata() for line in drawn.axes[0].lines if len(line.get_ydata()) == 3]
+    assert len(lines) == 6 and np.allclose(lines[2], [0.05, 0.6, 0.65]) and "single seeds" in drawn.caption
+    alone = dynamics_figures.effects_by_step(effects.query("model == 'a'"), {"a": STEPS[1:]}, 0.1)
+    assert "intervals" in alone.caption

@@ -51,7 +51,7 @@ def results(tmp_path_factory):
     for notebook in ("ablation", "task_execution", "patterns", "example"):
         run(notebook, notebook, model=MODEL, step=STEPS[-1], **SMALL[notebook])
     run("protocols", "protocols", model=MODEL, step=STEPS[-1], **SMALL["protocols"])
-    run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS, ablated_steps=STEPS[-1:])
+    run("training_dynamics", "training_dynamics", model=MODEL, steps=STEPS, ablated_steps={MODEL: STEPS[-1:]})
     models = {"models": {MODEL: STEPS}, "ablated_models": {MODEL: STEPS[-1:]}}
     run("model_scaling", "model_scaling", **models)
     run("two_papers", "two_papers", pattern_models=models["ablated_models"])

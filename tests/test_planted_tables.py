@@ -83,9 +83,11 @@ def pages(tmp_path_factory):
         tables.ablations(model, {ACCURACY: 0.8, LOSS: -0.1}, step=steps[-1])
     common = {"suite": "planted", "seed": 0, "results": str(folder)}
     ablated = {model: steps[-1:] for model, steps in followed.items()}
+    seeds = ("lab-40k", "lab-40k-seed1")
     for name, given in {"claims": {"models": followed, "ablated_models": ablated, "executed_models": {}},
-                        "training_dynamics": {"model": "lab-40k", "steps": steps_of, "ablated_steps": steps_of[-1:],
-                                              "seeds": {m: followed[m] for m in ("lab-40k", "lab-40k-seed1")}}}.items():
+                        "training_dynamics": {"model": "lab-40k", "steps": steps_of,
+                                              "ablated_steps": {m: ablated[m] for m in seeds},
+                                              "seeds": {m: followed[m] for m in seeds}}}.items():
         run_notebook(TEMPLATES / f"{name}.ipynb", folder / f"{name}.ipynb", common | given, log=folder / f"{name}.log")
     return folder
 

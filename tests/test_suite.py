@@ -20,7 +20,7 @@ def test_suite_fills_in_steps_and_parameters(project):
     assert given == {
         "suite": "fake", "seed": 1, "results": "results/fake", "model": "models/tiny", "step": 8, "value": 2,
     }  # fmt: skip
-    assert found.given(Run("training_dynamics", "models/tiny"))["ablated_steps"] == [64]
+    assert found.given(Run("training_dynamics", "models/tiny"))["ablated_steps"] == {"models/tiny": [64]}
     assert "ablated_models" not in found.given(Run("model_scaling"))  # not declared there
 
 

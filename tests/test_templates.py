@@ -29,7 +29,8 @@ def test_templates_of_the_repository_take_what_the_workflow_gives():
 
 
 def test_a_template_is_given_what_it_declares_and_has_to_declare_what_it_runs_on(project):
-    for line, given in (("step: int = 0\nablated_steps: list = []", {"ablated_steps": [8]}), ("step: int = 0", {})):
+    for line, given in (("step: int = 0\nablated_steps: dict = {}", {"ablated_steps": {"models/tiny": [8]}}),
+                        ("step: int = 0", {})):
         write_template(project, "scoring", f"model: str = ''\n{line}")
         content = nbformat.read("notebooks/scoring.ipynb", as_version=4)
         content.cells[1].source = content.cells[1].source.replace("step: int = 0  # optimiser step", line)

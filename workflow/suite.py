@@ -118,8 +118,9 @@ class Suite:
         first |= {"model": model} if of in ("step", "model") else {}
         first |= {"step": NO_STEP if run.step is None else run.step} if of == "step" else {}
         others = {
-            "steps": self.steps.get(model, []), "ablated_steps": self.chosen["ablation"].get(model, []),
-            "seeds": self.seeds_of(model), "models": self.steps, "ablated_models": self.chosen["ablation"],
+            "steps": self.steps.get(model, []), "seeds": self.seeds_of(model),
+            "ablated_steps": {name: self.chosen["ablation"].get(name, []) for name in self.seeds_of(model)},
+            "models": self.steps, "ablated_models": self.chosen["ablation"],
             "executed_models": self.chosen["task_execution"],
             "real_models": {suite.name: suite.chosen["ablation"] for suite in self.groups},
             "pattern_models": {name: at for suite in (*self.included, self)
@@ -147,7 +148,7 @@ class Suite:
         of = NOTEBOOKS[run.notebook].of
         if of == "step":
             return [Run(writer, run.model, run.step)]
-        models = {run.model, *(self.seeds_of(run.model) if writer == "scoring" else ())} if of == "model" else None
+        models = self.seeds_of(run.model) if of == "model" else None
         return [Run(writer, model, step) for suite in (self.owner(run), *(self.included if of == "book" else ()))
                 for model, steps in suite.chosen[writer].items() if models is None or model in models for step in steps]
 

@@ -149,13 +149,22 @@ def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: i
         "step.")
 
 
-def effects_by_step(effects: pd.DataFrame, steps: Sequence[int], fraction: float) -> Figure:
-    """Effect of ablating each kind beyond layer-matched random heads along training, both metrics."""
+def effects_by_step(effects: pd.DataFrame, steps: Mapping[str, list[int]], fraction: float) -> Figure:
+    """Effect of ablating each kind beyond layer-matched random heads along training, both metrics; a line per model.
+
+    Of one model with its intervals, of several with their mean.
+    """
+    every = sorted({step for of_model in steps.values() for step in of_model})
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), sharex=True)
     for ax, (metric, words) in zip(axes, METRIC_WORDS.items(), strict=True):
         for kind in KINDS:
             own = effects[(effects["metric"] == metric) & (effects["ranking"] == kind)]
-            x, rows = _with_gaps(own.set_index("step")[["value", "low", "high"]], steps)
+            values = own.pivot(index="step", columns="model", values="value")
+            if len(values.columns) > 1:
+                ax.plot(*_with_gaps(values, every), color=COLOUR[kind], alpha=0.35, linewidth=0.8)
+                ax.plot(*_with_gaps(values.mean(axis=1), every), **look(kind))
+                continue
+            x, rows = _with_gaps(own.set_index("step")[["value", "low", "high"]], every)
             error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
             ax.errorbar(x, rows["value"], yerr=error, capsize=3, **look(kind))
         ax.axhline(0, linewidth=1, **look("random_layer_matched", marker=None, label=None))
@@ -163,12 +172,14 @@ def effects_by_step(effects: pd.DataFrame, steps: Sequence[int], fraction: float
         if effects.empty:
             note(ax, "no checkpoint was ablated,\nor none has heads of neither kind")
         else:
-            _step_axis(ax, steps, effects["step"])
+            _step_axis(ax, every, effects["step"])
     axes[0].legend(fontsize=9)
     return Figure(
         axes,
         f"Metric lost with {fraction:.0%} of heads replaced by their mean at all positions, beyond random heads of the "
-        "same layers (dashed line at 0), by checkpoint. Bars: 95 % bootstrap intervals over tasks, prompts and draws.",
+        "same layers (dashed line at 0), by checkpoint. " + (
+            "Thin lines: single seeds; thick: their mean." if len(set(effects["model"])) > 1 else
+            "Bars: 95 % bootstrap intervals over tasks, prompts and draws."),
         "Two panels against training step: accuracy lost and token-loss difference lost, a line per kind of head.")
 
 
