@@ -4,6 +4,7 @@
 import json
 import logging
 import shlex
+import shutil
 import sys
 
 sys.path.insert(0, str(workflow.basedir))
@@ -111,6 +112,16 @@ for NAME, KIND in RULES.items():
             "OMP_NUM_THREADS={threads} PYTHONHASHSEED=0 {PYTHON} -S workflow/warm.py --module workflow.run "
             "{input.template:q} {output.notebook:q} --parameters {params.parameters:q} --log {log:q} --results {OUT:q} "
             "--inputs {input:q} --committed {params.committed:q} --tables {output.tables:q}"
+
+
+rule copied:
+    input:
+        list(SUITE.copied.values()),
+    output:
+        list(SUITE.copied),
+    run:
+        for source, target in zip(input, output):
+            shutil.copyfile(source, target)
 
 
 rule joined:

@@ -28,8 +28,8 @@ MEASURED = Path("results/measure")
 def measure(suite: Suite, model: str) -> Iterator[tuple[Path, Path]]:
     """Run the measuring notebooks on one model; yields each new table with the committed one's path."""
     results = MEASURED / suite.name
-    for run in suite.runs:
-        if run.model != model or run.step is None:
+    for run in suite.of_steps:
+        if run.model != model:
             continue
         log = results / run.log
         if not all((results / name).is_file() for name in run.tables):

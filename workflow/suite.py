@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,26 @@ class Suite:
         return [model for model, steps in self.steps.items() if len(steps) > 1]
 
     @property
+    def of_steps(self) -> list[Run]:
+        """Every notebook at every step that was chosen for it, of included suites too."""
+        return [Run(name, model, step) for name in OF_STEP for suite in (self, *self.included)
+                for model, steps in suite.chosen[name].items() for step in steps]
+
+    @cached_property
+    def copied(self) -> dict[str, str]:
+        """Tables of steps before a model's last, which have no page where they are committed: copy to original."""
+        return {f"{self.results}/{Path(path).relative_to(self.tables)}": path for run in self.of_steps
+                if run.step != self.owner(run).steps[run.model][-1] and self.owner(run) is self
+                for path in committed(self, run)}
+
+    @cached_property
     def runs(self) -> list[Run]:
         """All runs in the order of the book's chapters and sections, each after those that it reads."""
-        found = []
+        found, copied = [], self.copied
         for name, notebook in NOTEBOOKS.items():
             if notebook.of == "step":
-                found += [Run(name, model, step) for suite in (self, *self.included)
-                          for model, steps in suite.chosen[name].items() for step in steps]
+                found += [run for run in self.of_steps if run.notebook == name
+                          and not any(f"{self.results}/{path}" in copied for path in run.tables)]
             elif notebook.of == "model":
                 found += [Run(name, model) for model in self.followed]
             else:
@@ -200,7 +214,7 @@ def check_suite(config: Any) -> Suite:
             raise ValueError(f"model {model} is listed twice")
         for name, notebook in OF_STEP.items():  # scoring first
             wanted = entry.get(notebook.key, notebook.default)
-            if steps := _chosen(model, wanted, chosen["scoring"].get(model)):
+            if steps := _chosen(model, wanted, chosen["scoring"].get(model), config.get("tables", "")):
                 chosen[name][model] = steps
     for grid in config.get("sweep", {}).values():
         points(grid)
@@ -263,8 +277,8 @@ def weights(model: str, step: int) -> list[str]:
     return sorted(os.path.relpath(file) for file in Path(source).iterdir() if file.is_file())
 
 
-def _chosen(model: str, wanted: str | list[int], among: list[int] | None) -> list[int]:
-    """The steps of a model that a suite file asks for, in rising order."""
+def _chosen(model: str, wanted: str | list[int], among: list[int] | None, tables: str) -> list[int]:
+    """The steps of a model that a suite file asks for, in rising order; one with committed tables needs no weights."""
     locate(model)  # refuses unknown models, naming the nearest
     if wanted == "none":
         return []
@@ -274,7 +288,8 @@ def _chosen(model: str, wanted: str | list[int], among: list[int] | None) -> lis
     for step in wanted:
         if among is not None and step not in among:
             raise ValueError(f"model {model}: step {step} is not among its scored steps ({among})")
-        locate(model, step)
+        if not tables or not Path(tables, f"scores/{model}/step{step}.parquet").is_file():
+            locate(model, step)
     return sorted(wanted)
 
 

@@ -34,7 +34,8 @@ _OTHER = ("logs", "partial", "book", "copy", "hub", KEPT)
 def problems(suite: Suite) -> list[str]:
     """One line each, the file's path first; in order of paths. Empty when everything agrees."""
     check = _Check(suite, Path(suite.results))
-    return sorted([*(line for run in suite.runs for line in check.of_run(run)), *check.of_joined(), *check.of_others()])
+    return sorted([*(line for run in suite.runs for line in check.of_run(run)), *check.of_copied(), *check.of_joined(),
+                   *check.of_others()])
 
 
 @dataclass
@@ -86,6 +87,13 @@ class _Check:
             changed.append(f"seed was {made_by['seed']}, is {given['seed']}")
         return _stale(changed) if changed else ""
 
+    def of_copied(self) -> Iterator[str]:
+        for path, committed in self.suite.copied.items():
+            if not Path(path).is_file():
+                yield f"{path}: missing"
+            elif Path(path).read_bytes() != Path(committed).read_bytes():
+                yield f"{path}: {_stale([f'{committed} is another'])}"
+
     def of_joined(self) -> Iterator[str]:
         for path, parts in self.suite.joined.items():
             if not Path(path).is_file():
@@ -113,7 +121,7 @@ class _Check:
             elif path.suffix == ".damaged":
                 yield f"{path}: set aside because it could not be read; look at it and remove it"
             elif path.suffix in (".parquet", ".ipynb") and not (
-                    other or name in known or path.as_posix() in self.suite.joined):
+                    other or name in known or path.as_posix() in (*self.suite.joined, *self.suite.copied)):
                 yield f"{path}: foreign, no notebook of suite {self.suite.name} makes it; remove it or move it away"
 
 

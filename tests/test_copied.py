@@ -1,0 +1,52 @@
+"""Committed tables of steps along training: shown without weights and without a page for each."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.project import suite, write_suite
+from workflow.notebooks import Run
+from workflow.suite import check_suite, read_suite
+from workflow.verify import problems
+
+STEPS = {"models": [{"name": "models/tiny", "steps": [0, 8, 64]}]}
+SWEEP = [sys.executable, "-m", "snakemake", "--quiet", "--cores", "2", "--nolock", "sweep"]
+
+
+@pytest.mark.slow
+def test_committed_steps_need_no_weights_and_have_no_page(project):
+    write_suite(project, **STEPS)
+    subprocess.run(SWEEP, check=True, capture_output=True)
+    dynamics = Path("results/fake/statistics/training_dynamics/models/tiny.parquet")
+    rise = pd.read_parquet(dynamics)["value"].tolist()
+    for kind in ("scores", "accuracy", "tasks", "samples"):
+        shutil.copytree(f"results/fake/{kind}", f"kept/{kind}", ignore=shutil.ignore_patterns("step64*"))
+    for folder in ("results", ".snakemake", "models/tiny/step0", "models/tiny/step8"):
+        shutil.rmtree(folder)
+    write_suite(project, **STEPS, tables="kept")
+    subprocess.run(SWEEP, check=True, capture_output=True)
+    assert pd.read_parquet(dynamics)["value"].tolist() == rise
+    assert sorted(path.name for path in Path("results/fake/notebooks/scoring").rglob("*.ipynb")) == ["step64.ipynb"]
+    found = read_suite("config/lab.yaml")
+    assert not [line for line in problems(found) if "/step0" in line or "/step8" in line]
+    shutil.copy("kept/scores/models/tiny/step0.parquet", "results/fake/scores/models/tiny/step8.parquet")
+    Path("results/fake/accuracy/models/tiny/step0.parquet").unlink()
+    assert [line.split("; ")[0] for line in problems(found) if "tiny/step" in line.split(": ")[0]] == [
+        "results/fake/accuracy/models/tiny/step0.parquet: missing",
+        "results/fake/scores/models/tiny/step8.parquet: stale, kept/scores/models/tiny/step8.parquet is another"]
+
+
+def test_a_step_without_weights_and_without_tables_is_refused(project):
+    shutil.rmtree("models/tiny/step8")
+    for tables in ({}, {"tables": "kept"}):
+        with pytest.raises(ValueError, match="no step 8; nearest steps: 0, 64"):
+            check_suite(suite(**STEPS, **tables))
+    Path("kept/scores/models/tiny").mkdir(parents=True)
+    Path("kept/scores/models/tiny/step8.parquet").touch()
+    found = check_suite(suite(**STEPS, tables="kept"))
+    assert list(found.copied) == ["results/fake/scores/models/tiny/step8.parquet"]
+    assert Run("scoring", "models/tiny", 8) not in found.runs and Run("scoring", "models/tiny", 0) in found.runs
