@@ -26,7 +26,7 @@ from lab.files import MODELS, last_checkpoint, read_rung, rungs
 from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
-from lab.unequal import share_moments, spread_heads
+from lab.unequal import scale_weights, share_moments
 
 RESUME = "resume.safetensors"
 GRADIENT_NORM = 1.0
@@ -46,8 +46,7 @@ def new_model(shape: dict, tokenizer, seed: int) -> GPTNeoXForCausalLM:
         tie_word_embeddings=shape["tied"],
     )
     model = GPTNeoXForCausalLM(config)
-    if spread := shape.get("head_spread"):
-        spread_heads(model, spread)
+    scale_weights(model, **{name: shape[name] for name in ("head_ratio", "output_scale") if name in shape})
     return model
 
 

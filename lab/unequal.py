@@ -1,9 +1,10 @@
 """Heads of one layer that do not grow alike.
 
 Adam gives every weight the same step, however weak its gradient, so that all heads of a layer that could become
-induction heads do so at once. Two options of a size's file let some heads win: `shape.head_spread` starts them at
+induction heads do so at once. Two options of a size's file let some heads win: `shape.head_ratio` starts them at
 different scales, `shared_moments` steps all heads of a layer by one second moment, so that a head with a smaller
-gradient also takes smaller steps (Adam-mini, Zhang et al. 2024, arXiv 2406.16793, has one for each head).
+gradient also takes smaller steps (Adam-mini, Zhang et al. 2024, arXiv 2406.16793, has one for each head). With few
+heads at work the first layer that could copy everything cannot, and later layers take part.
 """
 
 from collections.abc import Iterator
@@ -27,15 +28,18 @@ def head_views(
     yield out.T.unflatten(0, (-1, d_head))
 
 
-def spread_heads(model: GPTNeoXForCausalLM, spread: float) -> None:
-    """Scale every head's weights by a factor of its own; the largest of a layer is 1.
+def scale_weights(model: GPTNeoXForCausalLM, *, head_ratio: float = 1.0, output_scale: float = 1.0) -> None:
+    """Scale all weights of head h of a layer by `head_ratio` to the power of h, and what layers add by `output_scale`.
 
-    The logarithms of the factors have the standard deviation `spread`. Draws from torch's global generator.
+    With outputs below 1 the first layers' noise hides less of the tokens from the later ones; GPT-2 starts them at
+    1 / sqrt(2 layers).
     """
+    factors = head_ratio ** torch.arange(model.config.num_attention_heads, dtype=torch.float32)
     for layer in model.gpt_neox.layers:
-        factors = torch.exp(spread * torch.randn(model.config.num_attention_heads))
         for view in head_views(layer.attention, {p: p.data for p in layer.attention.parameters()}):
-            view *= (factors / factors.max())[:, None, None]
+            view *= factors[:, None, None]
+        for linear in (layer.attention.dense, layer.mlp.dense_4h_to_h):
+            linear.weight.data *= output_scale
 
 
 def share_moments(model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer) -> None:

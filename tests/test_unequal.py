@@ -36,15 +36,17 @@ def test_a_head_is_cut_out_where_it_writes_and_reads(tokenizer):
     assert silent == [False, False, True, False]
 
 
-def test_heads_start_at_scales_of_their_own_and_the_largest_as_without(tokenizer):
-    plain, spread = (trainer.new_model(SHAPE | more, tokenizer, seed=3) for more in ({}, {"head_spread": 1.0}))
-    for before, after in zip(views(plain), views(spread), strict=True):
-        factors = torch.stack([b.flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)
-                               for a, b in zip(before, after, strict=True)])
-        torch.testing.assert_close(factors, factors[:1].expand(4, -1))  # the same for what a head reads and writes
-        assert factors.max() == pytest.approx(1.0) and len(factors[0].unique()) == 4
-    others = [(n, p) for n, p in plain.named_parameters() if "attention" not in n]
-    assert all(torch.equal(p, dict(spread.named_parameters())[n]) for n, p in others)
+def test_heads_start_at_scales_of_their_own_and_layers_add_less(tokenizer):
+    plain, scaled = (trainer.new_model(SHAPE | more, tokenizer, seed=3)
+                     for more in ({}, {"head_ratio": 0.5, "output_scale": 0.25}))
+    halves = torch.tensor([1.0, 0.5, 0.25, 0.125])
+    for before, after in zip(views(plain), views(scaled), strict=True):
+        for a, b, scale in zip(before, after, (1, 1, 1, 0.25), strict=True):  # queries, keys, values, outputs
+            torch.testing.assert_close(b, a * (scale * halves)[:, None, None])
+    others = dict(scaled.named_parameters())
+    for name, weight in plain.named_parameters():
+        if "attention" not in name:
+            assert torch.equal(others[name], weight * (0.25 if name.endswith("dense_4h_to_h.weight") else 1))
 
 
 @pytest.mark.parametrize(("shared", "ratio"), [(True, 0.1), (False, 1.0)])
