@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.data.sources import read_tasks
+from icl_lib.kinds import FV_MINIMUM, INDUCTION_THRESHOLD
 from icl_lib.load import load_model
 from icl_lib.measurements import accuracy_table, in_split, null_scores, prompts_of, task_group
 from icl_lib.models.locate import count_parameters
@@ -19,14 +20,17 @@ from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.files import read_rung, rungs, trained
 
 # the columns that a rung's `promises` may bound from below
-MEASURES = ("10 shots", "rise from 1 shot", "gap to shuffled", "prefix matching", "FV score", "FV above null")
+MEASURES = ("10 shots", "rise from 1 shot", "gap to shuffled", "prefix matching", "induction layers", "other heads",
+            "FV score", "FV above null", "FV heads")
 
 
 def measure(name: str, *, n_prompts: int, seed: int) -> dict[str, float]:
     """What one model does at its last step: accuracies (first token, means over tasks), top scores, the FV null.
 
     The rise from 1 to 10 shots and the gap to shuffled labels are over tasks that share inputs and labels, all other
-    accuracies over every task seen in training, `unseen` over those that were not.
+    accuracies over every task seen in training, `unseen` over those that were not. `induction layers`: layers with
+    induction heads; `other heads`: the lowest share of a layer's heads that are none; `FV heads`: how many above the
+    null.
     """
     model, tasks = load_model(name), read_tasks()
     table = accuracy_table(model, tasks, name=name, step=-1, shots=[0, 1, 10], n_prompts=n_prompts, seed=seed)
@@ -39,17 +43,20 @@ def measure(name: str, *, n_prompts: int, seed: int) -> dict[str, float]:
         return float((rows if names is None else rows[rows.index.isin(names)])["value"].mean())
 
     tokens = repeated_random_tokens(model, n_sequences=100, seed=seed)
+    matching = induction_scores(model, tokens, convention="prefix_matching")
+    induction = matching > INDUCTION_THRESHOLD
     scoring = prompts_of(model, in_split(tasks, "scoring"), n_prompts=n_prompts, n_shots=10, seed=seed)
     fv = fv_scores(model, scoring)
-    null = null_scores(model, scoring, fv, n_draws=10, seed=seed).flatten(1).amax(1)
+    null = float(np.quantile(null_scores(model, scoring, fv, n_draws=10, seed=seed).flatten(1).amax(1).numpy(), 0.99))
     ten = accuracy(10, names=sharing)
     return {
         "parameters": count_parameters(name), "0 shots": accuracy(0), "1 shot": accuracy(1), "10 shots": accuracy(10),
         "unseen tasks": accuracy(10, unseen=True), "rise from 1 shot": ten - accuracy(1, names=sharing),
         "gap to shuffled": ten - accuracy(10, "shuffled", sharing),
-        "prefix matching": float(induction_scores(model, tokens, convention="prefix_matching").max()),
-        "FV score": float(fv.scores.max()), "null, 99 %": float(np.quantile(null.numpy(), 0.99)),
-        "FV above null": float(fv.scores.max() - np.quantile(null.numpy(), 0.99)),
+        "prefix matching": float(matching.max()), "induction layers": int(induction.any(1).sum()),
+        "other heads": float((~induction).float().mean(1).min()), "FV score": float(fv.scores.max()),
+        "null, 99 %": null, "FV above null": float(fv.scores.max()) - null,
+        "FV heads": int((fv.scores > max(null, FV_MINIMUM)).sum()),
     }
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import yaml
 
 from icl_lib.data.tasks import Task
-from icl_lib.kinds import fv_threshold, mean_scores, null_draws
+from icl_lib.kinds import INDUCTION_THRESHOLD, fv_threshold, mean_scores, null_draws
 from icl_lib.measurements import task_group
 from icl_lib.models.locate import count_parameters
 from icl_lib.tables import read_table
@@ -15,7 +15,7 @@ from lab import files
 from lab.files import ARMS, MODELS, TRIALS, read_rung
 
 REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled", "all trained", "unseen",
-           "prefix matching", "FV score", "FV threshold")
+           "prefix matching", "induction heads by layer", "FV score", "FV threshold")
 
 
 def world_table(tasks: dict[str, Task]) -> pd.DataFrame:
@@ -89,6 +89,7 @@ def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, T
             continue
         accuracy = read_table(paths[0], schema_name="accuracy").query("metric == 'first_token_accuracy'")
         scores = read_table(paths[1], schema_name="scores")
+        matching = mean_scores(scores, "induction_prefix_matching")
         sharing = accuracy["task"].map(lambda name: task_group(tasks[name]) == "shared labels")
         known = accuracy["split"] != "unseen"
 
@@ -99,8 +100,8 @@ def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, T
         rows.append((
             model, count_parameters(model), mean(sharing & known, 0), mean(sharing & known, 1),
             mean(sharing & known, 10), mean(sharing & known, 10, "shuffled"), mean(known, 10), mean(~known, 10),
-            float(mean_scores(scores, "induction_prefix_matching").max()), float(mean_scores(scores, "fv").max()),
-            fv_threshold(null_draws(scores))))
+            float(matching.max()), " ".join(map(str, (matching > INDUCTION_THRESHOLD).sum(axis=1))),
+            float(mean_scores(scores, "fv").max()), fv_threshold(null_draws(scores))))
     table = pd.DataFrame(rows, columns=REACHED)
     return table.sort_values(["parameters", "model"]).set_index("model")
 

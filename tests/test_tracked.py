@@ -27,5 +27,6 @@ def test_every_checkpoint_of_the_lab_is_read_by_a_suite():
     for folder in sorted(ROOT.glob("lab/models/*/seed*")):
         seed = folder.name.removeprefix("seed")
         model = folder.parent.name + (f"-seed{seed}" if seed != "0" else "")
-        read = {step for suite in suites for step in suite.steps.get(model, [])}
+        read = {step for suite in suites for step in suite.steps.get(model, [])
+                if f"{suite.results}/scores/{model}/step{step}.parquet" not in suite.copied}
         assert set(steps_of(model)) == read, model
