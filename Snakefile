@@ -81,7 +81,11 @@ rule committed:
 
 def of_run(kind, what):
     """What depends on the run that the wildcards of this kind stand for."""
-    return lambda wildcards: what(RUNS[kind.executed.format(**dict(wildcards.items()))])
+    def asked(wildcards):
+        path = kind.executed.format(**dict(wildcards.items()))
+        # A file that no rule makes: then the table is another rule's, or nobody's.
+        return what(RUNS[path]) if path in RUNS else f"{path} is no run of suite {SUITE.name}"
+    return asked
 
 
 # One or several threads a process, never more than its share: torch processes fight over cores.
