@@ -16,6 +16,8 @@ MEANING = {
     "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
 }
 
+SHORT = {"necessary": "**they do**", "helpful": "**they do not**, it helps", "neither": "**they do not**, nor does it help",
+         "not_necessary": "**they do not**, whether it helps is open", "undecided": "**not decided**"}
 WITHOUT = ("not_necessary", "helpful", "neither")  # the words that say that FV heads form without induction
 
 _MEANS = {  # column of the runs: words, digits
@@ -29,19 +31,24 @@ _MEANS = {  # column of the runs: words, digits
 
 # The history of the plans, which is in their files.
 RULE_CHANGED = (
-    "The rule was changed after runs: the plan's twice; its confirmation is a rule for new seeds, made after the runs "
-    'of the plan; that it says "not necessary" where neither "helpful" nor "neither" applies was settled when its runs '
-    "were there, and the steps of emergence are compared otherwise than planned.")
+    'The rule was changed after runs: the plan\'s twice; that a verdict is "not necessary" where neither "helpful" nor '
+    '"neither" applies was settled with the runs of the confirmation, and steps of emergence are compared otherwise '
+    "than planned.")
 
 
 def verdict_sentence(found: judge.Verdict, plan_name: str) -> str:
     """The verdict by a plan, its reason, the arms that it rests on, and how much copying inside prompts they had."""
     arms = f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}." if found.arms else ""
+    told = found.word in WITHOUT or (found.arms and not found.copying_trained)
+    copying = f" {copying_sentence(found)}" if told else ""
+    return f"By the rule of {plan_name}, {MEANING[found.word]}: {_reason(found)}.{arms}{copying}"
+
+
+def _reason(found: judge.Verdict) -> str:
     reason = found.reason
     for arm in found.arms:
         reason = reason.replace(arm, ARM_LABEL.get(arm, arm))
-    copying = f" {copying_sentence(found)}" if found.word in WITHOUT else ""
-    return f"By the rule of {plan_name}, {MEANING[found.word]}: {reason}.{arms}{copying}"
+    return reason
 
 
 def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
@@ -49,8 +56,10 @@ def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
 
     A verdict that calls induction not necessary is told with what the causal page says against it.
     """
-    said = "; ".join(f"by the rule of {name}, {MEANING[found.word]}" for name, found in judged.items())
-    text = f"**A stepping stone?** Models trained without induction (the causal test): {said}."
+    said = "; ".join(f"by the rule of {name} {SHORT[found.word]}" + (
+        f": {_reason(found)}" if found.arms and not found.copying_trained else "") for name, found in judged.items())
+    text = ("**A stepping stone?** Whether FV heads need induction, from models trained without it (the causal test): "
+            f"{said}.")
     copying = dict.fromkeys(copying_sentence(found) for found in judged.values() if found.word in WITHOUT)
     changed = ["The rule was changed after runs, as the page of the test tells."] if copying else []
     return " ".join([text, *copying, *changed])
@@ -73,7 +82,7 @@ def copying_sentence(found: judge.Verdict) -> str:
     if found.copying_trained:
         return ("Against it: only induction in running text and on random tokens was taken away, copying inside "
                 f"prompts was left trainable (seeds {seeds}: {told}).")
-    return f"Nothing in the training text was predicted by copying inside prompts either (seeds {seeds}: {told})."
+    return f"No text trained copying inside prompts either: {told}."
 
 
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

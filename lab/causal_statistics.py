@@ -226,10 +226,11 @@ def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
         unclear = counting[~counting["long_absent"] & (counting["long_formed"] > 1)]
         longer = "".join(f"; FV heads formed in {row.long_formed:.0f} seeds of {row.Index} trained longer, where the "
                          "check does not call induction absent" for row in unclear.itertuples())
-        counts = ", ".join(f"in {row.formed} seeds with {row.Index} (in {row.sham_formed} of its sham)"
+        n = len(plan["seeds"])
+        counts = ", ".join(f"in {row.formed} of {n} seeds with {row.Index} (sham: {row.sham_formed} of {n})"
                            for row in counting.itertuples())
-        return Verdict("undecided", arms, f"of {len(plan['seeds'])} seeds FV heads formed {counts}, neither in at "
-                       f"least four of an arm nor in at most one of each of two arms, however long{longer}")
+        return Verdict("undecided", arms, f"FV heads formed {counts}, neither in four seeds of an arm nor in at most "
+                       f"one of each of two arms{longer}")
     found = effects(runs, plan).query("arm in @arms").reset_index(drop=True)
     worse = np.where(found["outcome"].map(HIGHER_IS_BETTER), found["value"] < 0, found["value"] > 0)
     harmed = found[worse & (holm(found["p_value"].to_numpy()) < 1 - plan["rules"]["level"])]

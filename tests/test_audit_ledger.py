@@ -13,6 +13,8 @@ from IPython.display import HTML
 from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, size_of
 from icl_lib.figures.common import Figure
 from icl_lib.pages.claims import rule_words
+from lab.causal_statistics import read_runs
+from lab.files import NO_GLOSSARIES, read_plan
 from tests import audit_pages
 from tests.audit import check, covered, frames, near, numbers_in, rows_of, run_page, texts
 from tests.audit_ledger import AUDIT, NOT_AUDITED
@@ -187,7 +189,13 @@ def test_the_front_page_prints_numbers_of_the_ledger_and_the_scaling_page(suite,
     # of the arm that the confirmation's verdict rests on: the last row of each seed, seeds without the measure named
     last = pd.read_csv(ROOT / "lab/causal/confirmation/mask_outside.csv").sort_values("step").groupby("seed").last()
     copied = last["prompt_retrieval"].dropna()
-    check(conjecture, [*last.index, *(x for seed, rate in copied.items() for x in (rate, seed)),
+    runs, plan = read_runs(NO_GLOSSARIES), read_plan(NO_GLOSSARIES)
+    at_end = runs[runs["step"] == plan["change"]["steps"]]
+    formed = (at_end["fv_score"] > at_end["fv_null"].clip(lower=plan["rules"]["fv_formed"]["fv_score"])) & (
+        at_end["accuracy"] - at_end["accuracy_shuffled"] > plan["rules"]["fv_formed"]["gap"])
+    counts = formed.groupby(at_end["arm"]).sum()
+    n = len(plan["seeds"])
+    check(conjecture, [counts["mask_outside"], n, counts["sham_mask_outside"], n, *last.index, *(x for seed, rate in copied.items() for x in (rate, seed)),
                        *last.index.difference(copied.index)])
 
 

@@ -180,7 +180,7 @@ def test_the_front_page_says_what_each_plan_decided():
     told = causal_report.conjecture_sentence({
         "one": judge.Verdict("helpful", ["a"], "why"), "two": judge.Verdict("undecided", [], "why")})
     first, second = told.split(";")[:2]
-    assert "rule of one" in first and "helpful" in first and "rule of two" in second and "not decided" in second
+    assert "rule of one" in first and "it helps" in first and "rule of two" in second and "not decided" in second
 
 
 def test_not_necessary_is_told_with_what_speaks_against_it():
@@ -196,7 +196,7 @@ def test_not_necessary_is_told_with_what_speaks_against_it():
     without = judge.verdict(runs, PLAN | {"change": {"mixture": {"glossary": None}}})
     told = causal_report.verdict_sentence(without, "a plan without glossaries")
     assert "Against it" not in told and "left trainable" not in told
-    assert "0.75 in seed 3 (FV heads); 0.12 in seed 4 (no FV heads); not measured in seed 0, 1, 2)" in told
+    assert "0.75 in seed 3 (FV heads); 0.12 in seed 4 (no FV heads); not measured in seed 0, 1, 2." in told
     undecided = causal_report.conjecture_sentence({"one": judge.Verdict("undecided", [], "why")})
     assert "Against it" not in undecided and "changed after runs" not in undecided
 
