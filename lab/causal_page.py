@@ -16,8 +16,10 @@ MEANING = {
     "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
 }
 
-SHORT = {"necessary": "**they do**", "helpful": "**they do not**, it helps", "neither": "**they do not**, nor does it help",
-         "not_necessary": "**they do not**, whether it helps is open", "undecided": "**not decided**"}
+SHORT = {
+    "necessary": "**they do**", "helpful": "**they do not**, it helps", "neither": "**they do not**, nor does it help",
+    "not_necessary": "**they do not**, whether it helps is open", "undecided": "**not decided**",
+}
 WITHOUT = ("not_necessary", "helpful", "neither")  # the words that say that FV heads form without induction
 
 _MEANS = {  # column of the runs: words, digits
@@ -60,7 +62,8 @@ def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
         f": {_reason(found)}" if found.arms and not found.copying_trained else "") for name, found in judged.items())
     text = ("**A stepping stone?** Whether FV heads need induction, from models trained without it (the causal test): "
             f"{said}.")
-    copying = dict.fromkeys(copying_sentence(found) for found in judged.values() if found.word in WITHOUT)
+    copying = [copying_sentence(found).replace("Against it", f"Against {name}")
+               for name, found in judged.items() if found.word in WITHOUT]
     changed = ["The rule was changed after runs, as the page of the test tells."] if copying else []
     return " ".join([text, *copying, *changed])
 
