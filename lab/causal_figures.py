@@ -77,6 +77,6 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any], plan_name: str) -> 
     figure.supxlabel("optimiser step", fontsize=11)
     return Figure(
         axes,
-        f"{plan_name[0].upper()}{plan_name[1:]}: best prefix-matching score, best FV score and 10-shot accuracy along "
-        "training, mean over seeds with their range; dashed grey: the sham.",
+        f"{plan_name[0].upper()}{plan_name[1:]}, along training: means over seeds with their range; dashed grey: the "
+        "sham.",
         "Prefix matching, FV score and accuracy against training step, masked arm and sham")

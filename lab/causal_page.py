@@ -40,7 +40,8 @@ RULE_CHANGED = (
 
 def verdict_sentence(found: judge.Verdict, plan_name: str) -> str:
     """The verdict by a plan, its reason, the arms that it rests on, and how much copying inside prompts they had."""
-    arms = f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}." if found.arms else ""
+    arms = "" if found.word == "undecided" else (
+        f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}.")
     told = found.word in WITHOUT or (found.arms and not found.copying_trained)
     copying = f" {copying_sentence(found)}" if told else ""
     return f"By the rule of {plan_name}, {MEANING[found.word]}: {_reason(found)}.{arms}{copying}"

@@ -229,8 +229,7 @@ def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
         n = len(plan["seeds"])
         counts = ", ".join(f"in {row.formed} of {n} seeds with {row.Index} (sham: {row.sham_formed} of {n})"
                            for row in counting.itertuples())
-        return Verdict("undecided", arms, f"FV heads formed {counts}, neither in four seeds of an arm nor in at most "
-                       f"one of each of two arms{longer}")
+        return Verdict("undecided", arms, f"FV heads formed {counts}{longer}")
     found = effects(runs, plan).query("arm in @arms").reset_index(drop=True)
     worse = np.where(found["outcome"].map(HIGHER_IS_BETTER), found["value"] < 0, found["value"] > 0)
     harmed = found[worse & (holm(found["p_value"].to_numpy()) < 1 - plan["rules"]["level"])]
