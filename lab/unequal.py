@@ -1,10 +1,10 @@
 """Heads of one layer that do not grow alike.
 
-Adam gives every weight the same step, however weak its gradient, so that all heads of a layer that could become
-induction heads do so at once. Two options of a size's file let some heads win: `shape.head_ratio` starts them at
+Adam gives every weight the same step, however weak its gradient, which may be why all heads of a layer that could
+become induction heads do so at once. Two options of a size's file let some heads win: `shape.head_ratio` starts them at
 different scales, `shared_moments` steps all heads of a layer by one second moment, so that a head with a smaller
 gradient also takes smaller steps (Adam-mini, Zhang et al. 2024, arXiv 2406.16793, has one for each head). With few
-heads at work the first layer that could copy everything cannot, and later layers take part.
+heads at work in a layer a later one took part too (lab-450k-unequal).
 """
 
 from collections.abc import Iterator

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.analysis import dynamics
+from icl_lib.analysis import dynamics, mattering
 from icl_lib.analysis.reading import tables_of
 from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.pages import dynamics as dynamics_report
@@ -175,7 +175,7 @@ def test_when_a_kind_starts_to_matter_is_told_by_seed_and_the_figure_has_a_line_
     effects = pd.DataFrame([
         {"model": model, "metric": "first_token_accuracy", "ranking": kind, "step": step, "low": of, "value": of + 0.5,
          "high": of + 1} for (model, kind), lows in low.items() for step, of in zip(STEPS[1:], lows, strict=True)])
-    found = dynamics.matters_by_seed(effects).set_index("model")
+    found = mattering.matters_by_seed(effects).set_index("model")
     assert found["induction heads matter by step"].to_dict() == {"a": "20", "b": "10"}
     assert found["FV heads matter by step"].to_dict() == {"a": "40", "b": "not within 40 steps"}
     drawn = dynamics_figures.effects_by_step(effects, {"a": STEPS[1:], "b": STEPS[1:]}, 0.1)

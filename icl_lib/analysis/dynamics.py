@@ -4,9 +4,8 @@ Top heads are ranked by `kinds.RANKED_BY`; whether a head is of a kind follows t
 Where a function takes the table `accuracy`, a model has no FV heads at a step at which it does not read labels.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from icl_lib import kinds
-from icl_lib.ablation.effects import METRIC_WORDS, corrected
-from icl_lib.analysis.reading import found_tables, number, one_intervention, table_of
+from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import top_heads
 from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
 from icl_lib.stats.emergence import (
@@ -274,32 +272,6 @@ def transitions(
 
 def _of(accuracy: pd.DataFrame | None, model) -> pd.DataFrame | None:
     return None if accuracy is None else accuracy[accuracy["model"] == model]
-
-
-def effects_by_step(results: str | Path, steps: Mapping[str, list[int]], *, fraction: float) -> pd.DataFrame:
-    """By how much both metrics drop when each kind is ablated, beyond layer-matched random heads, at all `steps`.
-
-    `steps`: models (seeds) to their ablated checkpoints. Rows of the table `effects` of `one_intervention` without
-    exclusion; empty where no checkpoint was ablated or has such random heads.
-    """
-    rows = corrected(one_intervention(found_tables(results, "effects", steps), fraction))
-    return rows[(rows["excluded"] == "") & rows["ranking"].isin(KINDS)]
-
-
-def matters_by_seed(effects: pd.DataFrame) -> pd.DataFrame:
-    """From which ablated checkpoint on the interval of a drop lies above 0, from rows of `effects_by_step`.
-
-    One row per metric and model, a column per kind; "not within N steps" where it never does.
-    """
-    rows = []
-    for (metric, model), group in effects.groupby(["metric", "model"]):
-        row = {"metric": METRIC_WORDS[metric], "model": model}
-        for kind, words in (("induction", "induction heads matter by step"), ("fv", "FV heads matter by step")):
-            low = group[group["ranking"] == kind].set_index("step")["low"].sort_index()
-            came = emergence_step(low.index.tolist(), low.to_numpy(), 0.0).step if len(low) else None
-            row[words] = f"not within {group['step'].max()} steps" if came is None else str(came)
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def statistics_table(emergence: pd.DataFrame, transitions: pd.DataFrame, *, model: str) -> pd.DataFrame:
