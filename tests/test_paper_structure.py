@@ -178,7 +178,8 @@ def test_dynamics_find_the_planted_transitions(pages):
     assert table.loc["emergence step, fv", "value"] == 16000
     text = text_of(pages / "training_dynamics.ipynb")
     assert "Induction heads came first." in text
-    assert "Figure 1 for this model" in text
+    layer, head, model = re.search(r"As Figure 1: head L(\d+)H(\d+) of (\S+), of", text).groups()
+    assert (int(layer), int(head)) in planted(*MODELS[model][1:3])[1][:N_CHANGING]
 
 
 @pytest.mark.end_to_end
