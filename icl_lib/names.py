@@ -1,6 +1,7 @@
-"""Names that are chosen among valid ones."""
+"""Names that are chosen among valid ones, and what names of models have in common."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -12,6 +13,11 @@ def unknown(what: str, name: str, valid: Iterable[str]) -> ValueError:
         return ValueError(f"unknown {what} {name!r}; nearest valid names: {', '.join(near or valid[:3])}")
     nearest = f"; nearest: {near[0]}" if near else ""
     return ValueError(f"unknown {what} {name!r}; valid are {', '.join(valid)}{nearest}")
+
+
+def size_of(model: str) -> str:
+    """What a model and its further seeds have in common: its name without the seed, "lab-40k" for "lab-40k-seed2"."""
+    return re.sub(r"(-data|-weight)?-seed\d+$", "", model)
 
 
 def refuse_unknown(what: str, name: str, valid: Iterable[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from IPython.display import HTML
 
-from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims, size_of
+from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims
 from icl_lib.figures.common import Figure
+from icl_lib.names import size_of
 from icl_lib.pages.claims import rule_words
 from lab.causal_statistics import read_runs
 from lab.files import NO_GLOSSARIES, read_plan

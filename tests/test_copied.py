@@ -50,3 +50,17 @@ def test_a_step_without_weights_and_without_tables_is_refused(project):
     found = check_suite(suite(**STEPS, tables="kept"))
     assert list(found.copied) == ["results/fake/scores/models/tiny/step8.parquet"]
     assert Run("scoring", "models/tiny", 8) not in found.runs and Run("scoring", "models/tiny", 0) in found.runs
+
+
+def test_further_seeds_are_tables_without_weights_and_pages():
+    """They stand beside the first seed on its page."""
+    models = [*STEPS["models"], {"name": "models/tiny-seed1", "steps": [0, 8], "ablate": "none"}]
+    for step in (0, 8):
+        path = Path(f"kept/scores/models/tiny-seed1/step{step}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = check_suite(suite(models=models, tables="kept"))
+    assert list(found.copied) == [f"results/fake/scores/models/tiny-seed1/step{step}.parquet" for step in (0, 8)]
+    assert not [run for run in found.runs if run.model == "models/tiny-seed1"]
+    assert found.seeds_of("models/tiny") == {"models/tiny": [0, 8, 64], "models/tiny-seed1": [0, 8]}
+    assert set(found.copied) <= set(found.inputs(Run("training_dynamics", "models/tiny")))

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from icl_lib.models.locate import locate, steps_of
+from icl_lib.names import size_of
 from workflow import command
 from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run
 from workflow.schema import SCHEMA, UniqueKeys, check_schema, short
@@ -68,9 +69,9 @@ class Suite:
 
     @cached_property
     def copied(self) -> dict[str, str]:
-        """Tables of steps before a model's last, which have no page where they are committed: copy to original."""
+        """Committed tables that have no page, as copy to original: of steps before the last and of further seeds."""
         return {f"{self.results}/{Path(path).relative_to(self.tables)}": path for run in self.of_steps
-                if run.step != self.owner(run).steps[run.model][-1] and self.owner(run) is self
+                if self.owner(run) is self and (run.step != self.steps[run.model][-1] or not self.is_first(run.model))
                 for path in committed(self, run)}
 
     @cached_property
@@ -82,7 +83,7 @@ class Suite:
                 found += [run for run in self.of_steps if run.notebook == name
                           and not any(f"{self.results}/{path}" in copied for path in run.tables)]
             elif notebook.of == "model":
-                found += [Run(name, model) for model in self.followed]
+                found += [Run(name, model) for model in self.followed if self.is_first(model)]
             else:
                 found += [Run(name, group=suite.name) for suite in self.groups if notebook.grouped] + [Run(name)]
         return found + [Run(name, model, steps[-1], point=point) for name, grid in self.sweep.items()
@@ -112,7 +113,11 @@ class Suite:
 
     def seeds_of(self, model: str) -> dict[str, list[int]]:
         """Followed models that differ from this one by nothing but the seed in their names, itself included."""
-        return {other: self.steps[other] for other in self.followed if unseeded(other) == unseeded(model)}
+        return {other: self.steps[other] for other in self.followed if size_of(other) == size_of(model)}
+
+    def is_first(self, model: str) -> bool:
+        """Whether a model is the first of its seeds in this suite, the one that has the pages."""
+        return next(other for other in self.steps if size_of(other) == size_of(model)) == model
 
     def owner(self, run: Run) -> "Suite":
         """The included suite that a run's model, or all its models (`group`), are of; else this one."""
@@ -247,11 +252,6 @@ def _measured(name: str) -> Suite:
     return replace(suite, chosen=chosen)
 
 
-def unseeded(model: str) -> str:
-    """The model's name without its seed: lab-40k for lab-40k-seed2."""
-    return re.sub(r"-seed\d+$", "", model)
-
-
 def dependencies(notebook: str) -> list[str]:
     """Library files that a notebook depends on, data beside them that bears a module's name, and the lab's tasks."""
     files = library_files(TEMPLATES / f"{notebook}.ipynb")
@@ -279,12 +279,13 @@ def weights(model: str, step: int) -> list[str]:
 
 def _chosen(model: str, wanted: str | list[int], among: list[int] | None, tables: str) -> list[int]:
     """The steps of a model that a suite file asks for, in rising order; one with committed tables needs no weights."""
-    locate(model)  # refuses unknown models, naming the nearest
     if wanted == "none":
         return []
     if isinstance(wanted, str):
-        known = steps_of(model) if among is None else among
-        return (known[-1:] if wanted == "last" else list(known)) or [NO_STEP]
+        if among is None:
+            locate(model)  # refuses unknown models, naming the nearest
+            among = steps_of(model)
+        return (among[-1:] if wanted == "last" else list(among)) or [NO_STEP]
     for step in wanted:
         if among is not None and step not in among:
             raise ValueError(f"model {model}: step {step} is not among its scored steps ({among})")

@@ -8,10 +8,11 @@ import pandas as pd
 from scipy import stats
 
 from icl_lib.analysis import dynamics
-from icl_lib.analysis.claim_estimates import Estimate, size_of, tested, undecidable
+from icl_lib.analysis.claim_estimates import Estimate, tested, undecidable
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
+from icl_lib.names import size_of
 from icl_lib.stats.emergence import Emergence
 from icl_lib.stats.permutation import gehan_scores, sign_test, trend_test
 

@@ -1,6 +1,5 @@
 """What a statistic of the ledger says: an estimate with its interval or test, and its power."""
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -32,11 +31,6 @@ class Estimate(NamedTuple):
     def decidable(self) -> bool:
         """Whether the rule could have come out either way."""
         return not self.smallest_p >= LEVEL
-
-
-def size_of(model: str) -> str:
-    """What a model and its further seeds have in common: its name without the seed, "lab-40k" for "lab-40k-seed2"."""
-    return re.sub(r"(-data|-weight)?-seed\d+$", "", model)
 
 
 def undecidable(model: str, why: str, value: float = np.nan, n: int = 0) -> Estimate:

@@ -10,13 +10,14 @@ from icl_lib.ablation.conditions import THEIRS
 from icl_lib.ablation.effects import DIFFERENCE, corrected
 from icl_lib.analysis import claim_dynamics
 from icl_lib.analysis.claim_dynamics import size_trend
-from icl_lib.analysis.claim_estimates import Estimate, size_of, spanned, tested, undecidable
+from icl_lib.analysis.claim_estimates import Estimate, spanned, tested, undecidable
 from icl_lib.analysis.reading import third
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.analysis.two_papers import MATCHED, by_task_benefits
 from icl_lib.heads import overlap, top_heads
 from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
 from icl_lib.models.paper_models import family
+from icl_lib.names import size_of
 from icl_lib.stats.intervals import bootstrap_mean, spearman
 from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test

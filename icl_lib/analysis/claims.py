@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from icl_lib.analysis.claim_estimates import Estimate, size_of
+from icl_lib.analysis.claim_estimates import Estimate
 from icl_lib.analysis.claim_statistics import STATISTICS
 from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.names import size_of
 from icl_lib.tables import read_table
 
 FILE = Path(__file__).with_name("claims.yaml")
@@ -127,10 +128,12 @@ def overall(rows: pd.DataFrame) -> str:
 
 
 def of_largest_model(rows: pd.DataFrame, sizes: Mapping[str, int]):
-    """The row of the largest model that has an estimate, or that over all models; None where nothing was measured."""
+    """The row of the largest model that has an estimate, of its seeds the first, or that over all models.
+
+    None where nothing was measured.
+    """
     measured = rows[(rows["verdict"] != ABSENT) & rows["value"].notna()]
-    ordered = sorted(measured.itertuples(), key=lambda row: sizes.get(row.model, 0))
-    return ordered[-1] if ordered else None
+    return max(measured.itertuples(), key=lambda row: sizes.get(row.model, 0), default=None)
 
 
 def _majority(said: list[str]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from icl_lib.analysis.claim_estimates import Estimate, size_of
+from icl_lib.analysis.claim_estimates import Estimate
 from icl_lib.analysis.claims import ABSENT, FAILS, HOLDS, OPEN, POWERLESS, of_largest_model, overall, read_claims
+from icl_lib.names import size_of
 
 FILE = Path(__file__).with_name("paper_figures.yaml")
 AGREES, DIFFERS, PARTLY, UNDECIDED, UNMEASURED = WORDS = ("agrees", "differs", "partly", "undecided", "not measured")

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.analysis import dynamics, scaling
-from icl_lib.analysis.claim_estimates import size_of
 from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.kinds import heads_of_kind
+from icl_lib.names import size_of
 from icl_lib.stats.emergence import Transitions
 
 # The field of `SuiteTables` that says which models and steps have a kind of table; the others: `ablated`.

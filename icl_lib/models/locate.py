@@ -5,7 +5,7 @@ from pathlib import Path
 
 from icl_lib.models.packaged import packaged_models
 from icl_lib.models.paper_models import paper_models, published_steps
-from icl_lib.names import unknown
+from icl_lib.names import size_of, unknown
 
 LAB_MODELS = Path(__file__).resolve().parents[2] / "lab" / "models"
 
@@ -60,9 +60,13 @@ def steps_of(name_or_path: str | Path) -> list[int]:
 def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
     """Parameters of a model without its embeddings (input, position, output), from its configuration alone.
 
-    The size that models are compared by; nothing but the configuration is read. Errors as in `load_model`.
+    The size that models are compared by; nothing but the configuration is read, of a lab model that of any of its
+    seeds, so that this one's weights need not be here. Errors as in `load_model`.
     """
-    source, revision = locate(name_or_path, None if step is None or step < 0 else step)
+    name = str(name_or_path)
+    if name.startswith("lab-") and (alike := sorted(LAB_MODELS.glob(f"{size_of(name)}/seed*/step*"))):
+        name, step = str(alike[0]), None
+    source, revision = locate(name, None if step is None or step < 0 else step)
     if source in packaged_models():
         return packaged_models()[source].parameters
     import torch
