@@ -130,20 +130,13 @@ class Generator:
             seen.add(entry)
         return self.questions([(self.entries[inputs[e]], self.entries[labels[e]]) for e in drawn], counted)
 
-    def listing(
-        self, rng: np.random.Generator, length: int, *, repeats: float = 1.0, alphabet_from: int | None = None
-    ):
+    def listing(self, rng: np.random.Generator, length: int, *, repeats: float = 1.0):
         """Random segments that come again at once; only the repeats count. Three rows in four are of whole words.
 
-        `alphabet_from`: a row has an alphabet of its own, its size drawn evenly on a log scale from this up to all.
-        In a small one a token recurs inside a segment, so that more than the last token has to match. Of the copies a
-        share of `repeats` stays, in place of the others stand new random tokens, which do not count.
+        Of the copies a share of `repeats` stays, in place of the others stand new random tokens, which do not count.
         """
         ids, weights = [np.array([self.bos])], [np.zeros(1)]
         alphabet = self.ordinary if rng.random() < 0.25 else np.concatenate(self.entries)
-        if alphabet_from is not None:
-            size = int(np.exp(rng.uniform(np.log(alphabet_from), np.log(len(alphabet)))))
-            alphabet = rng.choice(alphabet, size, replace=False)
         new, = rng.spawn(1)  # leaves the stream of what stays alone
         total = 1
         while total < length:
@@ -165,8 +158,7 @@ class Generator:
     def batch(self, rng: np.random.Generator, mixture: dict) -> list[Rows]:
         """One optimiser step's rows: for each kind in `mixture` rows of one length.
 
-        `mixture`: {kind: {rows, length}}, for few-shot kinds also `uncounted`, how many first labels have no loss,
-        for listings `alphabet_from`.
+        `mixture`: {kind: {rows, length}}, for few-shot kinds also `uncounted`, how many first labels have no loss.
         """
         made = []
         for kind, shape in sorted(mixture.items()):  # the order of a file's keys must not matter
@@ -176,8 +168,7 @@ class Generator:
             elif kind == "glossary":
                 rows = [self.glossary(rng, length // 4) for _ in range(n)]
             elif kind == "listings":
-                alphabet_from = shape.get("alphabet_from")
-                rows = [self.listing(rng, length, repeats=self.repeats, alphabet_from=alphabet_from) for _ in range(n)]
+                rows = [self.listing(rng, length, repeats=self.repeats) for _ in range(n)]
             else:
                 rows = [self.document(rng, length) for _ in range(n)]
             made.append(self.rows(rows, length, kind))

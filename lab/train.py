@@ -26,7 +26,7 @@ from lab.files import MODELS, last_checkpoint, read_rung, rungs
 from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
-from lab.unequal import scale_weights, share_moments
+from lab.unequal import dropped_layers, scale_weights, share_moments, without_attention
 
 RESUME = "resume.safetensors"
 GRADIENT_NORM = 1.0
@@ -139,8 +139,8 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
     folder.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
-    left_out = config.get("leave_out", [])
-    tasks = {n: t for n, t in read_tasks().items() if not any(fnmatch(n, pattern) for pattern in left_out)}
+    unread = config.get("leave_out", [])
+    tasks = {n: t for n, t in read_tasks().items() if not any(fnmatch(n, pattern) for pattern in unread)}
     intervention = read_intervention(config)
     generator = Generator(tokenizer, tasks, repeats=intervention.repeats)
     model = new_model(config["shape"], tokenizer, seed).to(device)
@@ -161,8 +161,11 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
         batch = generator.batch(np.random.default_rng([seed, step]), config["mixture"])
         batch = intervention.apply(batch, generator, config["mixture"], rng=np.random.default_rng([seed, step, 1]),
                                    progress=step / config["steps"])
+        left_out = dropped_layers(config.get("attention_drop"), config["shape"]["layers"], step=step,
+                                  rng=np.random.default_rng([seed, step, 2]))
         try:
-            losses.append(training_step(model, optimizer, batch, device))
+            with without_attention(model, left_out):
+                losses.append(training_step(model, optimizer, batch, device))
         except FloatingPointError as error:
             raise FloatingPointError(f"rung {rung} seed {seed}: {error} at step {step}; lower its lr") from None
         if config.get("shared_moments"):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.project import suite, write_suite
+from workflow import measure
 from workflow.notebooks import Run
 from workflow.suite import check_suite, read_suite
 from workflow.verify import problems
@@ -52,6 +53,7 @@ def test_a_step_without_weights_and_without_tables_is_refused(project):
     assert Run("scoring", "models/tiny", 8) not in found.runs and Run("scoring", "models/tiny", 0) in found.runs
 
 
+@pytest.mark.usefixtures("project")
 def test_further_seeds_are_tables_without_weights_and_pages():
     """They stand beside the first seed on its page."""
     models = [*STEPS["models"], {"name": "models/tiny-seed1", "steps": [0, 8], "ablate": "none"}]
@@ -64,3 +66,12 @@ def test_further_seeds_are_tables_without_weights_and_pages():
     assert not [run for run in found.runs if run.model == "models/tiny-seed1"]
     assert found.seeds_of("models/tiny") == {"models/tiny": [0, 8, 64], "models/tiny-seed1": [0, 8]}
     assert set(found.copied) <= set(found.inputs(Run("training_dynamics", "models/tiny")))
+
+
+@pytest.mark.usefixtures("project")
+def test_of_a_step_without_a_page_is_kept_what_others_read(monkeypatch):
+    monkeypatch.setattr(measure, "run_notebook", lambda *_, **__: None)
+    kept = [path for _, path in measure.measure(check_suite(suite(**STEPS, tables="kept")), "models/tiny")]
+    kinds = {step: {path.parts[1] for path in kept if path.stem == f"step{step}"} for step in (0, 64)}
+    assert kinds[0] == {"scores", "accuracy", "tasks"}
+    assert kinds[64] == kinds[0] | {"samples", "ablations", "effects", "curves"}

@@ -50,6 +50,10 @@ def test_each_seed_says_which_kind_came_first():
     assert found["half of induction level"].tolist()[:3] == [10, 10, 20]
     assert found["first"].to_dict() == {"a": "induction", "b": "same checkpoint", "c": "FV", "d": "neither came"}
     assert found["FV heads by step"].tolist() == ["20", "10", "10", "not within 40 steps"]
+    over = dynamics.half_levels_over_seeds(found[:3], seed=0).set_index("half of the final level")
+    assert over["step"].to_dict() == pytest.approx(
+        {"induction heads": 40 / 3, "FV heads": 40 / 3, "FV after induction heads": 0})
+    assert over.loc["FV after induction heads", "low"] < 0 < over.loc["FV after induction heads", "high"]
     never = dynamics.emergence_table(score_tables(fv_from=99))
     assert "FV heads did not come within 40 steps." in dynamics_report.emergence_sentence(never)
     assert dynamics_report.emergence_shown(never)["first step with it"].tolist() == ["10", "not within 40 steps"]

@@ -106,20 +106,6 @@ def test_glossary_counts_only_entries_that_come_again(generator):
     assert [bool(weights[i] == 1.0) for i in labels] == again and any(again) and not all(again)
 
 
-def test_listings_of_small_alphabets_repeat_tokens_inside_a_segment_and_others_stay_as_they_were(generator):
-    kinds = {}
-    for smallest in (None, 4):
-        rows = [generator.listing(np.random.default_rng(seed), 96, alphabet_from=smallest) for seed in range(60)]
-        kinds[smallest] = [len(set(ids[1:])) for ids, _ in rows]
-        for ids, weights in rows:
-            copied = np.flatnonzero(weights)
-            assert all(ids[i] in ids[1:i] for i in copied)
-    assert min(kinds[4]) <= 6 and np.median(kinds[4]) < 0.8 * np.median(kinds[None]) and max(kinds[4]) > 20
-    plain = generator.batch(np.random.default_rng(1), {"listings": {"rows": 2, "length": 96}})[0].tokens
-    small = generator.batch(np.random.default_rng(1), {"listings": {"rows": 2, "length": 96, "alphabet_from": 4}})[0]
-    assert not np.array_equal(plain, small.tokens)
-
-
 def test_documents_are_long_and_repeat_passages(generator):
     texts = [story(generator.world, np.random.default_rng(seed)) for seed in range(20)]
     assert min(len(generator.ids(text)) for text in texts) >= 512

@@ -1,4 +1,4 @@
-"""Draw the README's figure from a suite's tables: `python -m workflow.headline results/lab lab-450k`."""
+"""Draw the README's figure from a suite's tables: `python -m workflow.headline results/lab lab-370k`."""
 
 import sys
 from pathlib import Path

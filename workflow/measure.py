@@ -18,11 +18,13 @@ from icl_lib.models.placement import MIXED
 from icl_lib.names import unknown
 from icl_lib.tables import KEYS, read_table
 from workflow import command
+from workflow.notebooks import NOTEBOOKS
 from workflow.run import run_notebook
 from workflow.suite import Suite, read_suite
 
 TOLERANCE = 1e-4
 MEASURED = Path("results/measure")
+READ = {kind for notebook in NOTEBOOKS.values() for kind in notebook.reads}  # what others need of a run without a page
 
 
 def measure(suite: Suite, model: str) -> Iterator[tuple[Path, Path]]:
@@ -37,7 +39,7 @@ def measure(suite: Suite, model: str) -> Iterator[tuple[Path, Path]]:
             given = suite.given(run) | {"results": results.as_posix()}
             run_notebook(Path(run.template), results / run.executed, given, log=log)
         yield from ((results / name, Path(suite.tables, name)) for name, kind in run.tables.items()
-                    if kind != "statistics")
+                    if kind in READ or kind != "statistics" and suite.has_page(run))
 
 
 def largest_difference(first: pd.DataFrame, second: pd.DataFrame) -> float:

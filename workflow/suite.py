@@ -69,10 +69,9 @@ class Suite:
 
     @cached_property
     def copied(self) -> dict[str, str]:
-        """Committed tables that have no page, as copy to original: of steps before the last and of further seeds."""
+        """Committed tables that have no page, as copy to original."""
         return {f"{self.results}/{Path(path).relative_to(self.tables)}": path for run in self.of_steps
-                if self.owner(run) is self and (run.step != self.steps[run.model][-1] or not self.is_first(run.model))
-                for path in committed(self, run)}
+                if self.owner(run) is self and not self.has_page(run) for path in committed(self, run)}
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -118,6 +117,10 @@ class Suite:
     def is_first(self, model: str) -> bool:
         """Whether a model is the first of its seeds in this suite, the one that has the pages."""
         return next(other for other in self.steps if size_of(other) == size_of(model)) == model
+
+    def has_page(self, run: Run) -> bool:
+        """Whether a run on one of this suite's steps has a page also where its tables are committed: a last step's."""
+        return run.step == self.steps[run.model][-1] and self.is_first(run.model)
 
     def owner(self, run: Run) -> "Suite":
         """The included suite that a run's model, or all its models (`group`), are of; else this one."""

@@ -24,7 +24,7 @@ from icl_lib.stats.emergence import (
     percentiles_before,
     transition_counts,
 )
-from icl_lib.stats.intervals import Test
+from icl_lib.stats.intervals import Test, bootstrap_mean
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
@@ -125,6 +125,17 @@ def emergence_by_seed(
                      *(int(half_level(curves[model, kind])) for kind in KINDS)))
     return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first",
                                        "half of induction level", "half of FV level"])
+
+
+def half_levels_over_seeds(emergence: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Mean step with half of the own final level over the rows of `emergence_by_seed`, and how much later FV heads are.
+
+    Columns step, low, high: 95 % bootstrap over models.
+    """
+    induction, fv = (emergence[f"half of {kind} level"].to_numpy(float) for kind in ("induction", "FV"))
+    steps = {"induction heads": induction, "FV heads": fv, "FV after induction heads": fv - induction}
+    rows = [(of, *bootstrap_mean(values, seed=seed)) for of, values in steps.items()]
+    return pd.DataFrame(rows, columns=["half of the final level", "step", "low", "high"])
 
 
 def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> tuple[str, int, int] | None:
