@@ -178,7 +178,7 @@ def test_the_snippet_scores_every_head(tmp_path):
         f"np.savez({str(out)!r}, induction=induction, fv=fv, shape=[model.cfg.n_layers, model.cfg.n_heads])",
         HOME=str(tmp_path))
     scores = np.load(out)
-    assert scores["induction"].shape == scores["fv"].shape == tuple(scores["shape"]) == (4, 8)
+    assert scores["induction"].shape == scores["fv"].shape == tuple(scores["shape"]) == (6, 4)
     assert 0 <= scores["induction"].min() and 0.5 < scores["induction"].max() <= 1, "the last step has induction heads"
     assert np.abs(scores["fv"]).max() <= 1 and np.ptp(scores["fv"]) > 0
 
