@@ -54,6 +54,7 @@ def test_each_seed_says_which_kind_came_first():
     assert over["step"].to_dict() == pytest.approx(
         {"induction heads": 40 / 3, "FV heads": 40 / 3, "FV after induction heads": 0})
     assert over.loc["FV after induction heads", "low"] < 0 < over.loc["FV after induction heads", "high"]
+    assert "in 1 of 3 seeds, earlier in 1 (sign test: p = 1, at least 0.25" in dynamics_report.order_sentence(found[:3])
     never = dynamics.emergence_table(score_tables(fv_from=99))
     assert "FV heads did not come within 40 steps." in dynamics_report.emergence_sentence(never)
     assert dynamics_report.emergence_shown(never)["first step with it"].tolist() == ["10", "not within 40 steps"]

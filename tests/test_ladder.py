@@ -7,7 +7,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from icl_lib.data.sources import read_tasks
-from lab import files, ladder, recipe, retrain
+from lab import files, ladder, recipe, retrain, seeds
 from lab import train as trainer
 
 PLAN = yaml.safe_load(files.ARMS.read_text(encoding="utf-8"))
@@ -67,6 +67,25 @@ def test_the_ladder_has_a_row_per_trained_rung_with_sizes_from_the_weights():
     assert len(ladder.trained()) == table["seeds"].str.split(", ").map(len).sum()
     curve = ladder.curves([("lab-7k", 0)])
     assert table.loc["lab-7k", "million tokens"] == round(curve["tokens"].max() / 1e6, 1)
+
+
+def test_seeds_are_judged_by_what_their_size_was_made_for(monkeypatch):
+    models = {"lab-370k": [4096], "lab-370k-seed1": [4096], "lab-40k": [8192]}
+    reached = ladder.reached_table("lab/training", models, read_tasks())
+    aims = {"induction layers": 2, "other heads": 0.75, "10 shots": 0.9, "gap to shuffled": 0.5}
+    monkeypatch.setattr(seeds, "read_rung", lambda _: {"aims": aims})
+    table = seeds.seeds_table("lab/training", models, reached, "lab-370k")
+    assert list(table.index) == list(models)[:2]
+    for model, row in table.iterrows():
+        scores = pd.read_parquet(f"lab/training/scores/{model}/step4096.parquet")
+        fv = scores[scores["score"] == "fv"].groupby(["layer", "head"])["value"].mean()
+        assert row["FV heads"] == (fv > reached.at[model, "FV threshold"]).sum() > 0
+        by_layer = np.array(row["induction heads by layer"].split(), dtype=int)
+        assert (row["induction layers"], row["other heads"]) == ((by_layer > 0).sum(), 1 - by_layer.max() / 4)
+        assert row["aims met"] == (by_layer.max() == 1)
+    assert set(table["aims met"]) == {True, False}
+    assert seeds.aims_sentence(table, "lab-370k").startswith("Of 2 seeds 1 have all that")
+    assert "other heads at least 0.75 in 1, 10 shots at least 0.9 in 2" in seeds.aims_sentence(table, "lab-370k")
 
 
 def test_every_task_has_a_card_and_a_place_in_the_world_table():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.analysis.dynamics import same_checkpoints
+from icl_lib.stats.permutation import sign_test
 
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
@@ -46,6 +47,15 @@ def interval_sentence(low: float, high: float) -> str:
     """The interval of the FV heads' emergence step."""
     ends = [f"step {step:g}" if np.isfinite(step) else "not within these steps" for step in (low, high)]
     return f"FV heads, 95 % interval over scoring tasks: {' to '.join(ends)}."
+
+
+def order_sentence(by_seed: pd.DataFrame) -> str:
+    """In how many seeds FV heads had half of their final level later than induction heads; `by_seed`: a row a seed."""
+    later = (by_seed["half of FV level"] - by_seed["half of induction level"]).to_numpy(float)
+    test = sign_test(later)
+    return (f"FV heads had half of their final level later than induction heads in {(later > 0).sum()} of {len(later)} "
+            f"seeds, earlier in {(later < 0).sum()} (sign test: p = {test.p_value:.2g}, at least {test.smallest_p:.2g} "
+            "with so many seeds).")
 
 
 def ranks_shown(ranks: pd.DataFrame) -> pd.DataFrame:
