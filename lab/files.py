@@ -18,6 +18,7 @@ TRIALS = FOLDER / "recipe.csv"
 CAUSAL = FOLDER / "causal"
 CONFIRMATION = CAUSAL / "confirmation"
 NO_GLOSSARIES = CAUSAL / "no_glossaries"
+DOSE = CAUSAL / "dose"
 PLANS = {"the plan": CAUSAL, "its confirmation on new seeds": CONFIRMATION,  # in the order of their commits
          "its confirmation without glossaries": NO_GLOSSARIES}
 GRID = FOLDER / "grid.csv"

@@ -1,0 +1,46 @@
+"""The dose series: how much repetition a model reads and what comes of both kinds of heads; plan lab/causal/dose."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from icl_lib.analysis.dynamics import half_level
+from icl_lib.stats.intervals import holm
+from icl_lib.stats.permutation import trend_test
+
+KINDS = {"induction": "prefix_matching", "fv": "fv_score"}
+TESTED = {"prefix_matching": "prefix matching, best head", "fv_score": "FV score, best head",
+          "fv came": "step at which FV heads came", "order": "doublings of the step from induction to FV heads"}
+
+
+def dose_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """One row per run: the share of `repeats` that stays, the last step's scores, when each kind came, and the order.
+
+    `induction came`, `fv came`: the first checkpoint at which the best head has half of its last score; infinity where
+    the kind did not form by the plan's rule. `order`: doublings of the step from the first to the second, NaN where one
+    did not form. Runs: rows of `causal_statistics.read_runs`.
+    """
+    rule, rows = plan["rules"]["formed"], []
+    for (strength, seed), run in runs.sort_values("step").groupby(["strength", "seed"]):
+        last = run.iloc[-1]
+        bars = {"induction": rule["prefix_matching"], "fv": max(rule["fv_score"], last["fv_null"])}
+        came = {kind: half_level(run.set_index("step")[score]) if last[score] > bars[kind] else np.inf
+                for kind, score in KINDS.items()}
+        order = np.log2(came["fv"] / came["induction"]) if np.isfinite([*came.values()]).all() else np.nan
+        rows.append({"repeats": 1 - strength, "seed": seed, **last[[*KINDS.values(), "accuracy"]],
+                     **{f"{kind} came": step for kind, step in came.items()}, "order": order})
+    return pd.DataFrame(rows).sort_values(["repeats", "seed"], ignore_index=True)
+
+
+def dose_tests(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Rank correlation with the share of repeats of what the plan names, p by permutation, Holm's, the smallest p."""
+    rows = []
+    for column, words in TESTED.items():
+        n = int(table[column].notna().sum())
+        found = trend_test(table["repeats"].to_numpy(float), table[column].to_numpy(float), seed=seed) if n > 2 else (
+            np.nan, 1.0, 1.0)
+        rows.append((words, *found, n))
+    tests = pd.DataFrame(rows, columns=["with the share of repeats", "rank correlation", "p", "smallest p", "runs"])
+    tests.insert(3, "p (Holm)", holm(tests["p"].to_numpy()))
+    return tests

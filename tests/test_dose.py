@@ -1,0 +1,60 @@
+"""The dose series of the causal test: what its runs change, and planted runs judged."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lab import causal
+from lab.dose import dose_table, dose_tests
+from lab.files import CAUSAL, CONFIRMATION, DOSE, NO_GLOSSARIES, read_plan
+from lab.interventions import read_intervention
+
+STEPS = [256, 512, 1024, 2048, 4096]
+
+
+def run(strength, seed, *, induction_at, fv_at, prefix=0.9, fv=0.1):
+    """The rows of one run: each score at its last value from a step on, at nothing before."""
+    return pd.DataFrame([{
+        "arm": "repeats", "strength": strength, "seed": seed, "step": step, "accuracy": 0.8, "fv_null": 0.005,
+        "prefix_matching": prefix * (step >= induction_at), "fv_score": fv * (step >= fv_at)} for step in STEPS])
+
+
+def series(fv_at, **given):
+    """Three seeds at six shares of repeats; `fv_at` by share."""
+    return pd.concat([run(1 - share, seed, induction_at=512, fv_at=fv_at(share), **given)
+                      for share in (0, 0.2, 0.4, 0.6, 0.8, 1) for seed in range(3)])
+
+
+def test_runs_differ_in_nothing_but_the_share_of_repeats():
+    plan, plans = read_plan(DOSE), map(read_plan, (CAUSAL, CONFIRMATION, NO_GLOSSARIES))
+    assert not set(plan["seeds"]) & {seed for other in plans for seed in other["seeds"]}
+    configs = [causal.configuration(run, plan, DOSE) for run in causal.planned(plan)]
+    left = [round(read_intervention(config).repeats, 9) for config in configs]
+    assert sorted(left) == sorted(3 * [0, 0.2, 0.4, 0.6, 0.8, 1]) and left[:3] == [1, 1, 1]
+    assert len({str(config | {"intervention": None}) for config in configs}) == 1
+
+
+def test_a_kind_comes_with_half_of_its_last_score_if_it_formed():
+    plan = read_plan(DOSE)
+    found = dose_table(run(0.2, 1, induction_at=512, fv_at=2048), plan).iloc[0]
+    assert (found["repeats"], found["induction came"], found["fv came"], found["order"]) == (0.8, 512, 2048, 2)
+    for missing in ({"prefix": 0.2}, {"fv": 0.01}):
+        found = dose_table(run(0.2, 1, induction_at=512, fv_at=2048, **missing), plan).iloc[0]
+        assert np.isnan(found["order"]) and np.isinf(found[["induction came", "fv came"]].astype(float)).sum() == 1
+
+
+@pytest.mark.parametrize(("fv_at", "sign"), [(lambda share: 4096 if share < 0.5 else 1024, -1), (lambda share: 1024, 0),
+                                             (lambda share: 1024 if share < 0.5 else 4096, 1)])
+def test_an_order_that_depends_on_repeats_is_found_and_another_is_not(fv_at, sign):
+    tests = dose_tests(dose_table(series(fv_at), read_plan(DOSE)), seed=0).set_index("with the share of repeats")
+    order = tests.loc["doublings of the step from induction to FV heads"]
+    assert np.sign(order["rank correlation"]) == sign and order["runs"] == 18
+    assert (order["p (Holm)"] < 0.01) == (sign != 0) and order["p (Holm)"] >= order["p"]
+
+
+def test_heads_that_never_come_are_the_latest():
+    runs = series(lambda share: 1024)
+    runs.loc[runs["strength"] > 0.5, "fv_score"] = 0.0
+    tests = dose_tests(dose_table(runs, read_plan(DOSE)), seed=0).set_index("with the share of repeats")
+    assert tests.loc["step at which FV heads came", "rank correlation"] < -0.5
+    assert tests.loc["doublings of the step from induction to FV heads", "runs"] == 9
