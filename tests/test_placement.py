@@ -6,7 +6,7 @@ import torch
 from icl_lib import load_model
 from icl_lib.models import placement
 from icl_lib.models.paper_models import paper_models
-from icl_lib.models.placement import choose_dtype, free_gib, needed_gib, refuse_too_large
+from icl_lib.models.placement import choose_dtype, free_gib, refuse_too_large, shape_of
 from tests.architectures import configuration
 from tests.conftest import GOLDEN
 
@@ -16,9 +16,9 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 @pytest.mark.parametrize("name", paper_models())
 def test_needs_from_a_configuration_are_those_of_the_table(name):
     model = paper_models()[name]
-    for dtype in (torch.float32, torch.bfloat16):
-        expected = model.memory_gib(str(dtype).removeprefix("torch."))
-        assert needed_gib(configuration(model), dtype) == pytest.approx(expected, rel=0.03)
+    for dtype in ("float32", "bfloat16"):
+        found = shape_of(configuration(model)).memory_gib(dtype)
+        assert found == pytest.approx(model.memory_gib(dtype), rel=0.03)
 
 
 def test_number_types_follow_the_table_on_a_gpu_and_are_float32_on_a_cpu():
@@ -39,7 +39,7 @@ def test_a_model_larger_than_the_memory_is_refused_with_the_number(monkeypatch):
     config = configuration(paper_models()["EleutherAI/pythia-6.9b-deduped"])
     monkeypatch.setattr(placement, "free_gib", lambda device: 24.0)
     refuse_too_large(CUDA, torch.bfloat16, config)
-    needed = needed_gib(config, torch.float32)
+    needed = shape_of(config).memory_gib("float32")
     words = f"{needed:.1f} GiB in float32.*cuda has 24.0 GiB free.*'bfloat16' needs 2"
     with pytest.raises(ValueError, match=words) as e:
         refuse_too_large(CUDA, torch.float32, config)

@@ -7,17 +7,15 @@ from pathlib import Path
 import yaml
 
 TABLE = Path(__file__).with_suffix(".yaml")
-# The paper's checkpoints of its seven Pythia models (section 5), and all that are published.
-PAPER_STEPS = (1, 64, 256, 1000, 4000, 16000, 64000, 143000)
-PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 143001, 1000))
+PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 143001, 1000))  # all that are published
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
+_N_PROMPTS, _N_TOKENS = 16, 512  # that scoring should not have to go below; prompts at a time shrink with the memory
 
 
 @dataclass(frozen=True)
 class PaperModel:
-    """One model of the table. `revision`: the commit loaded without a step; `gated`: needs an account with access;
-    `extra`: in the paper's code only."""
+    """A model's shape. `revision`: the commit loaded without a step; `extra`: in the paper's code only."""
 
     id: str
     layers: int
@@ -29,7 +27,6 @@ class PaperModel:
     parameters: int
     revision: str = "main"
     gpu_dtype: str = "float32"
-    gated: bool = False
     extra: bool = False
 
     @property
@@ -40,50 +37,30 @@ class PaperModel:
     def d_head(self) -> int:
         return self.d_model // self.heads
 
-    @property
-    def checkpoints(self) -> tuple[int, ...]:
-        """The steps that the paper follows; none for models without published checkpoints."""
-        return PAPER_STEPS if self.family == "pythia" else ()
-
     def weights_gib(self, dtype: str | None = None) -> float:
         """GiB of the parameters in a number type, by default the type on a GPU."""
         return self.parameters * _BYTES[dtype or self.gpu_dtype] / GIB
 
     def memory_gib(self, dtype: str | None = None) -> float:
-        """GiB that scoring needs; see `memory_gib`."""
-        return memory_gib(
-            self.parameters, layers=self.layers, d_model=self.d_model, vocab=self.vocab, dtype=dtype or self.gpu_dtype,
-            fused=self.family in ("pythia", "gpt2"), kv_width=self.kv_heads * self.d_head)
+        """GiB that the model takes while its heads are scored, an estimate from its shape alone.
 
-
-def memory_gib(
-    parameters: int, *, layers: int, d_model: int, vocab: int, dtype: str, fused: bool, kv_width: int,
-    n_prompts: int = 16, n_tokens: int = 512,
-) -> float:
-    """GiB that a model takes while its heads are scored, an estimate from shapes alone.
-
-    Weights; with `fused` projections (GPT-NeoX, GPT-2) the second copy of queries, keys and values that the bridge
-    holds; keys and values of `n_prompts` prompts of `n_tokens` tokens in all layers; 64 MiB of logits and as much
-    for their float32 copy; a tenth of all for the allocator. The prompts at a time shrink when memory is short, so
-    the prompts given are those that a run should not fall below.
-    """
-    size = _BYTES[dtype]
-    weights = parameters * size
-    copies = 3 * layers * d_model**2 * size if fused else 0
-    cache_ = 2 * layers * kv_width * n_tokens * n_prompts * size
-    passes = n_prompts * n_tokens * d_model * 12 * size + n_prompts * vocab * 4 + 2 * 64 * 2**20
-    return 1.1 * (weights + copies + cache_ + passes) / GIB
+        Weights; with fused projections (GPT-NeoX, GPT-2) the second copy of queries, keys and values that the bridge
+        holds; keys and values of 16 prompts of 512 tokens in all layers; what passes through a layer; 64 MiB of logits
+        and as much for their float32 copy; a tenth of all for the allocator.
+        """
+        size, tokens = _BYTES[dtype or self.gpu_dtype], _N_PROMPTS * _N_TOKENS
+        fused = any(architecture in self.id for architecture in ("pythia", "gpt_neox", "gpt2"))
+        copies = 3 * self.layers * self.d_model**2 * size if fused else 0
+        keys_and_values = 2 * self.layers * self.kv_heads * self.d_head * tokens * size
+        passes = tokens * self.d_model * 12 * size + _N_PROMPTS * self.vocab * 4 + 2 * 64 * 2**20
+        return 1.1 * (self.parameters * size + copies + keys_and_values + passes) / GIB
 
 
 @cache
 def paper_models() -> dict[str, PaperModel]:
     """All models of the table by hub id, the paper's 12 first."""
-    found = {}
-    for entry in yaml.safe_load(TABLE.read_text(encoding="utf-8")):
-        shape = entry.pop("shape")
-        shape.setdefault("kv_heads", shape["heads"])
-        found[entry["id"]] = PaperModel(**shape, **entry)
-    return found
+    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return {entry["id"]: PaperModel(**entry.pop("shape"), **entry) for entry in entries}
 
 
 def family(name: str) -> str:

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from icl_lib.models.packaged import packaged_models
-from icl_lib.models.paper_models import GIB, memory_gib, paper_models
+from icl_lib.models.paper_models import GIB, PaperModel, paper_models
 from icl_lib.names import refuse_unknown
 
 _BIG = 800e6  # parameters from which a model that is not in the table gets bfloat16 on a GPU
@@ -43,30 +43,31 @@ def choose_dtype(
     elif name in paper_models():
         dtype = paper_models()[name].gpu_dtype
     else:
-        dtype = "bfloat16" if _parameters(config) > _BIG else "float32"
+        dtype = "bfloat16" if shape_of(config).parameters > _BIG else "float32"
     return (torch.float32, True) if dtype == MIXED else (getattr(torch, dtype), False)
 
 
 def refuse_too_large(device: torch.device, dtype: torch.dtype, config: Any) -> None:
     """Raise ValueError with the GiB that are needed where the device has fewer free; before anything is loaded."""
-    needed, free = needed_gib(config, dtype), free_gib(device)
+    shape, name = shape_of(config), str(dtype).removeprefix("torch.")
+    needed, half, free = shape.memory_gib(name), shape.memory_gib("bfloat16"), free_gib(device)
     if free is None or needed <= free:
         return
-    half = needed_gib(config, torch.bfloat16)
     hint = f"dtype='bfloat16' needs {half:.1f} GiB, " if half <= free and half < needed else ""
-    name = str(dtype).removeprefix("torch.")
     raise ValueError(f"it needs about {needed:.1f} GiB in {name} with its scores, {device} has {free:.1f} GiB free; "
                      f"{hint}or take a device with more memory")
 
 
-def needed_gib(config: Any, dtype: torch.dtype) -> float:
-    """GiB that scoring needs, from a transformers configuration; see `memory_gib`."""
-    heads = config.num_attention_heads
+def shape_of(config: Any) -> PaperModel:
+    """The shape that a transformers configuration has; its parameters are an estimate, without norms and biases."""
+    d_model, heads, layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
+    d_mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return memory_gib(
-        _parameters(config), layers=config.num_hidden_layers, d_model=config.hidden_size, vocab=config.vocab_size,
-        dtype=str(dtype).removeprefix("torch."), fused=config.model_type in ("gpt_neox", "gpt2"),
-        kv_width=config.hidden_size // heads * kv_heads)
+    mlp_matrices = 3 if config.model_type in ("llama", "qwen2", "mistral", "qwen3") else 2
+    layer = 2 * d_model**2 + 2 * d_model * (d_model // heads * kv_heads) + mlp_matrices * d_model * d_mlp
+    embeddings = (1 if config.tie_word_embeddings else 2) * config.vocab_size * d_model
+    return PaperModel(config.model_type, layers, heads, kv_heads, d_model, d_mlp, config.vocab_size,
+                      layers * layer + embeddings)
 
 
 @contextmanager
@@ -88,13 +89,3 @@ def free_gib(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / GIB
     return psutil.virtual_memory().available / GIB if device.type == "cpu" else None
-
-
-def _parameters(config: Any) -> int:
-    """About how many parameters a configuration has: attention and two or three matrices of the MLP, embeddings."""
-    d_model, heads = config.hidden_size, config.num_attention_heads
-    d_mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
-    kv_width = d_model // heads * (getattr(config, "num_key_value_heads", None) or heads)
-    gated = 3 if config.model_type in ("llama", "qwen2", "mistral", "qwen3") else 2
-    layer = 2 * d_model**2 + 2 * d_model * kv_width + gated * d_model * d_mlp
-    return config.num_hidden_layers * layer + (1 if config.tie_word_embeddings else 2) * config.vocab_size * d_model
