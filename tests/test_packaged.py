@@ -89,8 +89,7 @@ def table(monkeypatch, folder: Path, content: bytes, **changes) -> None:
     """The table of packaged models with one, its file cut in two wheels."""
     half = len(content) // 2
     wheels = tuple(wheel(folder, i, part) for i, part in enumerate((content[:half], content[half:])))
-    model = {"name": "tiny", "what": "", "parameters": 1, "instruct": False, "quantisation": "F32",
-             "full_precision_on_hub": "", "gguf_sha256": hashlib.sha256(content).hexdigest(),
+    model = {"name": "tiny", "parameters": 1, "gguf_sha256": hashlib.sha256(content).hexdigest(),
              "gguf_bytes": len(content), "wheels": wheels} | changes
     known = lambda: {"tiny": PackagedModel(**model)}  # noqa: E731
     monkeypatch.setattr(packaged, "packaged_models", known)

