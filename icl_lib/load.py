@@ -16,9 +16,9 @@ from icl_lib.models.quiet import quiet
 
 def load_model(
     name_or_path: str | Path, *, step: int | None = None, device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto", pickled_weights: str = "refuse",
+    dtype: str | torch.dtype = "auto",
 ) -> Any:
-    """A TransformerBridge in evaluation mode, its tokenizer with it, from safetensors only.
+    """A TransformerBridge in evaluation mode, its tokenizer with it, from safetensors only and without remote code.
 
     `name_or_path`: a lab model (`lab-<rung>`, `lab-<rung>-seed<k>`, seed 0 if not said), a packaged model
     (`smollm2-135m`, see `icl_lib.models.packaged`, fetched on first use), a local folder, with weights or with
@@ -26,22 +26,21 @@ def load_model(
     optimiser step of a checkpoint; None is the last one, for a hub id the revision of the table of the paper's models
     or main. `dtype` "auto": on a CPU float32, or "mixed" where the table of packaged models says so; on a GPU the type
     of the paper's table, for other models bfloat16 above 0.8 billion parameters. "mixed": `icl_lib.models.mixed`.
-    Weights stored in half precision are widened on loading. `pickled_weights`: see `hub.download`. No remote code. The
-    bridge's `revision` says which revision and commit of the hub it is, its `number_type` what it computes in, its
-    `checked` how it proved itself (`icl_lib.check.model_check`).
+    Weights stored in half precision are widened on loading. The bridge's `revision` says which revision and commit of
+    the hub it is, its `number_type` what it computes in, its `checked` how it proved itself
+    (`icl_lib.check.model_check`).
 
     Raises FileNotFoundError for a folder without weights and ValueError for an unknown model, step,
-    device or dtype, for what the hub refuses, for a model larger than the memory and for one whose numbers
-    here would not be those of transformers, in one line.
+    device or dtype, for what the hub refuses (`hub.download`; pickled weights too), for a model larger than the memory
+    and for one whose numbers here would not be those of transformers, in one line.
     """
     source, revision = locate(name_or_path, step)
-    device, made_of, pickled = choose_device(device), "", False
+    device, made_of = choose_device(device), ""
     if source in packaged_models():
         made_of, source = f"gguf {packaged_models()[source].gguf_sha256}", str(packaged_folder(source))
     elif not Path(source).is_dir():
-        snapshot = download(source, revision, pickled_weights=pickled_weights)
-        made_of, pickled = f"{revision or 'main'} (commit {snapshot.name})", not list(snapshot.glob("*.safetensors"))
-        source = str(snapshot)
+        snapshot = download(source, revision)
+        made_of, source = f"{revision or 'main'} (commit {snapshot.name})", str(snapshot)
     with quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -53,7 +52,8 @@ def load_model(
             refuse_too_large(device, dtype, config)
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             hf_model, loaded = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, use_safetensors=not pickled, output_loading_info=True, **options
+                source, config=config, dtype=dtype, output_loading_info=True,
+                use_safetensors=any(Path(source).glob("*.safetensors")), **options
             )
             _refuse_incomplete(loaded, tokenizer)
             bridge = wrap_model(hf_model.to(device), tokenizer, name=source)

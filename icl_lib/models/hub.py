@@ -16,35 +16,33 @@ _PICKLES = ["pytorch_model*.bin"]
 # What else lies in the repositories: other formats in subfolders, and the same weights in a maker's own layout.
 _IGNORED = ["*/*", "consolidated*"]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# The words that a caller has to say for weights that run code when they are read.
-REFUSE, TRUST = "refuse", "I trust this repository"
+TRUST = "I trust this repository"  # what a user has to say for weights that run code when they are read
 
 
-def download(repository: str, revision: str | None = None, *, pickled_weights: str = REFUSE) -> Path:
+def download(repository: str, revision: str | None = None) -> Path:
     """The folder of a model's revision (a commit, branch or tag; None is main) in the hub's cache, named by its commit.
 
     What is in the cache is not downloaded again; without network, or with `HF_HUB_OFFLINE=1`, the cache alone counts.
-    Large files are compared with the SHA-256 sum that the hub gives for them, once. `pickled_weights`: only with the
-    words "I trust this repository" are weights taken that are not safetensors, where there are no others; the
-    variable ICL_PICKLED_WEIGHTS says the same for notebooks.
+    Large files are compared with the SHA-256 sum that the hub gives for them, once. Only where the variable
+    ICL_PICKLED_WEIGHTS has the words "I trust this repository" are weights taken that are not safetensors, where there
+    are no others.
 
     Raises ValueError in one line for a gated or unknown model, an unknown revision, no network and nothing in the
     cache, a cut connection, a wrong checksum, no safetensors, and no room on the disk.
     """
-    if pickled_weights == REFUSE:
-        pickled_weights = os.environ.get("ICL_PICKLED_WEIGHTS") or REFUSE
-    if pickled_weights not in (REFUSE, TRUST):
-        raise ValueError(f"pickled weights {pickled_weights!r}: expected {REFUSE!r} or {TRUST!r}")
+    said = os.environ.get("ICL_PICKLED_WEIGHTS")
+    if said and said != TRUST:
+        raise ValueError(f"ICL_PICKLED_WEIGHTS is {said!r}, expected {TRUST!r} or nothing")
     what = f"model {repository!r}" + (f" at revision {revision!r}" if revision else "")
     snapshot = _snapshot(what, repository, revision, _FILES + _TENSORS)
     if not (snapshot / "config.json").is_file():
         raise ValueError(f"{what} has no config.json; expected a model in the format of transformers")
-    pickled = not list(snapshot.glob("*.safetensors"))
-    if pickled and pickled_weights == TRUST:
-        snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
-    if pickled and not (pickled_weights == TRUST and list(snapshot.glob("*.bin"))):  # they may be there from before
-        raise ValueError(f"{what} has no safetensors weights, and pickled ones run code when they are read; if you "
-                         f"trust who made them, set ICL_PICKLED_WEIGHTS={TRUST!r}")
+    if not list(snapshot.glob("*.safetensors")):
+        if said:
+            snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
+        if not said or not list(snapshot.glob("*.bin")):  # they may be there from before
+            raise ValueError(f"{what} has no safetensors weights, and pickled ones run code when they are read; if you "
+                             f"trust who made them, set ICL_PICKLED_WEIGHTS={TRUST!r}")
     _verify(what, snapshot)
     return snapshot
 
