@@ -1,5 +1,7 @@
 """Measuring and showing apart: tables are read where they are, put back where they were kept, never replaced."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -229,16 +231,17 @@ def test_tasks_of_a_source_by_name():
         read_tasks("lab[antonim]")
 
 
-def test_progress_says_what_is_done_and_how_long_is_left_and_cleans_up(monkeypatch, capsys):
+@pytest.mark.parametrize("seconds", [0.02, 60])
+def test_progress_in_a_notebook_is_shown_from_some_seconds_on_and_cleaned_up(monkeypatch, capsys, seconds):
     import icl_lib.progress as module
 
-    clock, cleared = iter(range(0, 10_000, 60)), []
+    cleared = []
     monkeypatch.setattr(module, "_in_kernel", lambda: True)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr("IPython.display.clear_output", lambda wait=False: cleared.append(wait))
-    assert list(progress(["a", "b", "c"], "FV scores")) == ["a", "b", "c"]
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "FV scores: 1 of 3 tasks, about 4 min left" and len(lines) == 2 and cleared[-1] is False
+    monkeypatch.setattr(module, "_EVERY", seconds)
+    monkeypatch.setattr("IPython.display.clear_output", lambda: cleared.append(True))
+    assert [time.sleep(0.03) or item for item in progress(["a", "b", "c"], "FV scores")] == ["a", "b", "c"]
+    shown = capsys.readouterr().err
+    assert (cleared, shown) == ([], "") if seconds == 60 else cleared == [True] and "| 2/3 [" in shown
 
 
 def test_progress_is_silent_without_a_terminal(capsys):
