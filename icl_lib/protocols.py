@@ -19,7 +19,6 @@ from icl_lib.forward.means import clean_means
 from icl_lib.heads import overlap, top_heads
 from icl_lib.metrics.evaluate import answer_metrics
 from icl_lib.models.placement import in_dtype
-from icl_lib.names import refuse_unknown
 from icl_lib.scores.function_vectors import FVScores, fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from icl_lib.stats.intervals import spearman
@@ -63,24 +62,18 @@ class FVProtocol:
 
 # `paper`: the text, and the default where it says nothing. `released`: kayoyin/icl-heads at c0ba06e; of its dtypes
 # that of Llama for induction and that of Pythia and Llama for FV scores.
-INDUCTION = {
-    "default": InductionProtocol(),
-    "paper": InductionProtocol(),
-    "released": InductionProtocol(special_ids=True, padding_ids=True, retokenised=True, n_bos=2, dtype="bfloat16"),
+PRESETS = {
+    "induction": {
+        "default": InductionProtocol(),
+        "paper": InductionProtocol(),
+        "released": InductionProtocol(special_ids=True, padding_ids=True, retokenised=True, n_bos=2, dtype="bfloat16"),
+    },
+    "fv": {
+        "default": FVProtocol(),
+        "paper": FVProtocol(shuffle="permutation"),
+        "released": FVProtocol(tasks="released_share", queries="released", shuffle="permutation", dtype="float16"),
+    },
 }
-FV = {
-    "default": FVProtocol(),
-    "paper": FVProtocol(shuffle="permutation"),
-    "released": FVProtocol(tasks="released_share", queries="released", shuffle="permutation", dtype="float16"),
-}
-PRESETS = {"induction": INDUCTION, "fv": FV}
-
-
-def preset(score: str, name: str) -> InductionProtocol | FVProtocol:
-    """The protocol of that name for "induction" or "fv" scores. Raises ValueError for an unknown name."""
-    refuse_unknown("protocol", score, PRESETS)
-    refuse_unknown("protocol", name, PRESETS[score])
-    return PRESETS[score][name]
 
 
 def protocol_tokens(
@@ -155,8 +148,8 @@ def departure_effects(
         reference = run[score](default, seed=seed)
         runs = [("default", "default", default, seed, None)]
         runs += [("seed", f"seed {other}", default, other, None) for other in range(seed + 1, seed + 1 + n_seeds)]
-        runs += [("departure", d.name, replace(default, **d.switch), seed, f"nothing to act on: {d.idle}")
-                 for d in SCORING if d.score == score]
+        runs += [("departure", f"{d['places']}: {d['departure']}", replace(default, **d["switch"]), seed,
+                  f"nothing to act on: {d['idle']}") for d in SCORING if d["score"] == score]
         runs += [("preset", f"all of {name}", replace(presets[name], **sizes[score]), seed, "the same as the default")
                  for name in ("paper", "released")]
         rows = []

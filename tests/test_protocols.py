@@ -13,9 +13,10 @@ from icl_lib.data.tasks import Task, draw_prompts
 from icl_lib.departures import SCORING, SCORING_WITHOUT_SWITCH
 from icl_lib.pages import common as report
 from icl_lib.pages import protocols as protocol_report
-from icl_lib.protocols import FV, INDUCTION, FVProtocol, InductionProtocol
+from icl_lib.protocols import PRESETS, FVProtocol, InductionProtocol
 from tests.conftest import ARCHITECTURES, golden_case, tiny_model
 
+INDUCTION, FV = PRESETS["induction"], PRESETS["fv"]
 LETTERS = "abcdefghijklmnopqrst"
 SMALL = {"n_prompts": 2, "n_shots": 3}
 
@@ -29,32 +30,23 @@ TASKS = {name: task(name, type) for name, type in (
     ("x", "abstractive"), ("y", "abstractive"), ("z", "abstractive"), ("one", "extractive"), ("two", "extractive"))}
 
 
-def test_presets_are_found_by_name_and_others_refused_naming_them():
-    assert protocols.preset("fv", "released") is FV["released"]
-    assert {name for known in protocols.PRESETS.values() for name in known} == {"default", "paper", "released"}
-    for score, name in (("fv", "relased"), ("fvs", "paper"), ("induction", "")):
-        with pytest.raises(ValueError, match="unknown protocol .*; valid are .*") as error:
-            protocols.preset(score, name)
-        assert "\n" not in str(error.value)
-
-
 def test_every_listed_departure_has_a_switch_or_a_reason():
-    switched = {place for d in SCORING for place in d.places.split(", ")}
-    unswitched = {place for place, _, reason in SCORING_WITHOUT_SWITCH if reason}
+    switched = {place for d in SCORING for place in d["places"].split(", ")}
+    unswitched = {d["place"] for d in SCORING_WITHOUT_SWITCH if d["why"]}
     assert switched | unswitched == {f"I{i}" for i in range(1, 10)} | {f"F{i}" for i in range(1, 11)}
 
 
 def test_every_switch_is_a_field_and_departs_from_the_default():
     switches = {"induction": set(), "fv": set()}
     for departure in SCORING:
-        default = protocols.preset(departure.score, "default")
-        assert replace(default, **departure.switch) != default
-        switches[departure.score] |= set(departure.switch)
+        default = PRESETS[departure["score"]]["default"]
+        assert replace(default, **departure["switch"]) != default
+        switches[departure["score"]] |= set(departure["switch"])
     sizes = {"n_sequences", "length", "n_prompts", "n_shots"}
     for score, protocol in (("induction", InductionProtocol), ("fv", FVProtocol)):
         assert switches[score] | sizes >= {field.name for field in fields(protocol)}
         # the released preset is made of these departures
-        released = protocols.preset(score, "released")
+        released = PRESETS[score]["released"]
         changed = {f.name for f in fields(protocol) if getattr(released, f.name) != f.default}
         assert changed <= switches[score]
 

@@ -8,14 +8,14 @@ from icl_lib.departures import SCORING, SCORING_WITHOUT_SWITCH
 
 def departures_in_words() -> HTML:
     """The departures of scoring that have a switch: where they are listed, the default, the departure, its file."""
-    rows = [(d.places, {"induction": "induction", "fv": "FV"}[d.score], d.default, d.departure, d.file,
-             ", ".join(f"{name}={value!r}" for name, value in d.switch.items())) for d in SCORING]
+    rows = [(d["places"], {"induction": "induction", "fv": "FV"}[d["score"]], d["default"], d["departure"], d["file"],
+             ", ".join(f"{name}={value!r}" for name, value in d["switch"].items())) for d in SCORING]
     return _words(rows, ["place", "score", "here", "departure", "file of the released code", "switch"])
 
 
 def departures_without_switch() -> HTML:
     """The other departures of scoring, and why there is no switch for them."""
-    return _words(SCORING_WITHOUT_SWITCH, ["place", "departure", "why there is no switch"])
+    return _words([tuple(d.values()) for d in SCORING_WITHOUT_SWITCH], ["place", "departure", "why there is no switch"])
 
 
 def _words(rows, columns: list[str]) -> HTML:
