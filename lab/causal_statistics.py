@@ -107,15 +107,14 @@ def formed_while_absent(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFram
     FV heads and absence as the plan defines them, but judged per run and step. Columns arm, strength, seed, `step` (the
     first such step, NaN for none).
     """
-    absent, formed, rows = plan["rules"]["induction_absent"], plan["rules"]["fv_formed"], []
+    absent, formed = plan["rules"]["induction_absent"], plan["rules"]["fv_formed"]
     measure, reference = _reference_gain(runs, plan)
-    for key, run in runs.sort_values("step").groupby(RUN, sort=False):
-        without = (run["prefix_matching"] < absent["prefix_matching"]) & (run[measure] < absent[measure] * reference)
-        heads = (run["fv_score"] > run["fv_null"].clip(lower=formed["fv_score"])) & (
-            run["accuracy"] - run["accuracy_shuffled"] > formed["gap"])
-        steps = run.loc[without.cummin() & heads, "step"]
-        rows.append((*key, steps.iloc[0] if len(steps) else np.nan))
-    return pd.DataFrame(rows, columns=[*RUN, "step"])
+    runs = runs.sort_values("step")
+    without = (runs["prefix_matching"] < absent["prefix_matching"]) & (runs[measure] < absent[measure] * reference)
+    heads = (runs["fv_score"] > runs["fv_null"].clip(lower=formed["fv_score"])) & (
+        runs["accuracy"] - runs["accuracy_shuffled"] > formed["gap"])
+    until_then = without.groupby([runs[name] for name in RUN]).cummin()
+    return runs.assign(step=runs["step"].where(until_then & heads)).groupby(RUN, as_index=False)["step"].first()
 
 
 def effects(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

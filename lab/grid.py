@@ -3,9 +3,9 @@
 The suite (`make sweep SUITE=grid`) takes long, so its table is committed, and every book has a page of it.
 """
 
+import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
 from lab.files import GRID
 from lab.grid_table import COLUMNS
+from workflow import command
 
 CONTROLS = ("none", "random_layer_matched")  # what is written, of the controls that the tables have
 
@@ -42,20 +43,14 @@ def collected(results: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if len(given) > 1:
-        print("error: expected at most one folder of results: python -m lab.grid results/grid", file=sys.stderr)
-        return 2
-    try:
-        table = collected(Path(given[0] if given else "results/grid"))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results/grid"))
+    table = collected(parser.parse_args(arguments).results)
     with whole(GRID) as temporary:
         table.to_csv(temporary, index=False, float_format="%.5g")
     print(f"{len(table)} rows of {table['model'].nunique()} models -> {os.path.relpath(GRID)}")
-    return 0
 
 
 if __name__ == "__main__":
