@@ -66,18 +66,16 @@ def top_sets(scores: pd.DataFrame, *, fraction: float) -> dict[str, HeadMask]:
     return {kind: top_heads(mean_scores(scores, score), fraction=fraction) for kind, score in RANKED_BY.items()}
 
 
-def fv_threshold(null: Float[ndarray, "draw *head"], *, quantile: float = NULL_QUANTILE) -> float:
+def fv_threshold(null: Float[ndarray, "draw *head"]) -> float:
     """The FV score from which a head is an FV head: above the null, and at least 0.005 in any case.
 
     `null`: FV scores of all heads under another task's means, one draw per row. In each draw the best head counts,
     which guards against choosing heads by their score. A null below the smallest effect that counts, or below zero,
-    does not lower the bar. Raises ValueError for NaN or no draws and for a quantile outside 0..1.
+    does not lower the bar. Raises ValueError for NaN or no draws.
     """
-    if not 0 <= quantile <= 1:
-        raise ValueError(f"quantile {quantile!r} is outside 0..1")
     if null.size == 0 or np.isnan(null).any():
         raise ValueError("the null has NaN or no draws, expected a number for every draw and head")
-    return max(FV_MINIMUM, float(np.quantile(null.reshape(len(null), -1).max(axis=1), quantile)))
+    return max(FV_MINIMUM, float(np.quantile(null.reshape(len(null), -1).max(axis=1), NULL_QUANTILE)))
 
 
 def null_draws(scores: pd.DataFrame) -> Float[ndarray, "draw head"]:

@@ -170,8 +170,6 @@ def _typed(column: pd.Series, name: str, kind: str) -> pd.Series:
     is_int, is_float = pd.api.types.is_integer_dtype(column), pd.api.types.is_float_dtype(column)
     if len(column) and not (is_int or (kind == "float" and is_float)):
         raise ValueError(f"column {name} has the type {column.dtype}, expected {kind}")
-    if kind == "int" and column.isna().any():
-        raise ValueError(f"column {name} holds {int(column.isna().sum())} missing numbers")
     return column.astype("int64" if kind == "int" else "float64")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from icl_lib.data.tasks import Task, Template
 
+PER_LABEL = 60  # sequences of letters
 LABELS = ("Foo", "Bar", "Mur", "Res")
 # What comes of the different letters of a sequence: the pattern as places among them, and how many there are.
 LETTERS = {"repetition": (0, 1, 0, 1), "recursion": (0, 1, 1, 1), "centre-embedding": (0, 1, 2, 1, 0)}
@@ -34,11 +35,11 @@ PAIRS = {
 }
 
 
-def pattern_tasks(letters: Sequence[str] = ascii_uppercase, *, per_label: int = 60) -> dict[str, Task]:
+def pattern_tasks(letters: Sequence[str] = ascii_uppercase) -> dict[str, Task]:
     """The six tasks for evaluation, and each again for scoring ("repetition-scoring"), in order of names.
 
     Labels are as frequent among demonstrations and among queries (`Task.balanced`); a third of the pairs are queries
-    alone. `letters`: one half for evaluation, the other for scoring; `per_label`: sequences of letters with each label.
+    alone. `letters`: one half for evaluation, the other for scoring.
     """
     half = len(letters) // 2
     tasks = {}
@@ -47,7 +48,7 @@ def pattern_tasks(letters: Sequence[str] = ascii_uppercase, *, per_label: int = 
         ending = "" if split == "evaluation" else "-scoring"
         for name, pattern in LETTERS.items():
             different = range(len(pattern))
-            made = [_sequences(own, places, per_label, seed) for seed, places in enumerate((pattern, different))]
+            made = [_sequences(own, places, PER_LABEL, seed) for seed, places in enumerate((pattern, different))]
             tasks[name + ending] = _task(name + ending, split, made, "letters")
         for name, kinds in PAIRS.items():
             made = [_mixed([" ".join(pair) for pair in product(*(WORDS[kind].split()[words] for kind in of_label))])

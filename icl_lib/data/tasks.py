@@ -41,9 +41,6 @@ class Template:
     query: str = "Q: {}\nA:"
 
 
-PAPER_TEMPLATE = Template()
-
-
 @dataclass(frozen=True)
 class Task:
     """A task's (input, output) pairs in file order; the last `held_out` of them are no training pairs.
@@ -62,7 +59,7 @@ class Task:
     siblings: list[str] = field(default_factory=list)
     faults: tuple[str, ...] = ()
     balanced: bool = False
-    template: Template = PAPER_TEMPLATE
+    template: Template = Template()
 
     @property
     def training_pairs(self) -> list[tuple[str, str]]:
@@ -92,7 +89,7 @@ def tasks_sum(tasks: Mapping[str, Task]) -> str:
 
 
 def _form(task: Task) -> tuple:
-    return (task.balanced, *astuple(task.template)) if task.balanced or task.template != PAPER_TEMPLATE else ()
+    return (task.balanced, *astuple(task.template)) if task.balanced or task.template != Template() else ()
 
 
 def bos_text(model: Any) -> str:
@@ -107,7 +104,7 @@ def bos_text(model: Any) -> str:
 
 
 def write_prompt(
-    demonstrations: list[tuple[str, str]], query: str, bos: str, template: Template = PAPER_TEMPLATE
+    demonstrations: list[tuple[str, str]], query: str, bos: str, template: Template = Template()
 ) -> str:
     """The paper's template: BOS, "Q:" input, "A:" output, a blank line between, ending at the query's "A:"."""
     shown = "".join(template.demonstration.format(*pair) for pair in demonstrations)

@@ -49,7 +49,7 @@ _RELEASED_FILE = {"animal_v_object_5": "_val", "verb_v_adjective_5": "", "capita
 _RELEASED_SPLIT = {"scoring": (0.3, 0), "evaluation": (0.9, 32)}
 
 
-def upstream_tasks(preset: str = "upstream", *, seed: int = 0) -> dict[str, Task]:
+def upstream_tasks(preset: str = "upstream") -> dict[str, Task]:
     """The paper's 29 scoring and 19 evaluation tasks, in order of names, their faults in `Task.faults`.
 
     Preset "upstream": the pairs of a task's _train and _val files, each pair once, empty ones left out; queries are
@@ -68,7 +68,7 @@ def upstream_tasks(preset: str = "upstream", *, seed: int = 0) -> dict[str, Task
             contents = {part: read_rows(files[f"{folder}/{name}{part}.json"])
                         for part in _PARTS if f"{folder}/{name}{part}.json" in files}
             if preset == "upstream":
-                demonstrations, queries = split_by_input(contents, seed)
+                demonstrations, queries = split_by_input(contents)
             else:
                 part = _RELEASED_FILE.get(name, "_train" if split == "scoring" else "_val")
                 demonstrations, queries = released_split(contents[part], *_RELEASED_SPLIT[split])
@@ -78,12 +78,12 @@ def upstream_tasks(preset: str = "upstream", *, seed: int = 0) -> dict[str, Task
     return dict(sorted(tasks.items()))
 
 
-def split_by_input(contents: dict[str, list | None], seed: int) -> tuple[list, list]:
-    """Demonstrations and queries of all pairs, no input in both; the same pairs and seed give the same split."""
+def split_by_input(contents: dict[str, list | None]) -> tuple[list, list]:
+    """Demonstrations and queries of all pairs, no input in both; the same pairs give the same split."""
     rows = [row for part in ("_train", "_val") for row in contents.get(part) or []] or contents[""]
     pairs = list(dict.fromkeys((str(q), str(a)) for q, a in rows if str(q).strip() and str(a).strip()))
     inputs = list(dict.fromkeys(question for question, _ in pairs))
-    order = np.random.default_rng(seed).permutation(len(inputs))
+    order = np.random.default_rng(0).permutation(len(inputs))
     asked = {inputs[i] for i in order[: max(1, round(0.3 * len(inputs)))]}
     return [p for p in pairs if p[0] not in asked], [p for p in pairs if p[0] in asked]
 
