@@ -8,6 +8,7 @@ run's rows go into `<arm>.csv` beside the plan; finished runs are not repeated. 
 
 import argparse
 import shutil
+import sys
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from icl_lib.forward.edits import Edit
 from icl_lib.load import load_model
 from icl_lib.measurements import in_split, null_scores, prompts_of, task_group
 from icl_lib.metrics.evaluate import answer_metrics, token_losses
+from icl_lib.names import refuse_unknown
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.check import beyond
@@ -31,6 +33,7 @@ from lab.files import CAUSAL, locked, put, read_plan, read_rows, read_rung
 from lab.interventions import heads_to_clamp
 from lab.recipe import changed
 from lab.train import train
+from workflow import command
 
 WORK = Path("results/causal")
 HEADS = "heads.csv"
@@ -207,53 +210,48 @@ def _accuracies(model, prompts, edits) -> pd.DataFrame:
     return metrics.groupby(["task", "edit"])["first_token_correct"].mean().unstack("edit")
 
 
-def main() -> None:
+@command
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("arms", nargs="*", help="default: all of the plan")
     parser.add_argument("--seed", type=int, action="append", help="default: all of the plan")
     parser.add_argument("--strength", type=float, help="default: all of the arm; with --again the first")
     parser.add_argument("--folder", type=Path, default=CAUSAL, help="of plan.yaml and tables, default: lab/causal")
     parser.add_argument("--again", action="store_true", help="train anew and compare with the committed table")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     disable_progress_bar()
-    folder, work = arguments.folder, WORK / arguments.folder.name
-    try:
-        plan = read_plan(folder)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    runs = planned(plan)
-    if unknown := [arm for arm in arguments.arms if arm not in plan["arms"]]:
-        raise SystemExit(f"error: unknown arm {unknown[0]!r}; known: {', '.join(plan['arms'])}")
-    chosen = [run for run in runs if (not arguments.arms or run.arm in arguments.arms)
-              and (not arguments.seed or run.seed in arguments.seed)
-              and (run.strength == arguments.strength if arguments.strength is not None
-                   else not arguments.again or run.strength == plan["arms"][run.arm]["strengths"][0])]
+    folder, work, plan = given.folder, WORK / given.folder.name, read_plan(given.folder)
+    arms, seeds = given.arms or list(plan["arms"]), given.seed or plan["seeds"]
+    for arm in arms:
+        refuse_unknown("arm", arm, plan["arms"])
+    strengths = {arm: plan["arms"][arm]["strengths"] for arm in arms}
+    if given.strength is not None:
+        asked = dict.fromkeys(arms, [given.strength])
+    else:
+        asked = {arm: known[:1] if given.again else known for arm, known in strengths.items()}
+    chosen = [run for run in planned(plan) if run.seed in seeds and run.strength in asked.get(run.arm, [])]
     if not chosen:
-        strengths = {arm: plan["arms"][arm]["strengths"] for arm in arguments.arms or plan["arms"]}
-        raise SystemExit(f"error: no run with seed {arguments.seed} and strength {arguments.strength}, expected a seed "
-                         f"of {plan['seeds']} and a strength of {strengths}")
+        raise ValueError(f"no run with seed {given.seed} and strength {given.strength}, expected a seed of "
+                         f"{plan['seeds']} and a strength of {strengths}")
     problems = []
-    try:
-        for run in chosen:
-            if arguments.again:
-                problems += [f"{run.name} seed {run.seed}: {line}" for line in repeat(run, plan, folder, work)]
+    for run in chosen:
+        if given.again:
+            problems += [f"{run.name} seed {run.seed}: {line}" for line in repeat(run, plan, folder, work)]
+            continue
+        # several processes may share the work
+        with locked(work / f".{run.name}-seed{run.seed}.lock", wait=False) as mine:
+            if not mine or len(committed(run, folder)):
                 continue
-            # several processes may share the work
-            with locked(work / f".{run.name}-seed{run.seed}.lock", wait=False) as mine:
-                if not mine or len(committed(run, folder)):
-                    continue
-                rows, heads = carry_out(run, plan, folder, work)
-                put(folder / f"{run.arm}.csv", rows, KEY)
-                if run.arm == "none":
-                    put(folder / HEADS, heads, ["seed", "layer", "head"])
-            print(rows.drop(columns=["arm", "strength"]).round(3).to_string(index=False), flush=True)
-    except (ValueError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from None
+            rows, heads = carry_out(run, plan, folder, work)
+            put(folder / f"{run.arm}.csv", rows, KEY)
+            if run.arm == "none":
+                put(folder / HEADS, heads, ["seed", "layer", "head"])
+        print(rows.drop(columns=["arm", "strength"]).round(3).to_string(index=False), flush=True)
     if problems:
-        raise SystemExit("error: " + "; ".join(problems))
-    if arguments.again:
+        raise ValueError("; ".join(problems))
+    if given.again:
         print("agrees with the committed table")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,7 @@ and compared: weights per checkpoint, then accuracies on the same fresh prompts,
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from icl_lib.models.locate import steps_of
 from lab.check import beyond, measure
 from lab.files import last_checkpoint
 from lab.train import train
+from workflow import command
 
 AGAIN = Path("results/retrained")
 TOLERANCES = dict.fromkeys(("0 shots", "1 shot", "10 shots", "unseen tasks"), 0.05)
@@ -38,32 +40,30 @@ def compare(committed: Path, again: Path, *, n_prompts: int) -> tuple[pd.DataFra
     return table, beyond(TOLERANCES, table.loc[["trained again"]], table.loc[["committed"]])
 
 
-def main() -> None:
+@command
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rung")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", type=int, default=20, help="per task, for the comparison")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     disable_progress_bar()
-    rung, seed = arguments.rung, arguments.seed
-    try:
-        committed, again = last_checkpoint(rung, seed), last_checkpoint(rung, seed, AGAIN)
-        if not committed.is_dir():
-            print(f"checkpoints: {train(rung, seed=seed)}")
-            return
-        if not again.is_dir():
-            train(rung, seed=seed, models=AGAIN)
-    except (ValueError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from None
+    rung, seed = given.rung, given.seed
+    committed, again = last_checkpoint(rung, seed), last_checkpoint(rung, seed, AGAIN)
+    if not committed.is_dir():
+        print(f"checkpoints: {train(rung, seed=seed)}")
+        return
+    if not again.is_dir():
+        train(rung, seed=seed, models=AGAIN)
     differences = largest_differences(committed.parent, again.parent)
     print(f"{int((differences == 0).sum())} of {len(differences)} checkpoints are equal bit for bit "
           f"({torch.get_num_threads()} thread(s)); largest difference of a weight {differences.max():.3g}")
-    table, off = compare(committed, again, n_prompts=arguments.prompts)
+    table, off = compare(committed, again, n_prompts=given.prompts)
     print(table.round(3).to_string())
     if off:
-        raise SystemExit("error: " + "; ".join(off))
+        raise ValueError("; ".join(off))
     print("accuracies agree")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,7 @@ def command(main: Callable[[list[str]], int | None], failed: int = 1) -> Callabl
     def run(arguments: Sequence[str] | None = None) -> int:
         try:
             return int(main(sys.argv[1:] if arguments is None else list(arguments)) or 0)
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
             print(f"error: {error}", file=sys.stderr)
             return failed
 
