@@ -141,11 +141,10 @@ def _checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
     refuse_unknown("table", schema_name, SCHEMAS)
     columns, keys = SCHEMAS[schema_name], KEYS[schema_name]
     if sorted(map(str, frame)) != sorted(columns):
-        missing, extra = [c for c in columns if c not in frame], [str(c) for c in frame if c not in columns]
-        problems = [f"lacks the columns {', '.join(missing)}"] * bool(missing)
-        problems += [f"has the extra columns {', '.join(extra)}"] * bool(extra)
-        raise ValueError(f"table {schema_name} {' and '.join(problems) or 'repeats a column'}; "
-                         f"expected {', '.join(columns)}")
+        wrong = {"lacks the columns": [c for c in columns if c not in frame],
+                 "has the extra columns": [str(c) for c in frame if c not in columns]}
+        said = " and ".join(f"{what} {', '.join(names)}" for what, names in wrong.items() if names)
+        raise ValueError(f"table {schema_name} {said or 'repeats a column'}; expected {', '.join(columns)}")
     frame = pd.DataFrame({c: _typed(frame[c].reset_index(drop=True), c, kind) for c, kind in columns.items()})
     if schema_name != "statistics":
         _refuse_gaps(frame)

@@ -166,9 +166,8 @@ def paired_t(differences: np.ndarray, *, level: float) -> tuple[float, float, fl
 def arms_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     """Per arm with a sham, at full strength: whether induction was `absent`, in how many seeds FV heads `formed`.
 
-    `sham_formed`: in how many of the sham.
-
-    An arm counts for the verdict (`counts`) where induction was absent, it is specific and its sham informative.
+    `sham_formed`: in how many of the sham. An arm counts for the verdict (`counts`) where induction was absent, it is
+    specific and its sham informative.
     `long_formed`: seeds with FV heads in the same arm with more steps, NaN where there is none; `long_absent`: whether
     induction was absent in that one too.
     """

@@ -142,16 +142,14 @@ def fetch() -> dict[str, Path]:
     on every call and gets its name only when it is complete and right. With HF_HUB_OFFLINE=1 nothing is downloaded.
     """
     sums_file = Path(os.environ.get("ICL_TASK_FILES_SUMS") or SUMS)
-    lines = sums_file.read_text(encoding="utf-8").split("\n")
-    sums = {name: digest for digest, name in (line.split() for line in lines if line)}
+    sums = {name: digest for digest, name in map(str.split, sums_file.read_text(encoding="utf-8").splitlines())}
     wanted = {f"{folder}/{task}{part}.json" for task, folder in (SCORING_TASKS | EVALUATION_TASKS).items()
               for part in _PARTS}
     # A folder for each list of sums: other files never take the place of the right ones.
     cache = cache_folder() / hashlib.sha256(sums_file.read_bytes()).hexdigest()[:12]
-    chosen = {name: sums[name] for name in sorted(wanted & sums.keys())}
+    names = sorted(wanted & sums.keys())
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda item: _fetch(cache, *item), chosen.items()))
-    return dict(zip(chosen, paths, strict=True))
+        return dict(zip(names, pool.map(lambda name: _fetch(cache, name, sums[name]), names), strict=True))
 
 
 def cache_folder() -> Path:
