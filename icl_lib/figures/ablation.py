@@ -10,15 +10,11 @@ from icl_lib.ablation.effects import FEW_SHOT, KINDS, METRIC_WORDS, at_fraction,
 from icl_lib.ablation.protocols import protocol, protocol_rows, titles
 from icl_lib.ablation.table import TOKEN_LOSS, with_paired_errors
 from icl_lib.analysis.ablation_numbers import able_tasks, carries_loss, find
-from icl_lib.figures.common import COLOUR, CONTROL_LABEL, GREY, LABEL, METRIC_LABEL, Figure, line_over_tasks, look, note
+from icl_lib.figures.common import CONTROL_LABEL, GREY, LABEL, METRIC_LABEL, Figure, legend, line_over_tasks, look, note
 
 
 def robustness(effects: pd.DataFrame, numbers: pd.DataFrame) -> list[Figure]:
-    """What is lost of both metrics when a kind is ablated, a line per intervention, a column per control.
-
-    Plain rankings and, where that changes a set, those with exclusion. Filled where Holm's p is below 0.05. Grey: the
-    one intervention that the other figures have. A control that does not exist has no points and says so.
-    """
+    """What is lost of both metrics when a kind is ablated: plain rankings and, where that changes a set, exclusion."""
     share = find(numbers, "share of heads ablated")["value"]
     shown = with_holm(at_fraction(effects, share))
     matched = numbers[numbers["name"].str.startswith("draws, layer-matched")]["value"].astype(int)
@@ -55,11 +51,11 @@ def _robustness(rows: pd.DataFrame):
 
 def _effects(ax, rows: pd.DataFrame, cells: list, offset: float, kind: str) -> None:
     ax.plot([], [], **look(kind))
+    points = look(kind, linestyle="none", label=None, markersize=6, capsize=2.5)
     for row in rows.itertuples():
         ax.errorbar(row.value, cells.index([row.replacement, row.positions]) + offset,
-                    xerr=[[row.value - row.low], [row.high - row.value]], markersize=6, capsize=2.5,
-                    markerfacecolor=COLOUR[kind] if row.p_holm < 0.05 else "white",
-                    **look(kind, linestyle="none", label=None))
+                    xerr=[[row.value - row.low], [row.high - row.value]],
+                    markerfacecolor=points["color"] if row.p_holm < 0.05 else "white", **points)
 
 
 def ablation_curves(ablations: pd.DataFrame, positions: str, *, n_shots: int, loss_window: int, seed: int) -> Figure:
@@ -87,12 +83,7 @@ def headline(ablations: pd.DataFrame, *, seed: int) -> Figure:
 
 
 def _curves_by_metric(ablations: pd.DataFrame, positions: str, seed: int):
-    """Of the metrics measured at these positions a row each.
-
-    The band of the mean over tasks is a 95 % bootstrap interval over tasks, that of the token-loss difference 1.96
-    standard errors of its change, paired by document; random lines are means over draws. Where the clean model's own
-    token-loss difference is within 1.96 standard errors of 0, the panel says so.
-    """
+    """A row per metric measured at these positions; a panel says where the clean model's is not told from 0."""
     rows = with_paired_errors(ablations[ablations["positions"].isin(("none", positions))])
     rows = rows[rows["replacement"].isin(("none", "mean"))]
     measured = set(ablations[ablations["positions"] == positions]["metric"])
@@ -121,20 +112,15 @@ def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int, *, matched: bool 
 
     `matched`: also random heads in the layers of each kind.
     """
-    edited = rows[rows["ranking"] != "none"]
-    edited = edited.assign(percent=100 * edited["fraction"])
+    edited = rows[rows["ranking"] != "none"].assign(percent=lambda of: 100 * of["fraction"])
     kept = (edited["excluded"] != "") == excluded
-    _clean_line(ax, rows)
+    ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), linewidth=1, **look("none"))
     line_over_tasks(ax, edited[edited["ranking"] == "random"], "percent", seed, **look("random"))
     for kind in KINDS:
         if matched:
             of_layers = edited[(edited["ranking"] == "random_layer_matched") & (edited["matched"] == kind) & kept]
             line_over_tasks(ax, of_layers, "percent", seed, **_in_layers(kind))
         line_over_tasks(ax, edited[(edited["ranking"] == kind) & kept], "percent", seed, **look(kind))
-
-
-def _clean_line(ax, rows: pd.DataFrame) -> None:
-    ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), color=COLOUR["none"], linewidth=1, label=LABEL["none"])
 
 
 def _in_layers(kind: str) -> dict:
@@ -149,9 +135,9 @@ def figure_four(
 ) -> Figure:
     """Figure 4, a column per protocol: few-shot metric, the same with exclusion, token-loss difference with exclusion.
 
-    `exclude_fraction` is that of the one intervention. Grey levels of the few-shot rows: always giving the commonest
-    label and no demonstrations, both of first tokens; what always answering right has in F1. Random heads stand in all
-    rows without exclusion (A16). A token-loss difference that cannot carry its row (`carries_loss`) is not drawn.
+    `exclude_fraction` is that of the one intervention. Grey levels: floor and no demonstrations, both of first tokens;
+    what always answering right has in F1. Random heads stand in all rows without exclusion (A16). A token-loss
+    difference that cannot carry its row (`carries_loss`) is not drawn.
     """
     ablations, columns = with_paired_errors(ablations), titles(protocols)
     figure, axes = plt.subplots(3, len(columns), figsize=(3.9 * len(columns), 8.4), squeeze=False, sharex="col")
@@ -175,8 +161,7 @@ def figure_four(
         column[2].set_ylabel("token-loss\ndifference (nats)\nwith exclusion", fontsize=11)
         column[0].set_title(title, fontsize=11)
         column[2].set_xlabel("heads ablated (%)")
-    found = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(found.values(), found, loc="outside lower center", ncols=4, fontsize=10)
+    legend(axes[0], loc="outside lower center", ncols=4)
     return Figure(
         axes,
         "Left: mean at the last position for accuracy, at all positions for the loss. Middle: F1 on five generated "
@@ -207,7 +192,7 @@ def task_grid(ablations: pd.DataFrame, tasks: pd.DataFrame) -> Figure:
         ax.set_axis_off()
     for ax, task in zip(axes.ravel(), names, strict=False):
         of_task = rows[rows["task"] == task]
-        _clean_line(ax, of_task)
+        ax.axhline(of_task[of_task["ranking"] == "none"]["value"].mean(), linewidth=1, **look("none"))
         ax.axhline(floors[task], color=GREY, linestyle=":", label="floor")
         for ranking in ("random", *KINDS):
             own = of_task[(of_task["ranking"] == ranking) & ((of_task["excluded"] == "") | (ranking == "random"))]
@@ -231,7 +216,7 @@ def zero_shot_control(ablations: pd.DataFrame, *, n_shots: int, seed: int) -> Fi
     figure, ax = plt.subplots(figsize=(6.4, 3.4))
     _curves(ax, ablations[ablations["metric"] == "zero_shot_accuracy"], True, seed)
     clean = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["ranking"] == "none")]["value"].mean()
-    ax.axhline(clean, color=COLOUR["none"], linestyle=":", linewidth=1.2, label=f"no ablation, {n_shots} shots")
+    ax.axhline(clean, linewidth=1.2, **look("none", linestyle=":", label=f"no ablation, {n_shots} shots"))
     ax.set(xlabel="heads ablated (%)", ylabel="accuracy at 0 shots\n(first token)", ylim=(0, None))
     ax.legend(fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.62))
     return Figure(
@@ -248,8 +233,8 @@ def ablated_sets(conditions: list[Condition], scores: pd.DataFrame) -> Figure:
     plain, kept = (sets[sets["excluded"] == excluded].drop(columns="excluded").reset_index(drop=True)
                    for excluded in (False, True))
     for rows, line, words in ((plain, "-", "plain"), (kept, "--", "with exclusion"))[: 1 if kept.equals(plain) else 2]:
-        axes[0].plot(100 * rows["fraction"], 100 * rows["overlap"], color=COLOUR["none"], linestyle=line, marker="D",
-                     markersize=5, label=words)
+        axes[0].plot(100 * rows["fraction"], 100 * rows["overlap"], markersize=5,
+                     **look("none", linestyle=line, marker="D", label=words))
         for ax, score in zip(axes[1:], ("fv", "induction"), strict=True):
             for kind in KINDS:
                 ax.plot(100 * rows["fraction"], rows[f"{score}_after_{kind}"], markersize=5,

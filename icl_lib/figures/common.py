@@ -118,7 +118,7 @@ def line_over_tasks(ax, rows: pd.DataFrame, x: str, seed: int, **style: Any) -> 
         line_with_band(ax, points.index, points, markersize=5, **style)
 
 
-def legend_of_all(axes, **style: Any) -> None:
+def legend(axes, **style: Any) -> None:
     """One legend for all panels, above them, that has every label once."""
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     axes[0].figure.legend(handles.values(), handles, **{"loc": "outside upper center", "fontsize": 10} | style)

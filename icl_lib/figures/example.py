@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from icl_lib.figures.common import COLOUR, Figure, legend_of_all
+from icl_lib.figures.common import COLOUR, Figure, legend
 from icl_lib.kinds import KINDS
 
 HEAD = {"induction": "induction head", "fv": "FV head"}
@@ -62,7 +62,7 @@ def answer_bars(example: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(EXPERIMENTS)), [words.replace(", ", ",\n") for words in EXPERIMENTS.values()], fontsize=10)
     ax.invert_yaxis()
     ax.set(xlabel="probability of the right answer", xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
-    legend_of_all([ax], ncols=2)
+    legend([ax], ncols=2)
     return Figure(
         ax, "Probability of the right answer. Black: nothing replaced; orange and blue: one head's output replaced.",
         "Bars of the probability of the right answer under each experiment, side by side for the two heads.")

@@ -10,7 +10,7 @@ from IPython.display import Markdown
 from matplotlib.ticker import MaxNLocator
 
 from icl_lib.analysis.scoring_numbers import fv_by_type, trained
-from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, SCORE_LABEL, Figure, legend_of_all, line_over_tasks
+from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, SCORE_LABEL, Figure, legend, line_over_tasks
 from icl_lib.kinds import RANKED_BY, mean_scores, top_sets
 
 
@@ -56,7 +56,7 @@ def layers_by_model(models: Mapping[str, pd.DataFrame], fraction: float) -> Figu
             ax.set(xlabel="layer" if model == list(models)[-1] else "", ylabel="")
             ax.tick_params(labelsize=10)
             ax.set_title(f"{model}: {SCORE_LABEL[score].split(chr(10))[0]}", fontsize=10, loc="left")
-    legend_of_all(axes[0], ncols=3)
+    legend(axes[0], ncols=3)
     return Figure(
         axes,
         f"As Figure 19: every head at its layer. Filled: the top {fraction:.0%} by that score. Dashed: mean layer of "

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.analysis.two_papers import TASK_SETS
-from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, Figure, legend_of_all, look, note
+from icl_lib.figures.common import COLOUR, GREY, LABEL, MARKER, Figure, legend, look, note
 from icl_lib.kinds import KINDS
 
 
@@ -54,7 +54,7 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     figure.supxlabel("accuracy lost", fontsize=10)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=10)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    legend_of_all(axes.flat, ncols=len(KINDS))
+    legend(axes.flat, ncols=len(KINDS))
     return Figure(
         axes,
         "Accuracy lost when the top heads of a kind are ablated. On patterns by the likelier label, on the paper's "
@@ -105,7 +105,7 @@ def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Fig
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.set(xlabel="accuracy lost beyond random heads of the same layers", ylim=(len(tasks) - 0.5, -0.5))
     ax.set_yticks(range(len(tasks)), [task or "mean over patterns" for task in tasks])
-    legend_of_all([ax], ncols=len(KINDS))
+    legend([ax], ncols=len(KINDS))
     return Figure(
         ax,
         f"{fraction:.0%} of heads replaced by their mean at all positions, induction heads by prefix matching, "
