@@ -20,7 +20,7 @@ from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
 from icl_lib.figures import common as figures
 from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.figures.scoring import layers_by_model
-from icl_lib.pages.paper_figures import figures_table
+from icl_lib.pages.claims import figures_table
 from tests.project import ROOT
 from workflow.links import link_figures
 

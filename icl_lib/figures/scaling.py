@@ -68,10 +68,7 @@ def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
 
 
 def effects_by_size(effects: pd.DataFrame, fraction: float) -> list[Figure]:
-    """Figures 4 and 9 by size: what ablating each kind costs, against each control; plain rankings, then exclusion.
-
-    `effects`: `scaling.effects_by_size` at this share of heads.
-    """
+    """Figures 4 and 9 by size: what ablating each kind costs (`scaling.effects_by_size`); plain, then exclusion."""
     return [Figure(
         _effects_by_size(effects, excluded),
         f"Few-shot accuracy (top) and token-loss difference (bottom, nats) lost by ablating {fraction:.0%} of "
@@ -86,8 +83,7 @@ def _effects_by_size(effects: pd.DataFrame, excluded: bool):
     figure, axes = plt.subplots(2, 3, figsize=(11.4, 6.4), sharex=True, sharey="row", squeeze=False)
     for row, (metric, name) in zip(axes, METRIC_WORDS.items(), strict=True):
         for ax, (control, words) in zip(row, CONTROL_LABEL.items(), strict=True):
-            own = effects[(effects["metric"] == metric) & (effects["excluded"] == excluded)
-                          & (effects["control"] == control)]
+            own = effects.query("metric == @metric and excluded == @excluded and control == @control")
             for kind in KINDS:
                 _points(ax, own[own["ranking"] == kind], COLOUR[kind], MARKER[kind], LABEL[kind])
             if own.empty:

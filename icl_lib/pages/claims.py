@@ -1,4 +1,4 @@
-"""The ledger as the table of its page."""
+"""The ledger as tables: by claim for its own page and the front page, by the paper's figures for theirs."""
 
 from collections.abc import Mapping
 from html import escape
@@ -7,19 +7,28 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML
 
-from icl_lib.analysis.claims import ABSENT, Claim, estimate_words, overall, read_claims, tally_words
+from icl_lib.analysis.claims import ABSENT, estimate_words, of_largest_model, overall, read_claims, tally_words
+from icl_lib.analysis.paper_figures import AGREES, DIFFERS, UNMEASURED, WORD, PaperFigure, figure_words, read_figures
 from icl_lib.pages.common import verdict_table
 
 FEW = 3  # models whose estimates are shown without a click
+MAIN = "H1, 4a"  # the claim that the front page opens with
+# Pages of a model, by the notebook; the others are over all models.
+OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
+# How a word on a figure is coloured: as the ledger's verdict.
+_COLOUR = {AGREES: "holds", DIFFERS: "does-not-hold", UNMEASURED: "not-measured-here"}
+# What a verdict says of the main claim.
+_SAID = {"holds": "it does", "does not hold": "it does not", "not decided": "this is not decided",
+         "cannot be decided here": "this cannot be decided", "not measured here": "this was not measured"}
 
 
-def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] | None = None) -> HTML:
+def ledger_table(worlds: Mapping[str, pd.DataFrame]) -> HTML:
     """The ledger as a table: claim, the paper's number, test, rule; and per world of models a column with the verdict.
 
     `worlds`: `claims.ledger` by the head of its column. Every model's estimate is shown, of many on a click.
     """
     rows = []
-    for claim in claims or read_claims():
+    for claim in read_claims():
         figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
         test = escape(claim.test) + (f". Holds if {rule_words(claim.holds)}" if claim.holds else "")
         page = f'<a href="{claim.page}.html">{claim.page.replace("_", " ")}</a>'
@@ -32,19 +41,120 @@ def ledger_table(worlds: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...] |
 def _verdict(rows: pd.DataFrame) -> str:
     """A claim's verdict over the models of a world, its tally, and every model's estimate, of many on a click."""
     measured = rows[rows["verdict"] != ABSENT]
-    count = "all models" if measured["model"].eq("").all() else tally_words(measured)
-    models = "".join(
-        f"<li>{chip(row.verdict)} {escape(row.model or 'all models')}: {escape(estimate_words(row))}</li>"
-        for row in measured.itertuples())
-    shown = " open" if len(measured) <= FEW else ""
-    return chip(overall(rows)) + (
-        f"<details{shown}><summary>{count}</summary><ul>{models}</ul></details>" if models else "")
+    return chip(overall(rows)) + _listed(
+        "all models" if measured["model"].eq("").all() else tally_words(measured),
+        [f"{chip(row.verdict)} {_estimate(row)}" for row in measured.itertuples()], shown=len(measured) <= FEW)
 
 
 def rule_words(rule: dict[str, Any]) -> str:
     """A rule as it reads after "holds if"."""
     (name, limit), = rule.items()
     return f"between {limit[0]:g} and {limit[1]:g}" if name == "between" else f"{name.replace('_', ' ')} {limit:g}"
+
+
+def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> str:
+    """Whether few-shot accuracy drops more when FV heads are ablated, in each world of models.
+
+    `worlds`: the ledger with verdicts (`claims.with_verdicts`) by name of the world ("real language models"); `sizes`:
+    parameters by model.
+    """
+    parts = []
+    for world, found in worlds.items():
+        rows = found[found["claim"] == MAIN]
+        last = of_largest_model(rows, sizes)
+        largest = "" if last is None else f" ({last.model}, the largest measured: {estimate_words(last)} of accuracy)"
+        parts.append(f"in {world} {_SAID[overall(rows)]}{largest}")
+    return ("Does few-shot accuracy drop more when FV heads are ablated than when induction heads are, each beyond "
+            f"random heads of the same layers? **{'; '.join(parts)}.**".replace("**in", "**In", 1))
+
+
+def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], groups: Mapping[str, str]) -> HTML:
+    """The claims of claims.yaml that have words for the front page: a row each, a column per world of models.
+
+    An estimate leads to its figure; `groups`: by world what follows a notebook's name in those of its runs over all
+    models; `sizes`: parameters by model.
+    """
+    lines = []
+    for claim in read_claims():
+        if not claim.front:
+            continue
+        cells, votes = [], []
+        for world, found in worlds.items():
+            rows = found[found["claim"] == claim.id]
+            words = ""
+            if (last := of_largest_model(rows, sizes)) is not None:
+                said = f"{last.model or 'all models'}: {estimate_words(last)} {claim.front['unit']}"
+                of = f"/{last.model}" if claim.page in OF_MODEL else groups[world]
+                words = f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
+            cells.append(chip(overall(rows)) + words)
+            measured = rows[rows["verdict"] != ABSENT]
+            votes.append(f"{world}: " + ("none measured" if measured.empty else "one test over all models"
+                         if measured["model"].eq("").all() else tally_words(measured)))
+        lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>", *cells,
+                      f'<small>{"<br>".join(map(escape, votes))}</small>'])
+    return verdict_table(["claim of the paper", *worlds, "how sure"], lines, kind="ledger front")
+
+
+def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
+    """A row per figure of the paper: what it shows, a column per world of models, one word, our figures.
+
+    `rows`: `paper_figures.compared`; `groups` as in `claims_table`. Further claims of a figure open on a click.
+    """
+    words, lines = figure_words(rows), []
+    rows = rows.assign(page=rows["claim"].map({claim.id: claim.page for claim in read_claims()}))
+    for figure in read_figures():
+        own = rows[rows["figure"] == figure.number]
+        lines.append([
+            f"<b>{figure.number}. {escape(figure.title)}</b><br><small>{escape(figure.shows)}.<br>"
+            f"<i>Here: {escape(figure.here[figure.claims[0]])}</i></small>",
+            *(_cell(figure, own[own["world"] == world]) for world in groups), _word(words[figure.number]),
+            f"<small>{'<br>'.join(_links(place, own, groups) for place in figure.ours)}</small>"])
+    return verdict_table(["the paper's figure", *groups, "agreement", "our figure"], lines, kind="ledger front")
+
+
+def _cell(figure: PaperFigure, rows: pd.DataFrame) -> str:
+    """One world's estimate of a figure's main claim, and the others' on a click."""
+    told = [_word(WORD[row.verdict]) + (f"<br><small>{_estimate(row)}</small>" if pd.notna(row.value) else "")
+            for row in rows.itertuples()]
+    more = [f"{escape(figure.here[claim])}: {words}" for claim, verdict, words in
+            zip(rows["claim"][1:], rows["verdict"][1:], told[1:], strict=True) if verdict != ABSENT]
+    lacks = figure.lacks and rows[rows["page"] == "training_dynamics"]["verdict"].eq(ABSENT).all()
+    return (told[0] + (f"<br><small>{escape(figure.lacks)}</small>" if lacks else "")
+            + _listed(f"{len(more)} more", more))
+
+
+def _links(place: str, rows: pd.DataFrame, groups: Mapping[str, str]) -> str:
+    """Our figures at a place of each world, which the book turns into links; a model's is that of the estimate."""
+    notebook, _, cell = place.partition("#")
+    if notebook == "paper_figures":
+        return _link(notebook, cell, "below")
+    if notebook not in OF_MODEL:
+        links = [_link(notebook + group, cell, world) for world, group in groups.items()]
+    else:
+        there = rows[rows["page"] == notebook] if notebook in set(rows["page"]) else rows
+        named = there[there["model"].notna() & there["model"].ne("")]
+        models = named.drop_duplicates("world").set_index("world")["model"]
+        links = [_link(f"{notebook}/{models[world]}", cell, models[world]) for world in groups if world in models]
+    return f"{notebook.replace('_', ' ')}: {', '.join(links)}"
+
+
+def _link(run: str, cell: str, words: str) -> str:
+    """Words that the book links to the figure of a cell in the page of a run (workflow/links.py)."""
+    return f'<a data-run="{escape(run)}" data-cell="{escape(cell)}">{escape(words)}</a>'
+
+
+def _estimate(row) -> str:
+    return escape(f"{row.model or 'all models'}: {estimate_words(row)}")
+
+
+def _listed(title: str, items: list[str], *, shown: bool = False) -> str:
+    """Items below a title that a click opens, or that are `shown`; nothing where there are none."""
+    lines = "".join(f"<li>{item}</li>" for item in items)
+    return f"<details{' open' if shown else ''}><summary>{title}</summary><ul>{lines}</ul></details>" if items else ""
+
+
+def _word(word: str) -> str:
+    return chip(word, _COLOUR.get(word, "not-decided"))
 
 
 def chip(said: str, colour: str = "") -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scaling_numbers import lost
-from icl_lib.pages.common import CONTROL_WORDS, numbers_table
+from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words, numbers_table
 
 # What the page calls its counts and means over models with heads of both kinds.
 COMPARISON = {
@@ -18,6 +18,7 @@ COMPARISON = {
     "induction percentile of FV heads": ("mean percentile of FV heads in the induction score", ".2f"),
     "FV percentile of induction heads": ("mean percentile of induction heads in the FV score", ".2f"),
 }
+_UNIT = {"first_token_accuracy": "of accuracy", "token_loss_difference": "nats"}
 # Per share of heads: the names of the counts and means over models, and the column and format that show them.
 OVERLAPS = {
     "fewest heads": ("fewest", ".0f"), "most heads": ("most", ".0f"), "overlap": ("shared", ".0%"),
@@ -96,6 +97,27 @@ def main_effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
     rows = effects_table(numbers)
     rows = rows[(rows["drop"] == CONTROL_WORDS[CONTROLS[-1]]) & (rows["ranking"] == "plain")]
     return rows.drop(columns=["ranking", "drop"]).set_index("metric")
+
+
+def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Per ablated model what either metric loses when a kind's heads are ablated, beyond random heads of their layers.
+
+    "yes": the 95 % interval lies above 0; "no": below; "not told apart": it has 0.
+    """
+    rows = {}
+    for model in by_size(numbers):
+        own = numbers[numbers["model"] == model].set_index("name")
+        if not own.index.str.contains(" lost, ").any():
+            continue  # not ablated
+        rows[model] = {}
+        for (metric, words), (kind, heads) in product(METRIC_WORDS.items(), KIND_WORDS.items()):
+            text, name = "no control", lost(metric, kind, CONTROLS[-1], False)
+            if name in own.index:
+                low, high = own.loc[name, ["low", "high"]]
+                said = "yes" if low > 0 else "no" if high < 0 else "not told apart"
+                text = f"{said}: {interval_words(own.loc[name], '.2f')} {_UNIT[metric]}"
+            rows[model][f"{words}, {heads}"] = text
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
 def left_out_sentence(numbers: pd.DataFrame) -> str:
