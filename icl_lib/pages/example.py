@@ -1,11 +1,12 @@
 """Tables, sentences and shaded prompts of the worked example, made from its table and the model's scores."""
 
 import re
+from collections.abc import Iterable
 from html import escape
 
 import pandas as pd
 
-from icl_lib.example.choice import candidate_tasks, fv_by_task
+from icl_lib.example.choice import candidate_tasks, fv_by_task, top_head_of_each_kind
 from icl_lib.figures.common import COLOUR, numbers_link
 from icl_lib.figures.example import EXPERIMENTS, HEAD, head_name, outcomes
 from icl_lib.kinds import DEFINED_BY, KINDS
@@ -15,24 +16,18 @@ _FULL = 0.6  # opacity of the full shade: text on it can be read in light and da
 _NAMED = 0.05  # share of attention from which a token's share is written beside it
 
 
-def heads_of(example: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    """The (layer, head) that stands for each kind."""
-    rows = example.query("ranking in @KINDS").drop_duplicates("ranking").set_index("ranking")
-    return {kind: (int(rows.at[kind, "layer"]), int(rows.at[kind, "head"])) for kind in KINDS}
-
-
 def names_of(example: pd.DataFrame) -> dict[str, str]:
     """What a page calls each kind's head: "L20H5 (FV head)"."""
-    return {kind: f"L{layer}H{head} ({HEAD[kind]})" for kind, (layer, head) in heads_of(example).items()}
+    return {kind: f"{head_name(example[example['ranking'] == kind])} ({HEAD[kind]})" for kind in KINDS}
 
 
 def heads_table(example: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Which two heads, by the scores that define their kinds, with the second highest beside each."""
-    rows, digits = {}, {"induction": 3, "fv": 4}
-    for kind, score in DEFINED_BY.items():
-        best, second = scores[scores["score"] == score].groupby(["layer", "head"])["value"].mean().nlargest(2)
-        rows[names_of(example)[kind]] = {"chosen by": {"induction": "prefix matching", "fv": "FV score"}[kind],
-                                         "score": f"{best:.{digits[kind]}f}", "next head": f"{second:.{digits[kind]}f}"}
+    rows, names = {}, names_of(example)
+    for kind, words, digits in (("induction", "prefix matching", 3), ("fv", "FV score", 4)):
+        of_heads = scores[scores["score"] == DEFINED_BY[kind]].groupby(["layer", "head"])["value"].mean()
+        best, second = (f"{value:.{digits}f}" for value in of_heads.nlargest(2))
+        rows[names[kind]] = {"chosen by": words, "score": best, "next head": second}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(
         f"{example['model'].iloc[0]}: {scores['layer'].max() + 1} layers of {scores['head'].max() + 1} heads")
 
@@ -78,24 +73,24 @@ def prompt_of(example: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def shaded_prompts(example: pd.DataFrame) -> str:
     """The prompt with right labels, shaded once for each head."""
-    return beside(*(shaded_prompt(prompt_of(example, kind), kind, names_of(example)[kind]) for kind in _ORDER))
+    names = names_of(example)
+    return _beside(_shaded_prompt(prompt_of(example, kind), kind, f"Attention of {names[kind]}") for kind in _ORDER)
 
 
 def sampled_prompts(samples: pd.DataFrame) -> str:
     """The prompt with right and with shuffled labels of a table `samples`, as HTML."""
-    words = {"clean": "Clean", "shuffled": "Shuffled"}
-    return beside(*(shaded_prompt(
-        rows := samples[samples["prompts"] == labels].sort_values("to_position"), "induction",
-        f"{head_name(rows)} from the last token", f"{word}. ") for labels, word in words.items()))
+    of_labels = {words: samples[samples["prompts"] == words.lower()] for words in ("Clean", "Shuffled")}
+    return _beside(_shaded_prompt(
+        rows.sort_values("to_position"), "induction", f"{words}. Attention of {head_name(rows)} from the last token")
+        for words, rows in of_labels.items())
 
 
-def beside(*parts: str) -> str:
-    """HTML side by side where there is room."""
+def _beside(parts: Iterable[str]) -> str:
     grid = "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17em, 100%), 1fr)); gap: 0 2em"
     return f'<div style="{grid}">{"".join(parts)}</div>'
 
 
-def shaded_prompt(rows: pd.DataFrame, kind: str, head: str, before: str = "") -> str:
+def _shaded_prompt(rows: pd.DataFrame, kind: str, words: str) -> str:
     """A prompt, each `token` shaded by a head's attention from the last one, `value`, in a kind's colour, as HTML."""
     full = rows.loc[rows["token"] != "BOS", "value"].max()
     red, green, blue = (int(COLOUR[kind][i : i + 2], 16) for i in (1, 3, 5))
@@ -109,30 +104,30 @@ def shaded_prompt(rows: pd.DataFrame, kind: str, head: str, before: str = "") ->
     style = ("white-space: pre-wrap; line-height: 1.5; margin: 0; padding: 0; border: 0; background: none; "
              "color: inherit; font-size: inherit; overflow: visible; -webkit-print-color-adjust: exact; "
              "print-color-adjust: exact")
-    caption = f"{before}Attention of {head}. Full shade: {full:.0%}."
     return (f'<figure class="shaded-prompt"><pre style="{style}">{"".join(spans)}</pre>'
-            f"<figcaption>{escape(caption)} {numbers_link(rows)}</figcaption></figure>")
+            f"<figcaption>{escape(words)}. Full shade: {full:.0%}. {numbers_link(rows)}</figcaption></figure>")
 
 
 def looking_table(example: pd.DataFrame) -> pd.DataFrame:
     """How each head's attention from the last token is shared out among labels, what copying looks at, and BOS."""
-    rows = {}
+    rows, names = {}, names_of(example)
     for kind in _ORDER:
         of = prompt_of(example, kind)
         shares = {"labels of the demonstrations": of["label"], "of these their last tokens": of["end"],
                   f"right after an earlier “{of['token'].iloc[-1]}”": of["after"],
                   "beginning of the text": of["token"] == "BOS"}
-        rows[names_of(example)[kind]] = {words: f"{of['value'][where].sum():.0%}" for words, where in shares.items()}
+        rows[names[kind]] = {words: f"{of['value'][where].sum():.0%}" for words, where in shares.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("attention from the last token to")
 
 
 def answer_table(example: pd.DataFrame) -> str:
     """One row per experiment: the probability of the right answer and the likeliest token, for each head, as HTML."""
     answer, top, rows = outcomes(example, "answer_probability"), outcomes(example, "top_probability"), []
+    names = names_of(example)
     for experiment, words in EXPERIMENTS.items():
         row = {"experiment": words}
         for kind in _ORDER:
-            at, name = (*experiment, "none" if experiment[1] == "none" else kind), names_of(example)[kind]
+            at, name = (*experiment, "none" if experiment[1] == "none" else kind), names[kind]
             row[name] = f"{answer.at[at, 'value']:.3f}"
             row[f"likeliest, {name.split()[0]}"] = f"{top.at[at, 'token'].strip()} ({top.at[at, 'value']:.3f})"
         rows.append(row)
@@ -162,7 +157,7 @@ def expected_table(example: pd.DataFrame) -> pd.DataFrame:
 
 def averages_table(example: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """The FV scores of both heads on the task and over all scoring tasks."""
-    task, rows, heads = example["task"].iloc[0], {}, heads_of(example)
+    task, rows, heads = example["task"].iloc[0], {}, top_head_of_each_kind(scores)
     for kind in _ORDER:
         of = fv_by_task(scores, *heads[kind])
         rows[names_of(example)[kind]] = {

@@ -5,7 +5,7 @@ import pandas as pd
 from icl_lib.ablation.effects import FEW_SHOT
 from icl_lib.analysis.scoring_numbers import TOP, undone_tasks
 from icl_lib.figures.common import LABEL
-from icl_lib.figures.head_map import COLUMNS, head_table
+from icl_lib.figures.scoring import COLUMNS, head_table
 from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
 
 # What the page calls its numbers, for `common.numbers_table`.
