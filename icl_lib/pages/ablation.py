@@ -43,9 +43,9 @@ def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
 
 
 def finding_sentence(numbers: pd.DataFrame) -> str:
-    """By how much either metric drops when the top heads of a kind are replaced by their mean at all positions.
+    """What either metric loses to each kind replaced by its mean at all positions, beyond layer-matched random heads.
 
-    Beyond random heads of the same layers; where there is no valid control that is said, and the drop without one.
+    Where there is no valid control that is said, and the drop without one.
     """
     clean, neither = find(numbers, f"{FEW_SHOT}, no ablation"), find(numbers, "heads of neither kind")
     n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
@@ -54,14 +54,14 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
     control = "random_layer_matched" if controlled else "none"
     parts, measured = [], []
     for metric, words in METRIC_WORDS.items():
-        drops = [(label, find(numbers, effect_name(metric, kind, False, "mean", "all", control)))
-                 for kind, label in KIND_WORDS.items()]
-        the, unit = ("the ", " nats") if metric == TOKEN_LOSS else ("", "")
-        if texts := [f"{interval_words(row, '.3f')}{unit} when {label} are ablated"
-                     for label, row in drops if row is not None]:
-            parts.append(f"**{the}{words}** drops by {' and by '.join(texts)}".removesuffix(" ablated"))
-            n_of = next(row["n"] for _, row in drops if row is not None)
-            measured.append(f"{n_of} documents" if metric == TOKEN_LOSS else f"{n_of} prompts of {clean['n']} tasks")
+        drops = {label: row for kind, label in KIND_WORDS.items()
+                 if (row := find(numbers, effect_name(metric, kind, False, "mean", "all", control))) is not None}
+        the, unit, of = ("the ", " nats", "documents") if metric == TOKEN_LOSS else (
+            "", "", f"prompts of {clean['n']} tasks")
+        if drops:
+            texts = [f"{interval_words(row, '.3f')}{unit} when {label} are" for label, row in drops.items()]
+            parts.append(f"**{the}{words}** drops by {' ablated and by '.join(texts)}")
+            measured.append(f"{next(iter(drops.values()))['n']} {of}")
     text = (f"Without ablation few-shot accuracy is {interval_words(clean, '.2f')}. With {heads} replaced by their "
             f"mean at all positions {'; '.join(parts)}, {CONTROL_WORDS[control]} (95 % intervals; "
             f"{' and '.join(measured)}).")
@@ -78,26 +78,26 @@ def controls_table(numbers: pd.DataFrame, positions: str = "all") -> pd.DataFram
 
     `left`: the metric with the heads ablated, where the page has it; Holm's p is of the effect in the same layers.
     """
-    def told(name: str) -> str:
-        row = find(numbers, name)
-        return "-" if row is None else f"{row['value']:.2f}"
-
     rows = []
     for metric, excluded, kind in product(METRIC_WORDS, (False, True), KIND_WORDS):
         names = {control: effect_name(metric, kind, excluded, "mean", positions, control) for control in CONTROLS}
-        lost, of_set = {control: find(numbers, name) for control, name in names.items()}, set_name(kind, excluded)
-        if lost["none"] is not None:
-            p_value = find(numbers, f"{names[CONTROLS[-1]]}, Holm's p")
+        p_value, of_set = find(numbers, f"{names[CONTROLS[-1]]}, Holm's p"), set_name(kind, excluded)
+        if find(numbers, names["none"]) is not None:
             rows.append({
                 "metric": METRIC_WORDS[metric], "ablated": set_name(KIND_WORDS[kind], excluded),
-                "left": told(f"{metric}, {of_set}, mean at {positions}"),
-                **{CONTROL_WORDS[control]: "no valid control" if row is None else interval_words(row, "+.3f")
-                   for control, row in lost.items()},
+                "left": _told(numbers, f"{metric}, {of_set}, mean at {positions}", ".2f"),
+                **{CONTROL_WORDS[control]: _told(numbers, name, "+.3f", none="no valid control")
+                   for control, name in names.items()},
                 "Holm's p": "-" if p_value is None else "< 0.001" if p_value["value"] < 0.001
                 else f"{p_value['value']:.3f}",
                 "different draws of the same layers": int(find(numbers, f"draws, layer-matched, {of_set}")["value"]),
-                "mean distance of their layers": told(f"layer distance, {of_set}")})
+                "mean distance of their layers": _told(numbers, f"layer distance, {of_set}", ".2f")})
     return pd.DataFrame(rows).set_index(["metric", "ablated"])
+
+
+def _told(numbers: pd.DataFrame, name: str, form: str, none: str = "-") -> str:
+    row = find(numbers, name)
+    return none if row is None else interval_words(row, form)
 
 
 def order_table(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -127,11 +127,10 @@ def protocols_table(numbers: pd.DataFrame, historic: Mapping[str, list[Condition
             row |= {"heads ablated": ", ".join(map(str, sorted({int(value) for value in own["value"]}))),
                     "excluded": f"top {float(next(c.excluded for c in historic[name] if c.excluded).split()[1]):.0%}",
                     "sets changed by exclusion": f"{changed['value']:.0f} of {changed['n']}"}
-        carried = carries_loss(numbers, name)
-        if carried is not None:
-            clean, least = find(numbers, f"{LOSSES[name]}, no ablation"), find(numbers, f"least change told, {name}")
+        if (carried := carries_loss(numbers, name)) is not None:
+            clean = find(numbers, f"{LOSSES[name]}, no ablation")
             row |= {"token-loss difference (nats)": interval_words(clean, "+.3f"), "documents": f"{clean['n']}",
-                    "least change told (nats)": f"{least['value']:.2f}",
+                    "least change told (nats)": _told(numbers, f"least change told, {name}", ".2f"),
                     "third row of Figure 4": "drawn" if carried else "not drawn"}
         if row:
             rows[words] = row
@@ -139,10 +138,7 @@ def protocols_table(numbers: pd.DataFrame, historic: Mapping[str, list[Condition
 
 
 def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """What is lost of few-shot accuracy with the single top head ablated, or the heads of the lowest FV scores.
-
-    Against no ablation, a column for all positions and one for the last; below zero: accuracy rises.
-    """
+    """Few-shot accuracy lost without the single top head, or the heads of the lowest FV scores; below 0: it rises."""
     found = numbers["name"].str.extract(
         rf"^{FEW_SHOT} lost, (?P<n>\d+) heads of (?P<ranking>\w+), mean at (?P<at>\w+)$")
     found = found.assign(text=[interval_words(row, "+.3f") for _, row in numbers.iterrows()]).dropna()
@@ -153,41 +149,37 @@ def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[found["ablated"].unique()].rename_axis(columns=None)
 
 
-# Departures that change a number of the grid: places, words, and what differs from the one intervention.
+# Departures that change a number of the grid: places, words, metrics, and what differs from the one intervention.
+_BOTH, _AT_LAST = (FEW_SHOT, TOKEN_LOSS), {"positions": "last", "control": "without"}
 _CHANGES = (
-    ("A1", "each task's own mean", {"replacement": "task_mean"}),
-    ("A2", "the last position only", {"positions": "last"}),
-    ("A18", "zero instead of the mean", {"replacement": "zero"}),
-    ("A18", "another prompt's output", {"replacement": "resample"}),
-    ("T5", "the output at the BOS", {"replacement": "bos_value"}),
-    ("A14", "the other kind's top heads kept", {"excluded": True}),
+    ("", "one intervention, as on this page", _BOTH, {}),
+    ("A1", "each task's own mean", _BOTH, {"replacement": "task_mean"}),
+    ("A2", "the last position only", _BOTH, {"positions": "last"}),
+    ("A18", "zero instead of the mean", _BOTH, {"replacement": "zero"}),
+    ("A18", "another prompt's output", _BOTH, {"replacement": "resample"}),
+    ("T5", "the output at the BOS", _BOTH, {"replacement": "bos_value"}),
+    ("A14", "the other kind's top heads kept", _BOTH, {"excluded": True}),
+    ("A4", "F1, last position, no random heads", ("generated_f1",), _AT_LAST),
+    ("", "accuracy, last position, no random heads", (FEW_SHOT,), _AT_LAST),
 )
 
 
 def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads.
 
-    Beyond random heads of the same layers, as on the page. The last two rows are without random heads: F1 of the
-    released protocol and, with the same heads and positions, first-token accuracy.
+    Beyond random heads of the same layers, as on the page, but where the words say without.
     """
     here = {"replacement": "mean", "positions": "all", "excluded": False, "control": "random_layer_matched"}
-
-    def told(metric: str, **change) -> str:
-        row = find(numbers, effect_name(metric, DIFFERENCE, **here | change))
-        return "-" if row is None else interval_words(row, "+.3f")
-
-    lines = [("", "one intervention, as on this page", told(FEW_SHOT), told(TOKEN_LOSS))]
-    lines += [(place, words, told(FEW_SHOT, **change), told(TOKEN_LOSS, **change)) for place, words, change in _CHANGES]
-    at_last = {"positions": "last", "control": "without"}
-    lines += [("A4", "F1, last position, no random heads", told("generated_f1", **at_last), "-"),
-              ("", "accuracy, last position, no random heads", told(FEW_SHOT, **at_last), "-")]
+    rows = []
+    for place, words, metrics, change in _CHANGES:
+        told = [_told(numbers, effect_name(metric, DIFFERENCE, **here | change), "+.3f") for metric in metrics]
+        rows.append((place, words, *told, *["-"] * (2 - len(told))))
     columns = ["place", "what differs", "few-shot accuracy", "token-loss difference (nats)"]
-    return pd.DataFrame(lines, columns=columns).set_index("place")
+    return pd.DataFrame(rows, columns=columns).set_index("place")
 
 
 def task_table(ablations: pd.DataFrame, tasks: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Per task: floor, ceiling of the F1 (below 1 for long or punctuated answers, A6), clean, and both kinds against
-    random heads of their layers, in accuracy at the share nearest to the given one."""
+    """Accuracy per task, clean and ablated at the share nearest to the given one; A6: ceiling of the F1."""
     rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
                      & ablations["replacement"].isin(("none", "mean")) & (ablations["excluded"] == "")]
     nearest = nearest_fraction(rows[rows["ranking"] != "none"]["fraction"], share)
