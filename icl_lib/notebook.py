@@ -1,7 +1,6 @@
 """What a notebook asks before it works: was it given what it knows, and is its result there already."""
 
 import ast
-import difflib
 import os
 import shlex
 import sys
@@ -11,6 +10,7 @@ from typing import Any, get_origin
 
 import pandas as pd
 
+from icl_lib.names import refuse_unknown
 from icl_lib.tables import read_table, results_path, run_path
 
 
@@ -24,10 +24,7 @@ def check_given(namespace: Mapping[str, Any]) -> None:
     known = namespace.get("__annotations__", {})
     for node in ast.parse(given[-1]).body if given else []:
         for target in node.targets if isinstance(node, ast.Assign) else []:
-            if target.id not in known:
-                near = difflib.get_close_matches(target.id, known, n=1)
-                raise ValueError(f"unknown parameter {target.id!r}" + (f"; nearest: {near[0]}" if near else "")
-                                 + f"; this notebook has {', '.join(known)}")
+            refuse_unknown("parameter", target.id, known)
             value, kind = namespace[target.id], get_origin(known[target.id]) or known[target.id]
             fits = isinstance(value, int | float if kind is float else kind)
             if not fits or isinstance(value, bool) is not (kind is bool):
@@ -38,17 +35,15 @@ def check_given(namespace: Mapping[str, Any]) -> None:
 def asked_of(namespace: Mapping[str, Any], *shown: str) -> dict[str, Any]:
     """The parameters that a run's tables are measured with, for their provenance and for `is_measured`.
 
-    Of a notebook's `globals()` all that its parameters cell declares, as they are now, but the suite, the folder of
-    results and those that only say what is `shown`.
+    All that a notebook's parameters cell declares, but suite, results and those that only say what is `shown`.
     """
     return {name: namespace[name] for name in namespace["__annotations__"] if name not in ("suite", "results", *shown)}
 
 
 def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> bool:
-    """Whether the tables of a run are there, by schema, and were measured with these parameters.
+    """Whether the tables of a run are there, by schema. Errors for one that cannot be read as in `read_table`.
 
-    A table of other parameters is neither shown nor replaced: ValueError names the file and what differs. Errors for
-    a table that cannot be read as in `read_table`.
+    A table measured with other parameters is neither shown nor replaced: ValueError names the file and what differs.
     """
     present = {schema: path for schema, path in paths.items() if path.is_file()}
     for schema, path in present.items():

@@ -39,7 +39,7 @@ def cells(injected, **declared):
 
 
 def test_a_misspelled_parameter_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="unknown parameter 'n_promts'; nearest: n_prompts; this notebook has"):
+    with pytest.raises(ValueError, match="unknown parameter 'n_promts'; valid are n_prompts; nearest: n_prompts"):
         check_given(cells("n_promts = 2\n", n_prompts=60))
 
 

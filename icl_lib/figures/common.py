@@ -63,8 +63,7 @@ class Figure:
 
 
 def style() -> None:
-    """Settings of the book: figures as SVG without a ground (the page gives one, and turns ink to light in dark mode);
-    tables with their words in full."""
+    """Settings of the book: tables with all words, SVG without a ground (the page has one, and inverts ink if dark)."""
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     pd.set_option("display.max_colwidth", None)

@@ -150,10 +150,7 @@ def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: i
 
 
 def effects_by_step(effects: pd.DataFrame, steps: Mapping[str, list[int]], fraction: float) -> Figure:
-    """Effect of ablating each kind beyond layer-matched random heads along training, both metrics; a line per model.
-
-    Of one model with its intervals, of several with their mean.
-    """
+    """What ablating each kind costs along training: of one model with its intervals, of several with their mean."""
     every = sorted({step for of_model in steps.values() for step in of_model})
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4), sharex=True)
     for ax, (metric, words) in zip(axes, METRIC_WORDS.items(), strict=True):

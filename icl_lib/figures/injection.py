@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.analysis.reading import draws_words, third
-from icl_lib.figures.common import COLOUR, GREY, MARKER, Figure, line_over_tasks, look
-from icl_lib.stats.intervals import bootstrap_mean
+from icl_lib.figures.common import COLOUR, GREY, MARKER, Figure, line_over_tasks, look, task_points
 
 PROMPTS_LABEL = {"zero_shot": "no demonstrations", "shuffled": "shuffled labels"}
 TICKS = {"none": "nothing\nadded", "fv": "FV\nheads", "induction": "induction\nheads",
@@ -18,8 +17,7 @@ PRESETS = {"task": ("all", "each task's own vector"), "released": ("answered", "
 def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Figure:
     """Figure 14 for one model: accuracy with each kind's vector added at a third of the layers, a column per preset.
 
-    `fraction`: the share of heads in a vector. Random kinds are means over draws. A column of "answered" items stays
-    empty where the model answered none.
+    `fraction`: the share of heads in a vector. Where the model answered nothing a column of "answered" items is empty.
     """
     presets, layer = [name for name in PRESETS if name in set(executions["preset"])], third(executions)
     figure, axes = plt.subplots(2, len(presets), figsize=(5.2 * len(presets), 5.6), squeeze=False, sharex=True,
@@ -30,13 +28,12 @@ def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Fi
         clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean().mean()
         for ax, prompts in zip(column, PROMPTS_LABEL, strict=True):
             at_layer = rows[(rows["prompts"] == prompts) & rows["layer"].isin((-1, layer))]
+            points = task_points(at_layer, "heads", seed)  # none where the model answered nothing when clean
             for place, kind in enumerate(TICKS):
-                by_task = at_layer[at_layer["heads"] == kind].groupby("task")["value"].mean()
-                if by_task.empty:  # the model answered nothing after clean demonstrations
-                    continue
-                value, low, high = bootstrap_mean(by_task.to_numpy(), seed=seed)
-                ax.errorbar(place, value, yerr=[[value - low], [high - value]], color=COLOUR[kind],
-                            marker=MARKER[kind] or "D", capsize=4, markersize=8, linestyle="none")
+                if kind in points.index:
+                    value, low, high = points.loc[kind]
+                    ax.errorbar(place, value, yerr=[[value - low], [high - value]], capsize=4, markersize=8,
+                                **look(kind, marker=MARKER[kind] or "D", linestyle="none", label=None))
             ax.axhline(clean, color=COLOUR["none"], linestyle=":", linewidth=1.2)
             ax.set(xlim=(-0.5, len(TICKS) - 0.5), ylim=(0, 1.02))
         column[0].set_title(title, fontsize=11)

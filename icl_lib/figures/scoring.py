@@ -54,10 +54,7 @@ def head_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def head_map(scores: pd.DataFrame) -> HTML:
-    """The map of one model's heads, and all heads as a table below it, folded.
-
-    In the book a head tells its numbers under the pointer and the table can be sorted; elsewhere the map is a picture.
-    """
+    """The map of one model's heads and a folded table of them, which in the book tell a head's numbers and sort."""
     table = head_table(scores)
     hover = [
         f"L{layer}H{head}<br>attention mass {mass:.3f} (rank {by_mass})<br>prefix matching {prefix:.3f}"

@@ -23,10 +23,7 @@ _SAID = {"holds": "it does", "does not hold": "it does not", "not decided": "thi
 
 
 def ledger_table(worlds: Mapping[str, pd.DataFrame]) -> HTML:
-    """The ledger as a table: claim, the paper's number, test, rule; and per world of models a column with the verdict.
-
-    `worlds`: `claims.ledger` by the head of its column. Every model's estimate is shown, of many on a click.
-    """
+    """The ledger (`claims.ledger` by the world of its models): claim, test and rule, a column of verdicts per world."""
     rows = []
     for claim in read_claims():
         figure = f" (figure {escape(claim.figure)})" if claim.figure else ""
@@ -53,11 +50,7 @@ def rule_words(rule: dict[str, Any]) -> str:
 
 
 def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> str:
-    """Whether few-shot accuracy drops more when FV heads are ablated, in each world of models.
-
-    `worlds`: the ledger with verdicts (`claims.with_verdicts`) by name of the world ("real language models"); `sizes`:
-    parameters by model.
-    """
+    """Whether few-shot accuracy drops more when FV heads are ablated, in each world; `sizes`: parameters by model."""
     parts = []
     for world, found in worlds.items():
         rows = found[found["claim"] == MAIN]
@@ -69,10 +62,9 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]
 
 
 def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], groups: Mapping[str, str]) -> HTML:
-    """The claims of claims.yaml that have words for the front page: a row each, a column per world of models.
+    """The claims that have words for the front page: a row each, a column per world, estimates linked to their figure.
 
-    An estimate leads to its figure; `groups`: by world what follows a notebook's name in those of its runs over all
-    models; `sizes`: parameters by model.
+    `groups`: by world what follows a notebook's name in those of its runs over all models.
     """
     lines = []
     for claim in read_claims():

@@ -137,8 +137,8 @@ def answer_table(example: pd.DataFrame) -> str:
 def expected_table(example: pd.DataFrame) -> pd.DataFrame:
     """What was expected of the experiments, each head's number, and whether the FV head's is the larger.
 
-    Way back: the answer's probability with the head put back less that with shuffled labels, as a share of what
-    shuffling cost; put back is to bring more than the other head and than the FV head's mean over all tasks.
+    Way back: the probability that the head put back regains, as a share of what shuffling cost; to be larger than the
+    other head's and than the FV head's mean over all tasks.
     """
     answer = outcomes(example, "answer_probability")["value"]
     clean, shuffled = answer["clean", "none", "none", "none"], answer["shuffled", "none", "none", "none"]

@@ -70,8 +70,7 @@ def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
 def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """Means over models with heads of both kinds of the drop when a kind is ablated, against each control.
 
-    The row of each metric beyond random heads of the same layers, plain, comes first, with the rank correlation of the
-    difference between the kinds with size and its permutation p, beside the smallest p that so many sizes allow.
+    With the rank correlation of the difference between the kinds with size, its permutation p and the smallest there.
     """
     of, rows = _over_models(numbers), []
     for metric, excluded, control in product(METRIC_WORDS, (False, True), reversed(CONTROLS)):
@@ -100,10 +99,7 @@ def main_effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Per ablated model what either metric loses when a kind's heads are ablated, beyond random heads of their layers.
-
-    "yes": the 95 % interval lies above 0; "no": below; "not told apart": it has 0.
-    """
+    """What each ablated model loses to each kind, beyond layer-matched heads; "yes": the 95 % interval is above 0."""
     rows = {}
     for model in by_size(numbers):
         own = numbers[numbers["model"] == model].set_index("name")

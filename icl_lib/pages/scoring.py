@@ -38,7 +38,6 @@ def kinds_table(numbers: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for kind in KINDS:
         tops = [name.rsplit(" ", 1)[1] for name in of.index if name.startswith(f"top {kind} head ")]
-        tops.sort(key=lambda head: [int(part) for part in head[1:].split("H")])
         rows[LABEL[kind]] = {"heads": f"{of[f'{kind} heads']:.0f} of {n[f'{kind} heads']}",
                              "defined by": definition[kind], "top heads": ", ".join(tops)}
     return pd.DataFrame.from_dict(rows, orient="index")
