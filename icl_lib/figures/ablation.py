@@ -108,10 +108,7 @@ def _curves_by_metric(ablations: pd.DataFrame, positions: str, seed: int):
 
 
 def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int, *, matched: bool = False) -> None:
-    """Clean level, random heads and both kinds with or without exclusion, at the shares really ablated.
-
-    `matched`: also random heads in the layers of each kind.
-    """
+    """Clean level, random heads (`matched`: also of a kind's layers) and both kinds, at the shares really ablated."""
     edited = rows[rows["ranking"] != "none"].assign(percent=lambda of: 100 * of["fraction"])
     kept = (edited["excluded"] != "") == excluded
     ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), linewidth=1, **look("none"))
@@ -181,8 +178,7 @@ def _levels(name: str, ablations: pd.DataFrame, floors: pd.Series) -> dict[str, 
 
 def task_grid(ablations: pd.DataFrame, tasks: pd.DataFrame) -> Figure:
     """Appendix A.2: first-token accuracy of 20 tasks against the share of heads ablated; dotted: floor."""
-    rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
-                     & ablations["replacement"].isin(("none", "mean"))]
+    rows = ablations.query("metric == @FEW_SHOT and positions != 'last' and replacement in ('none', 'mean')")
     floors, n_columns = tasks.set_index("task")["floor"], 5
     names = able_tasks(rows[rows["ranking"] == "none"].set_index("task")["value"], floors, 20)
     n_rows = -(-len(names) // n_columns)
@@ -195,7 +191,7 @@ def task_grid(ablations: pd.DataFrame, tasks: pd.DataFrame) -> Figure:
         ax.axhline(of_task[of_task["ranking"] == "none"]["value"].mean(), linewidth=1, **look("none"))
         ax.axhline(floors[task], color=GREY, linestyle=":", label="floor")
         for ranking in ("random", *KINDS):
-            own = of_task[(of_task["ranking"] == ranking) & ((of_task["excluded"] == "") | (ranking == "random"))]
+            own = of_task.query("ranking == @ranking and (excluded == '' or ranking == 'random')")
             own = own.groupby("fraction")["value"].mean()
             ax.plot(100 * own.index, own.to_numpy(), markersize=3.5, **look(ranking))
         ax.set_title(fill(task.replace("_", " "), 20), fontsize=8.5)

@@ -79,7 +79,6 @@ def effects_by_size(effects: pd.DataFrame, fraction: float) -> list[Figure]:
 
 
 def _effects_by_size(effects: pd.DataFrame, excluded: bool):
-    """Rows are the two metrics, columns the controls."""
     figure, axes = plt.subplots(2, 3, figsize=(11.4, 6.4), sharex=True, sharey="row", squeeze=False)
     for row, (metric, name) in zip(axes, METRIC_WORDS.items(), strict=True):
         for ax, (control, words) in zip(row, CONTROL_LABEL.items(), strict=True):
@@ -154,10 +153,7 @@ def size_axis(ax, parameters: pd.Series) -> None:
 
 
 def _points(ax, rows: pd.DataFrame, colour, marker: str, label: str) -> None:
-    """A point with its interval per model, and a line through the means of each size.
-
-    Hollow where a column `both` says that the model lacks a kind of heads; the line leaves these out.
-    """
+    """A point with its interval per model, a line through the means of each size; hollow and off it if not `both`."""
     rows = rows.sort_values("parameters")
     rows = rows.assign(family=rows["model"].map(family), both=rows["both"] if "both" in rows else True)
     for (member, both), part in rows.groupby(["family", "both"]):

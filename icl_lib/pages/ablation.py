@@ -180,8 +180,8 @@ def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def task_table(ablations: pd.DataFrame, tasks: pd.DataFrame, share: float) -> pd.DataFrame:
     """Accuracy per task, clean and ablated at the share nearest to the given one; A6: ceiling of the F1."""
-    rows = ablations[(ablations["metric"] == FEW_SHOT) & (ablations["positions"] != "last")
-                     & ablations["replacement"].isin(("none", "mean")) & (ablations["excluded"] == "")]
+    rows = ablations.query("metric == @FEW_SHOT and positions != 'last' and replacement in ('none', 'mean') and "
+                           "excluded == ''")
     nearest = nearest_fraction(rows[rows["ranking"] != "none"]["fraction"], share)
     rows = rows[rows["fraction"].isin((0, nearest))]
     ceilings = ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"]
