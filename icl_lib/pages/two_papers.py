@@ -12,9 +12,9 @@ from icl_lib.pages.common import KIND_WORDS, interval_words
 
 def able_words(numbers: pd.DataFrame, able: Mapping[str, list[str]], n_patterns: int, n_shots: int) -> str:
     """Which patterns each model answers above chance, with its accuracy on them."""
-    lines = []
+    lines, by_model = [], _words(numbers)
     for model, names in able.items():
-        words = _words(numbers, model)
+        words = by_model[model]
         done = ", ".join(f"{name} {words[accuracy_of(name, n_shots)]}" for name in names)
         lines.append(f"- **{model}** answers {len(names)} of {n_patterns} patterns above chance at {n_shots} "
                      f"demonstrations{f' (accuracy: {done})' if done else ': on them its ablations say nothing'}.")
@@ -23,19 +23,15 @@ def able_words(numbers: pd.DataFrame, able: Mapping[str, list[str]], n_patterns:
 
 def steps_table(numbers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Every step by model: accuracy lost to each kind, with its 95 % interval."""
-    columns = {}
-    for model in numbers["model"].unique():
-        words = _words(numbers, model)
-        for kind in KINDS:
-            columns[model, KIND_WORDS[kind]] = [words.get(lost_at(name, kind), "") for name in names]
+    columns = {(model, KIND_WORDS[kind]): [words.get(lost_at(name, kind), "") for name in names]
+               for model, words in _words(numbers).items() for kind in KINDS}
     return pd.DataFrame(columns, index=[" ".join(name.split()) for name in names])
 
 
 def carriers_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """How much more of the benefit of demonstrations FV heads carry than induction heads, by model and task set."""
     columns, rows = {**TASK_SETS, DIFFERENCE: DIFFERENCE}, {}
-    for model in numbers["model"].unique():
-        words = _words(numbers, model)
+    for model, words in _words(numbers).items():
         row = {shown: words.get(carried_by(name), "") for name, shown in columns.items()}
         if any(row.values()):
             rows[model] = row
@@ -48,8 +44,7 @@ def benefit_table(numbers: pd.DataFrame, fraction: float) -> pd.DataFrame:
     columns = {"no ablation": ("none", 0.0)} | {
         f"{fraction:.0%} {LABEL[kind]}": (kind, fraction) for kind in ("random_layer_matched", *KINDS)}
     rows = {}
-    for model in numbers["model"].unique():
-        words = _words(numbers, model)
+    for model, words in _words(numbers).items():
         for task_set, of in TASK_SETS.items():
             if benefit_of(task_set, "none", 0.0) in words:
                 rows[f"{model}, {of}"] = {
@@ -57,7 +52,7 @@ def benefit_table(numbers: pd.DataFrame, fraction: float) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy that demonstrations add")
 
 
-def _words(numbers: pd.DataFrame, model: str) -> dict[str, str]:
-    """A model's numbers by name, with their intervals where they have them."""
-    rows = numbers[numbers["model"] == model]
-    return {row["name"]: interval_words(row, "z.2f") for _, row in rows.iterrows()}  # z: no minus before 0
+def _words(numbers: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """By model its numbers by name, with their intervals where they have them."""
+    return {model: {row["name"]: interval_words(row, "z.2f") for _, row in rows.iterrows()}  # z: no minus before 0
+            for model, rows in numbers.groupby("model", sort=False)}
