@@ -44,7 +44,7 @@ def mean_scores(scores: pd.DataFrame, score: str) -> Float[ndarray, "layer head"
 def scores_by_task(scores: pd.DataFrame, score: str) -> Float[ndarray, "task head"]:
     """One score of one model and step by task and head, heads flattened."""
     rows = scores[scores["score"] == score]
-    return rows.pivot_table(index="task", columns=["layer", "head"], values="value").to_numpy()
+    return rows.pivot(index="task", columns=["layer", "head"], values="value").sort_index(axis=1).to_numpy()
 
 
 def heads_of_kind(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> dict[str, HeadMask]:
@@ -103,7 +103,7 @@ def label_gaps(accuracy: pd.DataFrame) -> pd.Series:
 
     Of the table `accuracy` at one step; empty where shuffled labels were not measured at so many demonstrations.
     """
-    rows = accuracy.query("metric == 'first_token_accuracy' and split == 'scoring'")
+    rows = accuracy[(accuracy["metric"] == "first_token_accuracy") & (accuracy["split"] == "scoring")]
     rows = rows[rows["n_shots"] == rows["n_shots"].max()]
-    by_labels = rows.pivot_table(index="task", columns="labels", values="value").reindex(columns=["clean", "shuffled"])
+    by_labels = rows.pivot(index="task", columns="labels", values="value").reindex(columns=["clean", "shuffled"])
     return (by_labels["clean"] - by_labels["shuffled"]).dropna()

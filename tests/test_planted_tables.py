@@ -111,9 +111,9 @@ def test_the_pages_say_what_was_planted(pages):
     assert "<summary>1 for, 1 no power (sizes of model)<" in html  # two seeds of a size, one without control
     text = text_of(pages / "training_dynamics.ipynb")
     assert "Induction heads came by step 2048, after 1024. FV heads came by step 8192, after 4096." in text
-    _, *numbers = next(row for row in rows_of(text) if row[0] == "induction first")
-    heads, by_chance, p_value, _ = map(float, numbers)
-    assert (heads, round(by_chance, 1), p_value) == (0, 0.4, 1)
-    of_seeds = [list(map(float, row[1:])) for row in rows_of(text) if len(row) == 10 and row[0] not in ("", "model")]
-    assert [(row[0], round(row[1], 1)) for row in of_seeds] == [(0, 0.4), (0, 0.4), (0, 0.8)]  # two seeds, then all
-    assert all(row[3] < 0.05 for row in of_seeds)  # the smallest p: none without power
+    _, heads, by_chance, p_value = next(row for row in rows_of(text) if row[0] == "induction first")
+    assert (float(heads), round(float(by_chance), 1), p_value.split()[0]) == (0, 0.4, "1")
+    of_seeds = [row for row in rows_of(text) if row[0] in ("first", "seed 1", "all") and len(row) == 8][-3:]
+    assert [(row[0], int(row[1]), round(float(row[2]), 1)) for row in of_seeds] == [
+        ("first", 0, 0.4), ("seed 1", 0, 0.4), ("all", 0, 0.8)]
+    assert all(float(row[3].split("(")[1].rstrip(")")) < 0.05 for row in of_seeds)  # the smallest p: none without power

@@ -170,9 +170,7 @@ def percentile_before(suite: SuiteTables, models: list[str], *, kind: str, same_
 
     See `dynamics.ranks_before`.
     """
-    found = dynamics.pooled_ranks(
-        dynamics.ranks_before(suite.followed[model], suite.table("accuracy", model, last=False), kind=kind,
-                              same_layer=same_layer, seed=suite.seed + i) for i, model in enumerate(models))
+    found = dynamics.pooled_ranks(suite.ranks[model][kind, same_layer] for model in models)
     if not found.n:
         return undecidable(models[0], "0 such heads came after the first checkpoint")
     return tested(models[0], found.test(), n=int(found.n), of="heads")

@@ -234,16 +234,22 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = No
 
 
 def ranks_before(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, kind: str, same_layer: bool, seed: int
-) -> RanksBefore:
-    """How one model's final heads of a kind ranked in the other kind's score before; see `percentiles_before`."""
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int
+) -> dict[tuple[str, bool], RanksBefore]:
+    """How one model's final heads of each kind ranked in the other kind's score before; see `percentiles_before`.
+
+    Keys: the kind, and whether among heads of the same layer or all.
+    """
     steps, by_kind = defining_scores(scores, accuracy)
-    threshold = INDUCTION_THRESHOLD if kind == "induction" else float(fv_thresholds(scores).max())
-    other, = {*KINDS} - {kind}
-    curves = score_array(scores, DEFINED_BY[other])[1]
-    layers = np.indices(curves.shape[1:])[0].ravel() if same_layer else None
-    return percentiles_before(by_kind[kind].reshape(len(steps), -1) > threshold, curves.reshape(len(steps), -1),
-                              layers=layers, seed=seed)
+    bars = {"induction": INDUCTION_THRESHOLD, "fv": float(fv_thresholds(scores).max())}
+    found = {}
+    for kind, other in (KINDS, KINDS[::-1]):
+        curves = score_array(scores, DEFINED_BY[other])[1]
+        for layers in (None, np.indices(curves.shape[1:])[0].ravel()):
+            found[kind, layers is not None] = percentiles_before(
+                by_kind[kind].reshape(len(steps), -1) > bars[kind], curves.reshape(len(steps), -1), layers=layers,
+                seed=seed)
+    return found
 
 
 def pooled_ranks(parts: Iterable[RanksBefore]) -> RanksBefore:
@@ -257,10 +263,11 @@ def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = N
     Columns heads, among, n, percentile (mean, 0..1), p, smallest p; NaN and 1 where no head came after the first
     checkpoint.
     """
+    of_models = [ranks_before(group, _of(accuracy, model), seed=seed + i)
+                 for i, (model, group) in enumerate(scores.groupby("model"))]
     rows = []
     for kind, same_layer in product(reversed(KINDS), (False, True)):
-        found = pooled_ranks(ranks_before(group, _of(accuracy, model), kind=kind, same_layer=same_layer, seed=seed + i)
-                             for i, (model, group) in enumerate(scores.groupby("model")))
+        found = pooled_ranks(ranks[kind, same_layer] for ranks in of_models)
         test = found.test() if found.n else Test(np.nan, 1.0, 1.0)
         rows.append((kind, "heads of the same layer" if same_layer else "all heads", found.n, *test))
     return pd.DataFrame(rows, columns=["heads", "among", "n", "percentile", "p", "smallest p"])

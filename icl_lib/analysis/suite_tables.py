@@ -1,9 +1,11 @@
 """The tables of a suite as the claims' statistics read them; what is missing is left out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from icl_lib.analysis import dynamics, scaling
 from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.kinds import heads_of_kind
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import Transitions
+from icl_lib.stats.emergence import RanksBefore, Transitions
 
 # The field of `SuiteTables` that says which models and steps have a kind of table; the others: `ablated`.
 _MODELS = {"scores": "models", "accuracy": "models", "executions": "executed"}
@@ -81,11 +83,24 @@ class SuiteTables:
         able = [model for model in self.followed if len(self.kinds[model]) == 2]
         return [list(group) for _, group in groupby(sorted(able, key=lambda m: (size_of(m), m)), key=size_of)]
 
+    def _of_seeds(self, statistic: Callable[..., Any]) -> dict[str, Any]:
+        """A function of the tables `scores` and `accuracy` of each model in `seeds` that is not coarse."""
+        return {model: statistic(self.followed[model], self.table("accuracy", model, last=False), seed=self.seed + i)
+                for group in self.seeds for i, model in enumerate(m for m in group if not self.coarse(m))}
+
+    @cached_property
+    def ranks(self) -> dict[str, dict[tuple[str, bool], RanksBefore]]:
+        """See `dynamics.ranks_before`."""
+        return self._of_seeds(dynamics.ranks_before)
+
+    @cached_property
+    def _counts(self) -> dict[str, Transitions]:
+        return self._of_seeds(dynamics.transitions)
+
     def transitions(self, models: list[str]) -> pd.DataFrame:
         """Heads of models together by which score came first, by order; see `dynamics.transitions`."""
-        found = [dynamics.transitions(self.followed[model], self.table("accuracy", model, last=False),
-                                      seed=self.seed + i) for i, model in enumerate(models)]
-        return Transitions(*(np.sum(counts, axis=0) for counts in zip(*found, strict=True))).table().set_index("order")
+        counts = zip(*(self._counts[model] for model in models), strict=True)
+        return Transitions(*(np.sum(part, axis=0) for part in counts)).table().set_index("order")
 
     def curves(self, model: str) -> dict[str, pd.Series]:
         """Per kind the mean ranking score of the top heads of a followed model, selected at each step, by step."""

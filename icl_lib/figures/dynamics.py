@@ -43,6 +43,7 @@ def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, li
             side.set_ylabel(side.get_ylabel().split(",")[0], fontsize=10)
             side.tick_params(labelsize=9)
         ax.tick_params(axis="x", rotation=60)
+        ax.set_xlabel(ax.get_xlabel() if ax in axes[-1] or rows == 1 else "")
     return Figure(
         axes.ravel()[:len(scores)],
         f"Mean score of the top {fraction:.0%} of heads at each checkpoint, a panel per model. Blue, left: attention "

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from icl_lib.analysis.dynamics import same_checkpoints
+from icl_lib.names import size_of
 from icl_lib.stats.permutation import sign_test
 
 
@@ -58,14 +59,35 @@ def order_sentence(by_seed: pd.DataFrame) -> str:
             "with so many seeds).")
 
 
+def by_seed_shown(table: pd.DataFrame, *index: str) -> pd.DataFrame:
+    """A table with a row per model of one size (column `model`, "all" for all together) by the seeds in their names."""
+    told = {name: name.removeprefix(size_of(name)).lstrip("-").replace("seed", "seed ") or "first"
+            for name in table["model"]} | {"all": "all"}
+    return table.assign(model=table["model"].map(told)).rename(columns={"model": "seed"}).set_index([*index, "seed"])
+
+
 def ranks_shown(ranks: pd.DataFrame) -> pd.DataFrame:
     """`dynamics.ranks_before_by_seed` as it is shown."""
     other = {"fv": "final FV heads in prefix matching", "induction": "final induction heads in FV score"}
-    return ranks.assign(heads=ranks["heads"].map(other)).set_index(["heads", "among"]).rename_axis(
+    return _p_in_words(ranks.assign(heads=ranks["heads"].map(other))).set_index(["heads", "among"]).rename_axis(
         ["rank of, before they were", "among"]).round(3)
+
+
+def transitions_by_seed_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """`dynamics.transitions_by_seed` as it is shown."""
+    for order in ("induction first", "FV first"):
+        table = _p_in_words(table, f" ({order})")
+    return by_seed_shown(table).round(2)
 
 
 def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:
     """The table of transitions with its orders in words."""
     words = transitions["order"].str.replace("_", " ").str.replace("fv", "FV")
-    return transitions.assign(order=words).set_index("order").round(3)
+    return _p_in_words(transitions.assign(order=words)).set_index("order").round(3)
+
+
+def _p_in_words(table: pd.DataFrame, of: str = "") -> pd.DataFrame:
+    """The columns p and smallest p of a test as one: "0.027 (0.001)"."""
+    words = [f"{p:.2g} ({least:.2g})" for p, least in zip(table["p" + of], table["smallest p" + of], strict=True)]
+    return table.assign(**{"p" + of: words}).drop(columns="smallest p" + of).rename(
+        columns={"p" + of: f"p{of} (least possible)"})
