@@ -6,6 +6,7 @@ import pandas as pd
 
 from icl_lib.kinds import heads_of_kind
 from icl_lib.names import size_of
+from icl_lib.pages.dynamics import by_seed_shown
 from icl_lib.tables import read_table
 from lab.files import read_rung
 
@@ -31,8 +32,15 @@ def seeds_table(results: str | Path, models: dict[str, list[int]], reached: pd.D
     return table.assign(**{"aims met": (table[list(aims)] >= pd.Series(aims)).all(axis=1)}) if rows else table
 
 
+def seeds_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table by seed, in words."""
+    return by_seed_shown(table.reset_index().assign(**{"aims met": table["aims met"].map(
+        {True: "yes", False: "no"}).to_numpy()})).round(2)
+
+
 def aims_sentence(table: pd.DataFrame, size: str) -> str:
     """In how many seeds each aim is met, and in how many all are."""
     aims, n = read_rung(size)["aims"], len(table)
-    parts = [f"{aim} at least {bound:g} in {(table[aim] >= bound).sum()}" for aim, bound in aims.items()]
-    return f"Of {n} seeds {table['aims met'].sum()} have all that the size was made for: {', '.join(parts)}."
+    parts = [f"{aim}, at least {bound:g}: {(table[aim] >= bound).sum()}" for aim, bound in aims.items()]
+    return (f"Of {n} seeds {table['aims met'].sum()} have all that the size was made for. Seeds with each part: "
+            f"{'; '.join(parts)}.")
