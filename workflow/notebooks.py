@@ -4,8 +4,11 @@ A new notebook is a template in notebooks/, an entry here and a line of _toc.yml
 what it is given (workflow/suite.py).
 """
 
+import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SCORED = ("scores", "accuracy", "tasks")
 ABLATED = ("ablations", "effects", "curves")
@@ -84,3 +87,15 @@ class Run:
         """Path to kind. Several notebooks write statistics, each its own: statistics/claims.parquet."""
         return {f"{Path(self.folder, kind, self.notebook if kind == 'statistics' else '', self.stem)}.parquet": kind
                 for kind in NOTEBOOKS[self.notebook].writes}
+
+
+def points(grid: dict[str, list]) -> dict[str, dict[str, Any]]:
+    """Every combination of a grid's values by its name, `n_shots=4,seed=1`. Raises ValueError for equal names."""
+    found = {}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        name = ",".join(f"{key}={re.sub(r'[^A-Za-z0-9_.+-]+', '_', str(value))}" for key, value in point.items())
+        if name in found:
+            raise ValueError(f"two points are called {name}: values have to differ in letters, digits or . _ + -")
+        found[name] = point
+    return found

@@ -1,8 +1,6 @@
 """A suite: which models and steps, what each notebook is given, and where its results go."""
 
-import itertools
 import os
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +12,7 @@ import yaml
 from icl_lib.models.locate import locate, steps_of
 from icl_lib.names import size_of
 from workflow import command
-from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run
+from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run, points
 from workflow.schema import SCHEMA, UniqueKeys, check_schema, short
 from workflow.templates import check_parameters, library_files, template_parameters
 
@@ -182,18 +180,6 @@ class Suite:
             check_parameters(run.template, self.given(run))
         if idle := [notebook for notebook in self.sweep if not self.chosen[notebook]]:
             raise ValueError(f"sweep.{idle[0]}: the suite runs {idle[0]} on no model")
-
-
-def points(grid: dict[str, list]) -> dict[str, dict[str, Any]]:
-    """Every combination of a grid's values by its name, `n_shots=4,seed=1`. Raises ValueError for equal names."""
-    found = {}
-    for values in itertools.product(*grid.values()):
-        point = dict(zip(grid, values, strict=True))
-        name = ",".join(f"{key}={re.sub(r'[^A-Za-z0-9_.+-]+', '_', str(value))}" for key, value in point.items())
-        if name in found:
-            raise ValueError(f"two points are called {name}: values have to differ in letters, digits or . _ + -")
-        found[name] = point
-    return found
 
 
 def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
