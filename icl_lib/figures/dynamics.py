@@ -101,7 +101,7 @@ def head_trajectories(scores: pd.DataFrame, steps: Sequence[int], n_heads: int) 
 
 def trajectories_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, list[int]], n_heads: int) -> Figure:
     """Figure 22: as `head_trajectories`, a row per model, a column per score, both kinds in one panel by colour."""
-    figure, axes = plt.subplots(len(scores), 2, figsize=(6.8, 0.4 + 2.2 * len(scores)), squeeze=False)
+    figure, axes = plt.subplots(len(scores), 2, figsize=(6.8, 0.4 + 1.9 * len(scores)), squeeze=False)
     for row, (model, table) in zip(axes, scores.items(), strict=True):
         heads = dynamics.final_heads(table, n=n_heads)
         for ax, (score, label) in zip(row, SCORE_OF_HEAD.items(), strict=True):
