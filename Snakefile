@@ -4,7 +4,6 @@
 import json
 import logging
 import shlex
-import shutil
 import sys
 
 sys.path.insert(0, str(workflow.basedir))
@@ -118,14 +117,21 @@ for NAME, KIND in RULES.items():
             "--inputs {input:q} --committed {params.committed:q} --tables {output.tables:q}"
 
 
-rule copied:
-    input:
-        list(SUITE.copied.values()),
-    output:
-        list(SUITE.copied),
-    run:
-        for source, target in zip(input, output):
-            shutil.copyfile(source, target)
+# Snakemake looks at all inputs of a job once for each of its outputs: one job for each model.
+COPIES = {}
+for copy, original in SUITE.copied.items():
+    COPIES.setdefault(Path(copy).relative_to(OUT).parts[1:-1], {})[copy] = original
+
+for copies in COPIES.values():
+
+    rule:
+        input:
+            list(copies.values()),
+        output:
+            list(copies),
+        shell:
+            "{PYTHON} -c 'import shutil, sys; n = len(sys.argv) // 2; "
+            "[*map(shutil.copyfile, sys.argv[1 : n + 1], sys.argv[n + 1 :])]' {input:q} {output:q}"
 
 
 rule joined:
