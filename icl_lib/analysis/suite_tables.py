@@ -63,6 +63,11 @@ class SuiteTables:
         found = {model: self.table("scores", model, last=False) for model in self.models}
         return {model: table for model, table in found.items() if table["step"].nunique() >= 2}
 
+    @cached_property
+    def accuracies(self) -> dict[str, pd.DataFrame]:
+        """The tables `accuracy` of all steps of the followed models."""
+        return {model: self.table("accuracy", model, last=False) for model in self.followed}
+
     def steps(self, model: str) -> list[int]:
         """The steps of a followed model that were scored, in rising order."""
         return sorted(self.followed[model]["step"].unique().tolist())
@@ -74,7 +79,7 @@ class SuiteTables:
     @cached_property
     def emergence(self) -> dict[str, pd.DataFrame]:
         """When each kind came in each followed model, by kind; see `dynamics.emergence_table`."""
-        return {model: dynamics.emergence_table(scores, self.table("accuracy", model, last=False)).set_index("kind")
+        return {model: dynamics.emergence_table(scores, self.accuracies[model]).set_index("kind")
                 for model, scores in self.followed.items()}
 
     @cached_property
@@ -85,7 +90,7 @@ class SuiteTables:
 
     def _of_seeds(self, statistic: Callable[..., Any]) -> dict[str, Any]:
         """A function of the tables `scores` and `accuracy` of each model in `seeds` that is not coarse."""
-        return {model: statistic(self.followed[model], self.table("accuracy", model, last=False), seed=self.seed + i)
+        return {model: statistic(self.followed[model], self.accuracies[model], seed=self.seed + i)
                 for group in self.seeds for i, model in enumerate(m for m in group if not self.coarse(m))}
 
     @cached_property
@@ -126,7 +131,7 @@ class SuiteTables:
 
     def accuracy(self, model: str) -> pd.Series:
         """Mean accuracy over tasks seen in training at the most demonstrations, by step."""
-        table = self.table("accuracy", model, last=False)
+        table = self.accuracies[model]
         rows = table.query("metric == 'first_token_accuracy' and labels == 'clean' and split != 'unseen'")
         return rows[rows["n_shots"] == rows["n_shots"].max()].groupby("step")["value"].mean()
 

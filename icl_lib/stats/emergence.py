@@ -102,8 +102,7 @@ def transition_counts(
     first_fv = first_crossing(fv, fv_threshold)
     n_steps, n_heads = induction.shape
     layers = np.zeros(n_heads, dtype=np.int64) if layers is None else np.asarray(layers)
-    null = np.array([_count_orders(first_induction, first_fv[others], n_steps)
-                     for others in _others(layers, n_permutations, seed)])
+    null = _count_orders(first_induction, first_fv[_others(layers, n_permutations, seed)], n_steps)
     return Transitions(_count_orders(first_induction, first_fv, n_steps), null)
 
 
@@ -150,8 +149,8 @@ def _others(layers: Int[ndarray, "head"], n: int, seed: int) -> Int[ndarray, "dr
 
 
 def _count_orders(
-    first_induction: Int[ndarray, "head"], first_fv: Int[ndarray, "head"], n_steps: int
-) -> Int[ndarray, "order"]:
+    first_induction: Int[ndarray, "head"], first_fv: Int[ndarray, "*draw head"], n_steps: int
+) -> Int[ndarray, "*draw order"]:
     has_induction, has_fv = first_induction < n_steps, first_fv < n_steps
     both = has_induction & has_fv
     masks = (
@@ -162,4 +161,4 @@ def _count_orders(
         has_fv & ~has_induction,
         ~has_induction & ~has_fv,
     )
-    return np.array([mask.sum() for mask in masks])
+    return np.stack([mask.sum(axis=-1) for mask in np.broadcast_arrays(*masks)], axis=-1)
