@@ -102,7 +102,7 @@ def test_seeds_together_have_the_power_that_one_lacks():
     assert found.loc["all", "smallest p (induction first)"] < 0.05
     named = found.rename(index={"a": "lab-1k", "b": "lab-1k-seed1", "c": "lab-1k-data-seed2"}).reset_index()
     shown = dynamics_report.transitions_by_seed_shown(named)
-    assert shown.index.tolist() == ["seed 0", "seed 1", "data-seed 2", "all"]
+    assert shown.index.tolist() == ["0", "1", "data-seed2", "all"]
     words = "{:.2g} ({:.2g})".format(*found.loc["all", ["p (induction first)", "smallest p (induction first)"]])
     assert shown.loc["all", "p (induction first) (least possible)"] == words != "0 (0)"
 

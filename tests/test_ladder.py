@@ -86,7 +86,7 @@ def test_seeds_are_judged_by_what_their_size_was_made_for(monkeypatch):
     assert set(table["aims met"]) == {True, False}
     assert seeds.aims_sentence(table, "lab-370k").startswith("Of 2 seeds 1 have all that")
     assert "other heads, at least 0.75: 1; 10 shots, at least 0.9: 2;" in seeds.aims_sentence(table, "lab-370k")
-    assert seeds.seeds_shown(table)["aims met"].to_dict() == {"seed 0": "no", "seed 1": "yes"}
+    assert seeds.seeds_shown(table)["aims met"].to_dict() == {"0": "no", "1": "yes"}
 
 
 def test_every_task_has_a_card_and_a_place_in_the_world_table():

@@ -113,7 +113,7 @@ def test_the_pages_say_what_was_planted(pages):
     assert "Induction heads came by step 2048, after 1024. FV heads came by step 8192, after 4096." in text
     _, heads, by_chance, p_value = next(row for row in rows_of(text) if row[0] == "induction first")
     assert (float(heads), round(float(by_chance), 1), p_value.split()[0]) == (0, 0.4, "1")
-    of_seeds = [row for row in rows_of(text) if row[0] in ("seed 0", "seed 1", "all") and len(row) == 8][-3:]
+    of_seeds = [row for row in rows_of(text) if row[0] in ("0", "1", "all") and len(row) == 8][-3:]
     assert [(row[0], int(row[1]), round(float(row[2]), 1)) for row in of_seeds] == [
-        ("seed 0", 0, 0.4), ("seed 1", 0, 0.4), ("all", 0, 0.8)]
+        ("0", 0, 0.4), ("1", 0, 0.4), ("all", 0, 0.8)]
     assert all(float(row[3].split("(")[1].rstrip(")")) < 0.05 for row in of_seeds)  # the smallest p: none without power

@@ -61,8 +61,8 @@ def order_sentence(by_seed: pd.DataFrame) -> str:
 
 def by_seed_shown(table: pd.DataFrame, *index: str) -> pd.DataFrame:
     """A table with a row per model of one size (column `model`, "all" for all together) by the seeds in their names."""
-    told = {name: name.removeprefix(size_of(name)).lstrip("-").replace("seed", "seed ") or (
-        "seed 0" if name.startswith("lab-") else "first") for name in table["model"]} | {"all": "all"}
+    told = {name: name.removeprefix(size_of(name)).lstrip("-").removeprefix("seed") or (
+        "0" if name.startswith("lab-") else "first") for name in table["model"]} | {"all": "all"}
     return table.assign(model=table["model"].map(told)).rename(columns={"model": "seed"}).set_index([*index, "seed"])
 
 
