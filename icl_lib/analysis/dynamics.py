@@ -244,11 +244,10 @@ def ranks_before(
     bars = {"induction": INDUCTION_THRESHOLD, "fv": float(fv_thresholds(scores).max())}
     found = {}
     for kind, other in (KINDS, KINDS[::-1]):
-        curves = score_array(scores, DEFINED_BY[other])[1]
+        of_kind, curves = by_kind[kind] > bars[kind], score_array(scores, DEFINED_BY[other])[1]
         for layers in (None, np.indices(curves.shape[1:])[0].ravel()):
             found[kind, layers is not None] = percentiles_before(
-                by_kind[kind].reshape(len(steps), -1) > bars[kind], curves.reshape(len(steps), -1), layers=layers,
-                seed=seed)
+                of_kind.reshape(len(steps), -1), curves.reshape(len(steps), -1), layers=layers, seed=seed)
     return found
 
 
@@ -260,8 +259,7 @@ def pooled_ranks(parts: Iterable[RanksBefore]) -> RanksBefore:
 def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
     """`ranks_before` of all models in the tables together: for both kinds, among all heads and within layers.
 
-    Columns heads, among, n, percentile (mean, 0..1), p, smallest p; NaN and 1 where no head came after the first
-    checkpoint.
+    Columns heads, among, n, percentile (mean, 0..1), p, smallest p; NaN and 1 where no head came after the first step.
     """
     of_models = [ranks_before(group, _of(accuracy, model), seed=seed + i)
                  for i, (model, group) in enumerate(scores.groupby("model"))]
