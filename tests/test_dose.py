@@ -12,10 +12,10 @@ from lab.interventions import read_intervention
 STEPS = [256, 512, 1024, 2048, 4096]
 
 
-def run(strength, seed, *, induction_at, fv_at, prefix=0.9, fv=0.1):
+def run(strength, seed, *, induction_at, fv_at, prefix=0.9, fv=0.1, null=0.005):
     """The rows of one run: each score at its last value from a step on, at nothing before."""
     return pd.DataFrame([{
-        "arm": "repeats", "strength": strength, "seed": seed, "step": step, "accuracy": 0.8, "fv_null": 0.005,
+        "arm": "repeats", "strength": strength, "seed": seed, "step": step, "accuracy": 0.8, "fv_null": null,
         "prefix_matching": prefix * (step >= induction_at), "fv_score": fv * (step >= fv_at)} for step in STEPS])
 
 
@@ -38,7 +38,7 @@ def test_a_kind_comes_with_half_of_its_last_score_if_it_formed():
     plan = read_plan(DOSE)
     found = dose_table(run(0.2, 1, induction_at=512, fv_at=2048), plan).iloc[0]
     assert (found["repeats"], found["induction came"], found["fv came"], found["order"]) == (0.8, 512, 2048, 2)
-    for missing in ({"prefix": 0.2}, {"fv": 0.01}):
+    for missing in ({"prefix": 0.2}, {"fv": 0.01}, {"null": 0.2}):
         found = dose_table(run(0.2, 1, induction_at=512, fv_at=2048, **missing), plan).iloc[0]
         assert np.isnan(found["order"]) and np.isinf(found[["induction came", "fv came"]].astype(float)).sum() == 1
 
