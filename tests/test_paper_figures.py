@@ -161,6 +161,12 @@ def test_places_name_the_model_whose_number_is_shown():
     assert re.findall(r'data-run="([^"]*)"', alone) == ["training_dynamics/m", "ablation/r"]
 
 
+def test_a_number_of_one_seed_beside_the_verdict_of_all_says_so():
+    word, row = of_figure({"lab": ledger(**{"lab-1k": FAILS, "lab-1k-seed1": HOLDS, "lab-1k-seed2": HOLDS})})
+    assert word == paper_figures.AGREES and "lab-1k (first of 3 seeds): 0.6" in unescape(row)
+    assert "seeds)" not in of_figure({"lab": ledger(**{"lab-1k": HOLDS, "lab-2k": HOLDS})})[1]
+
+
 def test_panels_of_all_models_show_each_model_in_the_colours_of_its_heads():
     grid = pd.DataFrame([(layer, head) for layer in range(3) for head in range(2)], columns=["layer", "head"])
     table = pd.concat([grid.assign(score=score, value=np.arange(6) / 10, step=step, task="") for step in (0, 4)

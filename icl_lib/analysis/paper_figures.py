@@ -62,7 +62,8 @@ def compared(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> pd
     """A row per figure, claim and world of models: the largest model's estimate and the verdict over all models.
 
     `worlds`: the ledger with verdicts (`claims.with_verdicts`) by name of the world, the one that counts first in
-    front; `sizes`: parameters by model. Columns figure, claim, world, verdict and those of `Estimate`.
+    front; `sizes`: parameters by model. Columns figure, claim, world, verdict, those of `Estimate` and `seeds`: of how
+    many of its size that were measured the model is the first.
     """
     rows = []
     for figure in read_figures():
@@ -70,10 +71,11 @@ def compared(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> pd
             for world, found in worlds.items():
                 own = found[found["claim"] == claim]
                 last = of_largest_model(own, sizes)
-                numbers = {} if last is None else {name: getattr(last, name) for name in Estimate._fields}
+                numbers = {} if last is None else {name: getattr(last, name) for name in Estimate._fields} | {
+                    "seeds": own["model"].map(size_of).eq(size_of(last.model)).sum()}
                 of = {"figure": figure.number, "claim": claim, "world": world, "verdict": overall(own)}
                 rows.append(of | numbers)
-    return pd.DataFrame(rows, columns=["figure", "claim", "world", "verdict", *Estimate._fields])
+    return pd.DataFrame(rows, columns=["figure", "claim", "world", "verdict", *Estimate._fields, "seeds"])
 
 
 def figure_words(rows: pd.DataFrame) -> dict[int, str]:

@@ -136,7 +136,8 @@ def _link(run: str, cell: str, words: str) -> str:
 
 
 def _estimate(row) -> str:
-    return escape(f"{row.model or 'all models'}: {estimate_words(row)}")
+    of = f" (first of {row.seeds:.0f} seeds)" if getattr(row, "seeds", 1) > 1 else ""
+    return escape(f"{row.model or 'all models'}{of}: {estimate_words(row)}")
 
 
 def _listed(title: str, items: list[str], *, shown: bool = False) -> str:
