@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from icl_lib.figures.common import COLOUR, MARKER, Figure
+from icl_lib.figures.common import COLOUR, LABEL, MARKER, Figure
 from lab.causal_statistics import at_full
 
 ARM_LABEL = {
@@ -80,3 +80,35 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any], plan_name: str) -> 
         f"{plan_name[0].upper()}{plan_name[1:]}, along training: means over seeds with their range; dashed grey: the "
         "sham.",
         "Prefix matching, FV score and accuracy against training step, masked arm and sham")
+
+
+def dose_series(table: pd.DataFrame) -> Figure:
+    """Last scores of the best heads and when they came against the share of repeats that stays; `lab.dose.dose_table`.
+
+    A point per run, lines through means over seeds; of steps through medians, where most runs had the kind.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11.4, 3.4))
+    places = sorted(table["repeats"].unique())
+    for ax, kind in zip(axes, ("prefix_matching", "fv_score"), strict=False):
+        label, colour, marker = MEASURES[kind]
+        ax.scatter(table["repeats"], table[kind], color=colour, marker=marker, s=26, alpha=0.75, linewidths=0)
+        ax.plot(places, table.groupby("repeats")[kind].mean(), color=colour, linewidth=1.4)
+        ax.set(ylabel=label, ylim=(0, None))
+    for kind, shift in (("induction", -0.012), ("fv", 0.012)):
+        came = table[f"{kind} came"].replace(np.inf, np.nan)
+        axes[2].scatter(table["repeats"] + shift, came, alpha=0.75, linewidths=0, s=26, color=COLOUR[kind],
+                        marker=MARKER[kind], label=LABEL[kind])
+        middle = table.groupby("repeats")[f"{kind} came"].median().replace(np.inf, np.nan)
+        axes[2].plot(np.array(places) + shift, middle, color=COLOUR[kind], linewidth=1.4)
+    axes[2].set(ylabel="step with half of the last score")
+    axes[2].set_yscale("log", base=2)
+    axes[2].yaxis.set_major_formatter("{x:,.0f}")
+    axes[2].legend(fontsize=9)
+    for ax in axes:
+        ax.set(xlabel="share of repeats that stays", xticks=places)
+    return Figure(
+        axes,
+        "Best prefix-matching score and best FV score at the last step, and the first checkpoint with half of it, by "
+        "the share of repeats in running text; a point per seed, lines through means (of steps through medians). No "
+        "point: the kind did not form.",
+        "Three panels against the share of repeats: prefix matching, FV score, and the step at which each kind came")

@@ -168,3 +168,21 @@ def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any], prefix: str = "") 
 
 def _label(arm: str) -> str:
     return f"sham of {ARM_LABEL.get(arm[5:], arm[5:])}" if arm.startswith("sham_") else ARM_LABEL.get(arm, arm)
+
+
+def dose_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A `dose_table` by share of repeats: means of the last scores and when each kind came (`emergence_words`)."""
+    shares, told = table.groupby("repeats"), {}
+    for kind, words, score, label, digits in (("induction", "induction heads", "prefix_matching", "prefix matching", 2),
+                                              ("fv", "FV heads", "fv_score", "FV score", 3)):
+        told[f"{label}, best head"] = shares[score].mean().round(digits)
+        told[f"{words} came"] = shares.apply(lambda runs, came=f"{kind} came": emergence_words(
+            runs.assign(emergence=runs[came], emerged=np.isfinite(runs[came]))))
+    return pd.DataFrame(told | {"accuracy": shares["accuracy"].mean().round(2)}).rename_axis("share of repeats")
+
+
+def dose_rows(tests: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
+    """The tests of the dose series as rows of the table `statistics`."""
+    return pd.DataFrame({
+        "name": "dose series, " + tests["with the share of repeats"], "value": tests["rank correlation"], "low": np.nan,
+        "high": np.nan, "p_value": tests["p"], "n": tests["runs"], "notebook": "causal_test", "model": plan["rung"]})

@@ -28,7 +28,8 @@ def dose_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
         came = {kind: half_level(run.set_index("step")[score]) if last[score] > bars[kind] else np.inf
                 for kind, score in KINDS.items()}
         order = np.log2(came["fv"] / came["induction"]) if np.isfinite([*came.values()]).all() else np.nan
-        rows.append({"repeats": 1 - strength, "seed": seed, **last[[*KINDS.values(), "accuracy"]],
+        rows.append({"repeats": 1 - strength, "seed": seed, "step": last["step"],
+                     **last[[*KINDS.values(), "accuracy"]],
                      **{f"{kind} came": step for kind, step in came.items()}, "order": order})
     return pd.DataFrame(rows).sort_values(["repeats", "seed"], ignore_index=True)
 
@@ -44,3 +45,10 @@ def dose_tests(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     tests = pd.DataFrame(rows, columns=["with the share of repeats", "rank correlation", "p", "smallest p", "runs"])
     tests.insert(3, "p (Holm)", holm(tests["p"].to_numpy()))
     return tests
+
+
+def missing_runs(table: pd.DataFrame, plan: dict[str, Any]) -> int:
+    """How many of the plan's runs a `dose_table` lacks; the plan's tests are for all of them."""
+    (entry,) = plan["arms"].values()
+    planned = {(1 - strength, seed) for strength in entry["strengths"] for seed in plan["seeds"]}
+    return len(planned - set(zip(table["repeats"], table["seed"], strict=True)))

@@ -7,7 +7,7 @@ import pytest
 from lab import causal
 from lab import causal_page as causal_report
 from lab import causal_statistics as judge
-from lab.files import CONFIRMATION, PLANS, read_plan
+from lab.files import CONFIRMATION, DOSE, PLANS, read_plan
 
 RULES = read_plan()["rules"]
 PLAN = {
@@ -156,9 +156,8 @@ def test_accuracy_by_the_labels_is_counted_apart_from_fv_heads():
     assert table.loc["b", ["accuracy", "induction heads at zero", "training loss (nats)"]].tolist() == [0.3, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("name", PLANS)
-def test_committed_tables_are_runs_of_the_plan(name):
-    folder = PLANS[name]
+@pytest.mark.parametrize("folder", [*PLANS.values(), DOSE], ids=lambda folder: folder.name)
+def test_committed_tables_are_runs_of_the_plan(folder):
     plan = read_plan(folder)
     runs = judge.read_runs(folder)
     assert set(map(tuple, runs[judge.RUN].to_numpy(dtype=object))) <= {tuple(run) for run in causal.planned(plan)}

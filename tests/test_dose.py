@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from lab import causal
-from lab.dose import dose_table, dose_tests
+from lab.causal_page import dose_rows, dose_shown
+from lab.dose import TESTED, dose_table, dose_tests, missing_runs
 from lab.files import CAUSAL, CONFIRMATION, DOSE, NO_GLOSSARIES, read_plan
 from lab.interventions import read_intervention
 
@@ -58,3 +59,19 @@ def test_heads_that_never_come_are_the_latest():
     tests = dose_tests(dose_table(runs, read_plan(DOSE)), seed=0).set_index("with the share of repeats")
     assert tests.loc["step at which FV heads came", "rank correlation"] < -0.5
     assert tests.loc["doublings of the step from induction to FV heads", "runs"] == 9
+
+
+def test_the_page_says_which_kinds_never_came_and_what_is_missing():
+    plan = read_plan(DOSE) | {"seeds": [0, 1, 2]}
+    runs = series(lambda share: 1024 if share else 9999)
+    runs.loc[(runs["strength"] == 0.8) & (runs["seed"] == 1), "prefix_matching"] = 0.1
+    table = dose_table(runs, plan)
+    shown = dose_shown(table)
+    assert shown["FV heads came"].tolist() == ["not within 4096 steps", *5 * ["1024"]]
+    assert shown["induction heads came"].tolist() == ["512", "512; not within 4096 steps in 1 of 3", *4 * ["512"]]
+    assert shown["prefix matching, best head"].tolist()[:2] == [0.9, 0.63] and missing_runs(table, plan) == 0
+    assert missing_runs(table[table["repeats"] > 0], plan) == 3
+    tests = dose_tests(table, seed=0)
+    rows = dose_rows(tests, plan)
+    assert rows["name"].tolist() == ["dose series, " + words for words in TESTED.values()]
+    assert rows["p_value"].tolist() == tests["p"].tolist() and rows["n"].tolist() == [18, 18, 18, 14]
