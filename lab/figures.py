@@ -19,7 +19,7 @@ def loss_curves(curves: pd.DataFrame) -> Figure:
     ax.legend(fontsize=9)
     return Figure(
         ax,
-        "Training loss of every committed model, by optimiser step: mean over 100 steps of the weighted next-token "
+        "Training loss of every model and seed, by optimiser step: mean over 100 steps of the weighted next-token "
         "loss. One line per seed; darker is larger. The steep fall is where induction heads form.",
         "Loss against optimiser step, one line per model and seed; larger models fall earlier and lower.")
 

@@ -11,7 +11,6 @@ from icl_lib.kinds import INDUCTION_THRESHOLD, fv_threshold, mean_scores, null_d
 from icl_lib.measurements import task_group
 from icl_lib.models.locate import count_parameters
 from icl_lib.tables import read_table
-from lab import files
 from lab.files import ARMS, MODELS, TRIALS, read_rung
 
 REACHED = ("model", "parameters", "0 shots", "1 shot", "10 shots", "10, shuffled", "all trained", "unseen",
@@ -47,8 +46,9 @@ def mixture_table(rung: str) -> pd.DataFrame:
 
 
 def trained() -> list[tuple[str, int]]:
-    """(rung, seed) of every model whose last checkpoint is there, by size."""
-    return sorted(files.trained(), key=lambda run: (count_parameters(run[0]), run[1]))
+    """(rung, seed) of every model whose training curve is there, with or without weights, by size."""
+    runs = [(path.parts[-3], int(path.parts[-2].removeprefix("seed"))) for path in MODELS.glob("*/seed*/curve.csv")]
+    return sorted(runs, key=lambda run: (count_parameters(run[0]), run[1]))
 
 
 def ladder_table() -> pd.DataFrame:

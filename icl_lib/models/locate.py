@@ -43,7 +43,7 @@ def _folder(name: str) -> Path | None:
         return None
     size, _, seed = name.partition("-seed")
     folder = LAB_MODELS / size / f"seed{seed or 0}"
-    if not folder.is_dir():
+    if not any(folder.glob("step*")):  # of a model without weights its training curve may be there
         raise unknown("model", name, _known_models())
     return folder
 
@@ -87,7 +87,7 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
 
 
 def _known_models() -> list[str]:
-    folders = sorted(LAB_MODELS.glob("*/seed*"))
+    folders = sorted({step.parent for step in LAB_MODELS.glob("*/seed*/step*")})
     lab = [f"{folder.parent.name}-{folder.name}".removesuffix("-seed0") for folder in folders]
     return lab + list(packaged_models()) + list(paper_models())
 
