@@ -11,31 +11,42 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.common import RESULTS, save
+from workflow.suite import read_suite
 from workflow.warm import SECONDS
 
 TABLE, REST = RESULTS / "book.csv", "workflow, imports, rendering"
 
 
-def part_of(module: str, arguments: list[str], made_from: str) -> str:
-    """The notebook that a process worked for: its log's folder for kernels, the template for what starts them."""
+def part_of(module: str, arguments: list[str], made_from: str) -> tuple[str, Path]:
+    """The notebook that a process worked for and what of: its log for kernels, the page for what starts them."""
     folders = Path(made_from).parts
     if "logs" in folders:
-        return folders[folders.index("logs") + 1].partition(".")[0]
-    return Path(arguments[0]).stem if module == "workflow.run" else module
+        place = folders.index("logs") + 1
+        return folders[place].partition(".")[0], Path(*folders[place:])
+    return (Path(arguments[0]).stem, Path(arguments[1])) if module == "workflow.run" else (module, Path())
 
 
-def by_part(lines: list[str], total: float) -> pd.DataFrame:
-    """Columns part, runs, processor_seconds, share; the largest first, what no process accounts for last."""
-    rows = [(part_of(*entry[:3]), entry[0] == "workflow.run", entry[3]) for entry in map(json.loads, lines)]
-    table = pd.DataFrame(rows, columns=["part", "runs", "processor_seconds"]).groupby("part", as_index=False).sum()
-    table = table.sort_values("processor_seconds", ascending=False)
-    rest = pd.DataFrame({"part": [REST], "runs": [0], "processor_seconds": [total - table["processor_seconds"].sum()]})
-    return pd.concat([table, rest], ignore_index=True).assign(share=lambda t: t["processor_seconds"] / total)
+def by_part(lines: list[str], total: float, included: Collection[str]) -> pd.DataFrame:
+    """Columns part, runs, processor_seconds, of_real_models, share; the largest first, what is left of the total last.
+
+    `included`: models and suites, whose own runs are the seconds of real models; the rest is the lab's or of both.
+    """
+    rows = []
+    for module, arguments, made_from, seconds in map(json.loads, lines):
+        part, of = part_of(module, arguments, made_from)
+        real = any(name == of.stem.partition(".")[0] or f"/{name}/" in f"/{of}" for name in included)
+        rows.append((part, module == "workflow.run", seconds, real * seconds))
+    table = pd.DataFrame(rows, columns=["part", "runs", "processor_seconds", "of_real_models"])
+    table = table.groupby("part", as_index=False).sum().sort_values("processor_seconds", ascending=False)
+    rest = pd.DataFrame({"part": [REST], "processor_seconds": [total - table["processor_seconds"].sum()]})
+    table = pd.concat([table, rest], ignore_index=True).fillna({"runs": 0, "of_real_models": 0.0}).astype({"runs": int})
+    return table.assign(share=lambda t: t["processor_seconds"] / total)
 
 
 def cold_book(suite: str, cores: int) -> tuple[list[str], float]:
@@ -57,9 +68,11 @@ def cold_book(suite: str, cores: int) -> tuple[list[str], float]:
 
 def main() -> None:
     suite = sys.argv[1] if len(sys.argv) > 1 else "lab"
-    table = by_part(*cold_book(suite, int(os.environ.get("CORES", "2"))))
+    included = [name for other in read_suite(f"config/{suite}.yaml").included for name in (other.name, *other.steps)]
+    table = by_part(*cold_book(suite, int(os.environ.get("CORES", "2"))), included)
     save(table, TABLE)
-    print(f"in all {table['processor_seconds'].sum() / 60:.1f} minutes of processor time")
+    seconds = table[["processor_seconds", "of_real_models"]].sum() / 60
+    print("in all {:.1f} minutes of processor time, {:.1f} of them on real models alone".format(*seconds))
 
 
 if __name__ == "__main__":

@@ -135,16 +135,18 @@ def test_training_bench_counts_the_tokens_and_shares_of_a_step(monkeypatch):
 
 
 def test_seconds_of_a_cold_book_go_to_the_notebook_that_used_them():
-    kernel, scoring = ["-f", "c.json"], ["notebooks/scoring.ipynb", "results/lab/scoring.ipynb"]
+    kernel, scoring = ["-f", "c.json"], ["notebooks/scoring.ipynb", "results/lab/notebooks/scoring/org/m/step0.ipynb"]
     lines = [json.dumps(entry) for entry in (
         ["workflow.run", scoring, "", 1.5],
-        ["ipykernel_launcher", kernel, "/x/logs/scoring/m/step-1.made_from.json", 6.0],
-        ["workflow.run", ["notebooks/ablation.ipynb"], "", 1.0], ["workflow.run", scoring, "", 0.5],
-        ["ipykernel_launcher", kernel, "results/lab/logs/ablation/m/step-1.made_from.json", 20.0])]
-    table = book.by_part(lines, 35.0).set_index("part")
-    assert list(table.index) == ["ablation", "scoring", book.REST]
-    assert table["processor_seconds"].tolist() == [21.0, 8.0, 6.0] and table["runs"].tolist() == [1, 2, 0]
-    assert table["share"].sum() == pytest.approx(1)
+        ["ipykernel_launcher", kernel, "/x/logs/scoring/org/m/step0.made_from.json", 6.0],
+        ["workflow.run", ["notebooks/ablation.ipynb", "results/lab/notebooks/ablation/m/step0.ipynb"], "", 1.0],
+        ["workflow.run", [scoring[0], "results/lab/notebooks/scoring/m/step0.ipynb"], "", 0.5],
+        ["ipykernel_launcher", kernel, "results/lab/logs/claims/real.made_from.json", 2.0],
+        ["ipykernel_launcher", kernel, "results/lab/logs/ablation/m/step0.made_from.json", 20.0])]
+    table = book.by_part(lines, 36.0, ["real", "org/m"]).set_index("part")
+    assert list(table.index) == ["ablation", "scoring", "claims", book.REST]
+    assert table["processor_seconds"].tolist() == [21.0, 8.0, 2.0, 5.0] and table["runs"].tolist() == [1, 2, 0, 0]
+    assert table["of_real_models"].tolist() == [0, 7.5, 2.0, 0] and table["share"].sum() == pytest.approx(1)
 
 
 def test_an_unknown_rung_is_refused_by_name(monkeypatch):
