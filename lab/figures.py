@@ -44,8 +44,8 @@ def reached_by_size(reached: pd.DataFrame) -> Figure:
     return Figure(
         axes,
         "What the models reached at their last checkpoint, a point per seed. Left: accuracy on tasks that share inputs "
-        "and labels. Middle: highest prefix-matching score. Right: highest FV score; dashes mark its null's 99th "
-        "percentile.",
+        "and labels. Middle: highest prefix-matching score. Right: highest FV score; dashes: from here on "
+        "a head is called an FV head.",
         "Three panels against number of parameters: accuracies, prefix-matching score and FV score, a point per seed.")
 
 

@@ -10,6 +10,7 @@ from icl_lib.data.tasks import Task
 from icl_lib.kinds import INDUCTION_THRESHOLD, fv_threshold, mean_scores, null_draws
 from icl_lib.measurements import task_group
 from icl_lib.models.locate import count_parameters
+from icl_lib.names import size_of
 from icl_lib.tables import read_table
 from lab.files import ARMS, MODELS, TRIALS, read_rung
 
@@ -62,9 +63,9 @@ def ladder_table() -> pd.DataFrame:
         rows.append({
             "rung": rung, "parameters": count_parameters(rung), "layers": config["shape"]["layers"],
             "heads per layer": config["shape"]["heads"], "d_model": config["shape"]["d_model"],
-            "seeds": ", ".join(map(str, seeds)), "steps": config["steps"],
+            "seeds": len(seeds), "steps": config["steps"],
             "million tokens": round(curve["tokens"].iloc[-1] / 1e6, 1), "minutes": round(seconds / 60),
-            "tokens per second": round(curve["tokens"].iloc[-1] / seconds), "checkpoints, MB": round(size / 1e6, 1)})
+            "weights here, MB": round(size / 1e6, 1)})
     return pd.DataFrame(rows).set_index("rung").rename_axis("size")
 
 
@@ -104,6 +105,14 @@ def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, T
             float(mean_scores(scores, "fv").max()), fv_threshold(null_draws(scores))))
     table = pd.DataFrame(rows, columns=REACHED)
     return table.sort_values(["parameters", "model"]).set_index("model")
+
+
+def means_by_size(reached: pd.DataFrame) -> pd.DataFrame:
+    """A `reached_table` by size: how many seeds, and means over them of accuracies and top scores."""
+    sizes = reached.groupby(reached.index.map(size_of).rename("size"), sort=False)
+    means = sizes.mean(numeric_only=True).drop(columns=["parameters", "FV threshold"]).round(2)
+    means.insert(0, "seeds", sizes.size())
+    return means
 
 
 def recipe_table() -> pd.DataFrame:

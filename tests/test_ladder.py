@@ -64,7 +64,7 @@ def test_the_ladder_has_a_row_per_trained_rung_with_sizes_from_the_weights():
     sizes = {name: weight.size for name, weight in weights.items()}
     embeddings = sum(size for name, size in sizes.items() if "embed" in name)
     assert table.loc["lab-7k", "parameters"] == sum(sizes.values()) - embeddings > 0
-    assert len(ladder.trained()) == table["seeds"].str.split(", ").map(len).sum()
+    assert len(ladder.trained()) == table["seeds"].sum()
     curve = ladder.curves([("lab-7k", 0)])
     assert table.loc["lab-7k", "million tokens"] == round(curve["tokens"].max() / 1e6, 1)
 
@@ -72,6 +72,10 @@ def test_the_ladder_has_a_row_per_trained_rung_with_sizes_from_the_weights():
 def test_seeds_are_judged_by_what_their_size_was_made_for(monkeypatch):
     models = {"lab-370k": [4096], "lab-370k-seed1": [4096], "lab-40k": [8192]}
     reached = ladder.reached_table("lab/training", models, read_tasks())
+    means = ladder.means_by_size(reached)
+    assert means["seeds"].to_dict() == {"lab-370k": 2}
+    assert means["10 shots"].item() == round(reached["10 shots"].mean(), 2)
+    assert not {"parameters", "FV threshold", "induction heads by layer"} & set(means)
     aims = {"induction layers": 2, "other heads": 0.75, "10 shots": 0.9, "gap to shuffled": 0.5}
     monkeypatch.setattr(seeds, "read_rung", lambda _: {"aims": aims})
     table = seeds.seeds_table("lab/training", models, reached, "lab-370k")
