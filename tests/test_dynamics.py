@@ -79,7 +79,7 @@ def test_transitions_are_counted_for_every_seed():
     same_head.loc[other, ["layer", "head"]] = 1
     same_head.loc[same_head["layer"] == -1, ["layer", "head"]] = 0
     found = dynamics.transitions_by_seed(pd.concat([score_tables("a"), same_head]), seed=0).set_index("model")
-    assert found["induction first"].to_dict() == {"a": 0, "b": 1, "all": 1}
+    assert found["induction first"].to_dict() == {"a": 0, "b": 1, "all": 1, "all, in layers": 1}
     assert found["FV first"].sum() == 0
     # one of four heads in each seed: chance has it there in a quarter, so that neither seed nor both can tell
     assert found.loc["all", "induction first, by chance"] == pytest.approx(0.5, abs=0.05)
@@ -96,17 +96,24 @@ def test_seeds_together_have_the_power_that_one_lacks():
 
     nothing = planted_tables.with_heads([], 0.1) / 100
     three, first = (planted_tables.with_heads(planted_tables.layer(1, n), score) for n, score in ((3, 0.8), (1, 0.1)))
-    scores = pd.concat([grid(model, step, three if step >= 10 else nothing, first if step >= 20 else nothing)
-                        for model in "abc" for step in (0, 10, 20)])
-    found = dynamics.transitions_by_seed(scores, seed=0).set_index("model")
+
+    def transitions_of(induction):
+        scores = [grid(model, step, induction if step >= 10 else nothing, first if step >= 20 else nothing)
+                  for model in "abc" for step in (0, 10, 20)]
+        return dynamics.transitions_by_seed(pd.concat(scores), seed=0).set_index("model")
+
+    found = transitions_of(three)
     assert (found.loc[list("abc"), "smallest p (induction first)"] > 0.05).all()  # three of forty heads: 2 x 0.075
     assert found.loc["all", "p (induction first)"] == pytest.approx(2 * 0.075**3, abs=0.002)
     assert found.loc["all", "induction first"] == 3
     assert found.loc["all", "induction first, by chance"] == pytest.approx(3 * 0.075, abs=0.02)
     assert found.loc["all", "smallest p (induction first)"] < 0.05
+    assert found.loc["all, in layers", "induction first, by chance"] == pytest.approx(3 * 0.3, abs=0.05)
+    layers_differ = transitions_of(planted_tables.with_heads(planted_tables.layer(1, 10), 0.8))["p (induction first)"]
+    assert layers_differ["all"] < 0.05 and layers_differ["all, in layers"] == 1
     named = found.rename(index={"a": "lab-1k", "b": "lab-1k-seed1", "c": "lab-1k-data-seed2"}).reset_index()
     shown = dynamics_report.transitions_by_seed_shown(named)
-    assert shown.index.tolist() == ["0", "1", "data-seed2", "all"]
+    assert shown.index.tolist() == ["0", "1", "data-seed2", "all", "all, in layers"]
     words = "{:.2g} ({:.2g})".format(*found.loc["all", ["p (induction first)", "smallest p (induction first)"]])
     assert shown.loc["all", "p (induction first) (least possible)"] == words != "0 (0)"
 

@@ -13,7 +13,7 @@ from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import Emergence
+from icl_lib.stats.emergence import Emergence, pooled
 from icl_lib.stats.permutation import gehan_scores, sign_test, trend_test
 
 FEW_STEPS = "fewer than two checkpoints after the first step"
@@ -170,7 +170,7 @@ def percentile_before(suite: SuiteTables, models: list[str], *, kind: str, same_
 
     See `dynamics.ranks_before`.
     """
-    found = dynamics.pooled_ranks(suite.ranks[model][kind, same_layer] for model in models)
+    found = pooled(suite.ranks[model][kind, same_layer] for model in models)
     if not found.n:
         return undecidable(models[0], "0 such heads came after the first checkpoint")
     return tested(models[0], found.test(), n=int(found.n), of="heads")

@@ -4,7 +4,6 @@ Top heads are ranked by `kinds.RANKED_BY`; whether a head is of a kind follows t
 Where a function takes the table `accuracy`, a model has no FV heads at a step at which it does not read labels.
 """
 
-from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
@@ -22,6 +21,7 @@ from icl_lib.stats.emergence import (
     emergence_interval,
     emergence_step,
     percentiles_before,
+    pooled,
     transition_counts,
 )
 from icl_lib.stats.intervals import Test, bootstrap_mean
@@ -213,16 +213,18 @@ def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None,
 
 
 def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
-    """One row per model and, for two or more, one of all together ("all"); by which score came first.
+    """One row per model and, for two or more, of all together ("all" and "all, in layers", see `transitions`).
 
-    "All" compares the sum of heads with the sums of the models' random pairings. Columns model and, for induction and
+    These compare the sum of heads with the sums of the models' random pairings. Columns model and, for induction and
     FV first: heads, heads by chance, p, smallest p (see `transition_table`); `both at once`.
     """
-    found = {str(model): transitions(group, _of(accuracy, model), seed=seed + i)
-             for i, (model, group) in enumerate(scores.groupby("model"))}
-    if len(found) > 1:
-        found["all"] = Transitions(*(np.sum(counts, axis=0) for counts in zip(*found.values(), strict=True)))
-    rows = []
+    rows, found = [], {}
+    for within_layers, words in ((False, "all"), (True, "all, in layers")):
+        of_models = {str(model): transitions(group, _of(accuracy, model), seed=seed + i, within_layers=within_layers)
+                     for i, (model, group) in enumerate(scores.groupby("model"))}
+        found = found or of_models
+        if len(of_models) > 1:
+            found = found | {words: pooled(of_models.values())}
     for model, counts in found.items():
         row, table = {"model": model}, counts.table().set_index("order")
         for order, words in (("induction_first", "induction first"), ("fv_first", "FV first")):
@@ -251,11 +253,6 @@ def ranks_before(
     return found
 
 
-def pooled_ranks(parts: Iterable[RanksBefore]) -> RanksBefore:
-    """Of several models together: their heads' percentiles, and the sums of their draws."""
-    return RanksBefore(*(np.sum(part, axis=0) for part in zip(*parts, strict=True)))
-
-
 def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
     """`ranks_before` of all models in the tables together: for both kinds, among all heads and within layers.
 
@@ -265,7 +262,7 @@ def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = N
                  for i, (model, group) in enumerate(scores.groupby("model"))]
     rows = []
     for kind, same_layer in product(reversed(KINDS), (False, True)):
-        found = pooled_ranks(ranks[kind, same_layer] for ranks in of_models)
+        found = pooled(ranks[kind, same_layer] for ranks in of_models)
         test = found.test() if found.n else Test(np.nan, 1.0, 1.0)
         rows.append((kind, "heads of the same layer" if same_layer else "all heads", found.n, *test))
     return pd.DataFrame(rows, columns=["heads", "among", "n", "percentile", "p", "smallest p"])
@@ -277,12 +274,14 @@ def half_level(curve: pd.Series) -> float:
 
 
 def transitions(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None, *, seed: int, induction_threshold: float = INDUCTION_THRESHOLD
+    scores: pd.DataFrame, accuracy: pd.DataFrame | None, *, seed: int, induction_threshold: float = INDUCTION_THRESHOLD,
+    within_layers: bool = False,
 ) -> Transitions:
-    """Heads of one model by order of emergence; see `transition_table`."""
+    """Heads of one model by order of emergence; see `transition_table`. Chance: over all heads or within each layer."""
     steps, by_kind = defining_scores(scores, accuracy)
     induction, fv = (by_kind[kind].reshape(len(steps), -1) for kind in KINDS)
-    return transition_counts(induction, fv, induction_threshold=induction_threshold,
+    layers = np.indices(by_kind["fv"].shape[1:])[0].ravel() if within_layers else None
+    return transition_counts(induction, fv, induction_threshold=induction_threshold, layers=layers,
                              fv_threshold=float(fv_thresholds(scores).max()), seed=seed)
 
 

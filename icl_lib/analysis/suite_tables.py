@@ -7,14 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from icl_lib.analysis import dynamics, scaling
 from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.kinds import heads_of_kind
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import RanksBefore, Transitions
+from icl_lib.stats.emergence import RanksBefore, Transitions, pooled
 
 # The field of `SuiteTables` that says which models and steps have a kind of table; the others: `ablated`.
 _MODELS = {"scores": "models", "accuracy": "models", "executions": "executed"}
@@ -104,8 +103,7 @@ class SuiteTables:
 
     def transitions(self, models: list[str]) -> pd.DataFrame:
         """Heads of models together by which score came first, by order; see `dynamics.transitions`."""
-        counts = zip(*(self._counts[model] for model in models), strict=True)
-        return Transitions(*(np.sum(part, axis=0) for part in counts)).table().set_index("order")
+        return pooled(self._counts[model] for model in models).table().set_index("order")
 
     def curves(self, model: str) -> dict[str, pd.Series]:
         """Per kind the mean ranking score of the top heads of a followed model, selected at each step, by step."""

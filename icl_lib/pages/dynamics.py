@@ -60,9 +60,10 @@ def order_sentence(by_seed: pd.DataFrame) -> str:
 
 
 def by_seed_shown(table: pd.DataFrame, *index: str) -> pd.DataFrame:
-    """A table with a row per model of one size (column `model`, "all" for all together) by the seeds in their names."""
+    """A table with a row per model of one size (column `model`, or "all") by the seeds in their names."""
     told = {name: name.removeprefix(size_of(name)).lstrip("-").removeprefix("seed") or (
-        "0" if name.startswith("lab-") else "first") for name in table["model"]} | {"all": "all"}
+        "0" if name.startswith("lab-") else "first") for name in table["model"]}
+    told |= {words: words for words in ("all", "all, in layers")}
     return table.assign(model=table["model"].map(told)).rename(columns={"model": "seed"}).set_index([*index, "seed"])
 
 

@@ -1,7 +1,7 @@
 """When scores emerge along training, and which came first: emergence steps and transition counts."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -116,6 +116,15 @@ class RanksBefore(NamedTuple):
     def test(self) -> Test:
         """The mean percentile, 0..1, against 0.5, which random heads have; two-sided. Needs a head."""
         return extreme(self.total / self.n - 0.5, self.null / self.n - 0.5, exact=False, shown=self.total / self.n)
+
+
+Counted = TypeVar("Counted", Transitions, RanksBefore)
+
+
+def pooled(parts: Iterable[Counted]) -> Counted:
+    """Of several models together: the sums of what was found in each, and of their draws. Needs a model."""
+    first, *others = parts
+    return type(first)(*(np.sum(part, axis=0) for part in zip(first, *others, strict=True)))
 
 
 def percentiles_before(
