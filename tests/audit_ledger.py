@@ -230,8 +230,10 @@ def when(kind):
 AUDIT = {
     "H1, 4a": effect(ACCURACY, "fv_minus_induction", False), "H1, 4a (size)": effect_trend(ACCURACY, False),
     "H2 (distinct), 3b": shared, "H2 (connected), 5e": audit_seeds.transitions(audit_seeds.induction_first),
-    "5e (chance)": audit_seeds.transitions(audit_seeds.beyond_chance), "5e (before)": audit_seeds.before(False),
-    "5e (layer)": audit_seeds.before(True), "3a": depths, "3c (FV)": percentile("fv"),
+    "5e (chance)": audit_seeds.transitions(audit_seeds.beyond_chance, place=False),
+    "5e (chance, place)": audit_seeds.transitions(audit_seeds.beyond_chance, place=True),
+    "5e (before)": audit_seeds.before("all"), "5e (before, place)": audit_seeds.before("place"),
+    "5e (before, layer)": audit_seeds.before("layer"), "3a": depths, "3c (FV)": percentile("fv"),
     "3c (induction)": percentile("induction"), "3d": strengths, "4b": effect(ACCURACY, "induction", True),
     "4c": effect(ACCURACY, "fv", True), "C2": effect(ACCURACY, "fv", True),
     "4d": effect(LOSS, "fv_minus_induction", True), "4d (size)": effect_trend(LOSS, True),

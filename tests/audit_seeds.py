@@ -1,5 +1,7 @@
 """The ledger's statistics of section 5 over a size's seeds once more; see tests/audit_ledger.py."""
 
+import itertools
+
 import numpy as np
 from scipy import stats
 
@@ -16,11 +18,11 @@ def seeds(suite):
     return found
 
 
-def transitions(share):
+def transitions(share, **options):
     """`share`: what is told of the first places of the heads with either score, a pair for each seed."""
     return lambda suite: {
         size: share([[suite.crossings(model)[0][kind] for kind in ("induction", "fv")] for model in models],
-                    len(suite.models[models[0]]))
+                    len(suite.models[models[0]]), **options)
         for size, models in seeds(suite).items()}
 
 
@@ -35,15 +37,19 @@ def reverse(firsts, end):
     return (both & (fv < induction)).sum() / both.sum()
 
 
-def beyond_chance(firsts, end):
+def beyond_chance(firsts, end, *, place):
     def count(a, b):
-        return ((b < end) & (a < b)).sum(-1)
-    expected = sum(count(induction[:, None], fv[None, :]).sum() / len(fv) for induction, fv in firsts)
+        return ((b < end) & (a < b)).sum()
     rng = np.random.default_rng(1)
-    null = np.array([sum(count(induction, rng.permutation(fv)) for induction, fv in firsts) for _ in range(2000)])
+    if place:
+        orders = list(itertools.permutations(firsts))
+        null = np.array([sum(count(own[0], other[1]) for own, other in zip(firsts, order, strict=True))
+                         for order in orders])
+    else:
+        null = np.array([sum(count(induction, rng.permutation(fv)) for induction, fv in firsts) for _ in range(2000)])
     observed = sum(count(induction, fv) for induction, fv in firsts)
     p = min(1, 2 * min((null >= observed).mean(), (null <= observed).mean()))
-    return (observed - expected, 0.08), np.nan, np.nan, (p, 0.08)  # theirs is the mean of 2000 pairings
+    return (observed - null.mean(), 0.12), np.nan, np.nan, (p, 0.08)  # both are means over random pairings
 
 
 def order(suite):
@@ -57,23 +63,30 @@ def order(suite):
     return found
 
 
-def before(same_layer):
-    """Percentiles of heads in prefix matching before they were FV heads, and of random heads in their place."""
+def before(among):
+    """Percentiles of heads in prefix matching before they were FV heads, less those of random heads in their place."""
     def of(suite):
         found, rng = {}, np.random.default_rng(1)
         for size, models in seeds(suite).items():
-            own, drawn = [], []
-            for model in models:
-                prefix = [plain.heads(scores, plain.PREFIX) for _, scores, _ in suite.by_step(model)]
+            own, drawn, elsewhere = [], [], []
+            by_model = [[plain.heads(scores, plain.PREFIX) for _, scores, _ in suite.by_step(model)]
+                        for model in models]
+            for model, prefix in zip(models, by_model, strict=True):
                 first = suite.crossings(model)[0]["fv"].reshape(prefix[0].shape)
-                rooms = [np.s_[row] for row in range(len(first))] if same_layer else [np.s_[:]]
-                for room in rooms:
-                    ranks = [(at, plain.percentiles(np.max([p[room] for p in prefix[: int(came)]], axis=0)).ravel())
-                             for at, came in enumerate(first[room].ravel()) if 0 < came < len(prefix)]
-                    own += [rank[at] for at, rank in ranks]
+                for room in [np.s_[row] for row in range(len(first))] if among == "layer" else [np.s_[:]]:
+                    came = [(at, int(step)) for at, step in enumerate(first[room].ravel()) if 0 < step < len(prefix)]
+                    ranks = [[plain.percentiles(np.max([p[room] for p in other[:step]], axis=0)).ravel()
+                              for other in (prefix, *by_model)] for _, step in came]
+                    own += [rank[0][at] for (at, _), rank in zip(came, ranks, strict=True)]
                     places = [rng.permutation(first[room].size)[: len(ranks)] for _ in range(3000)]
-                    drawn.append([[rank[to] for to, (_, rank) in zip(place, ranks, strict=True)] for place in places])
-            far = np.abs(np.concatenate(drawn, axis=1).mean(1) - 0.5) >= abs(np.mean(own) - 0.5) - 1e-9
-            found[size] = (np.mean(own), np.nan, np.nan, (far.mean(), 0.04))
+                    drawn.append([[rank[0][to] for to, rank in zip(place, ranks, strict=True)] for place in places])
+                    elsewhere.append([sum(rank[1 + i][at] for (at, _), rank in zip(came, ranks, strict=True))
+                                      for i in range(len(models))])
+            null = np.concatenate(drawn, axis=1).mean(1) if among != "place" else np.array([
+                sum(row[to] for row, to in zip(elsewhere, order, strict=True)) / len(own)
+                for order in itertools.permutations(range(len(models)))])
+            middle = null.mean() if among == "place" else 0.5
+            far = np.abs(null - middle) >= abs(np.mean(own) - middle) - 1e-9
+            found[size] = (np.mean(own) - middle, np.nan, np.nan, (far.mean(), 0.04))
         return found
     return of

@@ -65,6 +65,8 @@ def transitions_beyond_chance(tables, state, claim):
     half = layer(0, 10) + layer(1, 10)
     came = {HOLDS: (layer(1, 8), layer(1)), FAILS: (half, layer(2, 10) + layer(3, 10)),
             POWERLESS: (everywhere, layer(1))}[state]
+    if claim.given["among"] == "place":
+        return at_places(tables, state)
     along(tables, induction={20: came[0]}, fv={100: came[1]})
     return tables.suite()
 
@@ -76,7 +78,18 @@ def emergence_order(tables, state, claim):
     return tables.suite()
 
 
+def at_places(tables, state):
+    """Of each seed another head has both scores, or all but that which has one; or the same head of all."""
+    for seed, head in enumerate(layer(1, 6)):
+        others = [other for other in layer(1, 6) if other != head]
+        fv = layer(1, 1) if state == POWERLESS else [head]
+        along(tables, f"m-seed{seed}", induction={20: others if state == FAILS else fv}, fv={100: fv})
+    return tables.suite()
+
+
 def percentile_before(tables, state, claim):
+    if claim.given["among"] == "place":
+        return at_places(tables, state)
     fv = layer(1)
     others = [head for row in range(4) for head in layer(row, 10) if head not in fv]
     if state == POWERLESS:  # they are FV heads at the first checkpoint already

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icl_lib.analysis import dynamics, mattering
+from icl_lib.analysis import dynamics, mattering, transitions
 from icl_lib.analysis.reading import tables_of
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.figures import dynamics as dynamics_figures
@@ -65,7 +65,7 @@ def test_each_seed_says_which_kind_came_first():
 
 
 def test_the_sweep_repeats_the_count_at_every_threshold():
-    sweep = dynamics.transition_sweep(score_tables(), induction_thresholds=[0.5, 0.95], seed=0)
+    sweep = transitions.transition_sweep(score_tables(), induction_thresholds=[0.5, 0.95], seed=0)
     assert sweep["threshold"].unique().tolist() == [0.5, 0.95]
     only = sweep[sweep["order"] == "induction_only"].set_index("threshold")["heads"]
     assert only.to_dict() == {0.5: 1, 0.95: 0}
@@ -78,8 +78,9 @@ def test_transitions_are_counted_for_every_seed():
     other = (same_head["score"] == "fv") & (same_head["layer"] == 0) & (same_head["head"] == 0)
     same_head.loc[other, ["layer", "head"]] = 1
     same_head.loc[same_head["layer"] == -1, ["layer", "head"]] = 0
-    found = dynamics.transitions_by_seed(pd.concat([score_tables("a"), same_head]), seed=0).set_index("model")
-    assert found["induction first"].to_dict() == {"a": 0, "b": 1, "all": 1, "all, in layers": 1}
+    found = transitions.transitions_by_seed(pd.concat([score_tables("a"), same_head]), seed=0).set_index("model")
+    assert found["induction first"].to_dict() == {"a": 0, "b": 1, "all": 1, "all, in layers": 1, "all, same places": 1,
+                                                  "all, each step's threshold": 1}
     assert found["FV first"].sum() == 0
     # one of four heads in each seed: chance has it there in a quarter, so that neither seed nor both can tell
     assert found.loc["all", "induction first, by chance"] == pytest.approx(0.5, abs=0.05)
@@ -100,7 +101,7 @@ def test_seeds_together_have_the_power_that_one_lacks():
     def transitions_of(induction):
         scores = [grid(model, step, induction if step >= 10 else nothing, first if step >= 20 else nothing)
                   for model in "abc" for step in (0, 10, 20)]
-        return dynamics.transitions_by_seed(pd.concat(scores), seed=0).set_index("model")
+        return transitions.transitions_by_seed(pd.concat(scores), seed=0).set_index("model")
 
     found = transitions_of(three)
     assert (found.loc[list("abc"), "smallest p (induction first)"] > 0.05).all()  # three of forty heads: 2 x 0.075
@@ -111,9 +112,14 @@ def test_seeds_together_have_the_power_that_one_lacks():
     assert found.loc["all, in layers", "induction first, by chance"] == pytest.approx(3 * 0.3, abs=0.05)
     layers_differ = transitions_of(planted_tables.with_heads(planted_tables.layer(1, 10), 0.8))["p (induction first)"]
     assert layers_differ["all"] < 0.05 and layers_differ["all, in layers"] == 1
+    assert found.loc["all, in layers", "p (induction first)"] < 0.06  # 2 x 0.3 ** 3
+    assert found.loc["all, same places", "p (induction first)"] == 1  # the same heads in every seed
+    told = dynamics_report.transitions_sentence(found.reset_index(), 2)
+    assert "Of 3 heads with both scores induction came first in 3, a share of 1.00; in random" in told
+    assert "Of these 3 heads 2 are induction heads at the last checkpoint too" in told
     named = found.rename(index={"a": "lab-1k", "b": "lab-1k-seed1", "c": "lab-1k-data-seed2"}).reset_index()
     shown = dynamics_report.transitions_by_seed_shown(named)
-    assert shown.index.tolist() == ["0", "1", "data-seed2", "all", "all, in layers"]
+    assert shown.index.tolist() == ["0", "1", "data-seed2", *list(found.index)[3:]]
     words = "{:.2g} ({:.2g})".format(*found.loc["all", ["p (induction first)", "smallest p (induction first)"]])
     assert shown.loc["all", "p (induction first) (least possible)"] == words != "0 (0)"
 
@@ -138,9 +144,9 @@ def test_there_are_no_fv_heads_while_a_model_does_not_read_labels():
     assert dynamics.fv_emergence_interval(scores, late, seed=0) == (40.0, 40.0)
     moved = scores.replace({"layer": {0: 1, 1: 0}}).query("score == 'fv'").assign(head=lambda t: 1 - t["head"])
     one_head = pd.concat([scores.query("score != 'fv'"), moved])
-    orders = dynamics.transition_table(one_head, late, seed=0).set_index("order")["heads"]
+    orders = transitions.transition_table(one_head, late, seed=0).set_index("order")["heads"]
     assert orders["induction_first"] == 1 and orders["both_at_once"] == 0
-    assert dynamics.transition_table(one_head, seed=0).set_index("order").at["both_at_once", "heads"] == 1
+    assert transitions.transition_table(one_head, seed=0).set_index("order").at["both_at_once", "heads"] == 1
     suite = SuiteTables(Path(), {"m": STEPS}, {}, {})
     vars(suite).update(followed={"m": one_head}, accuracies={"m": late}, kinds={"m": {"induction", "fv"}})
     assert suite.transitions(["m"])["heads"].equals(orders)

@@ -13,6 +13,8 @@ from icl_lib.stats.emergence import (
     emergence_step,
     first_crossing,
     percentiles_before,
+    places_exchanged,
+    ranks_exchanged,
     transition_counts,
 )
 
@@ -128,6 +130,25 @@ def test_percentiles_before_are_of_the_checkpoints_before_and_of_heads_that_came
     assert sorted(set(of_layer.null.round(9))) == pytest.approx(np.arange(5) / 5 + 0.1)
     alike = percentiles_before(of_kind, np.ones((4, 10)), seed=0)
     assert alike.test().smallest_p == 1.0 and alike.total == pytest.approx(0.5)
+
+
+def test_what_a_place_does_in_every_seed_is_no_link():
+    linked, alike = np.full((3, 4), 5), np.full((3, 4), 5)  # first checkpoints of three seeds' heads, 5: never
+    linked[[0, 1, 2], [0, 1, 2]] = alike[:, 0] = 1
+    for first, expected, p_value in ((linked, 1, 2 / 6), (alike, 3, 1)):  # one pairing of six keeps all three
+        row = places_exchanged(first, np.minimum(first + 1, 5), n_steps=5, seed=0).table().set_index("order").iloc[0]
+        assert row["heads"] == 3 and row["expected by chance"] == pytest.approx(expected, abs=0.05)
+        assert row["p"] == pytest.approx(p_value, abs=0.03)
+
+
+def test_ranks_are_compared_with_those_of_the_same_heads_up_to_the_same_checkpoint():
+    of_kind, other = np.zeros((2, 3, 4), dtype=bool), np.tile(np.arange(4.0), (2, 3, 1))
+    of_kind[0, 1:, 3] = of_kind[1, 2:, 0] = True  # head 3 of one seed from checkpoint 1, head 0 of the other from 2
+    other[1, 0] = [3.0, 2.0, 1.0, 0.0]  # in the other seed head 3 is last at checkpoint 0, and first after it
+    found = ranks_exchanged(of_kind, other, seed=0)
+    assert (found.total, found.n) == (pytest.approx(7 / 8 + 6 / 8), 2)  # head 0 is as high as head 3 until then
+    assert sorted(set(found.null.round(9))) == pytest.approx([1 / 8 + 1 / 8, 7 / 8 + 6 / 8])
+    assert found.by_chance == pytest.approx((7 + 1 + 6 + 1) / 8 / 4)
 
 
 def test_two_heads_never_have_one_place():

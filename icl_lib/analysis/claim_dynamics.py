@@ -13,7 +13,7 @@ from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import Emergence, pooled
+from icl_lib.stats.emergence import Emergence
 from icl_lib.stats.permutation import gehan_scores, sign_test, trend_test
 
 FEW_STEPS = "fewer than two checkpoints after the first step"
@@ -155,9 +155,9 @@ def reverse_share(suite: SuiteTables, models: list[str], *, few: float) -> Estim
 
 
 @of_seeds
-def transitions_beyond_chance(suite: SuiteTables, models: list[str]) -> Estimate:
-    """Heads that were induction heads first, minus their number when a model's heads' curves are paired at random."""
-    table = suite.transitions(models)
+def transitions_beyond_chance(suite: SuiteTables, models: list[str], *, among: str) -> Estimate:
+    """Heads that were induction heads first, minus their number when curves are exchanged; see `transitions`."""
+    table = suite.transitions(models, among)
     row, n = table.loc["induction_first"], int(table["heads"].sum())
     why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
     return Estimate(models[0], float(row["heads"] - row["expected by chance"]), p_value=row["p"], n=n,
@@ -165,15 +165,16 @@ def transitions_beyond_chance(suite: SuiteTables, models: list[str]) -> Estimate
 
 
 @of_seeds
-def percentile_before(suite: SuiteTables, models: list[str], *, kind: str, same_layer: bool) -> Estimate:
-    """Mean percentile of the final heads of a kind in the other kind's score before they were of theirs.
+def percentile_before(suite: SuiteTables, models: list[str], *, kind: str, among: str) -> Estimate:
+    """Mean percentile of the final heads of a kind in the other kind's score before they were of theirs, less chance.
 
-    See `dynamics.ranks_before`.
+    See `SuiteTables.ranks_before`.
     """
-    found = pooled(suite.ranks[model][kind, same_layer] for model in models)
+    found = suite.ranks_before(models, kind, among)
     if not found.n:
         return undecidable(models[0], "0 such heads came after the first checkpoint")
-    return tested(models[0], found.test(), n=int(found.n), of="heads")
+    test = found.test()
+    return tested(models[0], test._replace(value=test.value - found.by_chance), n=int(found.n), of="heads")
 
 
 def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:

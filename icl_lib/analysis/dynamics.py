@@ -1,10 +1,8 @@
-"""Section 5 from the scoring tables of one model's checkpoints: curves, emergence, transitions.
+"""Section 5 from the scoring tables of checkpoints: curves and emergence; heads with both scores: transitions.py.
 
 Top heads are ranked by `kinds.RANKED_BY`; whether a head is of a kind follows the definition of `kinds`, at each step.
 Where a function takes the table `accuracy`, a model has no FV heads at a step at which it does not read labels.
 """
-
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -15,16 +13,8 @@ from icl_lib import kinds
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import top_heads
 from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
-from icl_lib.stats.emergence import (
-    RanksBefore,
-    Transitions,
-    emergence_interval,
-    emergence_step,
-    percentiles_before,
-    pooled,
-    transition_counts,
-)
-from icl_lib.stats.intervals import Test, bootstrap_mean
+from icl_lib.stats.emergence import emergence_interval, emergence_step
+from icl_lib.stats.intervals import bootstrap_mean
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
@@ -116,7 +106,7 @@ def emergence_by_seed(
     rows, curves = [], {of: rows.set_index("step")["value"] for of, rows in seed_curves(
         scores, fraction=fraction).groupby(["model", "kind"])}
     for model, group in scores.groupby("model"):
-        step = emergence_table(group, _of(accuracy, model)).set_index("kind")["first step with it"]
+        step = emergence_table(group, of_model(accuracy, model)).set_index("kind")["first step with it"]
         induction, fv = (np.inf if pd.isna(step[kind]) else int(step[kind]) for kind in KINDS)
         first = "neither came" if np.isinf([induction, fv]).all() else "same checkpoint" if induction == fv else \
             "induction" if induction < fv else "FV"
@@ -146,7 +136,7 @@ def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> t
     """
     highest, found = -np.inf, None
     for model, group in scores.groupby("model"):
-        steps, by_kind = defining_scores(group, _of(accuracy, model))
+        steps, by_kind = defining_scores(group, of_model(accuracy, model))
         is_fv = by_kind["fv"] > fv_thresholds(group).max()
         earlier = np.indices(is_fv.shape)[0] < is_fv.argmax(axis=0)
         before = np.where(earlier & is_fv[-1], by_kind["induction"], -np.inf).max(axis=0)
@@ -191,101 +181,13 @@ def fv_by_task(scores: pd.DataFrame) -> tuple[list[int], Float[ndarray, "step ta
     return list(by_step), np.stack(list(by_step.values()))
 
 
-def transition_sweep(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, induction_thresholds: list[float], seed: int
-) -> pd.DataFrame:
-    """`transition_table` at other induction thresholds than the definition's, with the column `threshold`.
-
-    A sensitivity analysis: what would be counted if induction heads were defined otherwise.
-    """
-    return pd.concat([
-        transitions(scores, accuracy, seed=seed, induction_threshold=at).table().assign(threshold=at)
-        for at in induction_thresholds], ignore_index=True)
-
-
-def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
-    """Heads by order of emergence of the two scores, with what pairing all heads of the model at random would give.
-
-    The FV threshold is the highest of all steps' thresholds, so that a head counts at any step by the same bar.
-    Columns as in `Transitions.table`.
-    """
-    return transitions(scores, accuracy, seed=seed).table()
-
-
-def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
-    """One row per model and, for two or more, of all together ("all" and "all, in layers", see `transitions`).
-
-    These compare the sum of heads with the sums of the models' random pairings. Columns model and, for induction and
-    FV first: heads, heads by chance, p, smallest p (see `transition_table`); `both at once`.
-    """
-    rows, found = [], {}
-    for within_layers, words in ((False, "all"), (True, "all, in layers")):
-        of_models = {str(model): transitions(group, _of(accuracy, model), seed=seed + i, within_layers=within_layers)
-                     for i, (model, group) in enumerate(scores.groupby("model"))}
-        found = found or of_models
-        if len(of_models) > 1:
-            found = found | {words: pooled(of_models.values())}
-    for model, counts in found.items():
-        row, table = {"model": model}, counts.table().set_index("order")
-        for order, words in (("induction_first", "induction first"), ("fv_first", "FV first")):
-            heads, by_chance, p_value, smallest = table.loc[order]
-            row |= {words: int(heads), f"{words}, by chance": by_chance, f"p ({words})": p_value,
-                    f"smallest p ({words})": smallest}
-        rows.append(row | {"both at once": table.at["both_at_once", "heads"]})
-    return pd.DataFrame(rows)
-
-
-def ranks_before(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int
-) -> dict[tuple[str, bool], RanksBefore]:
-    """How one model's final heads of each kind ranked in the other kind's score before; see `percentiles_before`.
-
-    Keys: the kind, and whether among heads of the same layer or all.
-    """
-    steps, by_kind = defining_scores(scores, accuracy)
-    bars = {"induction": INDUCTION_THRESHOLD, "fv": float(fv_thresholds(scores).max())}
-    found = {}
-    for kind, other in (KINDS, KINDS[::-1]):
-        of_kind, curves = by_kind[kind] > bars[kind], score_array(scores, DEFINED_BY[other])[1]
-        for layers in (None, np.indices(curves.shape[1:])[0].ravel()):
-            found[kind, layers is not None] = percentiles_before(
-                of_kind.reshape(len(steps), -1), curves.reshape(len(steps), -1), layers=layers, seed=seed)
-    return found
-
-
-def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
-    """`ranks_before` of all models in the tables together: for both kinds, among all heads and within layers.
-
-    Columns heads, among, n, percentile (mean, 0..1), p, smallest p; NaN and 1 where no head came after the first step.
-    """
-    of_models = [ranks_before(group, _of(accuracy, model), seed=seed + i)
-                 for i, (model, group) in enumerate(scores.groupby("model"))]
-    rows = []
-    for kind, same_layer in product(reversed(KINDS), (False, True)):
-        found = pooled(ranks[kind, same_layer] for ranks in of_models)
-        test = found.test() if found.n else Test(np.nan, 1.0, 1.0)
-        rows.append((kind, "heads of the same layer" if same_layer else "all heads", found.n, *test))
-    return pd.DataFrame(rows, columns=["heads", "among", "n", "percentile", "p", "smallest p"])
-
-
 def half_level(curve: pd.Series) -> float:
     """First step, of those in a curve's index, at which it has half of its last value."""
     return float(curve.index[(curve >= curve.iloc[-1] / 2).to_numpy().argmax()])
 
 
-def transitions(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None, *, seed: int, induction_threshold: float = INDUCTION_THRESHOLD,
-    within_layers: bool = False,
-) -> Transitions:
-    """Heads of one model by order of emergence; see `transition_table`. Chance: over all heads or within each layer."""
-    steps, by_kind = defining_scores(scores, accuracy)
-    induction, fv = (by_kind[kind].reshape(len(steps), -1) for kind in KINDS)
-    layers = np.indices(by_kind["fv"].shape[1:])[0].ravel() if within_layers else None
-    return transition_counts(induction, fv, induction_threshold=induction_threshold, layers=layers,
-                             fv_threshold=float(fv_thresholds(scores).max()), seed=seed)
-
-
-def _of(accuracy: pd.DataFrame | None, model) -> pd.DataFrame | None:
+def of_model(accuracy: pd.DataFrame | None, model: str) -> pd.DataFrame | None:
+    """A model's rows of the table `accuracy`, if there is one."""
     return None if accuracy is None else accuracy[accuracy["model"] == model]
 
 

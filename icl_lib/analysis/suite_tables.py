@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from icl_lib.analysis import dynamics, scaling
+from icl_lib.analysis import dynamics, scaling, transitions
 from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.kinds import heads_of_kind
 from icl_lib.names import size_of
@@ -93,17 +93,27 @@ class SuiteTables:
                 for group in self.seeds for i, model in enumerate(m for m in group if not self.coarse(m))}
 
     @cached_property
-    def ranks(self) -> dict[str, dict[tuple[str, bool], RanksBefore]]:
-        """See `dynamics.ranks_before`."""
-        return self._of_seeds(dynamics.ranks_before)
+    def _ranks(self) -> dict[str, dict[tuple[str, str], RanksBefore]]:
+        return self._of_seeds(transitions.ranks_before)
+
+    def ranks_before(self, models: list[str], kind: str, among: str) -> RanksBefore:
+        """Of models together, against "all" heads, those of the "layer" or of the same "place"; see `transitions`."""
+        if among == "place":
+            return transitions.ranks_at_places(*self._together(models), seed=self.seed)[kind]
+        return pooled(self._ranks[model][kind, among] for model in models)
 
     @cached_property
     def _counts(self) -> dict[str, Transitions]:
-        return self._of_seeds(dynamics.transitions)
+        return self._of_seeds(transitions.transitions)
 
-    def transitions(self, models: list[str]) -> pd.DataFrame:
-        """Heads of models together by which score came first, by order; see `dynamics.transitions`."""
-        return pooled(self._counts[model] for model in models).table().set_index("order")
+    def transitions(self, models: list[str], among: str = "all") -> pd.DataFrame:
+        """Heads of models together by which score came first, by order; chance as in `ranks_before`."""
+        counts = pooled(self._counts[model] for model in models) if among == "all" else (
+            transitions.transitions_at_places(*self._together(models), seed=self.seed))
+        return counts.table().set_index("order")
+
+    def _together(self, models: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return tuple(pd.concat([of[model] for model in models]) for of in (self.followed, self.accuracies))
 
     def curves(self, model: str) -> dict[str, pd.Series]:
         """Per kind the mean ranking score of the top heads of a followed model, selected at each step, by step."""

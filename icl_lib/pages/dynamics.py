@@ -63,22 +63,43 @@ def by_seed_shown(table: pd.DataFrame, *index: str) -> pd.DataFrame:
     """A table with a row per model of one size (column `model`, or "all") by the seeds in their names."""
     told = {name: name.removeprefix(size_of(name)).lstrip("-").removeprefix("seed") or (
         "0" if name.startswith("lab-") else "first") for name in table["model"]}
-    told |= {words: words for words in ("all", "all, in layers")}
+    told |= {name: name for name in table["model"] if name.partition(",")[0] == "all"}
     return table.assign(model=table["model"].map(told)).rename(columns={"model": "seed"}).set_index([*index, "seed"])
 
 
 def ranks_shown(ranks: pd.DataFrame) -> pd.DataFrame:
-    """`dynamics.ranks_before_by_seed` as it is shown."""
+    """`transitions.ranks_before_by_seed` as it is shown."""
     other = {"fv": "final FV heads in prefix matching", "induction": "final induction heads in FV score"}
-    return _p_in_words(ranks.assign(heads=ranks["heads"].map(other))).set_index(["heads", "among"]).rename_axis(
-        ["rank of, before they were", "among"]).round(3)
+    return _p_in_words(ranks.assign(heads=ranks["heads"].map(other))).set_index(["heads", "against"]).rename_axis(
+        ["rank of, before they were", "against"]).round(3)
 
 
 def transitions_by_seed_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """`dynamics.transitions_by_seed` as it is shown."""
+    """`transitions.transitions_by_seed` as it is shown."""
     for order in ("induction first", "FV first"):
         table = _p_in_words(table, f" ({order})")
     return by_seed_shown(table).round(2)
+
+
+def transitions_sentence(table: pd.DataFrame, still: int) -> str:
+    """What the rows of all seeds together are compared with, what tells the order, and whether heads change their kind.
+
+    `table`: `transitions.transitions_by_seed`; `still`: how many of the heads with induction first keep it to the end.
+    """
+    row = table.set_index("model").loc["all"]
+    first, *others = row[["induction first", "FV first", "both at once"]].astype(int)
+    by_chance, fv_by_chance = row[["induction first, by chance", "FV first, by chance"]]
+    text = (
+        "All seeds together: *in layers*, curves paired within each layer; *same places*, each seed's FV curves given "
+        "to another seed's heads at the same layer and place, where what a place does to both scores explains nothing; "
+        "*each step's threshold*, FV heads by each checkpoint's own threshold instead of the highest.")
+    if not first or not by_chance:
+        return text
+    both, share = first + sum(others), by_chance / (by_chance + fv_by_chance)
+    return text + (
+        f" Of {both} heads with both scores induction came first in {first}, a share of {first / both:.2f}; in random "
+        f"pairings it is {share:.2f}. Of these {first} heads {still} are induction heads at the last checkpoint too: "
+        "they have added a kind and not changed it.")
 
 
 def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:

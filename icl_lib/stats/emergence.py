@@ -30,8 +30,8 @@ class Transitions(NamedTuple):
     def table(self) -> pd.DataFrame:
         """Columns order, heads, expected by chance, p, smallest p.
 
-        `p`: two-sided, twice the smaller tail; `smallest p`: the smallest that any pairing could have had, 1 where
-        every pairing gives the same count.
+        `p`: two-sided, twice the smaller tail; `smallest p`: the smallest that any of the pairings drawn has, 1 where
+        every one gives the same count.
         """
         null = self.null.astype(float)
         counts = np.stack([self.observed, null.min(axis=0), null.max(axis=0)], axis=1)
@@ -77,7 +77,9 @@ def emergence_interval(
     return float(ordered[tail]), float(ordered[len(ordered) - 1 - tail])
 
 
-def first_crossing(scores: Float[ndarray, "step head"], threshold: float) -> Int[ndarray, "head"]:
+def first_crossing(
+    scores: Float[ndarray, "step head"], threshold: float | Float[ndarray, "step 1"]
+) -> Int[ndarray, "head"]:
     """Index of the first checkpoint with a score above the threshold, or the number of steps, per head."""
     above = scores > threshold
     return np.where(above.any(axis=0), above.argmax(axis=0), len(scores))
@@ -85,14 +87,17 @@ def first_crossing(scores: Float[ndarray, "step head"], threshold: float) -> Int
 
 def transition_counts(
     induction: Float[ndarray, "step head"], fv: Float[ndarray, "step head"], *, induction_threshold: float,
-    fv_threshold: float, seed: int, layers: Int[ndarray, "head"] | None = None, n_permutations: int = 2000,
+    fv_threshold: float | Float[ndarray, "step 1"], seed: int, layers: Int[ndarray, "head"] | None = None,
+    n_permutations: int = 2000,
 ) -> Transitions:
     """How many heads were induction heads before they became FV heads, the reverse, and the rest (section 5).
 
     A head has a score from the first checkpoint above the threshold on, also when the score falls later.
+    Thresholds may differ by step, shape (step, 1).
+
     Orders: induction_first and fv_first (both in the end, at different checkpoints), both_at_once (same
     checkpoint), induction_only, fv_only, neither; they add up to the number of heads. The null pairs the
-    induction curve of each head with the FV curve of a random other one, within `layers` if given (heads of
+    induction curve of each head with the FV curve of a random one, within `layers` if given (heads of
     a layer emerge together, so this is the stricter null, and without power where they all do). Raises ValueError when
     the shapes differ.
     """
@@ -107,15 +112,22 @@ def transition_counts(
 
 
 class RanksBefore(NamedTuple):
-    """Sum over `n` heads of a percentile each, and as many such sums of heads drawn at random."""
+    """Sum over `n` heads of a percentile each, what chance gives for it, and such sums of heads drawn at random."""
 
     total: float
     n: int
+    expected: float
     null: Float[ndarray, "draw"]
 
     def test(self) -> Test:
-        """The mean percentile, 0..1, against 0.5, which random heads have; two-sided. Needs a head."""
-        return extreme(self.total / self.n - 0.5, self.null / self.n - 0.5, exact=False, shown=self.total / self.n)
+        """The mean percentile, 0..1, against `by_chance`; two-sided. Needs a head."""
+        mean, null = self.total / self.n, self.null / self.n
+        return extreme(mean - self.by_chance, null - self.by_chance, exact=False, shown=mean)
+
+    @property
+    def by_chance(self) -> float:
+        """The mean percentile that chance gives, 0.5 where heads are drawn from all that are ranked; NaN for none."""
+        return self.expected / self.n if self.n else np.nan
 
 
 Counted = TypeVar("Counted", Transitions, RanksBefore)
@@ -145,7 +157,41 @@ def percentiles_before(
         for layer in np.unique(layers):
             row[layers == layer] = percentile_rank(before[layers == layer])
     rows, others = np.arange(len(heads)), _others(layers, n_permutations, seed)
-    return RanksBefore(float(ranks[rows, heads].sum()), len(heads), ranks[rows, others[:, heads]].sum(axis=1))
+    drawn = ranks[rows, others[:, heads]].sum(axis=1)
+    return RanksBefore(float(ranks[rows, heads].sum()), len(heads), len(heads) / 2, drawn)
+
+
+def places_exchanged(
+    first_induction: Int[ndarray, "seed head"], first_fv: Int[ndarray, "seed head"], *, n_steps: int, seed: int,
+    n_permutations: int = N_PERMUTATIONS,
+) -> Transitions:
+    """`transition_counts` of seeds together from the first checkpoint with each score (`first_crossing`).
+
+    The null gives each seed's heads the FV checkpoints of a random seed's heads at the same places, no seed's twice:
+    what a head's place does to both scores is in it, and what links them in one training is not.
+    """
+    orders = _seed_orders(len(first_fv), n_permutations, seed)
+    null = _count_orders(first_induction, first_fv[orders], n_steps).sum(axis=1)
+    return Transitions(_count_orders(first_induction, first_fv, n_steps).sum(axis=0), null)
+
+
+def ranks_exchanged(
+    of_kind: Bool[ndarray, "seed step head"], other: Float[ndarray, "seed step head"], *, seed: int,
+    n_permutations: int = N_PERMUTATIONS,
+) -> RanksBefore:
+    """`percentiles_before` of seeds together; the same heads of a random seed take their place, no seed's twice."""
+    sums, n = np.zeros((len(other), len(other))), 0  # of the percentiles of one seed's heads in another
+    for own, kind in zip(sums, of_kind, strict=True):
+        heads = np.flatnonzero(kind[-1] & ~kind[0])
+        n += len(heads)
+        for head, first in zip(heads, kind[:, heads].argmax(axis=0), strict=True):
+            own += [percentile_rank(curves[:first].max(axis=0))[head] for curves in other]
+    drawn = sums[np.arange(len(other)), _seed_orders(len(other), n_permutations, seed)].sum(axis=1)
+    return RanksBefore(float(sums.trace()), n, float(sums.mean(axis=1).sum()), drawn)
+
+
+def _seed_orders(n_seeds: int, n: int, seed: int) -> Int[ndarray, "draw seed"]:
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n_seeds), (n, 1)), axis=1)
 
 
 def _others(layers: Int[ndarray, "head"], n: int, seed: int) -> Int[ndarray, "draw head"]:
@@ -158,7 +204,7 @@ def _others(layers: Int[ndarray, "head"], n: int, seed: int) -> Int[ndarray, "dr
 
 
 def _count_orders(
-    first_induction: Int[ndarray, "head"], first_fv: Int[ndarray, "*draw head"], n_steps: int
+    first_induction: Int[ndarray, "*seed head"], first_fv: Int[ndarray, "*draw head"], n_steps: int
 ) -> Int[ndarray, "*draw order"]:
     has_induction, has_fv = first_induction < n_steps, first_fv < n_steps
     both = has_induction & has_fv
