@@ -87,6 +87,31 @@ def test_transitions_are_counted_for_every_seed():
     assert (found["smallest p (induction first)"] > 0.05).all() and (found["smallest p (FV first)"] == 1).all()
 
 
+def one_head(**options):
+    """`score_tables` in which head (0, 0) has both scores."""
+    table = score_tables(**options)
+    moved = (table["score"] == "fv") & (table["layer"] == table["head"])
+    table.loc[moved, ["layer", "head"]] = 1 - table.loc[moved, ["layer", "head"]]
+    return table
+
+
+def test_the_order_can_be_told_by_each_steps_own_threshold():
+    """FV from step 10, induction from 20; the null rises above the first FV score."""
+    head = one_head(fv_from=10, induction_from=20, tasks=(0.1, 0.1, 0.1), null=0.01)
+    head.loc[(head["value"] == 0.1) & (head["step"] >= 20), "value"] = 0.9
+    head.loc[(head["score"] == "fv_null") & (head["step"] >= 40), "value"] = 0.5
+    found = transitions.transitions_by_seed(pd.concat([head, head.assign(model="n")]), seed=0).set_index("model")
+    assert found.loc["all", ["FV first", "both at once"]].tolist() == [0, 2]
+    assert found.loc["all, each step's threshold", ["FV first", "both at once"]].tolist() == [2, 0]
+
+
+def test_heads_that_keep_their_first_kind_are_told_from_those_that_change_it():
+    head = one_head()
+    assert transitions.still_induction_heads(head) == 1 and transitions.still_induction_heads(score_tables()) == 0
+    head.loc[(head["step"] == 40) & head["score"].str.startswith("induction"), "value"] = 0.1
+    assert transitions.still_induction_heads(head) == 0
+
+
 def test_seeds_together_have_the_power_that_one_lacks():
     def grid(model, step, induction, fv):
         parts = {"induction_prefix_matching": induction, "induction_attention_mass": induction / 2, "fv": fv,
