@@ -63,30 +63,20 @@ def order(suite):
     return found
 
 
-def before(among):
-    """Percentiles of heads in prefix matching before they were FV heads, less those of random heads in their place."""
-    def of(suite):
-        found, rng = {}, np.random.default_rng(1)
-        for size, models in seeds(suite).items():
-            own, drawn, elsewhere = [], [], []
-            by_model = [[plain.heads(scores, plain.PREFIX) for _, scores, _ in suite.by_step(model)]
-                        for model in models]
-            for model, prefix in zip(models, by_model, strict=True):
-                first = suite.crossings(model)[0]["fv"].reshape(prefix[0].shape)
-                for room in [np.s_[row] for row in range(len(first))] if among == "layer" else [np.s_[:]]:
-                    came = [(at, int(step)) for at, step in enumerate(first[room].ravel()) if 0 < step < len(prefix)]
-                    ranks = [[plain.percentiles(np.max([p[room] for p in other[:step]], axis=0)).ravel()
-                              for other in (prefix, *by_model)] for _, step in came]
-                    own += [rank[0][at] for (at, _), rank in zip(came, ranks, strict=True)]
-                    places = [rng.permutation(first[room].size)[: len(ranks)] for _ in range(3000)]
-                    drawn.append([[rank[0][to] for to, rank in zip(place, ranks, strict=True)] for place in places])
-                    elsewhere.append([sum(rank[1 + i][at] for (at, _), rank in zip(came, ranks, strict=True))
-                                      for i in range(len(models))])
-            null = np.concatenate(drawn, axis=1).mean(1) if among != "place" else np.array([
-                sum(row[to] for row, to in zip(elsewhere, order, strict=True)) / len(own)
-                for order in itertools.permutations(range(len(models)))])
-            middle = null.mean() if among == "place" else 0.5
-            far = np.abs(null - middle) >= abs(np.mean(own) - middle) - 1e-9
-            found[size] = (np.mean(own) - middle, np.nan, np.nan, (far.mean(), 0.04))
-        return found
-    return of
+def before(suite):
+    """Percentiles of heads in prefix matching before they were FV heads, less those of the same heads elsewhere."""
+    found = {}
+    for size, models in seeds(suite).items():
+        prefix = [[plain.heads(scores, plain.PREFIX).ravel() for _, scores, _ in suite.by_step(model)]
+                  for model in models]
+        ranks, n = np.zeros((len(models), len(models))), 0
+        for own, model in enumerate(models):
+            for head, step in enumerate(suite.crossings(model)[0]["fv"]):
+                if 0 < step < len(prefix[own]):
+                    n += 1
+                    ranks[own] += [plain.percentiles(np.max(other[:int(step)], axis=0))[head] for other in prefix]
+        null = np.array([sum(ranks[own, to] for own, to in enumerate(order)) / n
+                         for order in itertools.permutations(range(len(models)))])
+        far = np.abs(null - null.mean()) >= abs(null[0] - null.mean()) - 1e-9
+        found[size] = (null[0] - null.mean(), np.nan, np.nan, (far.mean(), 0.04))
+    return found

@@ -88,15 +88,7 @@ def at_places(tables, state):
 
 
 def percentile_before(tables, state, claim):
-    if claim.given["among"] == "place":
-        return at_places(tables, state)
-    fv = layer(1)
-    others = [head for row in range(4) for head in layer(row, 10) if head not in fv]
-    if state == POWERLESS:  # they are FV heads at the first checkpoint already
-        along(tables, induction={20: fv}, fv={0: fv})
-    else:
-        along(tables, induction={20: fv if state == HOLDS else others}, fv={100: fv})
-    return tables.suite()
+    return at_places(tables, state)
 
 
 def family_difference(tables, state, claim):

@@ -165,12 +165,12 @@ def transitions_beyond_chance(suite: SuiteTables, models: list[str], *, among: s
 
 
 @of_seeds
-def percentile_before(suite: SuiteTables, models: list[str], *, kind: str, among: str) -> Estimate:
+def percentile_before(suite: SuiteTables, models: list[str], *, kind: str) -> Estimate:
     """Mean percentile of the final heads of a kind in the other kind's score before they were of theirs, less chance.
 
     See `SuiteTables.ranks_before`.
     """
-    found = suite.ranks_before(models, kind, among)
+    found = suite.ranks_before(models, kind)
     if not found.n:
         return undecidable(models[0], "0 such heads came after the first checkpoint")
     test = found.test()

@@ -92,22 +92,16 @@ class SuiteTables:
         return {model: statistic(self.followed[model], self.accuracies[model], seed=self.seed + i)
                 for group in self.seeds for i, model in enumerate(m for m in group if not self.coarse(m))}
 
-    @cached_property
-    def _ranks(self) -> dict[str, dict[tuple[str, str], RanksBefore]]:
-        return self._of_seeds(transitions.ranks_before)
-
-    def ranks_before(self, models: list[str], kind: str, among: str) -> RanksBefore:
-        """Of models together, against "all" heads, those of the "layer" or of the same "place"; see `transitions`."""
-        if among == "place":
-            return transitions.ranks_at_places(*self._together(models), seed=self.seed)[kind]
-        return pooled(self._ranks[model][kind, among] for model in models)
+    def ranks_before(self, models: list[str], kind: str) -> RanksBefore:
+        """How final heads of a kind ranked in the other kind's score before; see `transitions.ranks_at_places`."""
+        return transitions.ranks_at_places(*self._together(models), seed=self.seed)[kind]
 
     @cached_property
     def _counts(self) -> dict[str, Transitions]:
         return self._of_seeds(transitions.transitions)
 
     def transitions(self, models: list[str], among: str = "all") -> pd.DataFrame:
-        """Heads of models together by which score came first, by order; chance as in `ranks_before`."""
+        """Heads of models together by which score came first; chance among all heads or at the same "place"."""
         counts = pooled(self._counts[model] for model in models) if among == "all" else (
             transitions.transitions_at_places(*self._together(models), seed=self.seed))
         return counts.table().set_index("order")

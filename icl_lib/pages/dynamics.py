@@ -7,6 +7,10 @@ from icl_lib.analysis.dynamics import same_checkpoints
 from icl_lib.names import size_of
 from icl_lib.stats.permutation import sign_test
 
+PLACES = (
+    "Where heads of a layer start at unequal scales, alike in every seed, as in `lab-370k`, a head's place may explain "
+    "both of its scores. Against the same heads of other seeds it cannot.")
+
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
     """Which checkpoints the page is about, and which of them are missing."""
