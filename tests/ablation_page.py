@@ -57,7 +57,7 @@ def made_up(n_induction=4, n_fv=3, nats=2.0, seed=0) -> Made:
         fraction=0.0, n_heads=0, draw=0, standard_error=np.nan)
     ablations = ablation_table(measured, name=MODEL, step=STEP, ceilings=ceilings)
     return Made(scores, conditions, historic, measured, ablations,
-                effects_table(measured, name=MODEL, step=STEP, seed=0))
+                effects_table(measured, name=MODEL, step=STEP))
 
 
 def write_page(folder, made: Made) -> dict:

@@ -46,16 +46,20 @@ def mean_over_tasks(values, tasks):
     return pd.Series(values).groupby(tasks).mean().mean()
 
 
-def plain_bootstrap(draws, tasks, n=1500, seed=7):
-    """Resampled means: tasks, prompts within each drawn task, and draws, one resample at a time."""
-    rng, names = np.random.default_rng(seed), sorted(set(tasks))
-    rows = {name: np.flatnonzero(tasks == name) for name in names}
-    found = []
-    for _ in range(n):
-        chosen = draws[rng.integers(len(draws), size=len(draws))].mean(0)
-        drawn = [rows[names[i]] for i in rng.integers(len(names), size=len(names))]
-        found.append(np.mean([chosen[own[rng.integers(len(own), size=len(own))]].mean() for own in drawn]))
-    return np.array(found)
+def plain_interval(draws, tasks):
+    """Ends and p of an effect, from what each draw takes from each prompt: a variance over tasks and one over draws."""
+    names = sorted(set(tasks))
+    groups = [np.flatnonzero(tasks == one) for one in names] if len(names) > 1 else [[i] for i in range(len(tasks))]
+    cells = np.array([[draw[rows].mean() for rows in groups] for draw in draws])  # every prompt has every draw here
+    n_draws, n = cells.shape
+    mean, by_task, variance = cells.mean(), cells.mean(0), 0.0
+    for one, other in itertools.permutations(range(n), 2):
+        variance += ((cells[:, one] - mean) * (cells[:, other] - mean)).sum() / (n * n_draws) ** 2
+    parts = [(by_task.var(ddof=1) / n, n - 1)]
+    parts += [(max(0, variance) * n_draws / (n_draws - 1), n_draws - 1)] if n_draws > 1 else []
+    total = sum(part for part, _ in parts)
+    degrees = total**2 / sum(part**2 / free for part, free in parts)
+    return (*stats.t.interval(0.95, degrees, mean, total**0.5), 2 * stats.t.sf(abs(mean) / total**0.5, degrees))
 
 
 def name(metric, kind, excluded, replacement, positions, control):

@@ -12,6 +12,7 @@ from scipy import stats
 
 from tests import audit_patterns, audit_seeds
 from tests import audit_plain as plain
+from tests.audit_effects import plain_interval
 from tests.audit_plain import ACCURACY, FV, LOSS, MASS
 
 NOT_AUDITED = {
@@ -22,10 +23,12 @@ NOT_AUDITED = {
 LAST = "random_layer_matched"
 
 
-def effect(metric, ranking, excluded):
+def effect(metric, ranking, excluded, larger_than=0):
     def of(suite):
         found = {}
         for model, lost in suite.losses.items():
+            if suite.sizes[model] <= larger_than:
+                continue
             key = (metric, excluded, LAST, ranking)
             if key in lost:
                 rows = suite.effects[model]
@@ -70,12 +73,15 @@ def percentile(of):
     def ranked(suite):
         found = {}
         for model, scores in suite.scores.items():
-            ranks = plain.percentiles(plain.heads(scores, MASS if of == "fv" else FV))
+            grid = plain.heads(scores, MASS if of == "fv" else FV)
+            ranks, n = plain.percentiles(grid), grid.shape[1]
             own = sorted(plain.tops(scores, suite.shares["top_fraction"])[of])
-            rng = np.random.default_rng(1)
-            far = np.abs([rng.choice(ranks, len(own), replace=False).mean() - 0.5 for _ in range(4000)])
-            p = (far >= abs(ranks[own].mean() - 0.5) - 1e-9).mean()
-            found[model] = (ranks[own].mean(), np.nan, np.nan, (p, 0.04))
+            rng, layers = np.random.default_rng(1), [i // n for i in own]
+            null = np.array([np.concatenate([rng.choice(ranks[at * n:(at + 1) * n], layers.count(at), replace=False)
+                                             for at in set(layers)]).mean() for _ in range(4000)])
+            centre = np.mean([ranks[at * n:(at + 1) * n].mean() for at in layers])
+            above = ranks[own].mean() - centre
+            found[model] = (above, np.nan, np.nan, ((np.abs(null - centre) >= abs(above) - 1e-9).mean(), 0.04))
         return found
     return ranked
 
@@ -121,15 +127,21 @@ def _ablated(suite, model):
     return edited[edited["fraction"] == suite.shares["ablated_fraction"]]
 
 
+def _by_task(suite, model, metric, kind):
+    """What each task loses to a kind beyond layer-matched random heads; NaN without these."""
+    rows = _ablated(suite, model)
+    own = rows[rows["metric"] == metric]
+    control = own[(own["ranking"] == LAST) & (own["matched"] == kind)].groupby("task")["value"].mean()
+    return control - own[own["ranking"] == kind].set_index("task")["value"]
+
+
 def tasks_with_more(suite):
     found = {}
     for model in suite.ablations:
-        rows = _ablated(suite, model)
-        rows = rows[rows["metric"] == ACCURACY]
-        fv, induction = (rows[rows["ranking"] == kind].set_index("task")["value"] for kind in ("fv", "induction"))
-        more, fewer = int((induction > fv).sum()), int((induction < fv).sum())
+        gap = (_by_task(suite, model, ACCURACY, "fv") - _by_task(suite, model, ACCURACY, "induction")).dropna()
+        more, fewer = int((gap > 0).sum()), int((gap < 0).sum())
         p = min(1, 2 * stats.binom.cdf(min(more, fewer), more + fewer, 0.5))
-        found[model] = ((more + (len(fv) - more - fewer) / 2) / len(fv), np.nan, np.nan, p)
+        found[model] = ((more + (len(gap) - more - fewer) / 2) / len(gap), np.nan, np.nan, p) if len(gap) else np.nan
     return found
 
 
@@ -141,14 +153,20 @@ def _over_tasks(values):
 
 def beyond_zero_shot(suite):
     found = {}
-    for model in suite.ablations:
-        rows = _ablated(suite, model)
-        lost = []
+    for model, table in suite.ablations.items():
+        parts, clean = [], table[table["ranking"] == "none"]
         for metric in (ACCURACY, "zero_shot_accuracy"):
-            own = rows[rows["metric"] == metric]
-            control = own[(own["ranking"] == LAST) & (own["matched"] == "fv")].groupby("task")["value"].mean()
-            lost.append(control - own[own["ranking"] == "fv"].set_index("task")["value"])
-        found[model] = _over_tasks(lost[0] - lost[1]) if lost[0].notna().any() else np.nan
+            parts += [_by_task(suite, model, metric, "fv"), clean[clean["metric"] == metric].set_index("task")["value"]]
+        few, of_few, zero, of_zero = (part.reindex(parts[1].index) for part in parts)
+        if few.isna().all():
+            found[model] = np.nan
+            continue
+        value = few.mean() / of_few.mean() - zero.mean() / of_zero.mean()
+        # each task's part in the change of both ratios, to first order
+        part = (few - few.mean() / of_few.mean() * of_few) / of_few.mean() - (
+            zero - zero.mean() / of_zero.mean() * of_zero) / of_zero.mean()
+        half = 1.96 * part.std(ddof=0) / len(part) ** 0.5
+        found[model] = (value, (value - half, half / 2), (value + half, half / 2), np.nan)
     return found
 
 
@@ -156,8 +174,14 @@ def executed(suite):
     found = {}
     for model, rows in suite.executions.items():
         at = rows[(rows["layer"] == (rows["layer"].max() + 1) // 3) & (rows["prompts"] == "shuffled")]
-        wide = at.pivot_table(index="task", columns="heads", values="value")
-        found[model] = _over_tasks(wide["fv"] - wide[LAST])
+        none = rows[(rows["layer"] == -1) & (rows["prompts"] == "shuffled")].set_index("task")["value"]
+        fv = at[at["heads"] == "fv"].set_index("task")["value"]
+        draws = at[at["heads"] == LAST].pivot(index="draw", columns="task", values="value")[fv.index].to_numpy()
+        value = min((fv - none).mean(), (fv.to_numpy() - draws).mean())
+        ends = [plain_interval(control - fv.to_numpy(), fv.index.to_numpy())
+                for control in (none[fv.index].to_numpy()[None], draws)]
+        low, high = min(-high for _, high, _ in ends), min(-low for low, _, _ in ends)
+        found[model] = (value, low, high, np.nan)
     return found
 
 
@@ -233,9 +257,9 @@ AUDIT = {
     "5e (chance)": audit_seeds.transitions(audit_seeds.beyond_chance, place=False),
     "5e (chance, place)": audit_seeds.transitions(audit_seeds.beyond_chance, place=True),
     "5e (before, place)": audit_seeds.before, "3a": depths, "3c (FV)": percentile("fv"),
-    "3c (induction)": percentile("induction"), "3d": strengths, "4b": effect(ACCURACY, "induction", True),
+    "3c (induction)": percentile("induction"), "3d": strengths, "4b": effect(ACCURACY, "induction", True, 1e9),
     "4c": effect(ACCURACY, "fv", True), "C2": effect(ACCURACY, "fv", True),
-    "4d": effect(LOSS, "fv_minus_induction", True), "4d (size)": effect_trend(LOSS, True),
+    "4d": effect(LOSS, "fv_minus_induction", True, 345e6), "4d (size)": effect_trend(LOSS, True),
     "4e (metrics)": dissociation, "4e (correlation)": correlations, "4f": tasks_with_more, "4g": beyond_zero_shot,
     "5a": early, "5b": later, "5b (order)": audit_seeds.order, "5b (gradual)": gradual, "5c": plateau,
     "5d (induction)": when("induction"), "5d (FV)": when("fv"), "5f": audit_seeds.transitions(audit_seeds.reverse),

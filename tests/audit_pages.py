@@ -37,7 +37,7 @@ def scaling(tables, sizes, shares):
         n = fv.size
         kinds = plain.kinds(rows, accuracy[accuracy["model"] == model])
         top, wide = plain.tops(rows, shares["top_fraction"]), plain.tops(rows, shares["overlap_fraction"])
-        k, shared = len(wide["fv"]), len(wide["fv"] & wide["induction"])
+        k, (shared, p, by_chance, _) = len(wide["fv"]), plain.overlap(wide, fv.shape[1])
         of_fv = plain.percentiles(mass)[sorted(top["fv"])]
         of_induction = plain.percentiles(fv)[sorted(top["induction"])]
         depth = plain.depth(top, fv.shape[1])
@@ -46,8 +46,8 @@ def scaling(tables, sizes, shares):
         put(model, "induction heads", kinds["induction"], n=n)
         put(model, "FV heads", kinds["fv"], n=n)
         put(model, "top heads", len(top["fv"]), n=n)
-        put(model, "overlap", shared / k, p=plain.hypergeometric(shared, n, k), n=n)
-        put(model, "overlap by chance", k / n, n=n)
+        put(model, "overlap", shared, p=p, n=n)
+        put(model, "overlap by chance", by_chance, n=n)
         put(model, "overlap of layers", np.minimum(*layers).sum(), n=n)
         put(model, "induction percentile of FV heads", of_fv.mean(), of_fv.min(), of_fv.max(), n=n)
         put(model, "FV percentile of induction heads", of_induction.mean(), of_induction.min(), of_induction.max(), n=n)
@@ -57,13 +57,12 @@ def scaling(tables, sizes, shares):
         at = {}
         for fraction in shares["overlap_fractions"]:
             own = plain.tops(rows, fraction)
-            m, both = len(own["fv"]), len(own["fv"] & own["induction"])
-            p = plain.hypergeometric(both, n, m)
-            put(model, f"overlap, top {fraction:g}", both / m, p=p, n=m)
-            put(model, f"overlap by chance, top {fraction:g}", m / n, n=m)
-            at[fraction] = (both / m, m / n, m, p, plain.smallest_overlap_p(n, m))
+            m, (both, p, chance, smallest) = len(own["fv"]), plain.overlap(own, fv.shape[1])
+            put(model, f"overlap, top {fraction:g}", both, p=p, n=m)
+            put(model, f"overlap by chance, top {fraction:g}", chance, n=m)
+            at[fraction] = (both, chance, m, p, smallest)
         chosen[model] = {"kinds": kinds, "of_fv": of_fv.mean(), "of_induction": of_induction.mean(), "depth": depth,
-                         "overlap": (shared / k, k / n), "at": at}
+                         "overlap": (shared, by_chance), "at": at}
         lost[model] = plain.losses(ablations[ablations["model"] == model], shares["ablated_fraction"])
         measured = effects[effects["model"] == model]
         for (metric, excluded, control, ranking), value in lost[model].items():
@@ -188,10 +187,10 @@ def scoring_tables(scores, accuracy, groups, types, floors, parameters):
              for _, own in scores[scores["score"] == "fv"].groupby("task")]
     few = [[alone.count(fv.argmax()), len(alone)], [fv.min(), *np.unravel_index(fv.argmin(), fv.shape), fv.size]]
     top = plain.tops(scores, parameters["top_fraction"])
-    n, shared = len(top["fv"]), len(top["fv"] & top["induction"])
+    n, (shared, p, by_chance, _) = len(top["fv"]), plain.overlap(top, fv.shape[1])
     kinds = [[count[kind], fv.size, bar, *(at for head in sorted(top[kind]) for at in divmod(head, fv.shape[1]))]
              for kind, bar in (("induction", 0.3), ("fv", plain.threshold(scores)))]
-    overlap = [[shared / n, plain.hypergeometric(shared, fv.size, n), n], [n / fv.size, n],
+    overlap = [[shared, p, n], [by_chance, n],
                [*plain.rank_correlation(mass, fv), fv.size]]
     by_type = {kind: scores[(scores["score"] == "fv") & (scores["task"].map(types) == kind)].pivot_table(
         index="layer", columns="head", values="value").to_numpy() for kind in ("abstractive", "extractive")}

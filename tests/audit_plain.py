@@ -79,14 +79,18 @@ def ends(resamples, level=0.95):
     return tuple((float(np.quantile(resamples, q)), spread) for q in ((1 - level) / 2, (1 + level) / 2))
 
 
-def hypergeometric(shared, n_total, n):
-    """Two-sided p-value of an overlap of two sets of n heads: twice the smaller tail."""
-    chance = stats.hypergeom(n_total, n, n).pmf(np.arange(n + 1))
-    return min(1.0, 2 * min(chance[shared:].sum(), chance[: shared + 1].sum()))
-
-
-def smallest_overlap_p(n_total, n):
-    return min(hypergeometric(k, n_total, n) for k in range(max(0, 2 * n - n_total), n + 1))
+def overlap(tops, n_heads):
+    """Share of both top sets, two-sided p, chance and smallest p: sets with as many heads in each layer, counted."""
+    ways = {0: 1}
+    for layer in {i // n_heads for own in tops.values() for i in own}:
+        a, b = (sum(i // n_heads == layer for i in own) for own in tops.values())
+        here = {k: math.comb(a, k) * math.comb(n_heads - a, b - k) for k in range(min(a, b) + 1)}
+        ways = {total: sum(n * here.get(total - k, 0) for k, n in ways.items()) for total in range(max(ways) + b + 1)}
+    every = sum(ways.values())
+    tails = {k: min(1.0, 2 * min(sum(n for j, n in ways.items() if j >= k),
+                                 sum(n for j, n in ways.items() if j <= k)) / every) for k, n in ways.items() if n}
+    shared, size = len(tops["fv"] & tops["induction"]), len(tops["fv"])
+    return shared / size, tails[shared], sum(k * n for k, n in ways.items()) / every / size, min(tails.values())
 
 
 def depth(chosen, n_heads):

@@ -41,7 +41,7 @@ def made_up_suite(folder):
         measured = _measured(rng, conditions, heads)
         _write(folder, "ablations", model, steps[-1], ablation_table(measured, name=model, step=0))
         few = [m for m in measured if m.metric != "zero_shot_accuracy"]
-        _write(folder, "effects", model, steps[-1], effects_table(few, name=model, step=0, seed=0))
+        _write(folder, "effects", model, steps[-1], effects_table(few, name=model, step=0))
         _write(folder, "executions", model, steps[-1], _executions(rng))
         if model in ABLE:
             named = scores.assign(model=model)
@@ -125,13 +125,14 @@ def _patterns(rng, scores, n_able):
                 right = rng.uniform(size=(len(own), len(tasks))) < (0.3 + 0.5 * (n_shots > 0) - size)[:, None]
                 measured.append((of | {"ranked_by": ranked_by}, Measurement(
                     two_papers.METRICS[task_set], "mean", "all", own, tasks, right.astype(float))))
-    return two_papers.pattern_tables(measured, name="", step=0, seed=0)
+    return two_papers.pattern_tables(measured, name="", step=0)
 
 
 def _executions(rng):
-    rows = [{"preset": "task", "prompts": "shuffled", "heads": heads, "layer": layer, "draw": 0, "items": "all",
+    rows = [{"preset": "task", "prompts": "shuffled", "heads": heads, "layer": layer, "draw": draw, "items": "all",
              "task": f"unseen {task}", "value": rng.uniform(0, 0.3) + 0.5 * (heads == "fv" and layer == 1)}
-            for heads in ("fv", "random_layer_matched") for layer in range(LAYERS) for task in range(TASKS)]
+            for heads, n_draws in (("none", 1), ("fv", 1), ("random_layer_matched", 2)) for draw in range(n_draws)
+            for layer in ([-1] if heads == "none" else range(LAYERS)) for task in range(TASKS)]
     return pd.DataFrame(rows).assign(standard_error=0.1, n_prompts=PROMPTS)
 
 

@@ -17,12 +17,12 @@ def both_kinds(tables, model="m", step=100, induction=None, fv=None, **options):
 
 def effect(tables, state, claim):
     sign = 1 if "above" in claim.holds else -1
-    model = claim.given.get("among", ["m"])[0]
+    model, size = claim.given.get("among", ["m"])[0], 1 + claim.given.get("larger_than", 0)
     value = 0.3 * sign * (-1 if state == FAILS else 1)
     both_kinds(tables, model)
     controls = [("none", "random")] if state == POWERLESS else []
     tables.effects(model, [(claim.given["metric"], claim.given["ranking"], claim.given["excluded"], value, *controls)])
-    return tables.suite()
+    return tables.suite({model: size})
 
 
 def effect_trend(tables, state, claim):
@@ -156,7 +156,9 @@ def tasks_with_larger_fv_loss(tables, state, claim):
     n = 4 if state == POWERLESS else 8
     more, less = ("induction", "fv") if state == FAILS else ("fv", "induction")
     both_kinds(tables)
-    tables.ablations("m", {ACCURACY: 0.8}, {(ACCURACY, more): [0.5] * n, (ACCURACY, less): [0.1] * n})
+    tables.ablations("m", {ACCURACY: 0.8}, {
+        (ACCURACY, more): [0.5] * n, (ACCURACY, less): [0.1] * n, **{
+            (ACCURACY, f"random_layer_matched {kind}"): [0.0] * n for kind in ("fv", "induction")}})
     return tables.suite()
 
 
@@ -165,10 +167,8 @@ def few_shot_loss_beyond_zero_shot(tables, state, claim):
     few, zero = (none, by_task) if state == FAILS else (by_task, none)
     lost = {(ACCURACY, "fv"): few, (ZERO, "fv"): zero, (ACCURACY, "random_layer_matched"): none,
             (ZERO, "random_layer_matched"): none}
-    if state == POWERLESS:
-        lost = {key: values for key, values in lost.items() if key[1] == "fv"}
     both_kinds(tables)
-    tables.ablations("m", {ACCURACY: 0.8, ZERO: 0.8}, lost)
+    tables.ablations("m", {ACCURACY: 0.8, ZERO: 0.04 if state == POWERLESS else 0.6}, lost)
     return tables.suite()
 
 
@@ -230,9 +230,10 @@ def accuracy_follows(tables, state, claim):
 
 def execution_gain(tables, state, claim):
     high, low = np.linspace(0.5, 0.7, 8).tolist(), np.linspace(0.1, 0.2, 8).tolist()
-    fv, random = (low, high) if state == FAILS else (high, low)
+    fv, control = (low, high) if state == FAILS else (high, low)
+    random = {} if state == POWERLESS else {"random_layer_matched": control}
     both_kinds(tables)
-    tables.executions("m", {"fv": fv} if state == POWERLESS else {"fv": fv, "random_layer_matched": random})
+    tables.executions("m", {"fv": fv, "none": control} | random)
     return tables.suite()
 
 

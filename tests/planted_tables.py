@@ -83,21 +83,28 @@ class PlantedTables:
 
     def ablations(self, model: str, clean: dict[str, float], lost: dict[tuple[str, str], list[float]] | None = None,
                   step: int = 100):
-        """Values of the clean model by metric; by metric and ranking what tasks lose with 10 % of heads ablated."""
+        """Values of the clean model by metric; by metric and ranking what tasks lose with 10 % of heads ablated.
+
+        "random_layer_matched" is matched to FV heads, "random_layer_matched induction" to induction heads.
+        """
         rows = [(metric, "none", f"task {i}", value) for metric, value in clean.items() for i in range(N_TASKS)]
         rows += [(metric, ranking, f"task {i}", clean[metric] - loss) for (metric, ranking), by_task in
                  (lost or {}).items() for i, loss in enumerate(by_task)]
         table = pd.DataFrame(rows, columns=["metric", "ranking", "task", "value"])
-        edited = table["ranking"] != "none"
+        edited, kind = table["ranking"] != "none", table["ranking"].str.partition(" ")
         self._write("ablations", model, step, table.assign(
-            replacement=np.where(edited, "mean", "none"), positions=np.where(edited, "all", "none"), excluded="",
-            matched=np.where(table["ranking"] == "random_layer_matched", "fv", ""),
+            ranking=kind[0], replacement=np.where(edited, "mean", "none"), positions=np.where(edited, "all", "none"),
+            excluded="", matched=np.where(kind[0] == "random_layer_matched", kind[2].replace("", "fv"), ""),
             fraction=np.where(edited, 0.1, 0.0), n_heads=np.where(edited, 4, 0), draw=0))
 
     def executions(self, model: str, accuracy: dict[str, list[float]], step: int = 100, *, n_layers: int = 6):
-        """Accuracy on shuffled prompts by task with the vector of each set of heads, best at a third of the layers."""
-        rows = [(heads, layer, f"task {i}", value if layer == n_layers // 3 else 0.1) for heads, by_task in
-                accuracy.items() for layer in range(n_layers) for i, value in enumerate(by_task)]
+        """Accuracy on shuffled prompts by task with the vector of each set of heads, best at a third of the layers.
+
+        "none" is with nothing added.
+        """
+        rows = [(heads, layer, f"task {i}", value if layer in (-1, n_layers // 3) else 0.1)
+                for heads, by_task in accuracy.items() for layer in ([-1] if heads == "none" else range(n_layers))
+                for i, value in enumerate(by_task)]
         table = pd.DataFrame(rows, columns=["heads", "layer", "task", "value"])
         self._write("executions", model, step, table.assign(preset="task", prompts="shuffled", draw=0, items="all"))
 

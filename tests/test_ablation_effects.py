@@ -18,7 +18,6 @@ from icl_lib.ablation.effects import (
 )
 from icl_lib.ablation.table import Measurement
 from icl_lib.kinds import OF_EITHER_KIND
-from icl_lib.stats.intervals import bootstrap_mean, effect_against_draws
 
 INDUCTION = "induction_attention_mass"
 SETTINGS = {"n_draws": 2, "exclude_fraction": 0.05, "seed": 0}
@@ -55,7 +54,7 @@ def made_up(effect_fv, effect_induction, n_draws=20, seed=0):
 
 
 def test_effects_find_what_was_put_in_and_are_paired():
-    every = effects_table([made_up(0.5, 0.0)], name="m", step=1, seed=0)
+    every = effects_table([made_up(0.5, 0.0)], name="m", step=1)
     effects = corrected(every).set_index("ranking")
     assert effects.loc["fv", "value"] == pytest.approx(0.5, abs=0.05)
     assert effects.loc["fv", "low"] > 0.4  # prompts differ by 1, so only a paired interval is this narrow
@@ -94,7 +93,7 @@ def test_effects_against_every_control_are_what_plain_means_say(n_others):
         conditions.append(Condition("random", OF_EITHER_KIND, "", 0.1, draw, other))
         values = np.vstack([values, m.values[0] - 0.1 + 0.1 * rng.normal(size=m.values.shape[1])])
     m = dataclasses.replace(m, conditions=conditions, values=values)
-    effects = effects_table([m], name="m", step=1, seed=0).set_index(["control", "ranking"])
+    effects = effects_table([m], name="m", step=1).set_index(["control", "ranking"])
     assert len(effects) == 9
     for control in CONTROLS:
         for kind in ("fv", "induction"):
@@ -117,7 +116,7 @@ def test_fewer_draws_of_one_kind_leave_the_difference_as_uncertain_as_they_are()
         moved = [c.matched == "induction" for c in conditions]
         values = values + np.where(moved, shift, 0)[:, None]
         m = dataclasses.replace(m, conditions=conditions, values=values)
-        rows = corrected(effects_table([m], name="m", step=1, seed=0)).set_index("ranking")
+        rows = corrected(effects_table([m], name="m", step=1)).set_index("ranking")
         return (rows["high"] - rows["low"])[[DIFFERENCE, "induction"]].to_numpy()
 
     for n_others in (3, 6, 13, 20):  # draws of the induction heads' control differ most: theirs is the uncertainty
@@ -127,28 +126,29 @@ def test_fewer_draws_of_one_kind_leave_the_difference_as_uncertain_as_they_are()
 
 def test_where_there_is_no_control_there_is_no_effect_beyond_it():
     m = made_up(0.5, 0.0, n_draws=0)
-    effects = effects_table([m], name="m", step=1, seed=0)
+    effects = effects_table([m], name="m", step=1)
     assert set(effects["control"]) == {"none"} and len(effects) == 3 and corrected(effects).empty
     one_sided = made_up(0.5, 0.0)
     keep = [i for i, c in enumerate(one_sided.conditions) if c.matched != "fv"]
     m = dataclasses.replace(m, conditions=[one_sided.conditions[i] for i in keep], values=one_sided.values[keep])
-    assert corrected(effects_table([m], name="m", step=1, seed=0))["ranking"].tolist() == ["induction"]
+    assert corrected(effects_table([m], name="m", step=1))["ranking"].tolist() == ["induction"]
 
 
-def test_effect_against_draws_agrees_with_the_paired_bootstrap_and_widens_with_few_draws():
+def test_draws_that_differ_widen_an_effect_but_not_a_difference_from_the_same_draws():
     m = made_up(0.3, 0.0)
-    values, draws = m.values[1 + 20 + 1], m.values[1 + 20 + 2 :]
-    many = effect_against_draws(values, draws, m.tasks, seed=0)
-    by_task = pd.Series(draws.mean(0) - values).groupby(m.tasks).mean()
-    paired = bootstrap_mean(by_task.to_numpy(), seed=0)
-    assert many.value == pytest.approx(paired.value)
-    assert many.low == pytest.approx(paired.low, abs=0.02) and many.high == pytest.approx(paired.high, abs=0.02)
-    shifted = draws + np.linspace(-1, 1, 20)[:, None]
-    few = effect_against_draws(values, shifted[::7], m.tasks, seed=0)
-    assert few.high - few.low > 3 * (many.high - many.low)
-    assert few == effect_against_draws(values, shifted[::7], m.tasks, seed=0)
-    null = effect_against_draws(draws[0], draws[1:], m.tasks, seed=0)
-    assert null.low < 0 < null.high and null.p_value > 0.05
+    shared = [dataclasses.replace(c, ranking="random", matched="", excluded=OF_EITHER_KIND) if c.matched == "fv" else c
+              for c in m.conditions if c.matched != "induction"]
+    values = np.stack([row for row, c in zip(m.values, m.conditions, strict=True) if c.matched != "induction"])
+
+    def width(shift):
+        moved = values + shift * np.array([c.draw - 9.5 if c.ranking == "random" else 0 for c in shared])[:, None]
+        table = effects_table([dataclasses.replace(m, conditions=shared, values=moved)], name="m", step=1)
+        rows = table[table["control"] == "random"].set_index("ranking")
+        return rows["high"] - rows["low"]
+
+    alike, apart = width(0.0), width(0.1)
+    assert apart["fv"] > 3 * alike["fv"]
+    assert apart[DIFFERENCE] == pytest.approx(alike[DIFFERENCE])
 
 
 def test_sets_overlap_and_remaining_percentiles():

@@ -120,8 +120,8 @@ def ablations(losses):
     for task, by_metric in losses.items():
         for metric, by_ranking in by_metric.items():
             rows.append((metric, "none", "", task, 1.0))
-            rows += [(metric, ranking, "fv" if "matched" in ranking else "", task, 1 - lost)
-                     for ranking, lost in by_ranking.items()]
+            rows += [(metric, ranking, matched, task, 1 - lost) for ranking, lost in by_ranking.items()
+                     for matched in (("fv", "induction") if "matched" in ranking else ("",))]
     table = pd.DataFrame(rows, columns=["metric", "ranking", "matched", "task", "value"])
     edited = table["ranking"] != "none"
     table = table.assign(
@@ -153,8 +153,27 @@ def test_statistics_over_tasks_are_those_of_their_words(tmp_path):
     assert more.value == pytest.approx((1 + 0.5 + 0 + 1) / 4) and more.n == 4
     assert more.smallest_p == pytest.approx(2 / 16) and not more.decidable
     beyond, = claim_statistics.few_shot_loss_beyond_zero_shot(suite)
-    assert beyond.value == pytest.approx(np.mean([0.7 - 0.0, 0.5, 0.1 - 0.3, 0.6]))
+    assert beyond.value == pytest.approx(np.mean([0.7 - 0.0, 0.5, 0.1 - 0.3, 0.6]))  # of 1 with and without
     assert beyond.low < beyond.value < beyond.high
+
+
+def test_losing_the_same_share_with_and_without_demonstrations_says_nothing_of_demonstrations(tmp_path):
+    tables = PlantedTables(tmp_path)
+    lost = np.linspace(0.3, 0.5, 8)
+    few, zero = "first_token_accuracy", "zero_shot_accuracy"
+    tables.ablations("m", {few: 0.8, zero: 0.2}, {
+        (few, "fv"): lost.tolist(), (zero, "fv"): (lost / 4).tolist(),
+        **{(metric, "random_layer_matched"): [0.0] * 8 for metric in (few, zero)}})
+    found, = claim_statistics.few_shot_loss_beyond_zero_shot(tables.suite())
+    assert found.value == pytest.approx(0) and verdict(found, {"above": 0}) != HOLDS
+
+
+def test_a_vector_restores_nothing_where_random_heads_vectors_do_harm(tmp_path):
+    tables = PlantedTables(tmp_path)
+    with_fv, none = np.linspace(0.5, 0.7, 8), np.linspace(0.52, 0.72, 8)[::-1]
+    tables.executions("m", {"fv": with_fv.tolist(), "none": none.tolist(), "random_layer_matched": [0.1] * 8})
+    found, = claim_statistics.execution_gain(tables.suite())
+    assert found.value == pytest.approx(-0.02) and verdict(found, {"above": 0}) != HOLDS
 
 
 def effects_of(tables, **options):

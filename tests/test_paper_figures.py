@@ -25,11 +25,11 @@ from tests.project import ROOT
 from workflow.links import link_figures
 
 OVERLAP, FV, INDUCTION = "H2 (distinct), 3b", "3c (FV)", "3c (induction)"
-# As value, low, high, p, smallest p: what the ledger's rules call so. Overlap is below 0.2, percentiles above 0.5.
-HOLDS = {OVERLAP: (0.05, 0.0, 0.1), FV: (0.93, None, None, 0.01, 0.001), INDUCTION: (0.91, None, None, 0.02, 0.001)}
-FAILS = {OVERLAP: (0.6, 0.4, 0.7), FV: (0.2, None, None, 0.01, 0.001), INDUCTION: (0.3, None, None, 0.02, 0.001)}
-OPEN = {OVERLAP: (0.15, 0.0, 0.3), FV: (0.6, None, None, 0.4, 0.001), INDUCTION: (0.6, None, None, 0.4, 0.001)}
-NO_POWER = {OVERLAP: (0.0, None, None, None, 1.0), FV: (0.9, None, None, 0.01, 0.2)}
+# As value, low, high, p, smallest p: what the ledger's rules call so. Overlap is below 0.2, percentiles above 0.
+HOLDS = {OVERLAP: (0.05, 0.0, 0.1), FV: (0.43, None, None, 0.01, 0.001), INDUCTION: (0.41, None, None, 0.02, 0.001)}
+FAILS = {OVERLAP: (0.6, 0.4, 0.7), FV: (-0.3, None, None, 0.01, 0.001), INDUCTION: (-0.2, None, None, 0.02, 0.001)}
+OPEN = {OVERLAP: (0.15, 0.0, 0.3), FV: (0.1, None, None, 0.4, 0.001), INDUCTION: (0.1, None, None, 0.4, 0.001)}
+NO_POWER = {OVERLAP: (0.0, None, None, None, 1.0), FV: (0.4, None, None, 0.01, 0.2)}
 NONE = dict.fromkeys((OVERLAP, FV, INDUCTION), (None, None, None, None, None))
 
 

@@ -80,20 +80,27 @@ def test_groups_agree_with_scipy_where_there_are_many_values():
     assert group_test(groups, seed=0).p_value == pytest.approx(stats.kruskal(*groups).pvalue, abs=0.02)
 
 
-def test_the_mean_percentile_against_all_sets_of_as_many_heads():
-    rng = np.random.default_rng(2)
-    scores, chosen = rng.normal(size=(2, 6)), np.zeros((2, 6), dtype=bool)
-    chosen.flat[np.argsort(scores, axis=None)[[11, 10, 7]]] = True
+def test_the_mean_percentile_against_all_sets_with_as_many_heads_in_each_layer():
+    scores, chosen = np.random.default_rng(2).normal(size=(3, 6)), np.zeros((3, 6), dtype=bool)
+    chosen[0, scores[0].argsort()[[5, 4]]] = chosen[1, scores[1].argmax()] = True
     found = mean_rank_test(chosen, scores, seed=0)
-    ranks = percentile_rank(scores).ravel()
-    every = np.array([ranks[list(own)].mean() for own in itertools.combinations(range(12), 3)])
-    assert found.value == pytest.approx(percentile_rank(scores)[chosen].mean())
-    assert found.p_value == pytest.approx(np.mean(np.abs(every - 0.5) >= found.value - 0.5 - 1e-9))
-    assert found.smallest_p == pytest.approx(2 / len(every))
-    wide = np.zeros((10, 10), dtype=bool)
-    wide[0, :5] = True
-    high = mean_rank_test(wide, np.where(wide, 1.0, 0.0) + rng.random((10, 10)), seed=0)
-    assert high.value == pytest.approx(0.97, abs=0.01) and 0 < high.p_value < 0.002
+    ranks = percentile_rank(scores)
+    every = np.array([(ranks[0, list(pair)].sum() + one) / 3
+                      for pair in itertools.combinations(range(6), 2) for one in ranks[1]])
+    assert found.value == pytest.approx(ranks[chosen].mean() - every.mean())
+    assert found.p_value == pytest.approx(np.mean(np.abs(every - every.mean()) >= found.value - 1e-9))
+    assert found.smallest_p <= found.p_value < 0.05
+
+
+def test_a_high_score_of_the_whole_layer_is_none_of_its_heads():
+    rng = np.random.default_rng(3)
+    chosen = np.zeros((10, 12), dtype=bool)
+    chosen[4, :5] = chosen[5, 2:6] = True
+    of_layer = rng.random((10, 12)) + 5 * chosen.any(1)[:, None]
+    found = mean_rank_test(chosen, of_layer, seed=0)
+    assert abs(found.value) < 0.08 and found.p_value > 0.05 > found.smallest_p  # of random ones, of 629,640 sets
+    own = mean_rank_test(chosen, of_layer + chosen, seed=0)
+    assert own.value > 0.03 and own.p_value < 0.002
 
 
 def test_signs_are_counted_without_ties():

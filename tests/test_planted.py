@@ -78,7 +78,7 @@ def write_tables(model, name):
     zero_shot = zero_shot_rows(with_heads("mean", "all", of_split(model, "evaluation", n_shots=0), None))
     tables = {
         "scores": scores, "accuracy": accuracy, "ablations": ablation_table(measured + zero_shot, **named),
-        "effects": ablation_effects.effects_table(measured, seed=0, **named),
+        "effects": ablation_effects.effects_table(measured, **named),
         "executions": execution_table(
             model, measurements.in_split(tasks, "evaluation"), scores, fraction=ONE_HEAD,
             layers=range(planted.N_LAYERS), n_prompts=N_PROMPTS, n_shots=N_SHOTS, n_draws=N_DRAWS, seed=0, **named),

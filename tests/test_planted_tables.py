@@ -105,7 +105,7 @@ def test_the_pages_say_what_was_planted(pages):
     html = text_of(pages / "claims.ipynb")
     table = claims.with_verdicts(read_table(pages / "statistics" / "claims.parquet"))
     said = {claim: overall(rows) for claim, rows in table.groupby("claim")}
-    assert (said["H1, 4a"], said["4d"], said["5b"], said["3a"]) == (HOLDS, POWERLESS, HOLDS, HOLDS)
+    assert (said["H1, 4a"], said["4e (metrics)"], said["5b"], said["3a"]) == (HOLDS, POWERLESS, HOLDS, HOLDS)
     assert "no heads of neither kind left for a control" in html and "nothing to lose" in html
     assert f"{sum(word == POWERLESS for word in said.values())} cannot be decided here" in html
     assert "<summary>1 for, 1 no power (sizes of model)<" in html  # two seeds of a size, one without control

@@ -67,17 +67,17 @@ def scored(*tables, **options):
     return table_of(list(scoring_numbers.score_numbers(*tables, **options)), notebook="scoring")
 
 
-def test_chance_is_the_share_of_heads_that_are_top_heads():
+def test_chance_is_the_share_of_heads_that_are_top_heads_in_their_layers():
     numbers, _ = page(["m"], [0.1])
     of = numbers.set_index(["model", "name"])["value"]
-    assert of["m", "overlap by chance"] == of["", "overlap by chance, top 0.1"] == 0.1
+    assert of["m", "overlap by chance"] == of["", "overlap by chance, top 0.1"] == 0.2  # both sets are in a layer of 10
     assert of["m", "overlap"] == 0.5 and of["", "models with more overlap than by chance"] == 1
-    assert scaling_report.overlaps_table(numbers).loc["top 10%", ["shared", "by chance"]].tolist() == ["50%", "10%"]
+    assert scaling_report.overlaps_table(numbers).loc["top 10%", ["shared", "by chance"]].tolist() == ["50%", "20%"]
     apart, _ = page(["m"], [0.1], fv=(2, 3))
     assert apart.set_index(["model", "name"])["value"]["", "models with more overlap than by chance"] == 0
     found = scored(score_rows([0, 1], [1, 2]), accuracy_rows(), fraction=0.1, seed=0)
     assert scoring_report.kinds_table(found)["top heads"].tolist() == ["L0H0, L0H1", "L0H1, L0H2"]
-    assert numbers_table(found, scoring_report.OVERLAP)["value"].tolist()[:2] == ["50%", "10%"]
+    assert numbers_table(found, scoring_report.OVERLAP)["value"].tolist()[:2] == ["50%", "20%"]
 
 
 def test_the_page_says_which_score_ranks_and_how_many_heads_are_of_each_kind():
@@ -188,13 +188,13 @@ def test_effects_by_size_take_each_models_nearest_share_of_the_one_intervention(
     assert found["value"].tolist() == [6.0, 1.0, 5.0] and found["excluded"].tolist() == [False, False, True]
 
 
-def test_overlap_is_measured_at_every_share_against_two_random_sets():
+def test_overlap_is_measured_at_every_share_against_random_sets_of_the_layers():
     sizes = pd.DataFrame({"model": ["m"], "parameters": [1]})
     table = scaling.overlap_table(score_rows([0, 1], [1, 2]), sizes, fractions=[0.05, 0.1])
-    assert table["value"].tolist() == [0.0, 0.5] and table["expected"].tolist() == [0.05, 0.1]
-    # two of twenty against two of twenty: at least one shared with probability 1 - C(18,2)/C(20,2)
-    assert table["p_value"].iloc[1] == pytest.approx(2 * (1 - 153 / 190))
-    assert table["smallest_p"].iloc[1] == pytest.approx(2 / 190)
+    assert table["value"].tolist() == [0.0, 0.5] and table["expected"].tolist() == [0.1, 0.2]
+    # two of ten against two of ten: at least one shared with probability 1 - C(8,2)/C(10,2)
+    assert table["p_value"].iloc[1] == pytest.approx(2 * (1 - 28 / 45))
+    assert table["smallest_p"].iloc[1] == pytest.approx(2 / 45)
 
 
 def test_sizes_too_near_for_a_label_each_share_one():

@@ -2,16 +2,18 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from icl_lib.kinds import FV_MINIMUM, fv_threshold
 from icl_lib.stats.intervals import (
+    Lost,
     bootstrap_mean,
-    effect_against_draws,
-    expected_overlap,
+    effect,
     holm,
-    overlap_p_value,
+    lost_beyond,
+    overlap_test,
     percentile_rank,
     rank_p_value,
     spearman,
@@ -82,17 +84,19 @@ def test_percentile_is_the_mid_rank():
     assert percentile_rank(np.zeros(5)).tolist() == [0.5] * 5
 
 
-@pytest.mark.parametrize(("n_total", "n_first", "n_second"), [(6, 2, 2), (7, 3, 2), (6, 6, 1), (6, 4, 5)])
-def test_overlap_against_all_pairs_of_sets(n_total, n_first, n_second):
-    first = set(range(n_first))
-    shared = np.array([len(first & set(other)) for other in itertools.combinations(range(n_total), n_second)])
-    assert expected_overlap(n_total, n_first, n_second) == pytest.approx(
-        shared.mean() / min(n_first, n_second)
-    )
-    for n_shared in np.unique(shared):
+@pytest.mark.parametrize(("ours", "theirs"), [([2], [2]), ([3], [5]), ([2, 1], [2, 2]), ([1, 0, 3], [2, 2, 2])])
+def test_overlap_against_all_sets_with_as_many_heads_in_each_layer(ours, theirs):
+    first = np.arange(5) < np.array(ours)[:, None]
+    ways = [list(itertools.combinations(range(5), n)) for n in theirs]
+    others = [np.array([np.isin(np.arange(5), row) for row in rows]) for rows in itertools.product(*ways)]
+    shared = np.array([(first & other).sum() for other in others])
+    size = min(sum(ours), sum(theirs))
+    smallest = min(min(1.0, 2 * min((shared >= n).mean(), (shared <= n).mean())) for n in shared)
+    for other, n_shared in zip(others, shared, strict=True):
+        found, by_chance = overlap_test(first, other)
         tails = (shared >= n_shared).mean(), (shared <= n_shared).mean()
-        found = overlap_p_value(int(n_shared), n_total, n_first, n_second)
-        assert found.p_value == pytest.approx(min(1.0, 2 * min(tails)))
+        assert found.p_value == pytest.approx(min(1.0, 2 * min(tails))) and found.value == n_shared / size
+        assert by_chance == pytest.approx(shared.mean() / size) and found.smallest_p == pytest.approx(smallest)
 
 
 def test_spearman_value_and_intervals():
@@ -133,8 +137,7 @@ def test_the_threshold_of_fv_heads_is_for_the_best_head_and_never_low():
     [
         (lambda: bootstrap_mean(np.array([]), seed=0), "values are empty"),
         (lambda: bootstrap_mean(np.array([1.0, np.nan]), seed=0), "1 numbers that are not"),
-        (lambda: expected_overlap(8, 0, 2), "a set of 0 heads is impossible, expected 1..8"),
-        (lambda: overlap_p_value(3, 8, 2, 2), "n_shared 3 is impossible"),
+        (lambda: overlap_test(np.zeros((1, 8), dtype=bool), np.ones((1, 8), dtype=bool)), "empty head set"),
         (lambda: spearman(np.ones(9), np.arange(9.0)), "differing scores"),
         (lambda: fv_threshold(np.ones((0, 2))), "NaN or no draws"),
     ],
@@ -145,25 +148,85 @@ def test_bad_input_is_refused_in_one_line(call, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", [False, True], ids=["all draws", "a draw a row"])
-def test_an_effect_against_draws_is_that_of_one_generator_row_by_row(missing):
-    """One generator draws tasks, prompts and draws; asked twice it says the same, whatever was kept in between."""
-    rng = np.random.default_rng(3)
-    tasks, values, draws = np.repeat(["a", "b", "c"], 4), rng.random(12), rng.random((5, 12))
-    if missing:  # each row was measured with two of the draws
+def measured(rng, n_tasks, n_prompts, n_draws, sds, *, spread):
+    """Values of draws by prompt, 0 on average: tasks, prompts, draws, and each prompt under each draw, differ.
+
+    `spread`: every prompt meets one of the draws, in turn. Prompts of one task alone are documents.
+    """
+    of_task, of_prompt, of_draw, of_cell = sds
+    tasks = np.repeat(np.arange(n_tasks), n_prompts)
+    draws = (rng.normal(0, of_task * (n_tasks > 1), n_tasks)[tasks] + rng.normal(0, of_prompt, len(tasks))
+             + rng.normal(0, of_draw, (n_draws, 1)) + rng.normal(0, of_cell, (n_draws, len(tasks))))
+    if spread:
+        draws[np.arange(len(tasks)) % n_draws != np.arange(n_draws)[:, None]] = np.nan
+    return np.zeros(len(tasks)), draws, tasks
+
+
+SHAPES = [(19, 2, 20, True), (19, 8, 20, True), (19, 6, 20, False), (14, 6, 5, False), (1, 100, 20, True),
+          (1, 60, 5, False)]
+
+
+@pytest.mark.parametrize("sds", [(0.3, 0.4, 0.05, 0.4), (0.1, 0.1, 0.05, 0.5), (0.3, 0.2, 0.2, 0.3)])
+@pytest.mark.parametrize(("n_tasks", "n_prompts", "n_draws", "spread"), SHAPES)
+def test_an_effects_interval_covers_the_truth_as_often_as_it_says_and_is_no_wider(
+    n_tasks, n_prompts, n_draws, spread, sds
+):
+    """Width is held against the spread over trials: twice as wide an interval fails, though it would cover more."""
+    rng = np.random.default_rng(11)
+    trials = [measured(rng, n_tasks, n_prompts, n_draws, sds, spread=spread) for _ in range(400)]
+    found = pd.DataFrame([effect(lost_beyond(*trial)) for trial in trials])
+    covered = (found["low"] <= 0) & (0 <= found["high"])
+    assert 0.91 <= covered.mean() <= 0.98  # 400 trials at 0.95: standard error 0.011
+    half = (found["high"] - found["low"]).mean() / 2
+    assert half / found["value"].std() == pytest.approx(stats.t.ppf(0.975, max(n_tasks, 19) - 1), rel=0.15)
+    assert ((found["p_value"] < 0.05) == ~covered).all()
+
+
+def test_a_difference_of_two_effects_covers_the_truth_with_draws_of_its_own_for_each():
+    rng, found = np.random.default_rng(12), []
+    for _ in range(400):
+        _, first, tasks = measured(rng, 19, 4, 20, (0.3, 0.2, 0.2, 0.3), spread=True)
+        values = np.nanmean(first, axis=0) + rng.normal(0, 0.2, len(tasks))  # of the same prompts
+        second = measured(rng, 19, 4, 20, (0.3, 0.2, 0.2, 0.3), spread=True)[1]
+        zero = np.zeros_like(values)
+        found.append(effect(lost_beyond(zero, first, tasks), lost_beyond(zero, second, tasks)))
+    found = pd.DataFrame(found)
+    covered = ((found["low"] <= 0) & (0 <= found["high"])).mean()
+    assert 0.91 <= covered <= 0.98
+    assert (found["high"] - found["low"]).mean() / 2 / found["value"].std() == pytest.approx(2.1, rel=0.15)
+
+
+@pytest.mark.parametrize("n_tasks", [3, 1])
+@pytest.mark.parametrize("missing", [False, True], ids=["all draws", "two draws a row"])
+def test_what_is_lost_beyond_draws_is_what_loops_say(n_tasks, missing):
+    rng, n_draws = np.random.default_rng(3), 5
+    tasks, values, draws = np.repeat(["a", "b", "c"][:n_tasks], 12 // n_tasks), rng.random(12), rng.random((5, 12))
+    draws += rng.random((5, 1))
+    if missing:
         draws[(np.arange(12) + np.arange(5)[:, None]) % 5 > 1] = np.nan
-    one, n = np.random.default_rng(7), 200
-    times = one.multinomial(3, [1 / 3] * 3, size=n)
-    weights = np.hstack([one.multinomial(times[:, task] * 4, [1 / 4] * 4) / 12 for task in range(3)])
-    of_draws = one.multinomial(5, [1 / 5] * 5, size=n) / 5
-    means = []
-    for weight, of_draw in zip(weights, of_draws, strict=True):
-        cells = [(weight[row] * of_draw[draw], draws[draw, row] - values[row])
-                 for draw in range(5) for row in range(12) if not np.isnan(draws[draw, row])]
-        total = sum(w for w, _ in cells)
-        means += [sum(w * lost for w, lost in cells) / total] if total else []
-    tail = stats.norm.cdf(stats.t.ppf(0.025, 2) * np.sqrt(3 / 2))
-    for _ in range(2):
-        found = effect_against_draws(values, draws, tasks, seed=7, n_resamples=n)
-        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [tail, 1 - tail])))
-        assert found.p_value == pytest.approx(2 * stats.t.sf(abs(found.value) / np.std(means), 2))
+    groups = [np.flatnonzero(tasks == name) for name in "abc"] if n_tasks > 1 else [[row] for row in range(12)]
+    by_task = [np.mean([np.nanmean(draws[:, row]) - values[row] for row in rows]) for rows in groups]
+    mean, products = np.mean(by_task), 0.0
+    for draw, one, other in itertools.product(range(n_draws), range(len(groups)), range(len(groups))):
+        parts = []
+        for rows in (groups[one], groups[other]):
+            level = np.mean([values[row] for row in rows]) + mean
+            parts.append(sum((draws[draw, row] - level) / np.isfinite(draws[:, row]).sum() / len(rows)
+                             for row in rows if np.isfinite(draws[draw, row])))
+        products += parts[0] * parts[1] * (one != other)
+    found = lost_beyond(values, draws, tasks)
+    assert found.by_task == pytest.approx(by_task) and found.n_draws == n_draws
+    assert found.draws_variance == pytest.approx(products / len(groups) ** 2 * n_draws / (n_draws - 1))
+    assert found.draws_variance > 0
+
+
+def test_an_effect_has_degrees_of_freedom_between_those_of_its_parts():
+    by_task = np.array([0.1, 0.3, 0.2, 0.6])
+    plain = effect(Lost(by_task))
+    assert (plain.low, plain.high) == pytest.approx(
+        stats.t.interval(0.95, 3, by_task.mean(), stats.sem(by_task)))
+    assert plain.p_value == pytest.approx(stats.ttest_1samp(by_task, 0).pvalue)
+    sure, unsure = Lost(np.full(4, 0.5)), Lost(np.full(4, 0.5), 0.01, n_draws=3)
+    assert effect(sure) == (0.5, 0.5, 0.5, 1.0)
+    assert effect(unsure).high == pytest.approx(0.5 + 0.1 * stats.t.ppf(0.975, 2))
+    assert effect(Lost(by_task), sure).high - effect(Lost(by_task), sure).low == pytest.approx(plain.high - plain.low)

@@ -35,7 +35,7 @@ def measured(folder, by):
     found = two_papers.measure_both(
         model, {"patterns": evaluation}, conditions, scoring, n_prompts={"patterns": N_PROMPTS},
         n_seeds={"patterns": N_SEEDS}, n_check=N_PROMPTS, shots=SHOTS, seed=0)
-    return *two_papers.pattern_tables(found, name=by, step=-1, seed=0), conditions
+    return *two_papers.pattern_tables(found, name=by, step=-1), conditions
 
 
 @pytest.fixture(scope="module")

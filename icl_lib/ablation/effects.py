@@ -4,14 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from numpy import ndarray
 
 from icl_lib.ablation.conditions import Condition, nearest_fraction, refuse_overlap
 from icl_lib.ablation.table import TOKEN_LOSS, Measurement
 from icl_lib.heads import overlap
 from icl_lib.kinds import ANY_HEADS, KINDS, LOWEST, RANKED_BY, mean_scores
-from icl_lib.stats.intervals import effect_against_draws, holm, percentile_rank
+from icl_lib.stats.intervals import Lost, effect, holm, lost_beyond, percentile_rank
 from icl_lib.tables import KEYS
 
 FEW_SHOT = "first_token_accuracy"
@@ -22,16 +20,16 @@ CONTROLS = ("none", "random", "random_layer_matched")
 
 
 def effects_table(
-    measurements: Iterable[Measurement], *, name: str, step: int, seed: int, metrics=(FEW_SHOT, TOKEN_LOSS)
+    measurements: Iterable[Measurement], *, name: str, step: int, metrics=(FEW_SHOT, TOKEN_LOSS)
 ) -> pd.DataFrame:
     """Table `effects`: what is lost when the top heads of a kind are ablated, per intervention and `control`.
 
     `control` "none": lost against the clean model; "random" and "random_layer_matched": lost beyond the mean of these
     draws, so that positive means that the heads matter more than they do. Paired by prompt or document, mean over
-    tasks, 95 % bootstrap interval over tasks, prompts and draws (`effect_against_draws`). `fv_minus_induction` is the
-    difference of the two kinds' effects. `n_draws`: different draws, 0 for the clean model. Where there is no valid
-    control there is no row. p-values are for one
-    comparison each; see `with_holm`. Raises ValueError for a control that overlaps what it controls for.
+    tasks, 95 % interval over tasks (of the loss: documents) and draws (`intervals.effect`). `fv_minus_induction` is
+    the difference of the two kinds' effects. `n_draws`: different draws, 0 for the clean model. Where there is no
+    valid control there is no row. p-values are for one comparison each; see `with_holm`. Raises ValueError for a
+    control that overlaps what it controls for.
     """
     rows = []
     for m in measurements:
@@ -43,20 +41,25 @@ def effects_table(
             for control in (*CONTROLS, ANY_HEADS):
                 lost = {kind: against for kind in (*KINDS, LOWEST)
                         if (against := _against(m, kind, fraction, excluded, control)) is not None}
+                effects = {kind: (c, effect(own), own.n_draws) for kind, (c, own) in lost.items()}
                 if set(lost) >= set(KINDS):
-                    lost[DIFFERENCE] = (np.zeros(len(m.tasks)), _gap(lost), lost["fv"][2])
-                for ranking, (values, draws, c) in lost.items():
-                    effect = effect_against_draws(values, draws, m.tasks, seed=seed)
+                    (c, fv), (_, induction) = lost["fv"], lost["induction"]
+                    # draws that both kinds are compared with leave their difference as it is
+                    pair = (fv, induction) if control == CONTROLS[-1] else (
+                        Lost(fv.by_task), Lost(induction.by_task))
+                    effects[DIFFERENCE] = c, effect(*pair), max(fv.n_draws, induction.n_draws)
+                for ranking, (c, found, n_draws) in effects.items():
                     rows.append({"metric": m.metric, "replacement": m.replacement, "positions": m.positions,
                                  "ranking": ranking, "excluded": c.excluded, "control": control, "fraction": fraction,
-                                 "n_heads": int(c.heads.sum()), "n_draws": 0 if control == "none" else len(draws),
-                                 "n_prompts": len(values),
-                                 **effect._asdict()})
+                                 "n_heads": int(c.heads.sum()), "n_draws": 0 if control == "none" else n_draws,
+                                 "n_prompts": m.values.shape[1], **found._asdict()})
     return pd.DataFrame(rows).assign(model=name, step=step).drop_duplicates(KEYS["effects"], ignore_index=True)
 
 
-def _against(m: Measurement, kind: str, fraction: float, excluded: bool, control: str):
-    """A kind's values, those of its control by draw, and its condition; None where either is missing."""
+def _against(
+    m: Measurement, kind: str, fraction: float, excluded: bool, control: str
+) -> tuple[Condition, Lost] | None:
+    """A kind's condition and what it loses beyond its control; None where either is missing."""
     at = [(i, c) for i, c in enumerate(m.conditions) if c.ranking == "none" or c.fraction == fraction]
     of_kind = [(i, c) for i, c in at if c.ranking == kind and (c.excluded != "") == excluded]
     compared = [i for i, c in at if c.ranking == control and (
@@ -64,26 +67,7 @@ def _against(m: Measurement, kind: str, fraction: float, excluded: bool, control
     if not of_kind or not compared:
         return None
     i, condition = of_kind[0]
-    return m.values[i], m.values[compared], condition
-
-
-def _gap(lost: dict[str, tuple]) -> Float[ndarray, "draw row"]:
-    """Lost to FV heads minus lost to induction heads, by draw and row."""
-    draws = {kind: lost[kind][1] for kind in KINDS}
-    n = max(map(len, draws.values()))
-    if any(np.isnan(d).any() for d in draws.values()):  # each row has one draw: that of the kind which has more
-        one = {kind: np.nanmean(draws[kind], axis=0) - lost[kind][0] for kind in KINDS}
-        most = next(d for d in draws.values() if len(d) == n)
-        return np.where(np.isnan(most), np.nan, one["fv"] - one["induction"])
-    return _as_many(draws["fv"], n) - lost["fv"][0] - (_as_many(draws["induction"], n) - lost["induction"][0])
-
-
-def _as_many(draws: Float[ndarray, "draw row"], n: int) -> Float[ndarray, "{n} row"]:
-    """The draws as `n` rows of the same mean, whose mean has the same bootstrap error as that of the draws."""
-    times = n // len(draws)
-    rows = np.zeros((n, draws.shape[1]))
-    rows[: times * len(draws)] = np.tile(draws - draws.mean(0), (times, 1)) * n / (len(draws) * times**0.5)
-    return rows + draws.mean(0)
+    return condition, lost_beyond(m.values[i], m.values[compared], m.tasks)
 
 
 def corrected(effects: pd.DataFrame) -> pd.DataFrame:

@@ -60,7 +60,7 @@ class Ablations:
         tables = {
             "ablations": ablation_table(
                 self.measured, ceilings=f1_ceilings(self.model, self.evaluation), **self.of_run),
-            "effects": effects_table(self.measured, seed=self.seed, **self.of_run),
+            "effects": effects_table(self.measured, **self.of_run),
             "curves": loss_curves(self.model, self.documents[:n_curve_documents],
                                   curve_conditions(conditions, curves_at), mean, **self.of_run)}
         write_measured(tables, paths, self.model, seed=self.seed, tasks=self.tasks, documents=self.source,

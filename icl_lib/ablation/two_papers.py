@@ -102,7 +102,7 @@ def able_tasks(clean: Measurement, tasks: Mapping[str, Task]) -> list[str]:
 
 
 def pattern_tables(
-    measured: Iterable[tuple[dict, Measurement]], *, name: str, step: int, seed: int
+    measured: Iterable[tuple[dict, Measurement]], *, name: str, step: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `patterns` and `pattern_effects` of measurements, each with its columns task_set, n_shots and ranked_by.
 
@@ -116,7 +116,7 @@ def pattern_tables(
         for task in ["", *alone] if len(m.conditions) > 1 else []:
             kept = m.tasks == task if task else slice(None)
             part = replace(m, tasks=m.tasks[kept], values=m.values[:, kept])
-            effects.append(effects_table([part], seed=seed, metrics=[m.metric], **of_run).assign(task=task, **columns))
+            effects.append(effects_table([part], metrics=[m.metric], **of_run).assign(task=task, **columns))
     table = pd.concat(rows, ignore_index=True).drop(columns=["replacement", "positions"])
     table.loc[table["ranking"] == "none", "ranked_by"] = ""  # clean rows of more prompts stand before the same ones
     table = table.drop_duplicates(KEYS["patterns"], ignore_index=True)

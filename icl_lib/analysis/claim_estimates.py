@@ -8,6 +8,7 @@ import numpy as np
 from icl_lib.stats.intervals import Test
 
 LEVEL = 0.05
+NO_CONTROL = "no heads of neither kind left for a control"
 
 
 class Estimate(NamedTuple):

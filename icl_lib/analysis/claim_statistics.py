@@ -1,45 +1,45 @@
-"""The statistics that claims.yaml names: tables in, an estimate per model out; those of section 5: claim_dynamics."""
+"""The statistics that claims.yaml names: tables in, an estimate per model out.
+
+Those of section 5 are in claim_dynamics, those on the other paper in claim_two_papers.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
-from icl_lib.ablation.conditions import THEIRS
 from icl_lib.ablation.effects import DIFFERENCE, corrected
-from icl_lib.analysis import claim_dynamics
+from icl_lib.analysis import claim_dynamics, claim_two_papers
 from icl_lib.analysis.claim_dynamics import size_trend
-from icl_lib.analysis.claim_estimates import Estimate, spanned, tested, undecidable
+from icl_lib.analysis.claim_estimates import NO_CONTROL, Estimate, spanned, tested, undecidable
 from icl_lib.analysis.reading import third
 from icl_lib.analysis.suite_tables import SuiteTables
-from icl_lib.analysis.two_papers import MATCHED, by_task_benefits
 from icl_lib.heads import overlap, top_heads
 from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
 from icl_lib.models.paper_models import family
 from icl_lib.names import size_of
-from icl_lib.stats.intervals import bootstrap_mean, spearman
+from icl_lib.stats.intervals import bootstrap_mean, lost_beyond, spearman
+from icl_lib.stats.intervals import effect as effect_of
 from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
 
-ACCURACY, LOSS = "first_token_accuracy", "token_loss_difference"
+ACCURACY, LOSS, ZERO_SHOT = "first_token_accuracy", "token_loss_difference", "zero_shot_accuracy"
 # What a metric has to be above without ablation for there to be something to lose: accuracy (0..1), loss (nats).
-TO_LOSE = {ACCURACY: 0.05, LOSS: 0.0}
+TO_LOSE = {ACCURACY: 0.05, ZERO_SHOT: 0.05, LOSS: 0.0}
 NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
+           ZERO_SHOT: "without demonstrations the model answers no more than one prompt in twenty",
            LOSS: "the model's loss does not fall along documents: nothing to lose"}
-SMALLEST_BENEFIT = 0.05
-NO_CONTROL = "no heads of neither kind left for a control"
-NO_PATTERN = "the model can do none of the patterns"
-NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty, or the interval of it reaches 0"
 
 
-def effect(suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None) -> Iterator[Estimate]:
-    """What is lost beyond layer-matched random heads, per model.
+def effect(
+    suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None, larger_than: int = 0
+) -> Iterator[Estimate]:
+    """What is lost beyond layer-matched random heads, per model, of those with more parameters.
 
     Cannot be decided without such heads, where the model has nothing to lose, and where nothing varied.
     """
     for model, rows in _effects(suite, metric, ranking, excluded).items():
-        if among is not None and model not in among:
+        if among is not None and model not in among or larger_than and suite.parameters_of(model) <= larger_than:
             continue
         row = next(rows.itertuples(), None)
         if row is None:
@@ -82,7 +82,7 @@ def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estima
 
 
 def percentile(suite: SuiteTables, *, of: str) -> Iterator[Estimate]:
-    """Mean percentile of one kind's top heads in the other kind's score, 0..1, against random sets of as many heads."""
+    """Mean percentile of one kind's top heads in the other kind's score, less that of random heads of their layers."""
     for model, scores in suite.scores.items():
         other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"])
         chosen = top_sets(scores, fraction=suite.top_fraction)[of]
@@ -157,90 +157,64 @@ def dissociation(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def tasks_with_larger_fv_loss(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated; sign test."""
+    """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated; sign test.
+
+    Each beyond random heads of its layers.
+    """
     for model in suite.ablated:
-        rows = suite.ablations(model)
-        by_task = rows[rows["metric"] == ACCURACY].pivot_table(index="task", columns="ranking", values="value")
-        if {"fv", "induction"} <= set(by_task):
-            more = (by_task["induction"] - by_task["fv"]).dropna().to_numpy()
-            yield tested(model, sign_test(more), n=len(more), of="tasks")
+        lost = {kind: _lost_by_task(suite, model, ACCURACY, kind) for kind in ("fv", "induction")}
+        if any(of is None for of in lost.values()):
+            continue
+        more = (lost["fv"] - lost["induction"]).dropna().to_numpy()
+        yield tested(model, sign_test(more), n=len(more), of="tasks") if len(more) else undecidable(model, NO_CONTROL)
 
 
-def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
-    """Accuracy lost to FV heads with demonstrations minus that lost without, each beyond layer-matched random heads."""
+def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) -> Iterator[Estimate]:
+    """Share of accuracy lost to FV heads with demonstrations minus that lost without, beyond random heads.
+
+    Random heads of the same layers. As shares, for what is lost in proportion with and without demonstrations says
+    nothing of them. Bootstrap over tasks. Cannot be decided where there is too little to lose without them.
+    """
+    metrics = (ACCURACY, ZERO_SHOT)
     for model in suite.ablated:
-        rows = suite.ablations(model)
-        rows = rows[rows["ranking"].eq("fv") | rows["matched"].eq("fv")]
-        by_task = rows.pivot_table(index="task", columns=["metric", "ranking"], values="value")
-        metrics = (ACCURACY, "zero_shot_accuracy")
-        if not {(metric, "fv") for metric in metrics} <= set(by_task):
+        lost = [_lost_by_task(suite, model, metric, "fv") for metric in metrics]
+        if any(of is None for of in lost):
             continue
-        if not {(metric, "random_layer_matched") for metric in metrics} <= set(by_task):
-            yield undecidable(model, NO_CONTROL)
+        clean = suite.ablations(model).query("ranking == 'none'").pivot_table(
+            index="task", columns="metric", values="value")
+        table = pd.concat([*lost, *(clean[metric] for metric in metrics)], axis=1).dropna().to_numpy()
+        if not len(table) or any(_nothing_to_lose(suite, model, metric) for metric in metrics):
+            yield undecidable(model, NOTHING[ZERO_SHOT] if len(table) else NO_CONTROL, n=len(table))
             continue
-        few, zero = (by_task[metric, "random_layer_matched"] - by_task[metric, "fv"] for metric in metrics)
-        yield _over_tasks(suite, model, (few - zero).dropna())
+        drawn = np.random.default_rng(suite.seed).integers(len(table), size=(n_resamples, len(table)))
+        few, zero, of_few, of_zero = table[drawn].mean(1).T
+        with np.errstate(divide="ignore", invalid="ignore"):  # a few resamples may have nothing to lose
+            shares = few / of_few - zero / of_zero
+        few, zero, of_few, of_zero = table.mean(0)
+        ends = np.nanquantile(shares[np.isfinite(shares)], [0.025, 0.975])
+        yield spanned(model, (few / of_few - zero / of_zero, *ends), n=len(table), of="tasks")
 
 
 def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
-    """Accuracy on shuffled prompts with the FV heads' vector at a third of the layers minus random heads' vector."""
+    """Accuracy on shuffled prompts with the FV heads' vector at a third of the layers, above both controls.
+
+    Those are random heads' vectors, which may do harm, and nothing added: the smaller gain counts, with the lower of
+    each end of their intervals over tasks and draws. It is above zero where both are.
+    """
     for model in suite.executed:
         rows = suite.executions(model)
-        rows = rows[rows["prompts"] == "shuffled"]
-        by_task = rows[rows["layer"] == third(rows)].pivot_table(index="task", columns="heads", values="value")
-        if "fv" in by_task and "random_layer_matched" not in by_task:
+        at = rows[(rows["prompts"] == "shuffled") & rows["layer"].isin([third(rows), -1])]  # -1: nothing added
+        by_task = at.pivot_table(index=["heads", "draw"], columns="task", values="value").dropna(axis=1)
+        of = set(by_task.index.get_level_values("heads"))
+        if "fv" in of and not {"none", "random_layer_matched"} <= of:
             yield undecidable(model, NO_CONTROL)
-        elif "fv" in by_task:
-            yield _over_tasks(suite, model, (by_task["fv"] - by_task["random_layer_matched"]).dropna())
-
-
-def pattern_effect(suite: SuiteTables) -> Iterator[Estimate]:
-    """Accuracy lost on patterns, per model, at the smallest share of heads ranked by prefix matching.
-
-    Beyond random heads of neither kind in the same layers, at the most demonstrations, mean over the tasks that the
-    model can do. Cannot be decided where it can do none, and without such random heads.
-    """
-    for model in suite.ablated:
-        if suite.table("patterns", model).empty:
-            continue
-        effects = suite.table("pattern_effects", model)
-        rows = effects[(effects["task_set"] == "patterns") & (effects["task"] == "") & (effects["excluded"] == "")
-                       & (effects["ranking"] == "induction") & (effects["ranked_by"] == THEIRS)]
-        least = (rows["fraction"] == rows["fraction"].min()) & (rows["n_shots"] == rows["n_shots"].max())
-        row = rows[least & (rows["control"] == MATCHED)]
-        if row.empty:
-            yield undecidable(model, NO_PATTERN if rows.empty else NO_CONTROL)
-        else:
-            yield spanned(model, row[["value", "low", "high"]].to_numpy()[0], n=int(row["n_prompts"].item()),
-                          of="prompts")
-
-
-def benefit_lost(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of what demonstrations add to accuracy on the paper's tasks that is lost, per model.
-
-    With the largest share of heads by prefix matching ablated, beyond random heads of the same layers. Bootstrap over
-    tasks. Cannot be decided where demonstrations add nothing, or the interval of what they add reaches 0.
-    """
-    for model in suite.ablated:
-        benefits = by_task_benefits(suite.table("patterns", model))
-        by_condition = {key: by_task for key, by_task in benefits if key[0] == "paper"}
-        if not by_condition:
-            continue
-        share = max(fraction for _, _, fraction in by_condition)
-        keys = [("paper", "none", 0.0), ("paper", MATCHED, share), ("paper", "induction", share)]
-        if not set(keys) <= set(by_condition):
-            yield undecidable(model, NO_CONTROL)
-            continue
-        none, matched, induction = (by_condition[key] for key in keys)
-        table = pd.DataFrame({"lost": matched - induction, "benefit": none}).dropna()
-        samples, n = (table["lost"].to_numpy(), table["benefit"].to_numpy()), len(table)
-        if n < 2 or none.mean() <= SMALLEST_BENEFIT or bootstrap_mean(samples[1], seed=suite.seed).low <= 0:
-            yield undecidable(model, NO_BENEFIT, n=n)
-            continue
-        with np.errstate(divide="ignore", invalid="ignore"):  # a few resamples may have no benefit
-            ends = bootstrap(samples, _ratio, paired=True, n_resamples=2000, method="percentile",
-                             rng=np.random.default_rng(suite.seed)).confidence_interval
-        yield spanned(model, (_ratio(*samples), *ends), n=n, of="tasks")
+        elif "fv" in of:
+            fv, n = by_task.loc["fv"].to_numpy()[0], by_task.shape[1]
+            gains = [np.negative(effect_of(lost_beyond(
+                fv, by_task.loc[control].to_numpy(), by_task.columns.to_numpy()))[:3])
+                for control in ("none", "random_layer_matched")]
+            value, high, low = np.min(gains, axis=0)
+            yield spanned(model, (value, low, high), n=n, of="tasks")
 
 
 def _effects(suite: SuiteTables, metric: str, ranking: str, excluded: bool) -> dict[str, pd.DataFrame]:
@@ -251,6 +225,16 @@ def _effects(suite: SuiteTables, metric: str, ranking: str, excluded: bool) -> d
         if len(rows):  # at least against the clean model
             found[model] = corrected(rows)
     return found
+
+
+def _lost_by_task(suite: SuiteTables, model: str, metric: str, kind: str) -> pd.Series | None:
+    """What each task loses beyond layer-matched random heads; empty without these, None where it was not measured."""
+    rows = suite.ablations(model)
+    rows = rows[rows["metric"].eq(metric) & (rows["ranking"].eq(kind) | rows["matched"].eq(kind))]
+    by_task = rows.pivot_table(index="task", columns="ranking", values="value")
+    if kind not in by_task:
+        return None
+    return by_task.get("random_layer_matched", by_task[kind] * np.nan) - by_task[kind]
 
 
 def _nothing_to_lose(suite: SuiteTables, model: str, metric: str) -> bool:
@@ -271,12 +255,8 @@ def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:
     return float(mean_scores(scores, RANKED_BY[kind])[top_sets(scores, fraction=fraction)[kind]].mean())
 
 
-def _ratio(lost: np.ndarray, benefit: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
-    return lost.mean(axis) / benefit.mean(axis)
-
-
 STATISTICS: dict[str, Callable[..., Iterable[Estimate]]] = {f.__name__: f for f in (
     effect, effect_trend, shared_heads, percentile, depth_difference, rank_correlation, strength_trend,
     family_difference, highest_induction, dissociation, tasks_with_larger_fv_loss, few_shot_loss_beyond_zero_shot,
-    execution_gain, pattern_effect, benefit_lost, *claim_dynamics.STATISTICS,
+    execution_gain, *claim_two_papers.STATISTICS, *claim_dynamics.STATISTICS,
 )}

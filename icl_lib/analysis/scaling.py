@@ -73,14 +73,13 @@ def comparison_table(
         for kind, other in (("fv", induction), ("induction", fv)):
             ranks = intervals.percentile_rank(other)[tops[kind]]
             percentiles_of |= zip(PERCENTILES[kind].values(), (ranks.mean(), ranks.min(), ranks.max()), strict=True)
-        n, n_top, shared = fv.size, int(wide["fv"].sum()), int((wide["fv"] & wide["induction"]).sum())
+        overlap, by_chance = intervals.overlap_test(wide["fv"], wide["induction"])
         rho = (intervals.spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv)
                else intervals.Interval(*[np.nan] * 3))
         depth = depth_difference(tops["fv"], tops["induction"], seed=seed)
         rows.append({
-            "model": model, "heads": n, "top heads": int(tops["fv"].sum()), "overlap": shared / n_top,
-            "overlap by chance": intervals.expected_overlap(n, n_top, n_top),
-            "p (overlap)": intervals.overlap_p_value(shared, n, n_top, n_top).p_value,
+            "model": model, "heads": fv.size, "top heads": int(tops["fv"].sum()), "overlap": overlap.value,
+            "overlap by chance": by_chance, "p (overlap)": overlap.p_value,
             "overlap of layers": layer_overlap(wide["fv"], wide["induction"]), **percentiles_of,
             "rank correlation": rho.value, "rank correlation, low": rho.low, "rank correlation, high": rho.high,
             "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
@@ -112,17 +111,16 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
 def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[float]) -> pd.DataFrame:
     """Overlap of the two top sets at several shares of heads (figure 3 left; the paper: 5 %), counts rounded up.
 
-    Columns model, fraction, n_heads, value (share of heads in both), expected (two random sets), p_value and the
-    smallest that sets of this size could have given, smallest_p; with those of `sizes`.
+    Columns model, fraction, n_heads, value (share of heads in both), expected, p_value and the smallest that such sets
+    could have given, smallest_p, as in `intervals.overlap_test`; with those of `sizes`.
     """
     rows = []
     for model, group in scores.groupby("model"):
         for fraction in fractions:
             tops = top_sets(group, fraction=fraction)
-            n, n_total = int(tops["fv"].sum()), tops["fv"].size
-            shared = intervals.overlap_p_value(int((tops["fv"] & tops["induction"]).sum()), n_total, n, n)
-            expected = intervals.expected_overlap(n_total, n, n)
-            rows.append((model, fraction, n, shared.value / n, expected, shared.p_value, shared.smallest_p))
+            shared, expected = intervals.overlap_test(tops["fv"], tops["induction"])
+            rows.append((model, fraction, int(tops["fv"].sum()), shared.value, expected, shared.p_value,
+                         shared.smallest_p))
     table = pd.DataFrame(rows, columns=["model", "fraction", "n_heads", "value", "expected", "p_value", "smallest_p"])
     return table.merge(sizes, on="model").sort_values(["parameters", "model", "fraction"], ignore_index=True)
 

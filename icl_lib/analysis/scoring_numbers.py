@@ -10,9 +10,9 @@ from scipy import stats
 
 from icl_lib import kinds
 from icl_lib.analysis.reading import number, table_of
-from icl_lib.heads import head_names, overlap
+from icl_lib.heads import head_names
 from icl_lib.kinds import DEFINED_BY, RANKED_BY, mean_scores
-from icl_lib.stats.intervals import expected_overlap, overlap_p_value, spearman
+from icl_lib.stats.intervals import overlap_test, spearman
 
 SCORES = (RANKED_BY["induction"], DEFINED_BY["induction"], RANKED_BY["fv"])
 TOP = (1, 2, 5)  # heads whose share of the summed score says how concentrated it is
@@ -87,7 +87,7 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     """Highest scores, heads of each kind by the one definition, top sets with their overlap and rank correlation.
 
     `scores` and `accuracy` of one model and step. A head stands in a row's name ("top fv head L2H3"), or as the two
-    rows "<name>, layer" and "<name>, head". Overlap is against two random sets, p-value hypergeometric, two-sided; the
+    rows "<name>, layer" and "<name>, head". Overlap is as in `intervals.overlap_test`; the
     rank correlation has a 95 % bootstrap interval over heads and is left out where a score is the same for all.
     """
     values = {score: mean_scores(scores, score) for score in SCORES}
@@ -102,10 +102,9 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     for kind, mask in tops.items():
         for head, value in zip(head_names(mask), values[RANKED_BY[kind]][mask], strict=True):
             yield number(f"top {kind} head {head}", value, n=size)
-    n, shared = int(tops["fv"].sum()), int((tops["fv"] & tops["induction"]).sum())
-    p_value = overlap_p_value(shared, size, n, n).p_value
-    yield number("shared top heads", overlap(tops["fv"], tops["induction"]), p_value=p_value, n=n)
-    yield number("shared top heads by chance", expected_overlap(size, n, n), n=n)
+    n, (shared, by_chance) = int(tops["fv"].sum()), overlap_test(tops["fv"], tops["induction"])
+    yield number("shared top heads", shared.value, p_value=shared.p_value, n=n)
+    yield number("shared top heads by chance", by_chance, n=n)
     yield from _rank_correlation("rank correlation", values[SCORES[0]], values["fv"], seed)
 
 

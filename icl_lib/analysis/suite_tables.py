@@ -41,6 +41,9 @@ class SuiteTables:
         """Columns model, parameters; see `scaling.model_sizes`."""
         return scaling.model_sizes(self.models)
 
+    def parameters_of(self, model: str) -> int:
+        return int(self.sizes.set_index("model").at[model, "parameters"])
+
     @cached_property
     def scores(self) -> dict[str, pd.DataFrame]:
         """Each model's table `scores` at its last step."""

@@ -23,8 +23,8 @@ def robustness(effects: pd.DataFrame, numbers: pd.DataFrame) -> list[Figure]:
         _robustness(rows),
         f"What is lost when {share:.0%} of heads are ablated, {'with exclusion' if excluded else 'plain rankings'}, by "
         f"replacement and positions, against three controls ({find(numbers, 'draws, random')['value']:.0f} different "
-        f"draws of random heads and {counts} of layer-matched ones). Bars: 95 % bootstrap intervals over tasks, "
-        "prompts and draws (loss: over documents and draws). Filled: Holm's p < 0.05 over all points of a control. "
+        f"draws of random heads and {counts} of layer-matched ones). Bars: 95 % intervals over tasks and "
+        "draws (loss: over documents and draws). Filled: Holm's p < 0.05 over all points of a control. "
         "Grey: the intervention of the figure above.",
         "Points with intervals, a row per replacement and position: accuracy above, token loss below, a column per "
         "control.") for excluded, rows in shown.groupby(shown["excluded"] != "")]

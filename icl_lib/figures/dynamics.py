@@ -177,7 +177,7 @@ def effects_by_step(effects: pd.DataFrame, steps: Mapping[str, list[int]], fract
         f"Metric lost with {fraction:.0%} of heads replaced by their mean at all positions, beyond random heads of the "
         "same layers (dashed line at 0), by checkpoint. " + (
             "Thin lines: single seeds; thick: their mean." if len(set(effects["model"])) > 1 else
-            "Bars: 95 % bootstrap intervals over tasks, prompts and draws."),
+            "Bars: 95 % intervals over tasks and draws."),
         "Two panels against training step: accuracy lost and token-loss difference lost, a line per kind of head.")
 
 

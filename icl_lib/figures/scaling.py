@@ -72,8 +72,8 @@ def effects_by_size(effects: pd.DataFrame, fraction: float) -> list[Figure]:
     return [Figure(
         _effects_by_size(effects, excluded),
         f"Few-shot accuracy (top) and token-loss difference (bottom, nats) lost by ablating {fraction:.0%} of "
-        f"heads{words}, against three controls. Bars: 95 % bootstrap intervals over tasks, prompts and draws "
-        "(loss: over documents and draws). Hollow: models that lack a kind of heads.",
+        f"heads{words}, against three controls. Bars: 95 % intervals over tasks and draws (loss: over "
+        "documents and draws). Hollow: models that lack a kind of heads.",
         f"Six panels of metric lost{words} against number of parameters, induction heads and FV heads in each.")
         for excluded, words in ((False, ""), (True, " with the top heads of the other kind kept"))]
 
@@ -105,7 +105,7 @@ def overlap_by_size(overlaps: pd.DataFrame) -> Figure:
         rows = overlaps[overlaps["fraction"] == fraction]
         _points(ax, rows.assign(low=rows["value"], high=rows["value"]), COLOUR["none"], "D", "heads in both top sets")
         expected = rows.groupby("parameters")["expected"].mean()
-        ax.plot(expected.index, expected.to_numpy(), **look("random", label="two random sets"))
+        ax.plot(expected.index, expected.to_numpy(), **look("random", label="random sets of the same layers"))
         ax.set_title(f"top {fraction:.0%} of heads", fontsize=11)
         ax.set_ylim(-0.04, 1.04)
         size_axis(ax, overlaps["parameters"])
@@ -115,7 +115,8 @@ def overlap_by_size(overlaps: pd.DataFrame) -> Figure:
     axes[0, -1].legend(fontsize=9)
     return Figure(
         axes,
-        "Share of the top heads of one kind that is also in the other's top set; grey: two random sets of these sizes.",
+        "Share of the top heads of one kind that is also in the other's top set; grey: random sets with as many heads "
+        "in each layer.",
         "Panels of overlap of the two top sets against number of parameters, with the overlap by chance.")
 
 

@@ -58,7 +58,7 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     return Figure(
         axes,
         "Accuracy lost when the top heads of a kind are ablated. On patterns by the likelier label, on the paper's "
-        "tasks by the answer's first token. Bars: 95 % bootstrap intervals over tasks, prompts and draws.",
+        "tasks by the answer's first token. Bars: 95 % intervals over tasks and draws.",
         "A panel per model: points with intervals of accuracy lost by step, FV heads and induction heads in each row.")
 
 
@@ -109,7 +109,7 @@ def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Fig
     return Figure(
         ax,
         f"{fraction:.0%} of heads replaced by their mean at all positions, induction heads by prefix matching, "
-        f"{n_shots} demonstrations. Bars: 95 % bootstrap intervals over prompts and draws.",
+        f"{n_shots} demonstrations. Bars: 95 % intervals over prompts and draws.",
         "Points with intervals of accuracy lost, a row per pattern, FV heads and induction heads in each.")
 
 

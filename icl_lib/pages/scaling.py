@@ -14,7 +14,8 @@ COMPARISON = {
     "models with deeper FV heads": ("models whose FV heads sit deeper on average", ".0f"),
     "models with significantly deeper FV heads": ("models whose FV heads sit deeper at p < 0.05", ".0f"),
     "models with power for depth": ("models whose heads are enough for such a p", ".0f"),
-    "models with more overlap than by chance": ("models whose top sets share more heads than by chance", ".0f"),
+    "models with more overlap than by chance": (
+        "models whose top sets share more heads than random sets of their layers", ".0f"),
     "induction percentile of FV heads": ("mean percentile of FV heads in the induction score", ".2f"),
     "FV percentile of induction heads": ("mean percentile of induction heads in the FV score", ".2f"),
 }
@@ -57,7 +58,7 @@ def comparison_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Per share of heads how many the top sets share, against two random sets, and in how many models at p < 0.05."""
+    """Per share of heads how many the top sets and random sets of their layers share, and models in which p < 0.05."""
     of, rows = _over_models(numbers), {}
     for share in sorted(float(name.split()[-1]) for name in of.index if name.startswith("overlap, top ")):
         where = f"top {share:g}"

@@ -11,7 +11,7 @@ from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
 # What the page calls its numbers, for `common.numbers_table`.
 OVERLAP = {
     "shared top heads": ("share of the top heads that are in both sets", ".0%"),
-    "shared top heads by chance": ("the same of two random sets", ".0%"),
+    "shared top heads by chance": ("the same of two random sets of these layers", ".0%"),
     "rank correlation": ("rank correlation of attention mass and FV score, over heads", ".2f"),
 }
 DONE = {

@@ -1,10 +1,10 @@
 """Estimates with intervals, tests and nulls: plain arrays in, named tuples out, every seed an argument."""
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from scipy import stats
 
@@ -50,7 +50,7 @@ def bootstrap_mean(values: Float[ndarray, "task"], *, seed: int) -> Interval:
     return _percentile_interval(float(np.mean(values)), means, _expanded_tail(n))
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _times_drawn(n: int, seed: int) -> Int[ndarray, "resample task"]:
     """How often each of `n` tasks is drawn in each resample."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
@@ -65,57 +65,59 @@ class Effect(NamedTuple):
     p_value: float
 
 
-def effect_against_draws(
-    values: Float[ndarray, "row"], draws: Float[ndarray, "draw row"], tasks: Shaped[ndarray, "row"], *, seed: int,
-    n_resamples: int = N_RESAMPLES,
-) -> Effect:
-    """Mean of `draws - values` over draws, prompts and then tasks, paired by prompt: what `values` lose beyond draws.
+class Lost(NamedTuple):
+    """What is lost beyond a control, by task, and how sure the control's draws are of it."""
 
-    Bootstrap over tasks, prompts within tasks and draws together, so that the interval also holds what few random
-    draws leave open. Percentile interval, its ends moved out for few tasks as in `bootstrap_mean`; with one task
-    (documents) over its rows and the draws. The p-value is Student's t of the value over its bootstrap standard
-    error, with tasks (or rows) minus one degrees of freedom: it can be small enough for `holm`. NaN among the draws
-    stands for a row that was not measured with that draw; every row needs one. Raises ValueError for empty or
-    infinite values and for a row without draws.
+    by_task: Float[ndarray, "task"]
+    draws_variance: float = 0.0  # of the mean over tasks, by the choice of these draws
+    n_draws: int = 1
+
+
+def lost_beyond(
+    values: Float[ndarray, "row"], draws: Float[ndarray, "draw row"], tasks: Shaped[ndarray, "row"]
+) -> Lost:
+    """`draws - values`, mean over draws, then over a task's rows (prompts): what `values` lose beyond draws.
+
+    With one task (documents) each row counts as a task. NaN among the draws stands for a row that was not measured
+    with that draw; every row needs one. `draws_variance`: the sum of products of what two tasks lose under the same
+    draw, above the mean, which is zero on average where draws do not differ; never below zero. Raises ValueError for
+    empty or infinite values and for a row without draws.
     """
-    lost = np.asarray(draws, dtype=np.float64) - finite(values, "values")
-    present = ~np.isnan(lost)
-    lost = finite(np.where(present, lost, 0), "draws")
+    values, draws = finite(values, "values"), np.asarray(draws, dtype=np.float64)
+    present = ~np.isnan(draws)
+    draws = finite(np.where(present, draws, 0), "draws")
     if not present.any(0).all():
         raise ValueError("draws are missing for some rows, expected at least one draw for every row")
-    names, task_of_row = np.unique(tasks, return_inverse=True)
-    n_tasks = len(names)
-    weights, state = _resampled(tuple(task_of_row.tolist()), seed, n_resamples)
-    rng = np.random.default_rng(seed)
-    rng.bit_generator.state = state
-    of_draws = rng.multinomial(len(lost), np.full(len(lost), 1 / len(lost)), size=n_resamples) / len(lost)
-    # where every row has every draw the divisor is 1
-    resamples, divisor = (((weights @ rows.T) * of_draws).sum(1) for rows in (lost, present.astype(float)))
-    resamples = resamples / divisor
-    resamples = resamples[np.isfinite(resamples)]
-    of_row = lost.sum(0) / present.sum(0)
-    estimate = float(np.mean([of_row[task_of_row == task].mean() for task in range(n_tasks)]))
-    degrees = (n_tasks if n_tasks > 1 else len(task_of_row)) - 1
-    error = resamples.std()
-    p_value = float(2 * stats.t.sf(abs(estimate) / error, degrees)) if error > 0 and degrees else 1.0
-    return Effect(*_percentile_interval(estimate, resamples, _expanded_tail(n_tasks)), p_value)
+    task = np.unique(tasks, return_inverse=True)[1]
+    task = task if task.any() else np.arange(len(task))
+    member = np.eye(task.max() + 1)[:, task] / np.bincount(task)[task]  # [task row], sums to 1 over rows
+    weight = (present / present.sum(0)) @ member.T  # [draw task], sums to 1 over draws
+    excess = (present * draws / present.sum(0)) @ member.T - weight * (member @ values)
+    by_task = excess.sum(0)
+    apart, n = excess - weight * by_task.mean(), len(draws)
+    together = (apart.sum(1) ** 2).sum() - (apart**2).sum()
+    variance = max(0.0, float(together)) / by_task.size**2 * n / (n - 1) if n > 1 else 0.0
+    return Lost(by_task, variance, n)
 
 
-@lru_cache(maxsize=4)  # the effects of one measurement are resampled alike
-def _resampled(
-    task_of_row: tuple[int, ...], seed: int, n_resamples: int
-) -> tuple[Float[ndarray, "resample row"], dict[str, Any]]:
-    """What each row weighs in the mean over tasks of each bootstrap sample, and the state that the draws end in."""
-    rng = np.random.default_rng(seed)
-    sizes = np.bincount(task_of_row)
-    n_tasks = len(sizes)
-    times = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples)
-    weights = np.empty((n_resamples, len(task_of_row)))
-    for task, size in enumerate(sizes):
-        # a task drawn twice gets two independent sets of prompts
-        drawn = rng.multinomial(times[:, task] * size, np.full(size, 1 / size))
-        weights[:, np.equal(task_of_row, task)] = drawn / (size * n_tasks)
-    return weights, rng.bit_generator.state
+def effect(*lost: Lost) -> Effect:
+    """The mean over tasks of what is lost, or of two losses with independent draws the first less the second.
+
+    95 % interval and two-sided p-value by Student's t: the variance over tasks, as other tasks could have been, plus
+    that over draws (two-way clustering, Cameron, Gelbach and Miller 2011), with degrees of freedom by Satterthwaite.
+    A task's prompts need no part of their own, for tasks differ by theirs too. One task has no interval.
+    """
+    by_task = lost[0].by_task - sum(other.by_task for other in lost[1:])
+    n, value = len(by_task), float(by_task.mean())
+    if n < 2:
+        return Effect(value, value, value, 1.0)
+    parts = [(by_task.var(ddof=1) / n, n - 1), *((of.draws_variance, max(1, of.n_draws - 1)) for of in lost)]
+    variance = sum(part for part, _ in parts)
+    if variance < 1e-24:  # nothing but rounding
+        return Effect(value, value, value, 1.0)
+    degrees = variance**2 / sum(part**2 / free for part, free in parts)
+    half = stats.t.ppf((1 + _LEVEL) / 2, degrees) * np.sqrt(variance)
+    return Effect(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / np.sqrt(variance), degrees)))
 
 
 def rank_p_value(value: float, null: Float[ndarray, "draw"]) -> float:
@@ -148,28 +150,23 @@ def percentile_rank(scores: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"
     return ((ranks - 0.5) / scores.size).reshape(scores.shape)
 
 
-def expected_overlap(n_total: int, n_first: int, n_second: int) -> float:
-    """Expected share of the smaller of two random sets that is in both, 0..1 (the random line of figure 3).
+def overlap_test(first: Bool[ndarray, "layer head"], second: Bool[ndarray, "layer head"]) -> tuple[Test, float]:
+    """Share of heads of two sets of one size that are in both, 0..1, with its p-value; and the share by chance.
 
-    Closed form max(n_first, n_second) / n_total, the mean of a hypergeometric count over the smaller size;
-    the released code estimates it by 100 draws. Raises ValueError for sizes outside 1..n_total.
+    Chance is two random sets with as many heads in each layer as these have, so that kinds which only share their
+    layers share no more: hypergeometric in each layer, two-sided, twice the smaller tail, at most 1. The random line of
+    figure 3 takes heads from all layers and lies lower. Raises ValueError for an empty set.
     """
-    _check_sizes(n_total, n_first, n_second)
-    return max(n_first, n_second) / n_total
-
-
-def overlap_p_value(n_shared: int, n_total: int, n_first: int, n_second: int) -> Test:
-    """Shared heads of two sets against random sets of the same sizes: hypergeometric, two-sided.
-
-    Twice the smaller tail, at most 1: both more and less overlap than chance count as evidence.
-    """
-    _check_sizes(n_total, n_first, n_second)
-    chance = stats.hypergeom(n_total, n_first, n_second)
-    fewest, most = max(0, n_first + n_second - n_total), min(n_first, n_second)
-    if not fewest <= n_shared <= most:
-        raise ValueError(f"n_shared {n_shared} is impossible for sets of {n_first} and {n_second} of {n_total}")
-    p_value, *ends = (float(min(1.0, 2 * min(chance.sf(n - 1), chance.cdf(n)))) for n in (n_shared, fewest, most))
-    return Test(float(n_shared), p_value, min(ends))
+    if not first.any() or not second.any():
+        raise ValueError("the overlap of an empty head set is undefined")
+    ours, theirs, n = first.sum(1), second.sum(1), first.shape[1]
+    chances = functools.reduce(np.convolve, [stats.hypergeom(n, one, other).pmf(np.arange(min(one, other) + 1))
+                                             for one, other in zip(ours, theirs, strict=True)])
+    size, shared = min(ours.sum(), theirs.sum()), int((first & second).sum())
+    possible = np.flatnonzero(chances > 0)
+    p_value, *ends = (float(min(1.0, 2 * min(chances[: k + 1].sum(), chances[k:].sum())))
+                      for k in (shared, possible[0], possible[-1]))
+    return Test(shared / size, p_value, min(ends)), float((ours * theirs).sum() / n / size)
 
 
 def spearman(first: Float[ndarray, "*shape"], second: Float[ndarray, "*shape"], *, seed: int | None = None) -> Interval:
@@ -218,9 +215,3 @@ def finite(values: Shaped[ndarray, "*shape"], name: str) -> Float[ndarray, "*sha
     if not np.isfinite(values).all():
         raise ValueError(f"{name} hold {int((~np.isfinite(values)).sum())} numbers that are not finite")
     return values
-
-
-def _check_sizes(n_total: int, n_first: int, n_second: int) -> None:
-    for size in (n_first, n_second):
-        if not 1 <= size <= n_total:
-            raise ValueError(f"a set of {size} heads is impossible, expected 1..{n_total}")

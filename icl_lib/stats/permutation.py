@@ -1,5 +1,6 @@
 """Tests by other orders of the values: of groups, top heads and signs, each with the smallest p it could have had."""
 
+import functools
 import itertools
 import math
 
@@ -13,6 +14,7 @@ from icl_lib.stats.intervals import Test, finite, percentile_rank
 # So many values are put into all orders, 8! = 40320; more into random ones.
 ALL_ORDERS = 8
 N_PERMUTATIONS = 9999
+MOST_SETS = 20_000  # of things, up to which all are taken
 
 
 def gehan_scores(times: Float[ndarray, "model"], came: Bool[ndarray, "model"]) -> Float[ndarray, "model"]:
@@ -62,18 +64,24 @@ def group_test(groups: list[Float[ndarray, "model"]], *, seed: int) -> Test:
     return extreme(float(spread(ranks)), null, exact=exact, shown=float(max(means) - min(means)))
 
 
-def mean_rank_test(chosen: Bool[ndarray, "*shape"], scores: Float[ndarray, "*shape"], *, seed: int) -> Test:
-    """Mean percentile (`percentile_rank`) of chosen heads in a score against random sets of as many heads, two-sided.
+def mean_rank_test(chosen: Bool[ndarray, "layer head"], scores: Float[ndarray, "layer head"], *, seed: int) -> Test:
+    """Mean percentile (`percentile_rank`) of chosen heads in a score less that of random heads of their layers.
 
-    The value is 0..1, 0.5 on the mean over random sets. All sets where these are no more than 20,000, else random ones.
-    Raises ValueError for no heads.
+    The null has as many heads in each layer as there are chosen ones, so that it has what a layer alone gives; all sets
+    where these are no more than 20,000, else random ones, two-sided. Raises ValueError for no heads.
     """
     if not chosen.any():
         raise ValueError("the mean percentile of an empty head set is undefined")
-    ranks = percentile_rank(scores)
-    value, ranks, n = float(ranks[chosen].mean()), ranks.ravel(), int(chosen.sum())
-    sets, exact = subsets(len(ranks), n, seed)
-    return extreme(value - 0.5, ranks[sets].mean(1) - 0.5, exact=exact, shown=value)
+    ranks, n = percentile_rank(scores), chosen.sum(1)
+    layers = [(row, k) for row, k in zip(ranks, n.tolist(), strict=True) if k]
+    if exact := math.prod(math.comb(len(row), k) for row, k in layers) <= MOST_SETS:
+        sums = [row[np.array(list(itertools.combinations(range(len(row)), k)))].sum(1) for row, k in layers]
+        null = functools.reduce(np.add.outer, sums).ravel()
+    else:
+        rng = np.random.default_rng(seed)
+        null = sum(rng.permuted(np.tile(row, (N_PERMUTATIONS, 1)), axis=1)[:, :k].sum(1) for row, k in layers)
+    centre = (ranks.mean(1) * n).sum()
+    return extreme(float(ranks[chosen].sum() - centre) / n.sum(), (null - centre) / n.sum(), exact=exact)
 
 
 def sign_test(differences: Float[ndarray, "row"]) -> Test:
@@ -142,7 +150,7 @@ def orders(n: int, seed: int) -> Int[ndarray, "draw n"]:
 
 def subsets(n: int, size: int, seed: int) -> tuple[Int[ndarray, "draw size"], bool]:
     """All sets of `size` of n things and True, or random sets and False where there are more than 20,000."""
-    if math.comb(n, size) <= 20_000:
+    if math.comb(n, size) <= MOST_SETS:
         return np.array(list(itertools.combinations(range(n), size))), True
     return np.random.default_rng(seed).random((N_PERMUTATIONS, n)).argsort(1)[:, :size], False
 

@@ -1,0 +1,73 @@
+"""The statistics of claims.yaml on the claims of Crosbie and Shutova: tables in, an estimate per model out."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from icl_lib.ablation.conditions import THEIRS
+from icl_lib.analysis.claim_estimates import NO_CONTROL, Estimate, spanned, undecidable
+from icl_lib.analysis.suite_tables import SuiteTables
+from icl_lib.analysis.two_papers import MATCHED, by_task_benefits
+from icl_lib.stats.intervals import bootstrap_mean
+
+SMALLEST_BENEFIT = 0.05
+NO_PATTERN = "the model can do none of the patterns"
+NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty, or the interval of it reaches 0"
+
+
+def pattern_effect(suite: SuiteTables) -> Iterator[Estimate]:
+    """Accuracy lost on patterns, per model, at the smallest share of heads ranked by prefix matching.
+
+    Beyond random heads of neither kind in the same layers, at the most demonstrations, mean over the tasks that the
+    model can do. Cannot be decided where it can do none, and without such random heads.
+    """
+    for model in suite.ablated:
+        if suite.table("patterns", model).empty:
+            continue
+        effects = suite.table("pattern_effects", model)
+        rows = effects[(effects["task_set"] == "patterns") & (effects["task"] == "") & (effects["excluded"] == "")
+                       & (effects["ranking"] == "induction") & (effects["ranked_by"] == THEIRS)]
+        least = (rows["fraction"] == rows["fraction"].min()) & (rows["n_shots"] == rows["n_shots"].max())
+        row = rows[least & (rows["control"] == MATCHED)]
+        if row.empty:
+            yield undecidable(model, NO_PATTERN if rows.empty else NO_CONTROL)
+        else:
+            yield spanned(model, row[["value", "low", "high"]].to_numpy()[0], n=int(row["n_prompts"].item()),
+                          of="prompts")
+
+
+def benefit_lost(suite: SuiteTables) -> Iterator[Estimate]:
+    """Share of what demonstrations add to accuracy on the paper's tasks that is lost, per model.
+
+    With the largest share of heads by prefix matching ablated, beyond random heads of the same layers. Bootstrap over
+    tasks. Cannot be decided where demonstrations add nothing, or the interval of what they add reaches 0.
+    """
+    for model in suite.ablated:
+        benefits = by_task_benefits(suite.table("patterns", model))
+        by_condition = {key: by_task for key, by_task in benefits if key[0] == "paper"}
+        if not by_condition:
+            continue
+        share = max(fraction for _, _, fraction in by_condition)
+        keys = [("paper", "none", 0.0), ("paper", MATCHED, share), ("paper", "induction", share)]
+        if not set(keys) <= set(by_condition):
+            yield undecidable(model, NO_CONTROL)
+            continue
+        none, matched, induction = (by_condition[key] for key in keys)
+        table = pd.DataFrame({"lost": matched - induction, "benefit": none}).dropna()
+        samples, n = (table["lost"].to_numpy(), table["benefit"].to_numpy()), len(table)
+        if n < 2 or none.mean() <= SMALLEST_BENEFIT or bootstrap_mean(samples[1], seed=suite.seed).low <= 0:
+            yield undecidable(model, NO_BENEFIT, n=n)
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):  # a few resamples may have no benefit
+            ends = bootstrap(samples, _ratio, paired=True, n_resamples=2000, method="percentile",
+                             rng=np.random.default_rng(suite.seed)).confidence_interval
+        yield spanned(model, (_ratio(*samples), *ends), n=n, of="tasks")
+
+
+def _ratio(lost: np.ndarray, benefit: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+    return lost.mean(axis) / benefit.mean(axis)
+
+
+STATISTICS = (pattern_effect, benefit_lost)
