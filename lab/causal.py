@@ -29,9 +29,8 @@ from icl_lib.names import refuse_unknown
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.check import beyond
-from lab.files import CAUSAL, locked, put, read_plan, read_rows, read_rung
+from lab.files import CAUSAL, changed, locked, put, read_plan, read_rows, read_rung
 from lab.interventions import heads_to_clamp
-from lab.recipe import changed
 from lab.train import train
 from workflow import command
 
