@@ -87,8 +87,8 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
 
     `prefix_matching`: best head. `repeat_gain`: loss of a random run of tokens less that of its copy, nats;
     `repeat_gain_ablated`: with the induction heads at zero; `any_order_gain`: of a copy in another order, which is not
-    induction. `fv_score`: best head, `fv_null` the 99th percentile of the
-    best head under other tasks' means, `n_fv` heads above it. Accuracies at 10 shots, first token, means over tasks:
+    induction. `fv_score`: best head, `fv_null` the 99th percentile of the best head under other tasks' means (about
+    the highest of few draws), `n_fv` heads above it. Accuracies at 10 shots, first token, means over tasks:
     trained tasks with shared labels (clean, with labels shuffled, with the induction heads at zero;
     `prompt_retrieval`: of `retrieval_prompts`). At the `last` step also over all abstractive and extractive tasks,
     trained and unseen. `n_induction`: how many induction heads.
