@@ -272,5 +272,5 @@ def test_the_arms_are_shown_with_their_share_of_few_shot_loss():
     shares = {(arm, float(strength)): 0.5 + ("sham" in arm) / 10
               for arm, entry in plan["arms"].items() for strength in entry["strengths"]}
     shown = causal_report.arms_shown(plan, DESCRIPTIONS, shares)
-    assert shown.loc["no repeats", ["few-shot share of the loss", "of the sham's"]].tolist() == ["0.50", "0.60"]
+    assert shown.loc["no repeats", ["few-shot share of the loss halfway", "of the sham's"]].tolist() == ["0.50", "0.60"]
     assert shown.loc["untouched", "of the sham's"] == ""
