@@ -220,7 +220,8 @@ def arms_shown(plan: dict[str, Any], descriptions: dict[str, str], shares: Share
     rows = [{"arm": _label(arm), "what changes": descriptions[entry["intervention"]],
              "strengths": ", ".join(f"{s:g}" for s in entry["strengths"]), "sham": "yes" * ("control" in entry),
              "steps": entry.get("change", {}).get("steps", plan["change"]["steps"]),
-             "few-shot share of the loss halfway": share(arm, entry), "of the sham's": share(entry.get("control"), entry),
+             "few-shot share of the loss halfway": share(arm, entry),
+             "of the sham's": share(entry.get("control"), entry),
              "spares what FV heads do": {True: "yes", False: "no"}.get(entry.get("specific"), "")}
             for arm, entry in plan["arms"].items() if not entry.get("sham")]
     return pd.DataFrame(rows).set_index("arm")

@@ -240,6 +240,15 @@ def test_the_committed_not_necessary_rests_on_masked_models_that_copied_while_th
         if found.word in causal_report.WITHOUT or not found.copying_trained:
             assert found.by_mask and len(found.losses) == 5 and max(found.losses) < told.blind, name
             assert "the mask tells what it hides" in causal_report.verdict_sentence(found, name, told).lower()
+    arm, sham = (pd.read_csv(CONFIRMATION / f"{side}mask_outside.csv").query("step == 4096") for side in ("", "sham_"))
+    used = arm["accuracy"] - arm["accuracy_shuffled"] > 0.2
+    formed = (arm["fv_score"] > arm["fv_null"].clip(lower=0.02)) & used
+    own, runs = arm["prompt_retrieval"], judge.read_runs(CONFIRMATION)
+    rates = [", ".join(f"{rate:.2f}" for rate in own[which].dropna()) for which in (formed, ~formed)]
+    told = causal_report.verdict_sentence(judge.verdict(runs, read_plan(CONFIRMATION)), "it", MASK)
+    assert (f"rates of {rates[0]} with FV heads and {rates[1]} without (sham {sham['prompt_retrieval'].mean():.2f}; "
+            f"not measured in {own.isna().sum()} seeds)") in told
+    assert f"ends at {arm['loss'].min():.2f} to {arm['loss'].max():.2f} nats, in 5 of 5" in told
     long = judge.last_rows(judge.read_runs(CAUSAL), read_plan()).query("arm == 'mask_outside_long'")["loss"]
     assert len(long) == 5 and long.max() < mask_told(read_plan()).blind
 
