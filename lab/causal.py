@@ -29,9 +29,8 @@ from icl_lib.names import refuse_unknown
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.check import beyond
-from lab.files import CAUSAL, locked, put, read_plan, read_rows, read_rung
+from lab.files import CAUSAL, changed, locked, put, read_plan, read_rows, read_rung
 from lab.interventions import heads_to_clamp
-from lab.recipe import changed
 from lab.train import train
 from workflow import command
 
@@ -88,8 +87,8 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
 
     `prefix_matching`: best head. `repeat_gain`: loss of a random run of tokens less that of its copy, nats;
     `repeat_gain_ablated`: with the induction heads at zero; `any_order_gain`: of a copy in another order, which is not
-    induction. `fv_score`: best head, `fv_null` the 99th percentile of the
-    best head under other tasks' means, `n_fv` heads above it. Accuracies at 10 shots, first token, means over tasks:
+    induction. `fv_score`: best head, `fv_null` the 99th percentile of the best head under other tasks' means (about
+    the highest of few draws), `n_fv` heads above it. Accuracies at 10 shots, first token, means over tasks:
     trained tasks with shared labels (clean, with labels shuffled, with the induction heads at zero;
     `prompt_retrieval`: of `retrieval_prompts`). At the `last` step also over all abstractive and extractive tasks,
     trained and unseen. `n_induction`: how many induction heads.

@@ -30,7 +30,7 @@ def pairs(plan: dict[str, Any]) -> dict[str, str | None]:
 def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]) -> Figure:
     """Induction, FV score and accuracy at the last step, a point per seed and a bar at the mean; shams in grey.
 
-    `last`: `causal_statistics.last_rows`. Grey ticks: the FV score's null (99 %), accuracy on shuffled labels.
+    `last`: `causal_statistics.last_rows`. Grey ticks: the FV score's null, accuracy on shuffled labels.
     """
     arms = pairs(plan)
     figure, axes = plt.subplots(1, 3, figsize=(11.4, 0.62 * len(arms) + 1.1), sharey=True)
@@ -51,9 +51,9 @@ def outcomes_by_arm(last: pd.DataFrame, plan: dict[str, Any]) -> Figure:
     axes[0].invert_yaxis()
     return Figure(
         axes,
-        "Best prefix-matching score, best FV score and 10-shot accuracy on trained tasks with shared labels at the "
-        "last step, by arm; a point per seed, a bar at the mean. Grey triangles: sham of equal cost. Grey ticks: the "
-        "FV score's null (99th percentile), accuracy on label-shuffled prompts.",
+        "At the last step, by arm: a point per seed, bars at means. Accuracy: trained tasks with shared labels. "
+        "Grey triangles: sham. Grey ticks: the FV score's null (about the highest of "
+        f"{plan['measures']['null_draws']} draws), accuracy on shuffled labels.",
         "Dot plot of induction, FV score and accuracy by arm")
 
 
@@ -77,8 +77,7 @@ def along_training(runs: pd.DataFrame, plan: dict[str, Any], plan_name: str) -> 
     figure.supxlabel("optimiser step", fontsize=11)
     return Figure(
         axes,
-        f"{plan_name[0].upper()}{plan_name[1:]}, along training: means over seeds with their range; dashed grey: the "
-        "sham.",
+        f"{plan_name[0].upper()}{plan_name[1:]}: means and ranges over seeds; dashed grey: sham.",
         "Prefix matching, FV score and accuracy against training step, masked arm and sham")
 
 

@@ -4,22 +4,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lab import causal_statistics as judge
 from lab.causal_figures import ARM_LABEL
 
+Shares = dict[tuple[str, float], float]
 MEANING = {
-    "necessary": "in this world induction is **necessary** for FV heads",
-    "helpful": "in this world induction is **helpful** for FV heads and not necessary",
-    "neither": "in this world induction is **neither** necessary nor helpful for FV heads",
-    "not_necessary": "in this world induction is **not necessary** for FV heads; whether it is helpful is not decided",
-    "undecided": "whether induction is necessary or helpful for FV heads is **not decided** in this world",
+    "necessary": "induction is **necessary** for FV heads",
+    "helpful": "induction is **helpful** for FV heads and not necessary",
+    "neither": "induction is **neither** necessary nor helpful for FV heads",
+    "not_necessary": "induction is **not necessary** for FV heads, whether it helps is open",
+    "undecided": "it is **not decided** whether FV heads need induction",
 }
 
 SHORT = {
-    "necessary": "**they do**", "helpful": "**they do not**, it helps", "neither": "**they do not**, nor does it help",
-    "not_necessary": "**they do not**, whether it helps is open", "undecided": "**not decided**",
+    "necessary": "**they do**", "helpful": "**they do not{}**, it helps", "undecided": "**not decided**",
+    "neither": "**they do not{}**, nor does it help", "not_necessary": "**they do not{}**, whether it helps is open",
 }
+UNDER_THE_MASK = " under a mask that tells what it hides"
+PICKED = 0.1  # the rate at which one of the ten labels in a prompt, picked at random, is the query's
 WITHOUT = ("not_necessary", "helpful", "neither")  # the words that say that FV heads form without induction
 
 _MEANS = {  # column of the runs: words, digits
@@ -31,20 +35,76 @@ _MEANS = {  # column of the runs: words, digits
     "loss": ("training loss (nats)", 2),
 }
 
-# The history of the plans, which is in their files.
-RULE_CHANGED = (
-    'The rule was changed after runs: the plan\'s twice; that a verdict is "not necessary" where neither "helpful" nor '
-    '"neither" applies was settled with the runs of the confirmation, and steps of emergence are compared otherwise '
-    "than planned.")
+
+def verdict_sentence(found: judge.Verdict, plan_name: str, mask: judge.MaskTold | None = None) -> str:
+    """The verdict by a plan, its reason, the arms that it rests on, and how much copying these were left.
+
+    `mask`: what their mask gives away, for a verdict that rests on masks.
+    """
+    told = [f"By the rule of {plan_name}, {MEANING[found.word]}: {_reason(found)}."]
+    if found.word != "undecided":
+        told.append(f"It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}.")
+    if mask and found.by_mask and found.losses:
+        told.append(mask_sentence(found, mask))
+    if found.word in WITHOUT or (found.arms and not found.copying_trained):
+        told.append(copying_sentence(found))
+    return " ".join(told)
 
 
-def verdict_sentence(found: judge.Verdict, plan_name: str) -> str:
-    """The verdict by a plan, its reason, the arms that it rests on, and how much copying inside prompts they had."""
-    arms = "" if found.word == "undecided" else (
-        f" It rests on: {', '.join(ARM_LABEL.get(arm, arm) for arm in found.arms)}.")
-    told = found.word in WITHOUT or (found.arms and not found.copying_trained)
-    copying = f" {copying_sentence(found)}" if told else ""
-    return f"By the rule of {plan_name}, {MEANING[found.word]}: {_reason(found)}.{arms}{copying}"
+def mask_sentence(found: judge.Verdict, mask: judge.MaskTold) -> str:
+    """What the mask gives away, and whether models under it learned to copy; as an objection to "without induction"."""
+    below, n = sum(loss < mask.blind for loss in found.losses), len(found.losses)
+    losses = f"{min(found.losses):.2f} to {max(found.losses):.2f} nats"
+    if found.word not in WITHOUT:
+        premise = "" if found.copying_trained or not below else (
+            ", so that copying running text lowered it, against the plan's premise")
+        return (f"The mask tells what it hides here too: training loss ends at {losses}, in {below} of {n} runs below "
+                f"{mask.blind:.2f}{premise}.")
+    copied = (" So these models learned to copy running text, unseen with the mask off: FV heads formed without "
+              "induction heads, not without copying." if below else "")
+    return ("Against it, **the mask tells what it hides**: which tokens go out of sight names the next one in "
+            f"{mask.mask:.0%} of {mask.n:,} copies (sham {mask.sham:.0%}: no equal control; no mask {mask.off:.0%}), "
+            f"and training loss ends at {losses}, in {below} of {n} runs below the least without the order of copies "
+            f"({mask.blind:.2f}).{copied}")
+
+
+def rule_changed_sentence(plans: dict[str, tuple[pd.DataFrame, dict[str, Any]]]) -> str:
+    """What of the rules was changed after runs, from the heads of the plans, and what the first plan's check says now.
+
+    `plans`: runs and plan by name, the first plan first.
+    """
+    first, *others = plans
+    limit, failing = plans[first][1]["rules"]["induction_absent"]["repeat_gain"], []
+    for name in others:
+        runs, plan = plans[name]
+        shares = [judge.gain_against_sham(runs, plan, arm) for arm, entry in plan["arms"].items() if "control" in entry]
+        failing += [f"{name} fails the first one: {share:.3f} of the sham's gain, limit {limit:g}"
+                    for share in shares if share >= limit]
+    check = f" ({'; '.join(failing)})" if failing else ""
+    return ("Changed after runs: the first plan, three times; \"not necessary\" without \"helpful\" or \"neither\"; "
+            f"how steps of emergence are compared; and, for the later plans, the check for induction{check}.")
+
+
+def objection_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
+    """What a plan without glossaries said beforehand that its count would mean; empty for other plans.
+
+    The objection: FV heads in masked models come from glossaries, which train copying inside prompts.
+    """
+    if plan.get("change", {}).get("mixture", {}).get("glossary", True) is not None:
+        return ""
+    table, n = judge.arms_table(runs, plan), len(plan["seeds"])
+    if table.empty:
+        return ""
+    row, = table.itertuples()
+    p_value = stats.fisher_exact([[row.formed, n - row.formed], [row.sham_formed, n - row.sham_formed]]).pvalue
+    if row.formed >= 4:
+        means = "FV heads in at least four masked runs **take away**"
+    elif row.formed <= 1 and row.sham_formed >= plan["rules"]["informative"]:
+        means = "FV heads in at most one masked run, where the sham has them, **uphold**"
+    else:
+        means = "FV heads in neither so few nor so many masked runs **leave open**"
+    return (f"Stated beforehand: {means} the objection that they come from glossaries ({row.formed} of {n}; Fisher's "
+            f"exact test, not planned: p = {p_value:.2g}).")
 
 
 def _reason(found: judge.Verdict) -> str:
@@ -59,34 +119,40 @@ def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
 
     A verdict that calls induction not necessary is told with what the causal page says against it.
     """
-    said = "; ".join(f"by the rule of {name} {SHORT[found.word]}" + (
+    said = "; ".join(f"by the rule of {name} {SHORT[found.word].format(UNDER_THE_MASK * found.by_mask)}" + (
         f": {_reason(found)}" if found.arms and not found.copying_trained else "") for name, found in judged.items())
     text = ("**A stepping stone?** Whether FV heads need induction, from models trained without it (the causal test): "
             f"{said}.")
-    copying = [copying_sentence(found).replace("Against it", f"Against {name}")
-               for name, found in judged.items() if found.word in WITHOUT]
-    changed = ["The rule was changed after runs, as the page of the test tells."] if copying else []
-    return " ".join([text, *copying, *changed])
+    against = [f"Against {name}: " + "; ".join(
+        ["models learned to copy running text under this mask"] * (found.by_mask and bool(found.losses))
+        + ["copying inside prompts was left trainable"] * found.copying_trained) + "."
+        for name, found in judged.items() if found.word in WITHOUT and (found.by_mask or found.copying_trained)]
+    changed = ["The rule was changed after runs, as the page of the test tells."] if any(
+        found.word in WITHOUT for found in judged.values()) else []
+    return " ".join([text, *against, *changed])
 
 
 def copying_sentence(found: judge.Verdict) -> str:
-    """How often models without induction in running text copy inside prompts, where it was measured.
+    """How often models without induction in running text copy inside prompts, where it was measured, and the controls.
 
     It speaks against a verdict that FV heads need no induction where training had text that such copying predicts.
     """
-    seeds = ", ".join(map(str, found.seeds)) or "not named"
-    measured = "; ".join(f"{share:.2f} in seed {seed} ({'' if formed else 'no '}FV heads)"
-                         for seed, (share, formed) in sorted(found.prompt_copying.items()))
-    unmeasured = [str(seed) for seed in found.seeds if seed not in found.prompt_copying]
-    if not measured:
-        told = "measured in none of these"
-    else:
-        told = f"a query gets the label that it has in its prompt at a rate of {measured}"
-        told += f"; not measured in seed {', '.join(unmeasured)}" if unmeasured else ""
-    if found.copying_trained:
-        return ("Against it: only induction in running text and on random tokens was taken away, copying inside "
-                f"prompts was left trainable (seeds {seeds}: {told}).")
-    return f"No text trained copying inside prompts either: {told}."
+    start = ("Copying inside prompts was left trainable" if found.copying_trained else
+             "No text trained copying inside prompts")
+    if not found.prompt_copying:
+        return f"{start}; how often they do it was not measured."
+    rates = [", ".join(f"{rate:.2f}" for rate, formed in found.prompt_copying.values() if formed == wanted) or "none"
+             for wanted in (True, False)]
+    controls = [f"{'sham' if arm.startswith('sham_') else _label(arm)} {rate:.2f}"
+                for arm, rate in found.controls_copying.items()]
+    if unmeasured := len(found.seeds) - len(found.prompt_copying):
+        controls.append(f"not measured in {unmeasured} seeds")
+    sham = [rate for arm, rate in found.controls_copying.items() if arm != "none"]
+    blank = (f" It tells nothing: induction heads do not raise it above a random label of the prompt ({PICKED:.2f})."
+             if sham and max(sham) <= PICKED else "")
+    beside = f" ({'; '.join(controls)})" if controls else ""
+    return (f"{start}: a query gets its label in the prompt at rates of {rates[0]} with FV heads and {rates[1]} without"
+            f"{beside}.{blank}")
 
 
 def outcome_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
@@ -143,11 +209,19 @@ def effect_table(runs: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("arm")
 
 
-def arms_shown(plan: dict[str, Any], descriptions: dict[str, str]) -> pd.DataFrame:
-    """The arms: what is changed, at which strengths, for how long, and whether the verdict may rest on it."""
+def arms_shown(plan: dict[str, Any], descriptions: dict[str, str], shares: Shares) -> pd.DataFrame:
+    """The arms: what is changed, at which strengths, for how long, and whether the verdict may rest on it.
+
+    `shares`: of the loss that lies on few-shot prompts, by arm and strength (`lab.batches.few_shot_shares`).
+    """
+    def share(arm: str | None, entry: dict[str, Any]) -> str:
+        return f"{shares[arm, float(entry['strengths'][0])]:.2f}" if arm else ""
+
     rows = [{"arm": _label(arm), "what changes": descriptions[entry["intervention"]],
              "strengths": ", ".join(f"{s:g}" for s in entry["strengths"]), "sham": "yes" * ("control" in entry),
              "steps": entry.get("change", {}).get("steps", plan["change"]["steps"]),
+             "few-shot share of the loss halfway": share(arm, entry),
+             "of the sham's": share(entry.get("control"), entry),
              "spares what FV heads do": {True: "yes", False: "no"}.get(entry.get("specific"), "")}
             for arm, entry in plan["arms"].items() if not entry.get("sham")]
     return pd.DataFrame(rows).set_index("arm")
@@ -170,19 +244,35 @@ def _label(arm: str) -> str:
     return f"sham of {ARM_LABEL.get(arm[5:], arm[5:])}" if arm.startswith("sham_") else ARM_LABEL.get(arm, arm)
 
 
-def dose_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A `dose_table` by share of repeats: means of the last scores and when each kind came (`emergence_words`)."""
-    shares, told = table.groupby("repeats"), {}
+def dose_shown(table: pd.DataFrame, shares: Shares) -> pd.DataFrame:
+    """A `dose_table` by share of repeats: means of the last scores and when each kind came (`emergence_words`).
+
+    `shares`: of the loss that lies on few-shot prompts, by arm and strength (`lab.batches.few_shot_shares`).
+    """
+    by_repeats, told = table.groupby("repeats"), {}
     for kind, words, score, label, digits in (("induction", "induction heads", "prefix_matching", "prefix matching", 2),
                                               ("fv", "FV heads", "fv_score", "FV score", 3)):
-        told[f"{label}, best head"] = shares[score].mean().round(digits)
-        told[f"{words} came"] = shares.apply(lambda runs, came=f"{kind} came": emergence_words(
+        told[f"{label}, best head"] = by_repeats[score].mean().round(digits)
+        told[f"{words} came"] = by_repeats.apply(lambda runs, came=f"{kind} came": emergence_words(
             runs.assign(emergence=runs[came], emerged=np.isfinite(runs[came]))))
-    return pd.DataFrame(told | {"accuracy": shares["accuracy"].mean().round(2)}).rename_axis("share of repeats")
+    few_shot = {round(1 - strength, 9): round(share, 2) for (_, strength), share in shares.items()}
+    told |= {"accuracy": by_repeats["accuracy"].mean().round(2),
+             "few-shot share of the loss": pd.Series({of: few_shot[round(of, 9)] for of in by_repeats.groups})}
+    return pd.DataFrame(told).rename_axis("share of repeats")
+
+
+def dose_sentence(table: pd.DataFrame) -> str:
+    """What else than the share of repeats changes in a `dose_table`, and which runs its steps and orders leave out."""
+    formed = {kind: np.isfinite(table[f"{kind} came"]) for kind in ("induction", "fv")}
+    alone, lost = int((formed["fv"] & ~formed["induction"]).sum()), int(table["fv lost"].sum())
+    return ("With fewer repeats, few-shot prompts have more of the loss, so that the series changes both. Of "
+            f"{len(table)} runs {alone} have FV heads and no induction heads, and so no order; {lost} had FV heads at "
+            "some step and not at the last, and count as never.")
 
 
 def dose_rows(tests: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:
-    """The tests of the dose series as rows of the table `statistics`."""
+    """The tests of the dose series as rows of the table `statistics`, with p-values by Holm as planned."""
     return pd.DataFrame({
         "name": "dose series, " + tests["with the share of repeats"], "value": tests["rank correlation"], "low": np.nan,
-        "high": np.nan, "p_value": tests["p"], "n": tests["runs"], "notebook": "causal_test", "model": plan["rung"]})
+        "high": np.nan, "p_value": tests["p (Holm)"], "n": tests["runs"], "notebook": "causal_test",
+        "model": plan["rung"]})

@@ -24,16 +24,33 @@ class Verdict(NamedTuple):
     """The word of the plan that applies, the arms that it rests on, and why in one sentence.
 
     `prompt_copying` may speak against "without induction": by seed of these arms in which it was measured how often a
-    query got the label that it has in the prompt (0..1), and whether FV heads formed; `seeds`: all of the plan;
-    `copying_trained`: whether glossaries, prompts in which entries recur, were in the training text.
+    query got the label that it has in the prompt (0..1), and whether FV heads formed; `controls_copying`: the mean rate
+    by other arm; `seeds`: all of the plan; `copying_trained`: whether glossaries, prompts in which entries recur, were
+    in the training text; `by_mask`: whether all of these arms are masks; `losses`: their last training losses, nats.
     """
 
     word: str
     arms: list[str]
     reason: str
     prompt_copying: dict[int, tuple[float, bool]] = {}
+    controls_copying: dict[str, float] = {}
     seeds: tuple[int, ...] = ()
     copying_trained: bool = True
+    by_mask: bool = False
+    losses: tuple[float, ...] = ()
+
+
+class MaskTold(NamedTuple):
+    """How often the holes of a mask name the next token of a copy (0..1): the mask, its sham, no mask; of `n` copies.
+
+    `blind`: a bound on the training loss from below, in nats, for a predictor that does not use the order of copies.
+    """
+
+    mask: float
+    sham: float
+    off: float
+    n: int
+    blind: float
 
 
 def read_runs(folder: str | Path) -> pd.DataFrame:
@@ -196,12 +213,27 @@ def verdict(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
     `undecided` while runs are missing.
     """
     found = _by_the_rule(runs, plan)
-    last = last_rows(runs, plan).reindex(columns=["arm", "strength", "seed", "prompt_retrieval", "formed"])
-    last = last[last["arm"].isin(found.arms)].dropna(subset="prompt_retrieval")
-    copying = {int(row.seed): (float(row.prompt_retrieval), bool(row.formed)) for row in last.itertuples()}
+    last = last_rows(runs, plan).reindex(columns=["arm", "strength", "seed", "prompt_retrieval", "formed", "loss"])
+    own = pd.concat([last.iloc[:0], *(at_full(last, arm, plan["arms"][arm]) for arm in found.arms)])
+    rated = own.dropna(subset="prompt_retrieval")
+    copying = {int(row.seed): (float(row.prompt_retrieval), bool(row.formed)) for row in rated.itertuples()}
+    others = [plan["arms"][arm].get("control") for arm in found.arms] + ["none"]
+    controls = last[last["arm"].isin(others)].groupby("arm")["prompt_retrieval"].mean().dropna().to_dict()
     mixture = plan.get("change", {}).get("mixture", {})
-    return found._replace(prompt_copying=copying, seeds=tuple(plan["seeds"]),
-                          copying_trained=mixture.get("glossary", True) is not None)
+    masks = [plan["arms"][arm]["intervention"].startswith("mask") for arm in found.arms]
+    return found._replace(prompt_copying=copying, controls_copying=controls, seeds=tuple(plan["seeds"]),
+                          copying_trained=mixture.get("glossary", True) is not None,
+                          by_mask=bool(masks) and all(masks), losses=tuple(own["loss"].dropna()))
+
+
+def gain_against_sham(runs: pd.DataFrame, plan: dict[str, Any], arm: str) -> float:
+    """An arm's highest gain on repeats, of any seed and step, as a share of its sham's mean at the last step.
+
+    The first plan's check is of this gain in any order, the later ones' of its part that goes with the order.
+    """
+    entry = plan["arms"][arm]
+    sham = at_full(last_rows(runs, plan), entry["control"], entry)
+    return float(at_full(runs, arm, entry)["repeat_gain"].max() / sham["repeat_gain"].mean())
 
 
 def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
@@ -237,5 +269,5 @@ def _by_the_rule(runs: pd.DataFrame, plan: dict[str, Any]) -> Verdict:
     bounded = found[found["margin"].notna()]
     if (bounded["low"] > -bounded["margin"]).all():
         return Verdict("neither", without, "FV heads form without induction, within the margins of the sham or better")
-    return Verdict("not_necessary", without, "FV heads form without induction; no outcome is clearly worse than in the "
-                   "sham, but some interval reaches below its margin")
+    return Verdict("not_necessary", without, "no outcome is clearly worse than in the sham, some interval reaches "
+                   "below its margin")

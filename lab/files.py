@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -35,6 +36,19 @@ def read_rung(name: str) -> dict:
     if not path.is_file():
         raise ValueError(f"unknown rung {name!r}; known rungs: {', '.join(rungs())}")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def changed(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with a change put in: nested keys are merged, a value of None takes its key out."""
+    merged = dict(config)
+    for key, value in change.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(config.get(key), dict):
+            merged[key] = changed(config[key], value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def last_checkpoint(rung: str, seed: int = 0, models: Path = MODELS) -> Path:

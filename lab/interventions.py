@@ -1,9 +1,10 @@
 """Training without induction, or with more of it early: the named options of the causal test, each with its sham.
 
 A rung's `intervention: {name, strength, sham}` changes what a model reads, which tokens count, what heads may attend
-to, or what they put out. A sham costs the same and leaves induction alone: as many tokens without loss, as many keys
-out of reach, as many heads without output, as many extra rows, all drawn at random. Step N's draws depend on seed and
-N alone, apart from those of the batch.
+to, or what they put out. A sham takes as much away and leaves induction alone: as many tokens without loss, as many
+keys out of reach, as many heads without output, as many extra rows, all drawn at random. It is not equal in all: the
+keys that a mask hides name the next token, and arms without loss on copies raise the few-shot share of the loss
+(lab/batches.py). Step N's draws depend on seed and N alone, apart from those of the batch.
 """
 
 from collections.abc import Iterable

@@ -15,23 +15,10 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from lab.check import measure
-from lab.files import ARMS, MODELS, TRIALS, put, read_rows, read_rung
+from lab.files import ARMS, MODELS, TRIALS, changed, put, read_rows, read_rung
 from lab.train import train
 
 WORK = Path("results/recipe")
-
-
-def changed(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with a change put in: nested keys are merged, a value of None takes its key out."""
-    merged = dict(config)
-    for key, value in change.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(config.get(key), dict):
-            merged[key] = changed(config[key], value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def run_arm(arm: str, change: dict[str, Any], *, rung: str, seed: int, n_prompts: int) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import pytest
 from lab import causal
 from lab import causal_page as causal_report
 from lab import causal_statistics as judge
-from lab.files import CONFIRMATION, DOSE, PLANS, read_plan
+from lab.batches import mask_told
+from lab.files import CAUSAL, CONFIRMATION, DOSE, PLANS, read_plan
+from lab.interventions import DESCRIPTIONS
 
 RULES = read_plan()["rules"]
 PLAN = {
@@ -184,18 +186,100 @@ def test_the_front_page_says_what_each_plan_decided():
 
 def test_not_necessary_is_told_with_what_speaks_against_it():
     runs = runs_of(a=[WITHOUT] * 4 + [FAILED], b=WITH).assign(prompt_retrieval=np.nan)
-    end = (runs["arm"] == "a") & (runs["step"] == 1000)
-    runs.loc[end & (runs["seed"] >= 3), "prompt_retrieval"] = [0.75, 0.125]
+    end = runs["step"] == 1000
+    runs.loc[end & (runs["arm"] == "a") & (runs["seed"] >= 3), "prompt_retrieval"] = [0.75, 0.125]
+    runs.loc[end & (runs["arm"] == "sham_a") & (runs["seed"] >= 3), "prompt_retrieval"] = [0.5, 0.25]
     found = judge.verdict(runs, PLAN)
-    assert found.word == "not_necessary"
+    assert found.word == "not_necessary" and not found.by_mask
     told = causal_report.conjecture_sentence({"one": found})
-    assert "copying inside prompts was left trainable (seeds 0, 1, 2, 3, 4" in told
-    assert "0.75 in seed 3 (FV heads); 0.12 in seed 4 (no FV heads); not measured in seed 0, 1, 2)" in told
+    assert "Against one: copying inside prompts was left trainable." in told and "mask" not in told
     assert "The rule was changed after runs" in told
+    rates = "at rates of 0.75 with FV heads and 0.12 without (sham 0.38; not measured in 3 seeds)."
+    assert "Copying inside prompts was left trainable" in causal_report.verdict_sentence(found, "one")
+    assert rates in causal_report.verdict_sentence(found, "one")
     without = judge.verdict(runs, PLAN | {"change": {"mixture": {"glossary": None}}})
     told = causal_report.verdict_sentence(without, "a plan without glossaries")
-    assert "Against it" not in told and "left trainable" not in told
-    assert "0.75 in seed 3 (FV heads); 0.12 in seed 4 (no FV heads); not measured in seed 0, 1, 2." in told
+    assert "Against it" not in told and "left trainable" not in told and rates in told and "tells nothing" not in told
+    assert "Against" not in causal_report.conjecture_sentence({"one": without})
     undecided = causal_report.conjecture_sentence({"one": judge.Verdict("undecided", [], "why")})
-    assert "Against it" not in undecided and "changed after runs" not in undecided
+    assert "Against" not in undecided and "changed after runs" not in undecided
 
+
+def test_a_rate_of_copying_that_induction_heads_do_not_raise_tells_nothing():
+    found = judge.Verdict("undecided", ["a"], "why", {0: (0.05, True)}, {"none": 0.5, "sham_a": 0.07}, (0,), False)
+    assert "(untouched 0.50; sham 0.07). It tells nothing" in causal_report.copying_sentence(found)
+    assert "tells nothing" not in causal_report.copying_sentence(found._replace(controls_copying={"sham_a": 0.3}))
+    assert "tells nothing" not in causal_report.copying_sentence(found._replace(controls_copying={}))
+
+
+MASK = judge.MaskTold(mask=0.9, sham=0.01, off=0.0, n=2000, blind=1.0)
+MASKED = PLAN | {"arms": PLAN["arms"] | {"a": PLAN["arms"]["a"] | {"intervention": "mask_outside"}}}
+
+
+def test_not_necessary_under_a_mask_is_told_with_what_the_mask_tells():
+    runs = runs_of(a=[WITHOUT | {"loss": 0.5 + 0.2 * seed} for seed in range(4)] + [FAILED | {"loss": 0.9}], b=WITH)
+    found = judge.verdict(runs, MASKED)
+    assert (found.word, found.by_mask) == ("not_necessary", True)
+    assert found.losses == pytest.approx((0.5, 0.7, 0.9, 1.1, 0.9))
+    told = causal_report.verdict_sentence(found, "one", MASK)
+    assert "**the mask tells what it hides**" in told and "90% of 2,000 copies (sham 1%: no equal control" in told
+    assert "0.50 to 1.10 nats, in 4 of 5 runs below" in told and "not without copying" in told
+    above = causal_report.verdict_sentence(found, "one", MASK._replace(blind=0.4))
+    assert "in 0 of 5 runs below" in above and "learned to copy" not in above
+    front = causal_report.conjecture_sentence({"one": found})
+    assert "**they do not under a mask that tells what it hides**" in front
+    assert "models learned to copy running text under this mask" in front
+    other = judge.verdict(runs, PLAN)
+    assert "mask" not in causal_report.verdict_sentence(other, "one", MASK) and not other.by_mask
+
+
+def test_the_committed_not_necessary_rests_on_masked_models_that_copied_while_they_trained():
+    for name, folder in PLANS.items():
+        runs, plan = judge.read_runs(folder), read_plan(folder)
+        found, told = judge.verdict(runs, plan), mask_told(plan)
+        if found.word in causal_report.WITHOUT or not found.copying_trained:
+            assert found.by_mask and len(found.losses) == 5 and max(found.losses) < told.blind, name
+            assert "the mask tells what it hides" in causal_report.verdict_sentence(found, name, told).lower()
+    arm, sham = (pd.read_csv(CONFIRMATION / f"{side}mask_outside.csv").query("step == 4096") for side in ("", "sham_"))
+    used = arm["accuracy"] - arm["accuracy_shuffled"] > 0.2
+    formed = (arm["fv_score"] > arm["fv_null"].clip(lower=0.02)) & used
+    own, runs = arm["prompt_retrieval"], judge.read_runs(CONFIRMATION)
+    rates = [", ".join(f"{rate:.2f}" for rate in own[which].dropna()) for which in (formed, ~formed)]
+    told = causal_report.verdict_sentence(judge.verdict(runs, read_plan(CONFIRMATION)), "it", MASK)
+    assert (f"rates of {rates[0]} with FV heads and {rates[1]} without (sham {sham['prompt_retrieval'].mean():.2f}; "
+            f"not measured in {own.isna().sum()} seeds)") in told
+    assert f"ends at {arm['loss'].min():.2f} to {arm['loss'].max():.2f} nats, in 5 of 5" in told
+    long = judge.last_rows(judge.read_runs(CAUSAL), read_plan()).query("arm == 'mask_outside_long'")["loss"]
+    assert len(long) == 5 and long.max() < mask_told(read_plan()).blind
+
+
+@pytest.mark.parametrize(("formed", "means"), [(0, "uphold"), (1, "uphold"), (2, "leave open"), (4, "take away")])
+def test_a_plan_without_glossaries_says_what_its_count_means(formed, means):
+    arms = {name: PLAN["arms"][name] for name in ("none", "a", "sham_a")}
+    plan = PLAN | {"arms": arms, "change": {"mixture": {"glossary": None}}}
+    runs = runs_of(a=[WITHOUT] * formed + [FAILED] * (5 - formed))
+    told = causal_report.objection_sentence(runs, plan)
+    assert f"**{means}** the objection" in told and f"({formed} of 5;" in told and "not planned" in told
+    assert ("p = 0.048" in told) == (formed == 1)
+    assert causal_report.objection_sentence(runs, PLAN | {"arms": arms}) == ""
+    few = runs_of(a=FAILED, sham_a=[WITH] * 3 + [FAILED] * 2)
+    assert "**leave open**" in causal_report.objection_sentence(few, plan)
+    assert causal_report.objection_sentence(runs[runs["arm"] == "none"], plan) == ""
+
+
+def test_the_page_says_where_the_first_plans_check_would_fail():
+    plans = {name: (judge.read_runs(folder), read_plan(folder)) for name, folder in PLANS.items()}
+    told = causal_report.rule_changed_sentence(plans)
+    assert "its confirmation on new seeds fails the first one: 0.226 of the sham's gain, limit 0.2)" in told
+    first, _, last = plans
+    assert "fails" not in causal_report.rule_changed_sentence({"one": plans[first], "two": plans[last]})
+    assert judge.gain_against_sham(runs_of(a=WITHOUT), PLAN, "a") == pytest.approx(0.1 / 4)
+
+
+def test_the_arms_are_shown_with_their_share_of_few_shot_loss():
+    plan = read_plan()
+    shares = {(arm, float(strength)): 0.5 + ("sham" in arm) / 10
+              for arm, entry in plan["arms"].items() for strength in entry["strengths"]}
+    shown = causal_report.arms_shown(plan, DESCRIPTIONS, shares)
+    assert shown.loc["no repeats", ["few-shot share of the loss halfway", "of the sham's"]].tolist() == ["0.50", "0.60"]
+    assert shown.loc["untouched", "of the sham's"] == ""

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lab import causal
-from lab.causal_page import dose_rows, dose_shown
+from lab.causal_page import dose_rows, dose_sentence, dose_shown
 from lab.dose import TESTED, dose_table, dose_tests, missing_runs
 from lab.files import CAUSAL, CONFIRMATION, DOSE, NO_GLOSSARIES, read_plan
 from lab.interventions import read_intervention
@@ -66,7 +66,9 @@ def test_the_page_says_which_kinds_never_came_and_what_is_missing():
     runs = series(lambda share: 1024 if share else 9999)
     runs.loc[(runs["strength"] == 0.8) & (runs["seed"] == 1), "prefix_matching"] = 0.1
     table = dose_table(runs, plan)
-    shown = dose_shown(table)
+    shares = {("repeats", strength): 0.75 - 0.25 * (1 - strength) for strength in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
+    shown = dose_shown(table, shares)
+    assert shown["few-shot share of the loss"].tolist() == [0.75, 0.7, 0.65, 0.6, 0.55, 0.5]
     assert shown["FV heads came"].tolist() == ["not within 4096 steps", *5 * ["1024"]]
     assert shown["induction heads came"].tolist() == ["512", "512; not within 4096 steps in 1 of 3", *4 * ["512"]]
     assert shown["prefix matching, best head"].tolist()[:2] == [0.9, 0.63] and missing_runs(table, plan) == 0
@@ -74,4 +76,25 @@ def test_the_page_says_which_kinds_never_came_and_what_is_missing():
     tests = dose_tests(table, seed=0)
     rows = dose_rows(tests, plan)
     assert rows["name"].tolist() == ["dose series, " + words for words in TESTED.values()]
-    assert rows["p_value"].tolist() == tests["p"].tolist() and rows["n"].tolist() == [18, 18, 18, 14]
+    assert rows["p_value"].tolist() == tests["p (Holm)"].tolist() != tests["p"].tolist()
+    assert rows["n"].tolist() == [18, 18, 18, 14]
+
+
+def test_the_page_counts_runs_without_an_order_and_heads_that_were_lost():
+    runs = series(lambda share: 1024)
+    none = (runs["strength"] > 0.7) & (runs["seed"] == 0)  # two runs
+    runs.loc[none, "prefix_matching"] = 0.1
+    runs.loc[(runs["strength"] == 0) & (runs["seed"] < 2) & (runs["step"] == 4096), "fv_score"] = 0.001
+    table = dose_table(runs, read_plan(DOSE))
+    assert table["fv lost"].sum() == 2 and np.isinf(table.loc[table["fv lost"], "fv came"]).all()
+    told = dose_sentence(table)
+    assert "Of 18 runs 2 have FV heads and no induction heads, and so no order; 2 had FV heads" in told
+
+
+def test_a_correlation_that_rests_on_the_known_end_is_gone_without_it():
+    runs = series(lambda share: 1024)
+    runs.loc[runs["strength"] == 1, "prefix_matching"] *= 0.1
+    tests = dose_tests(dose_table(runs, read_plan(DOSE)), seed=0).set_index("with the share of repeats")
+    best = tests.loc["prefix matching, best head"]
+    assert best["rank correlation"] > 0.5 and best["p"] < 0.05
+    assert best["not planned: where repeats are left"] == 0 and best["its p"] == 1

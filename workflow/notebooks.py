@@ -40,7 +40,7 @@ NOTEBOOKS = {
     "training_dynamics": Notebook(of="model", reads=(*SCORED, "effects")),
     "model_scaling": Notebook(reads=(*SCORED, "effects"), grouped=True),
     "ablation_ladder": Notebook(files=("lab/grid.csv",)),
-    "causal_test": Notebook(files=CAUSAL),
+    "causal_test": Notebook(files=(*CAUSAL, "lab/rungs/*.yaml")),
     "two_papers": Notebook(of="book", reads=(*PATTERNS, "effects")),
     "claims": Notebook(reads=(*SCORED, *ABLATED, "executions", *PATTERNS), pages=("claims",), grouped=True),
     "lab": Notebook((), reads=SCORED, files=("lab/rungs/*.yaml", "lab/models/*/*/curve.csv", "lab/recipe.*")),
