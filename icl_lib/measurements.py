@@ -146,9 +146,12 @@ def score_rows(values: Float[Tensor, "layer head"], score: str, *, task: str = "
 
 def score_table(
     model, tokens: Int[Tensor, "batch pos"], fv: FVScores, null: Float[Tensor, "draw layer head"], *,
-    name: str, step: int,
+    name: str, step: int, n_null_prompts: int = 0,
 ) -> pd.DataFrame:
-    """Table `scores`: four attention scores on `tokens`, the FV score per task, and its null (`task`: the draw)."""
+    """Table `scores`: four attention scores on `tokens`, the FV score per task, and its null (`task`: the draw).
+
+    `n_null_prompts`: per task, of which `null_scores` made the null.
+    """
     n = len(tokens)
     frames = [score_rows(induction_scores(model, tokens, convention=convention), f"induction_{convention}", n=n)
               for convention in ("attention_mass", "prefix_matching")]
@@ -156,8 +159,8 @@ def score_table(
                score_rows(duplicate_token_scores(model, tokens), "duplicate_token", n=n)]
     frames += [score_rows(values, "fv", task=task, errors=fv.standard_error_by_task[task], n=fv.n_prompts[task])
                for task, values in fv.by_task.items()]
-    n_scored = sum(fv.n_prompts.values())
-    frames += [score_rows(values, "fv_null", task=f"draw {i}", n=n_scored) for i, values in enumerate(null)]
+    n_null = sum(min(n, n_null_prompts or n) for n in fv.n_prompts.values())
+    frames += [score_rows(values, "fv_null", task=f"draw {i}", n=n_null) for i, values in enumerate(null)]
     return pd.concat(frames, ignore_index=True).assign(model=name, step=step)
 
 

@@ -185,7 +185,11 @@ def scoring_tables(scores, accuracy, groups, types, floors, parameters):
                                                                       for k in (1, 2, 5) if ordered])])
     alone = [own.sort_values(["layer", "head"])["value"].to_numpy().argmax()
              for _, own in scores[scores["score"] == "fv"].groupby("task")]
-    few = [[alone.count(fv.argmax()), len(alone)], [fv.min(), *np.unravel_index(fv.argmin(), fv.shape), fv.size]]
+    nulls = [own.sort_values(["layer", "head"])["value"].to_numpy()
+             for _, own in scores[scores["score"] == "fv_null"].groupby("task")]
+    above = sum(value > 0.005 and all(value > draw[head] for draw in nulls) for head, value in enumerate(fv.ravel()))
+    few = [[above, fv.size], [sum(draw.argmax() == fv.argmax() for draw in nulls), len(nulls)]]
+    few += [[alone.count(fv.argmax()), len(alone)], [fv.min(), *np.unravel_index(fv.argmin(), fv.shape), fv.size]]
     top = plain.tops(scores, parameters["top_fraction"])
     n, (shared, p, by_chance, _) = len(top["fv"]), plain.overlap(top, fv.shape[1])
     kinds = [[count[kind], fv.size, bar, *(at for head in sorted(top[kind]) for at in divmod(head, fv.shape[1]))]

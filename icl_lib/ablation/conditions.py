@@ -45,8 +45,8 @@ def ablation_conditions(
 
     Counts are rounded up, at least 1 head. With exclusion the top `exclude_fraction` of the other kind is passed over.
     `rounding` "floor" is the released int() for both, which excludes nobody in a small model (A14 of the protocols
-    page). Random heads are of neither kind (`kinds.heads_of_kind`) and in neither kind's set at this fraction: a
-    control has nothing of what it controls for. Layer-matched ones are drawn for each of the four sets
+    page). Random heads are of neither kind (`kinds.heads_of_kind`) and in no other set at this fraction: a control
+    has nothing of what it controls for. Layer-matched ones are drawn for each of the four sets
     (`layer_matched_random_heads`). Where too few such heads are left, there is no control at this fraction. A draw
     that repeats an earlier one is left out. A draw of random heads is one ranking, so that its sets are nested over
     fractions as far as the sets in question allow (A15). `random_from` "all" draws random heads from all heads and

@@ -95,6 +95,10 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     for score in SCORES:
         yield from _highest(f"highest {score}", values[score])
     yield number("FV threshold", kinds.fv_threshold(null), n=len(null))
+    fv = values["fv"].ravel()
+    own = (fv > np.maximum(kinds.FV_MINIMUM, null.max(axis=0))).sum()
+    yield number("heads above their own null", own, n=size)
+    yield number("draws with the top FV head highest", (null.argmax(axis=1) == fv.argmax()).sum(), n=len(null))
     yield number("accuracy lost to shuffled labels", gaps.mean() if len(gaps) else np.nan, n=len(gaps))
     for kind, mask in kinds.heads_of_kind(scores, accuracy).items():
         yield number(f"{kind} heads", mask.sum(), n=size)

@@ -11,7 +11,7 @@ from icl_lib.ablation.protocols import titles
 from icl_lib.ablation.table import TOKEN_LOSS
 from icl_lib.analysis.ablation_numbers import LOSSES, carries_loss, effect_name, find, set_name
 from icl_lib.heads import head_names
-from icl_lib.kinds import KINDS, LOWEST
+from icl_lib.kinds import KINDS, LOWEST, heads_of_kind
 from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words
 
 # What the page calls its numbers, for `common.numbers_table`.
@@ -35,11 +35,14 @@ SETS = {
 }
 
 
-def conditions_table(conditions: list[Condition]) -> pd.DataFrame:
-    """The ablated heads of each ranking that is not random, by fraction."""
-    rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()), " ".join(head_names(c.heads)))
+def conditions_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame:
+    """The ablated heads of each ranking that is not random, by fraction, and how many of them are of either kind."""
+    of_kind = heads_of_kind(scores)
+    rows = [(c.fraction, c.ranking, c.excluded or "nothing", int(c.heads.sum()),
+             *(int((c.heads & of_kind[kind]).sum()) for kind in KINDS), " ".join(head_names(c.heads)))
             for c in conditions if c.ranking in KINDS]
-    return pd.DataFrame(rows, columns=["fraction", "ranking", "excluded", "n_heads", "heads"])
+    return pd.DataFrame(rows, columns=[
+        "fraction", "ranking", "excluded", "n_heads", "induction heads", "FV heads", "heads"])
 
 
 def finding_sentence(numbers: pd.DataFrame) -> str:
@@ -49,7 +52,7 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
     """
     clean, neither = find(numbers, f"{FEW_SHOT}, no ablation"), find(numbers, "heads of neither kind")
     n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
-    heads = f"{n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%}) of a kind"
+    heads = f"the top {n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%}) by a kind's score"
     controlled = find(numbers, effect_name(FEW_SHOT, "fv", False, "mean", "all", "random_layer_matched")) is not None
     control = "random_layer_matched" if controlled else "none"
     parts, measured = [], []

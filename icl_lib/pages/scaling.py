@@ -11,13 +11,13 @@ from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words, numb
 
 # What the page calls its counts and means over models with heads of both kinds.
 COMPARISON = {
-    "models with deeper FV heads": ("models whose FV heads sit deeper on average", ".0f"),
-    "models with significantly deeper FV heads": ("models whose FV heads sit deeper at p < 0.05", ".0f"),
+    "models with deeper FV heads": ("models whose top FV heads sit deeper on average", ".0f"),
+    "models with significantly deeper FV heads": ("models whose top FV heads sit deeper at p < 0.05", ".0f"),
     "models with power for depth": ("models whose heads are enough for such a p", ".0f"),
     "models with more overlap than by chance": (
         "models whose top sets share more heads than random sets of their layers", ".0f"),
-    "induction percentile of FV heads": ("mean percentile of FV heads in the induction score", ".2f"),
-    "FV percentile of induction heads": ("mean percentile of induction heads in the FV score", ".2f"),
+    "induction percentile of FV heads": ("mean percentile of top FV heads in the induction score", ".2f"),
+    "FV percentile of induction heads": ("mean percentile of top induction heads in the FV score", ".2f"),
 }
 _UNIT = {"first_token_accuracy": "of accuracy", "token_loss_difference": "nats"}
 # Per share of heads: the names of the counts and means over models, and the column and format that show them.
