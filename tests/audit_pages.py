@@ -188,7 +188,7 @@ def scoring_tables(scores, accuracy, groups, types, floors, parameters):
     nulls = [own.sort_values(["layer", "head"])["value"].to_numpy()
              for _, own in scores[scores["score"] == "fv_null"].groupby("task")]
     above = sum(value > 0.005 and all(value > draw[head] for draw in nulls) for head, value in enumerate(fv.ravel()))
-    few = [[above, fv.size], [sum(draw.argmax() == fv.argmax() for draw in nulls), len(nulls)]]
+    few = [[0.005, above, fv.size], [sum(draw.argmax() == fv.argmax() for draw in nulls), len(nulls)]]
     few += [[alone.count(fv.argmax()), len(alone)], [fv.min(), *np.unravel_index(fv.argmin(), fv.shape), fv.size]]
     top = plain.tops(scores, parameters["top_fraction"])
     n, (shared, p, by_chance, _) = len(top["fv"]), plain.overlap(top, fv.shape[1])

@@ -82,7 +82,7 @@ def test_the_numbers_are_the_largest_models_and_the_verdict_that_of_most_sizes()
     real, lab = (re.search(rf'data-head="{world}">(.*?)</td>', row)[1] for world in ("real", "lab"))
     assert re.sub("<[^>]*>", "", real) == "not measured"
     assert re.sub("<[^>]*>", "", lab).startswith("differslarge: 0.25 (0.1 to 0.4)2 more")
-    assert "large: 0.2 (p = 0.01)" in lab and "large: 0.3 (p = 0.02)" in lab
+    assert "large: -0.3 (p = 0.01)" in lab and "large: -0.2 (p = 0.02)" in lab
 
 
 def test_a_figure_of_training_says_why_real_models_have_none():

@@ -197,9 +197,9 @@ def test_effects_beyond_random_heads_are_those_of_the_planted_heads(suite, name)
 
 # Claims whose answer is known of one model alone. Where every task says the same there is no interval to decide by.
 VERDICTS = {
-    "both": {"H1, 4a": HOLDS, "H2 (distinct), 3b": POWERLESS, "4b": POWERLESS, "4c": HOLDS, "4d": HOLDS,
-             "4e (metrics)": HOLDS, "4f": HOLDS, "4g": HOLDS, "C2": FAILS, "A1": HOLDS},
-    "fv": {"4g": HOLDS, "A1": HOLDS},
+    "both": {"H1, 4a": HOLDS, "H2 (distinct), 3b": POWERLESS, "4c": HOLDS, "4e (metrics)": HOLDS,
+             "4f": HOLDS, "4g": POWERLESS, "C2": FAILS, "A1": HOLDS},  # without demonstrations it answers nothing
+    "fv": {"4g": POWERLESS, "A1": HOLDS},
     "induction": {},
 }
 
@@ -213,9 +213,8 @@ def test_the_ledger_says_what_is_so_and_nothing_of_heads_that_are_not_there(suit
 
 def test_the_ledgers_numbers_are_the_planted_ones(suite):
     value = suite[1].set_index(["model", "claim"])["value"]["both"]
-    right, copied = suite[0]["both"]["answerable"].mean(), BY_DOCUMENT.mean()
-    known = {"H1, 4a": right, "H2 (distinct), 3b": 0, "4b": 0, "4c": right, "4d": -copied, "4e (metrics)": 2, "4f": 1,
-             "4g": right, "C2": right}
+    right = suite[0]["both"]["answerable"].mean()
+    known = {"H1, 4a": right, "H2 (distinct), 3b": 0, "4c": right, "4e (metrics)": 2, "4f": 1, "C2": right}
     assert {claim: value[claim] for claim in known} == pytest.approx(known, abs=1e-3)
     assert value["A1"] > 0.6
 
