@@ -8,6 +8,7 @@ the same kind of tokenizer with other ids; `python -m lab.tokenizer FOLDER` writ
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from icl_lib.data.sources import read_tasks
 from icl_lib.data.tasks import Task
 from lab.text import ANSWER, BOS, FIRST_QUESTION, QUESTION, story
 from lab.world import words
+from workflow import command
 
 FOLDER = Path(__file__).parent / "world" / "tokenizer"
 VOCABULARY = 1280
@@ -54,5 +56,10 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS)
 
 
+@partial(command, takes="FOLDER")
+def main(arguments: list[str]) -> None:
+    train_tokenizer(read_tasks()).save_pretrained(*arguments)
+
+
 if __name__ == "__main__":
-    train_tokenizer(read_tasks()).save_pretrained(sys.argv[1])
+    sys.exit(main())
