@@ -8,7 +8,6 @@ the same kind of tokenizer with other ids; `python -m lab.tokenizer FOLDER` writ
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +55,7 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS)
 
 
-@partial(command, takes="FOLDER")
-def main(arguments: list[str]) -> None:
-    train_tokenizer(read_tasks()).save_pretrained(*arguments)
-
+main = command(lambda given: train_tokenizer(read_tasks()).save_pretrained(*given), takes="FOLDER")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -135,10 +135,9 @@ def resume(model, optimizer, folder: Path) -> int:
 
 
 def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | None = None) -> Path:
-    """Train a rung from its last saved state to its last step; the folder with its checkpoints.
+    """Train a rung from its last saved state to its last step, where it has not got there; the folder with checkpoints.
 
-    A finished model is left as it is, and a line says so. Raises ValueError for a seed below 0 and for a model that
-    another process trains.
+    Raises ValueError for a seed below 0 and for a model that another process trains.
     """
     config, folder = config or read_rung(rung), models / rung / f"seed{seed}"
     if seed < 0:
