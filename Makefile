@@ -12,6 +12,10 @@ export HF_HUB_OFFLINE ?= 1
 # Processes that the workflow does not start itself (tests, training) may use all cores.
 export OMP_NUM_THREADS ?= $(CORES)
 
+ifneq ($(shell echo '$(CORES)' | grep -cxE '[1-9][0-9]*'),1)
+$(error CORES is '$(CORES)', expected a positive whole number: make book CORES=2)
+endif
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -12,12 +12,12 @@ from benchmarks.cost import resources
 from workflow.lock import lock_sweep
 from workflow.notebooks import NOTEBOOKS, Run
 from workflow.progress import Progress, quiet_terminal
-from workflow.suite import check_suite, dependencies, read_suite
+from workflow.suite import dependencies, read_suite
 
 try:
     # Not `configfile:`, which would mix the keys of the default suite into every other one.
-    # Keys given on the command line alone go over the default suite.
-    SUITE = check_suite(config) if "models" in config else read_suite("config/lab.yaml", over=config)
+    # Keys given on the command line go over those of the file.
+    SUITE = read_suite((workflow.configfiles or ["config/lab.yaml"])[-1], over=config)
     SUITE.check_templates()
     CODE = {notebook: dependencies(notebook) for notebook in NOTEBOOKS}
 except (ValueError, OSError) as error:

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.common import RESULTS, save
+from workflow import command
 from workflow.suite import read_suite
 from workflow.warm import SECONDS
 
@@ -66,8 +68,9 @@ def cold_book(suite: str, cores: int) -> tuple[list[str], float]:
         return seconds.read_text(encoding="utf-8").splitlines(), used.ru_utime + used.ru_stime
 
 
-def main() -> None:
-    suite = sys.argv[1] if len(sys.argv) > 1 else "lab"
+@partial(command, takes="[SUITE]")
+def main(arguments: list[str]) -> None:
+    suite = arguments[0] if arguments else "lab"
     included = [name for other in read_suite(f"config/{suite}.yaml").included for name in (other.name, *other.steps)]
     table = by_part(*cold_book(suite, int(os.environ.get("CORES", "2"))), included)
     save(table, TABLE)
@@ -76,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,7 @@ from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
 from icl_lib.scores.induction import duplicate_token_scores, induction_scores, previous_token_scores
-from icl_lib.tables import write_table
+from icl_lib.tables import checked, write_table
 
 _DOCUMENTS = 20  # between two signs of progress
 _AT_ONCE, _WIDE = 1000, 256  # tasks whose prompts share batches, in models narrower than this
@@ -68,7 +68,11 @@ def write_measured(
     tables: Mapping[str, pd.DataFrame], paths: Mapping[str, Path], model, *, suite: str, seed: int,
     parameters: dict[str, Any], tasks: Mapping[str, Task], documents: str = "", partial: Path | None = None,
 ) -> None:
-    """Write a run's tables, by schema, with what they were measured with; then its finished parts are removed."""
+    """Write a run's tables, by schema, with what they were measured with; then its finished parts are removed.
+
+    None is written where one of them is refused; errors as in `write_table`.
+    """
+    tables = {schema: checked(table, schema) for schema, table in tables.items()}
     sums = {"tasks": tasks_sum(tasks)} | ({"documents": documents_sum(documents)} if documents else {})
     of_run = made_by(model, suite=suite, seed=seed, parameters=parameters, sums=sums)
     for schema, table in tables.items():

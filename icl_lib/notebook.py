@@ -4,18 +4,20 @@ import ast
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import pandas as pd
 
 from icl_lib.names import refuse_unknown
+from icl_lib.parameters import misfit
 from icl_lib.tables import read_table, results_path, run_path
 
 
 def check_given(namespace: Mapping[str, Any]) -> None:
-    """Raise ValueError for a parameter given by papermill that the notebook lacks, or that is of another type.
+    """Raise ValueError for a parameter given by papermill that the notebook lacks or cannot use (`parameters.misfit`).
 
     `namespace` is the notebook's `globals()`: papermill's cell stands in its history of inputs, and the annotations of
     the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on.
@@ -25,11 +27,9 @@ def check_given(namespace: Mapping[str, Any]) -> None:
     for node in ast.parse(given[-1]).body if given else []:
         for target in node.targets if isinstance(node, ast.Assign) else []:
             refuse_unknown("parameter", target.id, known)
-            value, kind = namespace[target.id], get_origin(known[target.id]) or known[target.id]
-            fits = isinstance(value, int | float if kind is float else kind)
-            if not fits or isinstance(value, bool) is not (kind is bool):
-                raise ValueError(f"parameter {target.id} is {value!r}, expected {kind.__name__}; papermill takes lists "
-                                 f"as -y '{target.id}: [...]'")
+            kind = known[target.id].__name__ if isinstance(known[target.id], type) else str(known[target.id])
+            if wrong := misfit(target.id, namespace[target.id], kind):
+                raise ValueError(f"parameter {target.id} is {wrong}; papermill takes lists as -y '{target.id}: [...]'")
 
 
 def asked_of(namespace: Mapping[str, Any], *shown: str) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def read_scored(results: Path, model: str, step: int, *kinds: str, task_files: s
         programs, root = Path(sys.executable).parent, results_path("")
         given = {"model": model, "step": step, "task_files": task_files, "results": os.path.relpath(results, root)}
         command = [os.path.relpath(programs / "papermill"), os.path.relpath(root / "notebooks" / "scoring.ipynb"),
-                   "scoring.ipynb", *(part for item in given.items() for part in ("-p", *map(str, item)))]
+                   f"{tempfile.gettempdir()}/scored.ipynb",
+                   *(part for item in given.items() for part in ("-p", *map(str, item)))]
         raise FileNotFoundError(f"{missing[0]} does not exist; the scoring notebook makes it: {shlex.join(command)}")
     return [read_table(path, schema_name=kind) for kind, path in paths.items()]

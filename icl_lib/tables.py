@@ -42,7 +42,7 @@ def write_table(frame: pd.DataFrame, path: str | Path, *, schema_name: str, prov
     which is said in a printed line.
     """
     path = Path(path)
-    frame = _checked(frame, schema_name)
+    frame = checked(frame, schema_name)
     metadata = json.dumps({"schema": schema_name, "provenance": _checked_provenance(provenance)}, sort_keys=True)
     if not provenance["made_from"] and _made_by_workflow(path):
         print(f"{path} was made by a suite and is left as it is; to write a table give another results folder")
@@ -83,7 +83,7 @@ def read_table(path: str | Path, *, schema_name: str | None = None) -> pd.DataFr
     if schema_name is not None and found != schema_name:
         raise ValueError(f"{path} holds the table {found!r}, expected {schema_name!r}")
     try:
-        frame = _checked(table.to_pandas(), found)
+        frame = checked(table.to_pandas(), found)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     frame.attrs.update(provenance=Provenance(made_by), schema=found)
@@ -136,8 +136,8 @@ def table_fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
-    """The frame with columns in order, of the right types, its rows sorted by the keys."""
+def checked(frame: pd.DataFrame, schema_name: str) -> pd.DataFrame:
+    """The frame with columns in order, of the right types, its rows sorted by the keys. Errors as in `write_table`."""
     refuse_unknown("table", schema_name, SCHEMAS)
     columns, keys = SCHEMAS[schema_name], KEYS[schema_name]
     if sorted(map(str, frame)) != sorted(columns):

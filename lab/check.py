@@ -18,6 +18,7 @@ from icl_lib.models.locate import count_parameters
 from icl_lib.scores.function_vectors import fv_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.files import read_rung, rungs, trained
+from workflow import command
 
 # the columns that a rung's `promises` may bound from below
 MEASURES = ("10 shots", "rise from 1 shot", "gap to shuffled", "prefix matching", "induction layers", "other heads",
@@ -76,19 +77,19 @@ def beyond(tolerances: Mapping[str, float], again: pd.DataFrame, committed: pd.D
             for name, tolerance in tolerances.items() if not abs(new[name] - old[name]) <= tolerance]
 
 
-def main() -> int:
+@command
+def main(given: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rungs", nargs="*", default=rungs())
     parser.add_argument("--seed", type=int, default=1, help="of the prompts")
     parser.add_argument("--prompts", type=int, default=20, help="per task")
-    arguments = parser.parse_args()
-    try:
-        models = {f"{rung}-seed{seed}": rung for rung, seed in trained(arguments.rungs)}
-        rows = {name: measure(name, n_prompts=arguments.prompts, seed=arguments.seed) for name in models}
-        problems = [f"{name}: {line}" for name, rung in models.items()
-                    for line in broken_promises(rows[name], read_rung(rung).get("promises", {}))]
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    arguments = parser.parse_args(given)
+    models = {f"{rung}-seed{seed}": rung for rung, seed in trained(arguments.rungs)}
+    if not models:
+        raise ValueError(f"no model of {', '.join(arguments.rungs)} is trained; run `python -m lab.train RUNG` first")
+    rows = {name: measure(name, n_prompts=arguments.prompts, seed=arguments.seed) for name in models}
+    problems = [f"{name}: {line}" for name, rung in models.items()
+                for line in broken_promises(rows[name], read_rung(rung).get("promises", {}))]
     print(pd.DataFrame(rows).T.astype({"parameters": int}).sort_values("parameters").round(3).to_string())
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

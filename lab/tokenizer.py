@@ -18,6 +18,7 @@ from icl_lib.data.sources import read_tasks
 from icl_lib.data.tasks import Task
 from lab.text import ANSWER, BOS, FIRST_QUESTION, QUESTION, story
 from lab.world import words
+from workflow import command
 
 FOLDER = Path(__file__).parent / "world" / "tokenizer"
 VOCABULARY = 1280
@@ -54,5 +55,7 @@ def train_tokenizer(tasks: dict[str, Task], seed: int = 0) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=BOS)
 
 
+main = command(lambda given: train_tokenizer(read_tasks()).save_pretrained(*given), takes="FOLDER")
+
 if __name__ == "__main__":
-    train_tokenizer(read_tasks()).save_pretrained(sys.argv[1])
+    sys.exit(main())

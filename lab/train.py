@@ -9,6 +9,7 @@ import argparse
 import math
 import os
 import shutil
+import sys
 import time
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,11 +23,12 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.data.sources import read_tasks
-from lab.files import MODELS, last_checkpoint, read_rung, rungs
+from lab.files import MODELS, last_checkpoint, locked, read_rung, rungs
 from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows
 from lab.tokenizer import FOLDER as TOKENIZER
 from lab.unequal import dropped_layers, scale_weights, share_moments, without_attention
+from workflow import command
 
 RESUME = "resume.safetensors"
 GRADIENT_NORM = 1.0
@@ -133,9 +135,25 @@ def resume(model, optimizer, folder: Path) -> int:
 
 
 def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | None = None) -> Path:
-    """Train a rung from its last saved state to its last step; the folder with its checkpoints."""
-    config = config or read_rung(rung)
-    folder = models / rung / f"seed{seed}"
+    """Train a rung from its last saved state to its last step, where it has not got there; the folder with checkpoints.
+
+    Raises ValueError for a seed below 0 and for a model that another process trains.
+    """
+    config, folder = config or read_rung(rung), models / rung / f"seed{seed}"
+    if seed < 0:
+        raise ValueError(f"seed {seed}: expected a whole number from 0")
+    with locked(folder.with_name(f".seed{seed}.lock"), wait=False) as mine:
+        if not mine:
+            raise ValueError(f"{folder} is being trained by another process: wait until that has ended, or end it")
+        if (folder / f"step{config['steps']}").is_dir() and not (folder / RESUME).is_file():
+            print(f"{folder} is finished, nothing is trained: `make lab RUNG={rung} SEED={seed}` trains it again to "
+                  "compare; to replace it remove it")
+        else:
+            _train(rung, seed, folder, config)
+    return folder
+
+
+def _train(rung: str, seed: int, folder: Path, config: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
@@ -181,24 +199,22 @@ def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | Non
             pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
             save_checkpoint(model, tokenizer, optimizer, done, folder)
     (folder / RESUME).unlink(missing_ok=True)
-    return folder
 
 
-def main() -> None:
+@command
+def main(given: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rung", nargs="?", help="default: every rung that is not trained yet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--models", type=Path, default=MODELS, help="folder for the checkpoints (default: lab/models)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     disable_progress_bar()  # of writing files; training has its own
-    try:
-        chosen = [arguments.rung] if arguments.rung else [
-            rung for rung in rungs() if not last_checkpoint(rung).is_dir()]
-        for rung in chosen:
-            print(f"checkpoints: {train(rung, seed=arguments.seed, models=arguments.models)}")
-    except (ValueError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from None
+    seed, models = arguments.seed, arguments.models
+    chosen = [arguments.rung] if arguments.rung else [
+        rung for rung in rungs() if not last_checkpoint(rung, seed, models).is_dir()]
+    for rung in chosen:
+        print(f"checkpoints: {train(rung, seed=seed, models=models)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -139,7 +139,7 @@ def write_template(folder, kind, body=None):
 
 def suite(**changes):
     models = [{"name": "models/tiny", "steps": [0, 8]}]
-    return {"suite": "fake", "seed": 1, "models": models} | changes
+    return {"suite": "lab", "seed": 1, "models": models} | changes
 
 
 def write_suite(folder, **changes):

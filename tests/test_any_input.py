@@ -58,8 +58,9 @@ def test_any_suite_file_is_fine_or_refused(elsewhere, content):
          lambda names: [{"name": name, "steps": "last"} for name in names])},
     optional={"seed": st.integers(0, 2**31), "parameters": st.just({"scoring": {"n_prompts": 2}})}))
 def test_any_good_suite_is_read_from_its_file(elsewhere, config):
-    ODD.write_text(yaml.safe_dump(config))
-    found = read_suite(ODD)
+    path = Path(f"{config['suite']}.yaml")
+    path.write_text(yaml.safe_dump(config))
+    found = read_suite(path)
     assert found == check_suite(config) and found.seed == config.get("seed", 0)
     assert Path(found.results).name == config["suite"] and list(found.steps) == [m["name"] for m in config["models"]]
     found.check_templates()

@@ -44,6 +44,15 @@ def shown(made, tmp_path_factory):
     return displayed, read_table(path, schema_name="statistics").set_index("name")
 
 
+def test_a_page_of_all_positions_alone_has_no_figure_of_the_last(tmp_path, monkeypatch):
+    changed = {**page.GIVEN, "positions": ["all"], "protocols": []}
+    monkeypatch.setattr(page, "GIVEN", changed)
+    monkeypatch.setattr(page, "MADE_BY", page.MADE_BY | {"parameters": changed})
+    displayed, variables = run_page("ablation", **page.write_page(tmp_path, page.made_up()))
+    assert set(variables["ablations"]["positions"]) == {"none", "all"}
+    assert not [figure for figure in displayed if "last position only" in getattr(figure, "caption", "")]
+
+
 @pytest.fixture(scope="module")
 def values(made):
     return recomputed(made)

@@ -10,17 +10,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from benchmarks import book as cold_book
 from icl_lib import load_model, read_prompts
+from icl_lib.ablation.protocols import protocol_conditions
 from icl_lib.data.documents import read_documents
 from icl_lib.data.sources import read_pairs, read_tasks, select_tasks
 from icl_lib.data.tasks import Task
 from icl_lib.heads import head_count, layer_matched_random_heads, overlap, random_heads, top_heads
+from lab import tokenizer, train
 from tests.conftest import GOLDEN, golden_case
 from tests.project import ROOT
 from tests.support import determinism, torture
-from workflow import book, run, verify
+from workflow import book, measure, run, sweep, templates, verify
 from workflow import suite as suites
 from workflow.suite import check_suite, read_suite
 
@@ -143,6 +147,9 @@ CASES = {
     "suite key twice": (suite_file("seed: 1\nmodels: [{name: a, name: b}]"), "key name stands there twice, .* line 2"),
     "suite too deep": (suite_file("[[" * 3000), "odd is not YAML: maximum recursion depth exceeded"),
     "suite impossible date": (suite_file("seed: 2001-99-99"), "odd is not YAML: month must be in 1..12"),
+    "suite of another name": (suite_file("suite: lab\nmodels: [{name: lab-7k}]"),
+                              "odd: suite is 'lab', expected 'odd': each file has results of its own"),
+    "suite includes itself": (suite_with(include=["x"]), "include: x is the suite itself"),
     "suite missing": (lambda: read_suite(ROOT / "config/labs.yaml"), "labs.yaml does not exist; there are .*lab"),
     "suite name with line end": (suite_with(suite="a\n"), r"suite: 'a\\n' does not match"),
     "suite name not ASCII": (suite_with(suite="é"), "suite: 'é' does not match"),
@@ -165,8 +172,13 @@ CASES = {
     # notebook parameters
     "parameter text": (given_to("scoring", n_prompts="5"), r"n_prompts is '5' \(str\), expected int"),
     "parameter bool": (given_to("scoring", n_prompts=True), r"n_prompts is True \(bool\), expected int"),
-    "parameter NaN": (given_to("ablation", exclude_fraction=float("nan")), "exclude_fraction is nan .*expected float"),
+    "parameter NaN": (given_to("ablation", exclude_fraction=float("nan")), "exclude_fraction is nan, expected float"),
     "parameter infinite": (given_to("ablation", exclude_fraction=float("inf")), "exclude_fraction is inf"),
+    "parameter twice": (given_to("scoring", shots=[2, 2]), r"shots is \[2, 2\], which holds 2 twice, expected"),
+    "parameter of no prompts": (given_to("scoring", n_prompts=0), "n_prompts is 0, expected int of at least 1"),
+    "parameter without the mean": (given_to("ablation", replacements=["zero"]), r"\['zero'\], expected 'mean' among"),
+    "protocol of the grid": (lambda: protocol_conditions("single", pd.DataFrame(), n_draws=1, seed=0),
+                             "unknown historical protocol 'single'; valid are paper, released"),
     "parameter None": (given_to("ablation", fractions=None), r"fractions is None \(NoneType\), expected list"),
     "parameter unknown": (given_to("lab", exmple="x"), "lab.ipynb has no parameter 'exmple'.*nearest: example"),
     "parameter no name": (suite_with(parameters={"lab": {None: 1}}), "lab.ipynb has no parameter None"),
@@ -235,6 +247,15 @@ CASES = {
     "torture unknown": (command(torture.main, "tortur"), "error: suite file config/tortur.yaml does not"),
     "determinism command": (command(determinism.main), "error: expected the name of one suite"),
     "book without settings": (command(book.main, "results/x"), "error: .*No such file or directory"),
+    "run with a list": (run_with([1]), r"error: --parameters \[1\]: expected a mapping of names to values"),
+    "measure without model": (command(measure.main, "s.yaml"), "error: expected SUITE_FILE MODEL, given s.yaml"),
+    "sweep without parts": (command(sweep.main, "j", "[]"), r"error: expected JOINED POINTS PART..., given j \[\]"),
+    "templates of no folder": (command(templates.main, "nosuch"), "error: nosuch holds no notebooks, expected the"),
+    "cold book of no suite": (command(cold_book.main, "nosuch"), "error: suite file config/nosuch.yaml does not exist"),
+    "tokenizer to two folders": (command(tokenizer.main, "a", "b"), "error: expected FOLDER, given a b; see --help"),
+    "training seed negative": (command(train.main, "lab-7k", "--seed", "-1", "--models", "mine"),
+                               "error: seed -1: expected a whole number from 0"),
+    "training into a file": (command(train.main, "lab-7k", "--models", "icl_lib/names.py"), "error: .*names.py"),
     "run with text": (run_with({"step": "first"}), r"error: .*parameter step is 'first' \(str\), expected int"),
 }  # fmt: skip
 

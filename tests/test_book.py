@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from icl_lib.tables import KEYS, SCHEMAS
+from icl_lib.provenance import provenance
+from icl_lib.tables import KEYS, SCHEMAS, write_table
 from tests.project import ROOT, notebook
 from workflow.book import FIGURE, _as_page, _smaller, build, stage
-from workflow.runs import data_of_page, dictionary_page
+from workflow.runs import data_of_page, dictionary_page, write_data
 
 
 def test_a_page_says_of_which_run_it_is_numbers_its_figures_and_leads_to_its_data(tmp_path):
@@ -81,7 +82,7 @@ def a_book(address):
     Path("_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: scoring\n- file: runs\n")
     shutil.copy(ROOT / "book/references.bib", "book")
     shutil.copytree(ROOT / "book/_static", "book/_static")
-    results = Path("results/fake")
+    results = Path("results/lab")
     paths = [results / "notebooks" / name for name in ("index.ipynb", "scoring/a/step0.ipynb", "scoring/a/step8.ipynb")]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +105,24 @@ def test_pages_link_the_repository_that_the_settings_name_and_launch_templates_t
         assert launched == ([place] if template else []), name
 
 
+def test_the_data_of_a_book_are_tables_that_its_runs_wrote_or_read(project):
+    results, paths = a_book("")
+    names = ["scoring/a/step0", "scoring/a/step8"]
+    made_by = provenance(suite="lab", seed=0, dtype="", device="", bos="", parameters={})
+    tables = [results / f"scores/{name}.parquet" for name in ("a/step0", "b/step0", "c/step0")]
+    for table in tables:
+        write_table(pd.DataFrame(columns=list(SCHEMAS["scores"])), table, schema_name="scores", provenance=made_by)
+    executed = nbformat.read(paths[1], as_version=4)
+    executed.metadata["made_from"] = {"files": {}, "tables": {"scores/b/step0.parquet": "0" * 16}, "parameters": {}}
+    nbformat.write(executed, paths[1])
+    pd.DataFrame({"mine": [1]}).to_parquet(results / "scores/mine.parquet")
+    write_data(results, names, project / "html")
+    assert sorted(path.name for path in (project / "html/tables/scores").glob("*")) == ["a", "b"]
+    tables[1].write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"b/step0.parquet is truncated .*; remove that file and run the suite again$"):
+        write_data(results, names, project / "html")
+
+
 def test_where_no_repository_is_named_none_is_linked(project):
     staged = yaml.safe_load((stage(*a_book("")) / "_config.yml").read_text())
     assert not [name for name in staged["sphinx"]["config"]["html_theme_options"] if "repository" in name]
@@ -119,7 +138,7 @@ def test_the_data_dictionary_has_a_row_for_every_column():
 
 
 def test_staging_fills_in_the_runs(project):
-    results = project / "results" / "fake"
+    results = project / "results" / "lab"
     names = ["scoring/models/a/step0", "scoring/models/a/step8", "scoring/models/b/step8", "model_scaling"]
     paths = [results / "notebooks" / f"{name}.ipynb" for name in names]
     for path in paths:
@@ -165,9 +184,9 @@ def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
 def test_a_warning_fails_the_book_in_one_line(project):
     (project / "book" / "index.md").write_text("# Stand-in\n\n[nowhere](missing.md)\n")  # no index notebook
     (project / "_toc.yml").write_text("format: jb-book\nroot: index\n")
-    command = [sys.executable, "-m", "workflow.book", "results/fake"]
+    command = [sys.executable, "-m", "workflow.book", "results/lab"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: the book has") and "missing" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not (project / "results/fake/book/_build/html/index.html").exists()
+    assert not (project / "results/lab/book/_build/html/index.html").exists()

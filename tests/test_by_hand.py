@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import papermill
 import pytest
@@ -153,6 +154,7 @@ def test_without_scoring_s_table_the_command_that_makes_it_is_said(monkeypatch):
     line = str(missing.value)
     words = shlex.split(re.fullmatch(r".*step-1.parquet does not exist; the scoring notebook makes it: (.*)", line)[1])
     given = dict(part.split("=") for part in "model=a/b step=-1 task_files=lab[antonym]".split())
-    assert words[1:3] == ["scoring.ipynb", "scoring.ipynb"] and words[0].endswith("/papermill")
+    assert words[1] == "scoring.ipynb" and words[0].endswith("/papermill")
+    assert Path(words[2]).parent.is_dir() and not Path(words[2]).resolve().is_relative_to(ROOT), "not over a template"
     assert dict(zip(words[4::3], words[5::3], strict=True)) == given | {"results": "results/no one's"}
     assert set(words[3::3]) == {"-p"}

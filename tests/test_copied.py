@@ -22,23 +22,23 @@ SWEEP = [sys.executable, "-m", "snakemake", "--quiet", "--cores", "2", "--nolock
 def test_committed_steps_need_no_weights_and_have_no_page(project):
     write_suite(project, **STEPS)
     subprocess.run(SWEEP, check=True, capture_output=True)
-    dynamics = Path("results/fake/statistics/training_dynamics/models/tiny.parquet")
+    dynamics = Path("results/lab/statistics/training_dynamics/models/tiny.parquet")
     rise = pd.read_parquet(dynamics)["value"].tolist()
     for kind in ("scores", "accuracy", "tasks", "samples"):
-        shutil.copytree(f"results/fake/{kind}", f"kept/{kind}", ignore=shutil.ignore_patterns("step64*"))
+        shutil.copytree(f"results/lab/{kind}", f"kept/{kind}", ignore=shutil.ignore_patterns("step64*"))
     for folder in ("results", ".snakemake", "models/tiny/step0", "models/tiny/step8"):
         shutil.rmtree(folder)
     write_suite(project, **STEPS, tables="kept")
     subprocess.run(SWEEP, check=True, capture_output=True)
     assert pd.read_parquet(dynamics)["value"].tolist() == rise
-    assert sorted(path.name for path in Path("results/fake/notebooks/scoring").rglob("*.ipynb")) == ["step64.ipynb"]
+    assert sorted(path.name for path in Path("results/lab/notebooks/scoring").rglob("*.ipynb")) == ["step64.ipynb"]
     found = read_suite("config/lab.yaml")
     assert not [line for line in problems(found) if "/step0" in line or "/step8" in line]
-    shutil.copy("kept/scores/models/tiny/step0.parquet", "results/fake/scores/models/tiny/step8.parquet")
-    Path("results/fake/accuracy/models/tiny/step0.parquet").unlink()
+    shutil.copy("kept/scores/models/tiny/step0.parquet", "results/lab/scores/models/tiny/step8.parquet")
+    Path("results/lab/accuracy/models/tiny/step0.parquet").unlink()
     assert [line.split("; ")[0] for line in problems(found) if "tiny/step" in line.split(": ")[0]] == [
-        "results/fake/accuracy/models/tiny/step0.parquet: missing",
-        "results/fake/scores/models/tiny/step8.parquet: stale, kept/scores/models/tiny/step8.parquet is another"]
+        "results/lab/accuracy/models/tiny/step0.parquet: missing",
+        "results/lab/scores/models/tiny/step8.parquet: stale, kept/scores/models/tiny/step8.parquet is another"]
 
 
 def test_a_step_without_weights_and_without_tables_is_refused(project):
@@ -49,7 +49,7 @@ def test_a_step_without_weights_and_without_tables_is_refused(project):
     Path("kept/scores/models/tiny").mkdir(parents=True)
     Path("kept/scores/models/tiny/step8.parquet").touch()
     found = check_suite(suite(**STEPS, tables="kept"))
-    assert list(found.copied) == ["results/fake/scores/models/tiny/step8.parquet"]
+    assert list(found.copied) == ["results/lab/scores/models/tiny/step8.parquet"]
     assert Run("scoring", "models/tiny", 8) not in found.runs and Run("scoring", "models/tiny", 0) in found.runs
 
 
@@ -62,7 +62,7 @@ def test_further_seeds_are_tables_without_weights_and_pages():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     found = check_suite(suite(models=models, tables="kept"))
-    assert list(found.copied) == [f"results/fake/scores/models/tiny-seed1/step{step}.parquet" for step in (0, 8)]
+    assert list(found.copied) == [f"results/lab/scores/models/tiny-seed1/step{step}.parquet" for step in (0, 8)]
     assert not [run for run in found.runs if run.model == "models/tiny-seed1"]
     assert found.seeds_of("models/tiny") == {"models/tiny": [0, 8, 64], "models/tiny-seed1": [0, 8]}
     assert set(found.copied) <= set(found.inputs(Run("training_dynamics", "models/tiny")))

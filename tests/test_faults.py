@@ -33,7 +33,7 @@ FAULTS = {
     "truncated_weights": (
         "import safetensors.torch as s; s.load_file(f'{model}/step8/model.safetensors')",
         "SafetensorError: Error while deserializing header"),
-    "no_table": ("write = lambda *a, **k: None", "FileNotFoundError: it ended without writing results/fake/scores/"),
+    "no_table": ("write = lambda *a, **k: None", "FileNotFoundError: it ended without writing results/lab/scores/"),
     "foreign_table": (
         "write = lambda k, s, **c: (__import__('os').makedirs(f'{results}/{k}/{model}', exist_ok=True), "
         "pd.DataFrame([c]).to_parquet(f'{results}/{k}/{s}.parquet'))",
@@ -79,7 +79,7 @@ def broken(tmp_path_factory):
         write_faulty_scoring()
         first = sweep(project)
         shutil.copytree("results", "results_of_the_first")
-        finished = {path: _identity(path) for path in Path("results/fake").rglob("tiny/*.parquet")}
+        finished = {path: _identity(path) for path in Path("results/lab").rglob("tiny/*.parquet")}
         os.unlink("faulty")
         shutil.move("models/checkpoint_vanishes.away", "models/checkpoint_vanishes")
         weights.write_bytes(sound)
@@ -100,9 +100,9 @@ def test_a_failing_run_is_named_kept_and_healed(broken, name):
     assert status == 1
     assert FAULTS[name][1] in output, output
     stem = f"models/{name}/step8"
-    first = project / "results_of_the_first/fake"
+    first = project / "results_of_the_first/lab"
     failing = "ablation" if name == "foreign_table" else "scoring"  # the run that reads the table finds it out
-    assert f"log results/fake/logs/{failing}/{stem}.log" in output
+    assert f"log results/lab/logs/{failing}/{stem}.log" in output
     log = (first / f"logs/{failing}/{stem}.log").read_text()
     assert "Traceback" in log or "ended without" in log
     if failing == "scoring":
@@ -111,15 +111,15 @@ def test_a_failing_run_is_named_kept_and_healed(broken, name):
     assert not list(first.rglob("*.tmp"))
     # the next sweep, with the cause gone
     assert status_after == 0, output_after
-    assert (project / f"results/fake/scores/{stem}.parquet").is_file()
-    assert (project / f"results/fake/ablations/{stem}.parquet").is_file()
-    assert not (project / f"results/fake/logs/scoring/{stem}.ipynb").exists()
+    assert (project / f"results/lab/scores/{stem}.parquet").is_file()
+    assert (project / f"results/lab/ablations/{stem}.parquet").is_file()
+    assert not (project / f"results/lab/logs/scoring/{stem}.ipynb").exists()
 
 
 @pytest.mark.faults
 def test_the_other_runs_finish(broken):
     project, (_, output), _, finished = broken
-    first = project / "results_of_the_first/fake"
+    first = project / "results_of_the_first/lab"
     for path in ("scores/models/tiny/step8.parquet", "ablations/models/tiny/step8.parquet"):
         assert (first / path).is_file(), output
     assert not (first / "notebooks/model_scaling.ipynb").exists()  # it needs all
@@ -162,27 +162,40 @@ def test_a_clock_that_goes_back_reruns_nothing_for_ever(project):
     status, output = sweep(project)
     assert status == 0, output
     ahead = time.time() + 3600
-    for path in [*Path("results/fake/scores").rglob("*.parquet"), Path("notebooks/lab.ipynb")]:
+    for path in [*Path("results/lab/scores").rglob("*.parquet"), Path("notebooks/lab.ipynb")]:
         os.utime(path, (ahead, ahead))  # made an hour from now
-    shutil.copytree("results/fake", "first")
+    shutil.copytree("results/lab", "first")
     assert sweep(project)[0] == 0
     status, output = sweep(project)
     assert status == 0 and "Nothing to be done" in output, output
     tables = list(Path("first").rglob("*.parquet"))
     assert tables and all(
-        table_fingerprint(t) == table_fingerprint(Path("results/fake", t.relative_to("first"))) for t in tables)
+        table_fingerprint(t) == table_fingerprint(Path("results/lab", t.relative_to("first"))) for t in tables)
+
+
+@pytest.mark.parametrize("change", [
+    lambda: Path("results").mkdir() or Path("results/lab").touch(),
+    lambda: shutil.copy("config/lab.yaml", "config/mine.yaml"),
+])  # fmt: skip
+def test_results_that_would_be_lost_stop_the_sweep_in_one_line(project, change):
+    """A file in their place, and the suite file of others under a new name."""
+    change()
+    file = sorted(Path("config").glob("[lm]*.yaml"))[-1]
+    status, output = sweep(project, "-n", "--configfile", str(file))
+    assert status == 1 and output.startswith("error: ") and output.count("\n") == 1
+    assert ("results/lab is a file, expected" in output) or "mine.yaml: suite is 'lab', expected 'mine'" in output
 
 
 def run_ablation(*arguments):
-    table = "results/fake/scores/models/tiny/step8.parquet"
-    given = json.dumps({"model": "models/tiny", "step": 8, "results": "results/fake"})
+    table = "results/lab/scores/models/tiny/step8.parquet"
+    given = json.dumps({"model": "models/tiny", "step": 8, "results": "results/lab"})
     return run_main(["notebooks/ablation.ipynb", "out.ipynb", "--parameters", given, "--log", "logs/a.log",
-                     "--results", "results/fake", "--inputs", "notebooks/ablation.ipynb", table, *arguments])
+                     "--results", "results/lab", "--inputs", "notebooks/ablation.ipynb", table, *arguments])
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"model,step\n"])
 def test_a_damaged_table_is_set_aside_for_the_next_sweep_to_make(project, capsys, content):
-    table = Path("results/fake/scores/models/tiny/step8.parquet")
+    table = Path("results/lab/scores/models/tiny/step8.parquet")
     table.parent.mkdir(parents=True)
     table.write_bytes(content)
     assert run_ablation() == 1
@@ -199,7 +212,7 @@ def test_a_table_that_vanished_is_named(project, capsys):
 
 
 def test_what_a_killed_run_was_writing_is_removed_by_the_next_and_nothing_else(project):
-    folder = Path("results/fake/ablations/models/tiny")
+    folder = Path("results/lab/ablations/models/tiny")
     folder.mkdir(parents=True)
     own = [folder / ".step8.parquet.123.tmp"]
     others = [folder / ".step80.parquet.123.tmp", folder / "step0.parquet"]

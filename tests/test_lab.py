@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from icl_lib.data.sources import LAB_TASKS, read_tasks, select_tasks
 from icl_lib.data.tasks import draw_prompts
 from icl_lib.models.locate import steps_of
+from lab import check, tokenizer, world
 from lab import train as trainer
-from lab import world
 from lab.check import MEASURES, broken_promises
 from lab.text import Generator, lab_documents, story
 from lab.tokenizer import FOLDER as TOKENIZER
@@ -144,6 +144,38 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatc
     curves = [trainer.pd.read_csv(folder / "curve.csv")[columns] for folder in (whole, resumed)]
     assert curves[0].equals(curves[1])
     assert not list(resumed.glob("resume*")) and not list(resumed.glob(".*"))
+
+
+def test_a_finished_training_is_left_as_it_is(tmp_path, capsys, monkeypatch):
+    folder = trainer.train("tiny", models=tmp_path, config=TINY)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr(trainer, "read_rung", lambda name: TINY)
+    assert trainer.main(["tiny", "--models", str(tmp_path)]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{folder} is finished, nothing is trained: `make lab RUNG=tiny SEED=0` trains it again to")
+    assert last == f"checkpoints: {folder}"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_two_trainings_of_one_seed_do_not_run_at_once(tmp_path, monkeypatch):
+    def other(*given):
+        trainer.train("tiny", models=tmp_path, config=TINY)
+
+    monkeypatch.setattr(trainer, "_train", other)
+    with pytest.raises(ValueError, match="tiny/seed0 is being trained by another process: wait until"):
+        trainer.train("tiny", models=tmp_path, config=TINY)
+
+
+def test_a_size_without_a_model_is_no_size_to_check(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lab.files.MODELS", tmp_path)
+    assert check.main(["lab-7k"]) == 1
+    assert capsys.readouterr().err == "error: no model of lab-7k is trained; run `python -m lab.train RUNG` first\n"
+
+
+def test_help_of_a_command_is_no_argument(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tokenizer.main(["--help"]) == 0 and "`python -m lab.tokenizer FOLDER`" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_rung_names_the_known_ones():

@@ -84,6 +84,13 @@ def test_variables_reach_the_programs(door):
     assert "--quiet host rules --cores" in door.calls[1] and door.calls[1].endswith(" -n")
 
 
+@pytest.mark.parametrize("cores", ["0", "-1", "1.5", "two", ""])
+def test_cores_that_are_no_positive_whole_number_start_nothing(door, cores):
+    done = door.make("sweep", f"CORES={cores}")
+    assert done.returncode and f"CORES is '{cores}', expected a positive whole number" in done.stderr
+    assert done.stderr.count("\n") == 1 and not door.calls
+
+
 def test_a_book_is_made_of_what_has_finished_where_the_sweep_fails(door):
     assert "Open results/lab/book/_build/html/index.html" in door.make("book").stdout
     done = door.make("book", fails="snakemake")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from icl_lib.data.sources import read_tasks
+from icl_lib.measurements import task_table, write_measured
 from icl_lib.notebook import asked_of, check_given, is_measured
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
@@ -44,15 +45,40 @@ def test_a_misspelled_parameter_is_refused_with_the_nearest():
 
 
 def test_a_parameter_of_another_type_is_refused():
-    with pytest.raises(ValueError, match="parameter shots is '\\[0, 10\\]', expected list; papermill takes lists"):
+    with pytest.raises(ValueError, match="parameter shots is '\\[0, 10\\]' .str., expected list; papermill takes"):
         check_given(cells("shots = '[0, 10]'\n", shots=[1]))
-    with pytest.raises(ValueError, match="parameter n is True, expected int"):
+    with pytest.raises(ValueError, match="parameter n is True .bool., expected int"):
         check_given(cells("n = True\n", n=1))
+
+
+@pytest.mark.parametrize(("injected", "kind", "message"), [
+    ("shots = [2, 2]", list[int], "holds 2 twice, expected different values; papermill takes"),
+    ("shots = ['1']", list[int], "holds '1' .str., expected int"),
+    ("fractions = []", list[float], "fractions is .., expected at least one value"),
+    ("step = -5", int, "step is -5, expected int of at least -1"),
+    ("seed = -1", int, "seed is -1, expected int of at least 0"),
+    ("n_null_draws = 0", int, "n_null_draws is 0, expected int of at least 1"),
+])  # fmt: skip
+def test_values_that_nothing_can_be_made_of_are_refused(injected, kind, message):
+    namespace = cells(injected, **{injected.split()[0]: 1})
+    namespace["__annotations__"] = {injected.split()[0]: kind}
+    with pytest.raises(ValueError, match=message) as caught:
+        check_given(namespace)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_table_of_a_run_is_written_where_one_is_refused(tmp_path, neox):
+    paths = {kind: tmp_path / kind for kind in ("scores", "tasks")}
+    with pytest.raises(ValueError, match="table scores has 1 rows with a repeated key"):
+        write_measured(
+            {"tasks": task_table({}, name="m", step=0), "scores": pd.DataFrame([ROW, ROW])}, paths, neox.model,
+            suite="s", seed=0, parameters={}, tasks={})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("injected", ["", "n_prompts = 2\nshare = 1\nwords = ['a']\nyes = False\n"])
 def test_good_parameters_pass_also_after_other_cells_have_run(injected):
-    namespace = cells(injected, n_prompts=60, share=0.5, words=[], yes=True)
+    namespace = cells(injected, n_prompts=60, share=0.5, words=['b'], yes=True)
     namespace |= {"found": 3}
     namespace["In"].append("found = 3")
     check_given(namespace)

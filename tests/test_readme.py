@@ -194,7 +194,7 @@ def test_the_folders_and_files_that_it_names_are_there():
     assert all((ROOT / name).exists() for name in named), named
     rooms = {f"icl_lib/{path.stem if path.is_dir() else path.name}" for path in (ROOT / "icl_lib").iterdir()
              if path.is_dir() and path.name != "__pycache__" or path.suffix == ".py" and path.stem[0] != "_"}
-    assert rooms - named == {"icl_lib/notebook.py", "icl_lib/progress.py", "icl_lib/saved.py"}
+    assert rooms - named == {f"icl_lib/{name}.py" for name in ("notebook", "parameters", "progress", "saved")}
     assert {"icl_lib", "notebooks", "lab", "pretrained", "config", "workflow", "book", "tests", "benchmarks"} <= named
     suites = words["config/"].removeprefix("suites: ").replace(" (default)", "").split(", ")
     assert all((ROOT / "config" / f"{name}.yaml").is_file() for name in suites)

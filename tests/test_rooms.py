@@ -11,7 +11,7 @@ from tests.project import ROOT
 
 # From the bottom up; a room is a folder or a file of icl_lib. What stands in one line may not know each other.
 ORDER = [
-    ("progress", "stats", "provenance", "names", "files", "departures"),
+    ("progress", "stats", "provenance", "names", "parameters", "files", "departures"),
     ("heads", "tables"),
     ("kinds",),
     ("saved", "notebook", "models"),

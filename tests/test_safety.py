@@ -173,11 +173,11 @@ def test_text_of_others_is_text_in_the_book(tmp_path, monkeypatch):
         nbformat.v4.new_output("error", ename="ValueError", evalue=WORD, traceback=[f"ValueError: {WORD}"]),
         output("text/html", pd.DataFrame({"task": [WORD]}).to_html()),
     ]
-    path = tmp_path / "results/fake/notebooks/scoring/models/tiny/step8.ipynb"
+    path = tmp_path / "results/lab/notebooks/scoring/models/tiny/step8.ipynb"
     path.parent.mkdir(parents=True)
     nbformat.write(content, path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: method\nchapters:\n- file: scoring\n")
-    results = Path("results/fake")
+    results = Path("results/lab")
     monkeypatch.setattr("workflow.book.page", lambda results: results / "book/_build/html/scoring.html")
     html = build(results, [path.relative_to(tmp_path)]).read_text()
     assert "document.title=\"ran\"</script>" not in html and "<img src=x onerror" not in html
@@ -198,5 +198,5 @@ def test_the_workflow_needs_no_network(tmp_path, monkeypatch):
     command = [*NO_NETWORK, sys.executable, "-m", "snakemake", "--cores", "2", "sweep"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    cells = nbformat.read("results/fake/notebooks/index.ipynb", as_version=4).cells
+    cells = nbformat.read("results/lab/notebooks/index.ipynb", as_version=4).cells
     assert any("unreachable" in o.get("text", "") for c in cells for o in c.get("outputs", []))

@@ -18,7 +18,7 @@ def test_suite_fills_in_steps_and_parameters(project):
     assert found.followed == ["models/tiny"]
     given = found.given(Run("scoring", "models/tiny", 8))
     assert given == {
-        "suite": "fake", "seed": 1, "results": "results/fake", "model": "models/tiny", "step": 8, "value": 2,
+        "suite": "lab", "seed": 1, "results": "results/lab", "model": "models/tiny", "step": 8, "value": 2,
     }  # fmt: skip
     assert found.given(Run("training_dynamics", "models/tiny"))["ablated_steps"] == {"models/tiny": [64]}
     assert "ablated_models" not in found.given(Run("model_scaling"))  # not declared there
@@ -100,6 +100,16 @@ def test_files_that_are_no_suites_are_named_in_one_line(project, content):
 def test_a_missing_suite_names_the_others(project):
     with pytest.raises(ValueError, match="config/labb.yaml does not exist; there are lab"):
         read_suite("config/labb.yaml")
+
+
+def test_suites_that_include_each_other_are_read(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("workflow.suite.SCHEMA", tmp_path / "schema.yaml")
+    for one, other, model in (("a", "b", "smollm2-135m"), ("b", "a", "gemma3-270m")):
+        (tmp_path / f"{one}.yaml").write_text(yaml.safe_dump(suite(
+            suite=one, include=[other], tables="pretrained", models=[{"name": model}])))
+    found = read_suite(tmp_path / "a.yaml")
+    assert [(other.name, other.included) for other in found.included] == [("b", ())]
 
 
 @pytest.mark.parametrize("overrides", [{"scoring": {"valu": 1.0}}, {"scoring": {"value": "1e-3"}}])

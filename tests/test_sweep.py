@@ -49,24 +49,24 @@ def test_grids_are_checked_against_the_templates(project):
 @pytest.mark.slow
 def test_runs_over_a_grid_land_in_one_table_and_are_not_repeated(project):
     write_suite(project, sweep={"scoring": {"value": [0.5, 2.0]}, "ablation": {"seed": [5]}})
-    command = [sys.executable, "-m", "snakemake", "--quiet", "--cores", "2", "--nolock", "results/fake/sweeps/scoring/"
-               "scores.parquet", "results/fake/sweeps/ablation/ablations.parquet"]
+    command = [sys.executable, "-m", "snakemake", "--quiet", "--cores", "2", "--nolock", "results/lab/sweeps/scoring/"
+               "scores.parquet", "results/lab/sweeps/ablation/ablations.parquet"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    table = pd.read_parquet("results/fake/sweeps/scoring/scores.parquet")
+    table = pd.read_parquet("results/lab/sweeps/scoring/scores.parquet")
     assert list(table.columns[:2]) == ["swept_value", "model"]
     assert set(zip(table["swept_value"], table["value"], strict=True)) == {(0.5, 8.5), (2.0, 10.0)}  # value + step
-    assert set(pd.read_parquet("results/fake/sweeps/ablation/ablations.parquet")["swept_seed"]) == {5}
+    assert set(pd.read_parquet("results/lab/sweeps/ablation/ablations.parquet")["swept_seed"]) == {5}
     rest = [line for line in problems(read_suite("config/lab.yaml")) if "sweeps" in line]
     assert [line.split(":")[0] for line in rest] == [  # the tables that were not asked for
-        f"results/fake/sweeps/{name}.parquet"
+        f"results/lab/sweeps/{name}.parquet"
         for name in ("ablation/curves", "ablation/effects", "ablation/statistics", "scoring/accuracy",
                      "scoring/samples", "scoring/statistics", "scoring/tasks")]
     write_suite(project, sweep={"scoring": {"value": [0.5, 3.0]}, "ablation": {"seed": [5]}})
     text = "\n".join(problems(read_suite("config/lab.yaml")))
     assert "sweeps/scoring/value=2.0/scores/models/tiny/step8.parquet: foreign" in text
     assert "sweeps/scoring/value=3.0/notebooks/models/tiny/step8.ipynb: missing" in text
-    assert "sweeps/scoring/scores.parquet: stale, table results/fake/sweeps/scoring/value=3.0" in text
+    assert "sweeps/scoring/scores.parquet: stale, table results/lab/sweeps/scoring/value=3.0" in text
     write_suite(project, sweep={"scoring": {"value": [0.5, 2.0]}, "ablation": {"seed": [5]}})
     again = subprocess.run([*command, "-n"], capture_output=True, text=True)
     assert again.returncode == 0 and "swept" not in again.stdout

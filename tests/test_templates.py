@@ -46,23 +46,32 @@ def test_a_template_is_given_what_it_declares_and_has_to_declare_what_it_runs_on
 @pytest.mark.parametrize(
     ("declaration", "good", "bad"),
     [
-        ("a: int = 1", [0, -3], [True, 1.0, "1", None]),
+        ("a: int = 1", [0, 3], [True, 1.0, "1", None, -1, float("nan")]),
         ("a: float = 1.0", [0, 2.5], [True, "1e-3", None]),
         ("a: bool = True", [False], [0, "yes"]),
         ("a: str = ''", ["007"], [7, None]),
-        ("a: list[int] = []", [[], [1, 2]], [(1,), {}, "12"]),
+        ("a: list[int] = []", [[0], [1, 2]], [(1,), {}, "12", [], ["1"], [-1], [True], [1.5], [2, 2], [[1]]]),
         ("a: dict[str, list[int]] = {}", [{}, {"m": [0]}], [[], "m"]),
-        ("a: list = []", [[1, "b"]], ["b"]),
+        ("a: list = []", [[1, "b"]], ["b", ["b", "b"]]),
+        ("step: int = 0", [-1], [-5]),
+        ("n_prompts: int = 1", [1], [0, -1]),
+        ("n_shots: int = 1", [0], [-1]),
+        ("protocols: list[str] = []", [[], ["paper"]], [["paper", "paper"], [7]]),
+        ("top_fraction: float = 0.1", [0, 1], [-0.1, 1.5, float("inf"), 10**400]),
+        ("fractions: list[float] = [0.1]", [[0.3, 1]], [["0.3"], [1.1], [float("nan")]]),
+        ("replacements: list[str] = ['mean']", [["zero", "mean"]], [["zero"], []]),
+        ("positions: list[str] = ['all']", [["all"]], [["last"]]),
     ],
 )
 def test_types_of_parameters(tmp_path, declaration, good, bad):
     path = tmp_path / "t.ipynb"
     nbformat.write(notebook(declaration), path)
+    name = declaration.partition(":")[0]
     for value in good:
-        check_parameters(path, {"a": value})
+        check_parameters(path, {name: value})
     for value in bad:
-        with pytest.raises(ValueError, match="parameter a is") as caught:
-            check_parameters(path, {"a": value})
+        with pytest.raises(ValueError, match=f"parameter {name} is") as caught:
+            check_parameters(path, {name: value})
         assert "\n" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from workflow.inputs import MADE_FROM, made_from
 from workflow.suite import dependencies, read_suite, weights
 from workflow.verify import main, problems
 
-SCORES = "results/fake/scores/models/tiny/step8.parquet"
+SCORES = "results/lab/scores/models/tiny/step8.parquet"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def finish(folder, own, run, inputs, monkeypatch):
     (folder / run.executed).write_text(json.dumps({"metadata": {"made_from": record}}))
     Path("record.json").write_text(json.dumps(record))
     monkeypatch.setenv(MADE_FROM, str(Path("record.json").resolve()))
-    made_by = provenance(suite="fake", seed=1, dtype="", device="", bos="", parameters={})
+    made_by = provenance(suite="lab", seed=1, dtype="", device="", bos="", parameters={})
     for name, kind in run.tables.items():
         write_table(pd.DataFrame(columns=list(SCHEMAS[kind])), folder / name, schema_name=kind, provenance=made_by)
     monkeypatch.delenv(MADE_FROM)
@@ -55,7 +55,7 @@ def found():
 def test_results_of_the_present_code_agree(results, capsys):
     assert found() == []
     assert main(["config/lab.yaml"]) == 0
-    assert capsys.readouterr().out == "results/fake: 12 runs and their tables agree with the code\n"
+    assert capsys.readouterr().out == "results/lab: 12 runs and their tables agree with the code\n"
 
 
 def test_all_problems_are_listed_and_the_exit_status_says_so(results, capsys):
@@ -65,12 +65,12 @@ def test_all_problems_are_listed_and_the_exit_status_says_so(results, capsys):
     lines = capsys.readouterr().out.splitlines()
     # the ablation was made from the table that is no longer readable
     assert [line.split(":")[0] for line in lines] == [
-        "results/fake/ablations/models/tiny/step8.parquet", "results/fake/curves/models/tiny/step8.parquet",
-        "results/fake/effects/models/tiny/step8.parquet",
-        "results/fake/notebooks/ablation/models/tiny/step8.ipynb", "results/fake/scores/models/tiny/step8.parquet",
-        "results/fake/scores/odd.parquet", "results/fake/statistics/ablation/models/tiny/step8.parquet", "results/fake",
+        "results/lab/ablations/models/tiny/step8.parquet", "results/lab/curves/models/tiny/step8.parquet",
+        "results/lab/effects/models/tiny/step8.parquet",
+        "results/lab/notebooks/ablation/models/tiny/step8.ipynb", "results/lab/scores/models/tiny/step8.parquet",
+        "results/lab/scores/odd.parquet", "results/lab/statistics/ablation/models/tiny/step8.parquet", "results/lab",
     ]  # fmt: skip
-    assert lines[-1] == "results/fake: 7 problems"
+    assert lines[-1] == "results/lab: 7 problems"
 
 
 def edit_template(results):
@@ -101,7 +101,7 @@ def change_seed(results):
 
 def rewrite(**changes):
     def change(results):
-        made_by = provenance(suite="fake", seed=1, dtype="", device="", bos="", parameters={}) | changes
+        made_by = provenance(suite="lab", seed=1, dtype="", device="", bos="", parameters={}) | changes
         Path(SCORES).unlink()  # or it would be left as it is
         write_table(pd.DataFrame(columns=list(SCHEMAS["scores"])), SCORES, schema_name="scores", provenance=made_by)
 
@@ -121,10 +121,10 @@ def older_versions(results):
     ("change", "path", "message"),
     [
         (edit_template, SCORES, "stale, notebooks/scoring.ipynb has changed; run the suite again"),
-        (edit_template, "results/fake/notebooks/scoring/models/tiny/step8.ipynb", "stale, notebooks/scoring.ipynb has"),
-        (edit_template, "results/fake/ablations/models/tiny/step8.parquet",
+        (edit_template, "results/lab/notebooks/scoring/models/tiny/step8.ipynb", "stale, notebooks/scoring.ipynb has"),
+        (edit_template, "results/lab/ablations/models/tiny/step8.parquet",
          "stale, scores/models/tiny/step8.parquet is stale"),
-        (edit_template, "results/fake/notebooks/ablation/models/tiny/step8.ipynb", "stale, scores/models/tiny/step8.p"),
+        (edit_template, "results/lab/notebooks/ablation/models/tiny/step8.ipynb", "stale, scores/models/tiny/step8.p"),
         (edit_library, SCORES, "stale, icl_lib/heads.py has changed"),
         (train_again, SCORES, "stale, models/tiny/step8/model.safetensors has changed"),
         (empty_config, SCORES, "stale, models/tiny/step8/config.json has changed"),
@@ -133,27 +133,27 @@ def older_versions(results):
         (older_versions, SCORES, "stale, torch was 1.0, is "),
         (rewrite(), SCORES, "stale, it does not say what it was made from"),
         (rewrite(suite="other"), SCORES, "foreign, made by suite 'other'"),
-        (rewrite(), "results/fake/ablations/models/tiny/step8.parquet",
+        (rewrite(), "results/lab/ablations/models/tiny/step8.parquet",
          "stale, scores/models/tiny/step8.parquet has changed"),
         (lambda r: os.truncate(SCORES, 0), SCORES, "unreadable, it is truncated or not a parquet file"),
         (lambda r: shutil.copy(r / "accuracy/models/tiny/step8.parquet", SCORES), SCORES,
          "unreadable, it holds the table 'accuracy', expected 'scores'"),
         (lambda r: pd.DataFrame({"a": [1]}).to_parquet(SCORES), SCORES,
-         "unreadable, it is a parquet file but not one of icl_lib"),
+         "not one of icl_lib: it has no provenance; remove it and run the suite again"),
         (lambda r: os.unlink(SCORES), SCORES, "missing, though notebooks/scoring/models/tiny/step8.ipynb is there"),
-        (lambda r: os.unlink(r / "notebooks/lab.ipynb"), "results/fake/notebooks/lab.ipynb", "missing"),
-        (lambda r: os.unlink(r / "notebooks/model_scaling.ipynb"), "results/fake/notebooks/model_scaling.ipynb",
+        (lambda r: os.unlink(r / "notebooks/lab.ipynb"), "results/lab/notebooks/lab.ipynb", "missing"),
+        (lambda r: os.unlink(r / "notebooks/model_scaling.ipynb"), "results/lab/notebooks/model_scaling.ipynb",
          "missing, though statistics/model_scaling.parquet is there"),
-        (lambda r: (r / "notebooks/lab.ipynb").write_text("{"), "results/fake/notebooks/lab.ipynb",
+        (lambda r: (r / "notebooks/lab.ipynb").write_text("{"), "results/lab/notebooks/lab.ipynb",
          "stale, it does not say what it was made from"),
-        (lambda r: (r / "notebooks/lab.ipynb").write_text('{"metadata": {}}'), "results/fake/notebooks/lab.ipynb",
+        (lambda r: (r / "notebooks/lab.ipynb").write_text('{"metadata": {}}'), "results/lab/notebooks/lab.ipynb",
          "stale, it does not say what it was made from"),
         (lambda r: shutil.copy(SCORES, r / "scores/models/tiny/step64.parquet"),
-         "results/fake/scores/models/tiny/step64.parquet", "foreign, no notebook of suite fake makes it"),
-        (lambda r: (r / "scores/.step8.parquet.7.tmp").touch(), "results/fake/scores/.step8.parquet.7.tmp",
+         "results/lab/scores/models/tiny/step64.parquet", "foreign, no notebook of suite lab makes it"),
+        (lambda r: (r / "scores/.step8.parquet.7.tmp").touch(), "results/lab/scores/.step8.parquet.7.tmp",
          "temporary file left by a run that was killed"),
         (lambda r: Path(f"{SCORES}.damaged").touch(), f"{SCORES}.damaged", "set aside because it could not be read"),
-        (lambda r: (r / "notebooks/.x.7.tmp").touch(), "results/fake/notebooks/.x.7.tmp", "temporary file left"),
+        (lambda r: (r / "notebooks/.x.7.tmp").touch(), "results/lab/notebooks/.x.7.tmp", "temporary file left"),
     ],
 )  # fmt: skip
 def test_what_does_not_agree_is_named(results, change, path, message):

@@ -47,7 +47,7 @@ def test_the_book_of_committed_tables_comes_first_and_does_not_pass_for_the_whol
     assert status == 0, output
     page = build_unfinished(read_suite("config/lab.yaml"))
     assert "Not finished" in page.with_name("scoring.html").read_text()
-    assert (project / "results/fake/notebooks/causal_test.ipynb").is_file()
+    assert (project / "results/lab/notebooks/causal_test.ipynb").is_file()
     left = planned(project)
     assert left["book"] == 1 and left["scoring"] == 2 and not {"causal_test", "ablation_ladder"} & set(left)
 
@@ -62,7 +62,7 @@ def test_the_whole_workflow(project):
     status, output = snakemake(project)
     assert verify(["config/lab.yaml"]) == 0
     assert status == 0, output
-    results = project / "results" / "fake"
+    results = project / "results" / "lab"
     assert (results / "book/_build/html/index.html").is_file()
     html = results / "book/_build/html"
     assert "scoring" in (html / "scoring.html").read_text()  # the last step of the last model
@@ -126,7 +126,7 @@ def test_a_notebook_is_added_by_its_template_and_one_entry(project):
     declared = 'suite: str = "s"\nseed: int = 0\nresults: str = "r"\nmodels: dict = {}\nshare: float = 0.1'
     nbformat.write(notebook(declared), project / "notebooks" / "added.ipynb")
     write_suite(project, parameters={"added": {"share": 0.2}})
-    assert planned(project, "results/fake/statistics/added.parquet") == {"scoring": 2, "added": 1}
+    assert planned(project, "results/lab/statistics/added.parquet") == {"scoring": 2, "added": 1}
     write_suite(project, parameters={"added": {"shares": 0.2}})
     status, output = snakemake(project, "-n")
     assert status == 1 and output.startswith("error: added.ipynb has no parameter 'shares'")
@@ -134,12 +134,12 @@ def test_a_notebook_is_added_by_its_template_and_one_entry(project):
 
 @pytest.mark.slow
 def test_a_second_sweep_on_the_same_results_is_refused_and_changes_nothing(project):
-    with lock_sweep(project / "results" / "fake"):
+    with lock_sweep(project / "results" / "lab"):
         status, output = snakemake(project, "--nolock", "sweep")
         assert status == 1 and output.splitlines()[-1].startswith(
-            f"error: another sweep is at work on results/fake (process {os.getpid()} on "
+            f"error: another sweep is at work on results/lab (process {os.getpid()} on "
         )
-        assert [p.name for p in (project / "results" / "fake").iterdir() if p.suffix != ".lock"] == []
+        assert [p.name for p in (project / "results" / "lab").iterdir() if p.suffix != ".lock"] == []
         assert planned(project)["scoring"] == 2  # a plan needs no lock
 
 
@@ -147,9 +147,9 @@ def test_a_second_sweep_on_the_same_results_is_refused_and_changes_nothing(proje
 def test_failures_are_named_others_finish_and_a_later_run_heals(project):
     write_template(project, "ablation", "raise ValueError('bad heads')")
     status, output = snakemake(project, "sweep")
-    results = project / "results" / "fake"
+    results = project / "results" / "lab"
     assert status != 0
-    assert "error: ablation.ipynb failed: ValueError: bad heads (log results/fake/logs/ablation/" in output
+    assert "error: ablation.ipynb failed: ValueError: bad heads (log results/lab/logs/ablation/" in output
     assert (results / "logs/ablation/models/tiny/step8.ipynb").is_file()
     assert not (results / "ablations/models/tiny/step8.parquet").exists()
     assert (results / "scores/models/tiny/step8.parquet").is_file()

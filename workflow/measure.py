@@ -9,6 +9,7 @@ round differently, the difference is told and not judged. config/spot.yaml measu
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def largest_difference(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(np.nan_to_num([(first[c] - second[c]).abs().max() for c in numbers] + [0.0]).max())
 
 
-@command
+@partial(command, takes="SUITE_FILE MODEL")
 def main(arguments: list[str]) -> None:
     file, model = arguments
     suite, worst = read_suite(file), 0.0

@@ -155,6 +155,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--committed", type=Path, nargs="*", default=[], help="folders of tables taken as they are")
     parser.add_argument("--results", type=Path, help="the suite's folder, to say there that a run is at work")
     given = vars(parser.parse_args(arguments))
+    if not isinstance(given["parameters"], dict):
+        raise ValueError(f"--parameters {given['parameters']!r}: expected a mapping of names to values")
     results = given.pop("results")
     with lock_run(results) if results else contextlib.nullcontext():
         own = Path(given["parameters"].get("results", ""))

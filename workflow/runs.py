@@ -12,7 +12,7 @@ import yaml
 
 from icl_lib.analysis.claims import with_verdicts
 from icl_lib.tables import DICTIONARY, KEYS, read_table
-from workflow.notebooks import NOTEBOOKS, Run
+from workflow.notebooks import Run
 
 _PLAIN = 15_000  # bytes of a parquet file up to which its CSV is not compressed
 # Where the book keeps the verdicts on the claims over one group of models, and the executed notebook of a run.
@@ -71,7 +71,7 @@ def _row(results: Path, name: str, target: str) -> str:
     executed = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     run = executed["metadata"].get("papermill", {})
     files = _tables_of(results, name)
-    made = read_table(files[0]).attrs["provenance"] if files else {}
+    made = _read(files[0]).attrs["provenance"] if files else {}
     commit = [f"commit {made['git_commit'][:9]}{', changed since' if made['git_dirty'] else ''}"] if made else []
     versions = [f"{package} {version}" for package, version in made.get("versions", {}).items()]
     return (
@@ -105,15 +105,29 @@ def _csv_name(results: Path, table: Path) -> Path:
 
 
 def write_data(results: Path, names: Iterable[str], folder: Path) -> None:
-    """Every table of the results as CSV of seven digits, in the same tree, and the named runs' executed notebooks."""
-    for kind in sorted({table for notebook in NOTEBOOKS.values() for table in notebook.writes}):
-        for table in sorted((results / kind).rglob("*.parquet")):
-            frame, name = read_table(table), table.relative_to(results / kind).with_suffix("").as_posix()
-            _write(folder / "tables" / _csv_name(results, table), _csv(frame))
-            if kind == "statistics" and name.partition("/")[0] == "claims":
-                _write(folder / _VERDICTS.format(name), _csv(with_verdicts(frame)))
+    """Tables that the named runs wrote or read as CSV of seven digits, in the same tree, and their executed notebooks.
+
+    Other files among the results are left alone. Raises ValueError, naming the file, for a table that is damaged.
+    """
+    tables = set()
     for name in names:
-        _write(folder / _EXECUTED.format(name), (results / "notebooks" / f"{name}.ipynb").read_bytes())
+        executed = (results / "notebooks" / f"{name}.ipynb").read_bytes()
+        _write(folder / _EXECUTED.format(name), executed)
+        read = (json.loads(executed)["metadata"].get("made_from") or {}).get("tables", {})
+        tables |= {*_tables_of(results, name), *(path for table in read if (path := results / table).is_file())}
+    for table in sorted(tables):
+        frame = _read(table)
+        _write(folder / "tables" / _csv_name(results, table), _csv(frame))
+        kind, *name = table.relative_to(results).with_suffix("").parts
+        if kind == "statistics" and name[0] == "claims":
+            _write(folder / _VERDICTS.format("/".join(name)), _csv(with_verdicts(frame)))
+
+
+def _read(table: Path) -> pd.DataFrame:
+    try:
+        return read_table(table)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove that file and run the suite again") from None
 
 
 def _csv(frame: pd.DataFrame) -> bytes:

@@ -31,6 +31,8 @@ def check_schema(config: Any) -> None:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
         raise ValueError(_one_line(error))
+    if config["suite"] in config.get("include", []):
+        raise ValueError(f"include: {config['suite']} is the suite itself, expected others")
     for where, part, known in (
         ("parameters", config.get("parameters", {}), NOTEBOOKS), ("sweep", config.get("sweep", {}), OF_STEP),
         ("intermediate", config.get("intermediate", {}), OF_STEP),

@@ -173,7 +173,9 @@ class Suite:
                 for model, steps in suite.chosen[writer].items() if models is None or model in models for step in steps]
 
     def check_templates(self) -> None:
-        """Refuse templates and overrides that do not fit each other, before anything runs."""
+        """Refuse templates and overrides that do not fit each other, and a file in place of results."""
+        if Path(self.results).is_file():
+            raise ValueError(f"{self.results} is a file, expected the folder of results; move it away")
         models = [next(iter(self.steps)), *self.followed[:1], *self.of_model]
         for run in [*(Run(name, model, self.steps[model][0]) for model in models for name in NOTEBOOKS),
                     *(run for run in self.runs if run.point)]:
@@ -193,7 +195,10 @@ def read_suite(path: str | Path, over: dict[str, Any] | None = None) -> Suite:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} is not YAML: {short(error)}") from None
     try:
-        return check_suite({**config, **over} if over and isinstance(config, dict) else config)
+        found = check_suite({**config, **over} if over and isinstance(config, dict) else config)
+        if config["suite"] != path.stem:
+            raise ValueError(f"suite is {config['suite']!r}, expected {path.stem!r}: each file has results of its own")
+        return found
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -232,7 +237,7 @@ def suite_of(arguments: list[str]) -> Suite:
 
 def _measured(name: str) -> Suite:
     """A suite of config/ with those of its runs whose committed tables are there."""
-    suite = read_suite(SCHEMA.with_name(f"{name}.yaml"))
+    suite = read_suite(SCHEMA.with_name(f"{name}.yaml"), over={"include": []})  # those it includes are not shown
     chosen: dict[str, dict[str, list[int]]] = {}
     for notebook, of_models in suite.chosen.items():  # scoring first
         among = chosen.get("scoring", of_models)

@@ -7,6 +7,7 @@ last step of every model it runs on. POINTS is JSON: for each part its values of
 import json
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def join(points: Iterable[dict[str, Any]], parts: Iterable[str]) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-@command
+@partial(command, takes="JOINED POINTS PART...")
 def main(arguments: list[str]) -> None:
     joined, points, *parts = arguments
     with whole(Path(joined)) as temporary:

@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import math
 import re
 import sys
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 
 import nbformat
 
-from workflow import expected
+from icl_lib.parameters import TYPES, misfit
+from workflow import command, expected
 
 PACKAGES = ("icl_lib", "lab")
 MEASURE = "measure"  # the tag of cells whose tables are read again where they are
-_TYPES = {"str": str, "int": int, "float": int | float, "bool": bool, "list": list, "dict": dict}
 
 
 class Parameter(NamedTuple):
@@ -35,10 +34,10 @@ def template_parameters(path: str | Path) -> dict[str, Parameter]:
     for node in ast.parse(cells[0]).body:
         if isinstance(node, ast.AnnAssign) and node.value:
             name, kind = ast.unparse(node.target), ast.unparse(node.annotation)
-            if (outer := kind.partition("[")[0]) not in _TYPES:
-                raise ValueError(f"{path.name}: the type {kind} of {name} is none of {', '.join(_TYPES)}")
+            if kind.partition("[")[0] not in TYPES:
+                raise ValueError(f"{path.name}: the type {kind} of {name} is none of {', '.join(TYPES)}")
             try:
-                found[name] = Parameter(outer, ast.literal_eval(node.value))
+                found[name] = Parameter(kind, ast.literal_eval(node.value))
             except ValueError:
                 raise ValueError(f"{path.name}: the default of {name} is no literal") from None
     return found
@@ -52,16 +51,13 @@ def title(path: str | Path) -> str:
 
 
 def check_parameters(path: str | Path, given: dict[str, Any]) -> None:
-    """Refuse parameters that the template does not declare, or of another type; a float may be a whole number."""
+    """Refuse parameters that the template does not declare or cannot use (`misfit`); a float may be a whole number."""
     declared, file = template_parameters(path), Path(path).name
     for name, value in given.items():
         if name not in declared:
             raise ValueError(f"{file} has no parameter {name!r}, it has {expected(name, declared)}")
-        kind = declared[name].type
-        fits = isinstance(value, _TYPES[kind]) and isinstance(value, bool) is (kind == "bool")
-        if not fits or kind == "float" and not math.isfinite(value):
-            raise ValueError(
-                f"{file}: parameter {name} is {value!r} ({type(value).__name__}), expected {kind}")
+        if wrong := misfit(name, value, declared[name].type):
+            raise ValueError(f"{file}: parameter {name} is {wrong}")
 
 
 def measuring_source(path: str | Path) -> str:
@@ -109,9 +105,11 @@ def _file(module: str) -> Path | None:
 
 
 def unclean_templates(folder: str | Path) -> list[str]:
-    """One line for each template with outputs, execution counts or cells without an id."""
+    """One line for each template with outputs, execution counts or cells without an id; ValueError without any."""
+    if not (paths := sorted(Path(folder).glob("*.ipynb"))):
+        raise ValueError(f"{folder} holds no notebooks, expected the folder of templates: notebooks")
     problems = []
-    for path in sorted(Path(folder).glob("*.ipynb")):
+    for path in paths:
         for index, cell in enumerate(nbformat.read(path, as_version=nbformat.NO_CONVERT).cells):
             if cell.get("outputs") or cell.get("execution_count") is not None:
                 problems.append(f"{path}: cell {index} has outputs, clear them before committing")
@@ -136,7 +134,12 @@ def _tagged(path: str | Path, tag: str = "") -> list[str]:
             if cell.cell_type == "code" and (not tag or tag in cell.metadata.get("tags", []))]
 
 
-if __name__ == "__main__":
-    found = unclean_templates(sys.argv[1])
+@functools.partial(command, takes="FOLDER")
+def main(arguments: list[str]) -> int:
+    found = unclean_templates(*arguments)
     print("\n".join(found), end="\n" if found else "")
-    sys.exit(bool(found))
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -68,7 +68,8 @@ class _Check:
         try:
             made_by = read_table(path, schema_name=kind).attrs["provenance"]
         except ValueError as error:
-            return f"unreadable, it {str(error).removeprefix(str(path)).lstrip(': ')}; run the suite again"
+            reason = str(error).removeprefix(str(path)).lstrip(": ")
+            return f"unreadable, it {reason}; remove it and run the suite again"
         suites = (self.suite, *self.suite.included)
         for folder in (of.tables for of in suites if of.tables):
             committed = Path(folder, path.relative_to(self.results))

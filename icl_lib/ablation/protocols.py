@@ -66,6 +66,7 @@ def protocol_conditions(name: str, scores: pd.DataFrame, *, n_draws: int, seed: 
     The random heads are drawn from all heads, those of either kind included (A16), and none by layer.
     """
     p = protocol(name)
+    refuse_unknown("historical protocol", name, [other for other in PROTOCOLS if other != "single"])
     return ablation_conditions(
         scores, fractions=list(PAPER_FRACTIONS), n_draws=p.n_draws or n_draws, exclude_fraction=p.exclude_fraction,
         rounding=p.rounding, seed=seed, random_from="all")
