@@ -20,8 +20,8 @@ DONE = {
     "token-loss difference": ("loss at token 50 minus loss at token 500 (nats), over documents", ".2f"),
 }
 FEW = {
-    "heads above their own null": ("heads with an FV score above 0.005 and above all draws of their own null", ".0f"),
-    "draws with the top FV head highest": ("draws of the null in which the top FV head is the highest of all", ".0f"),
+    "heads above their own null": ("heads above 0.005 and above their own null", ".0f"),
+    "draws with the top FV head highest": ("draws of the null that the top FV head leads", ".0f"),
     "tasks with the top FV head highest": ("scoring tasks on which the top FV head has the highest score", ".0f"),
     "lowest fv": ("lowest FV score: such a head lowers the answer's probability", ".4f"),
 }
