@@ -61,8 +61,7 @@ def _effects(ax, rows: pd.DataFrame, cells: list, offset: float, kind: str) -> N
 def ablation_curves(ablations: pd.DataFrame, positions: str, *, n_shots: int, loss_window: int, seed: int) -> Figure:
     """Figure 4: metrics against the share of heads replaced by their mean; left plain, right with exclusion."""
     if positions == "last":
-        caption = ("Heads replaced by their mean at the last position only. Lines and bands as above; the line without "
-                   "ablation is that above, of as many prompts as there.")
+        caption = "Heads replaced by their mean at the last position only. Bands and the line of no ablation as above."
         alt = "Metric against share of ablated heads at the last position; left plain, right with exclusion."
     else:
         caption = (f"Heads replaced by their mean at all positions, {n_shots} demonstrations. Top: means over "
