@@ -5,7 +5,6 @@ real notebooks have to find these again.
 """
 
 import re
-from math import ceil
 
 import nbformat
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.stats import hypergeom
 from icl_lib.analysis.claims import overall, with_verdicts
 from icl_lib.provenance import provenance
 from icl_lib.tables import read_table, run_path, write_table
+from tests import audit_plain
 from tests.project import ROOT
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
@@ -151,9 +151,11 @@ def test_scaling_finds_the_planted_facts_in_all_models_that_ran(pages):
     assert (depth["value"] > 0).all() and (depth.loc["pythia-6.9b", "p_value"] < 0.001)
     of_models = table[table["model"] != ""].set_index(["name", "model"])["value"]
     assert of_models["overlap"].median() < 0.1
-    for model, (_, layers, heads, *_) in MODELS.items():  # of two random sets
-        n = layers * heads
-        assert model == ABSENT or of_models["overlap by chance", model] == ceil(0.05 * n) / n
+    for model in set(MODELS) - {ABSENT}:  # of two random sets of the same layers
+        scores = read_table(next((pages / "results" / "scores").glob(f"{model}-????????/step{LAST}.parquet")))
+        tops = audit_plain.tops(scores, 0.05)
+        by_chance = audit_plain.overlap(tops, scores["head"].max() + 1)[2]
+        assert of_models["overlap by chance", model] == pytest.approx(by_chance)
     lost = of_models["few-shot accuracy lost, fv, against random_layer_matched"]
     assert lost["llama-2-7b"] == pytest.approx(0.1 + 0.02 * 11) and lost["pythia-70m"] == pytest.approx(0.1)
     text = text_of(pages / "model_scaling.ipynb")
