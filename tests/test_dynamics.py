@@ -141,7 +141,7 @@ def test_seeds_together_have_the_power_that_one_lacks():
     assert found.loc["all, same places", "p (induction first)"] == 1  # the same heads in every seed
     told = dynamics_report.transitions_sentence(found.reset_index(), 2)
     assert "Of 3 heads with both scores induction came first in 3, a share of 1.00; in random" in told
-    assert "Of these 3 heads 2 are induction heads at the last checkpoint too" in told
+    assert "Of these 3 heads 2 are induction heads at the end too" in told
     named = found.rename(index={"a": "lab-1k", "b": "lab-1k-seed1", "c": "lab-1k-data-seed2"}).reset_index()
     shown = dynamics_report.transitions_by_seed_shown(named)
     assert shown.index.tolist() == ["0", "1", "data-seed2", *list(found.index)[3:]]

@@ -107,17 +107,19 @@ def _csv_name(results: Path, table: Path) -> Path:
 def write_data(results: Path, names: Iterable[str], folder: Path) -> None:
     """Tables that the named runs wrote or read as CSV of seven digits, in the same tree, and their executed notebooks.
 
-    Other files among the results are left alone. Raises ValueError, naming the file, for a table that is damaged.
+    Those that were only read, of checkpoints without a page, are compressed. Other files among the results are left
+    alone. Raises ValueError, naming the file, for a table that is damaged.
     """
-    tables = set()
+    own, read = set(), set()
     for name in names:
         executed = (results / "notebooks" / f"{name}.ipynb").read_bytes()
         _write(folder / _EXECUTED.format(name), executed)
-        read = (json.loads(executed)["metadata"].get("made_from") or {}).get("tables", {})
-        tables |= {*_tables_of(results, name), *(path for table in read if (path := results / table).is_file())}
-    for table in sorted(tables):
-        frame = _read(table)
-        _write(folder / "tables" / _csv_name(results, table), _csv(frame))
+        own |= {*_tables_of(results, name)}
+        tables = (json.loads(executed)["metadata"].get("made_from") or {}).get("tables", {})
+        read |= {path for table in tables if (path := results / table).is_file()}
+    for table in sorted(own | read):
+        frame, target = _read(table), folder / "tables" / _csv_name(results, table)
+        _write(target if table in own else target.with_name(f"{table.stem}.csv.gz"), _csv(frame))
         kind, *name = table.relative_to(results).with_suffix("").parts
         if kind == "statistics" and name[0] == "claims":
             _write(folder / _VERDICTS.format("/".join(name)), _csv(with_verdicts(frame)))

@@ -8,8 +8,8 @@ from icl_lib.names import size_of
 from icl_lib.stats.permutation import sign_test
 
 PLACES = (
-    "Where heads of a layer start at unequal scales, alike in every seed, as in `lab-370k`, a head's place may explain "
-    "both of its scores. Against the same heads of other seeds it cannot.")
+    "Where heads of a layer start at unequal scales, alike in every seed (`lab-370k`), a head's place may explain both "
+    "scores; against the same heads of other seeds it cannot.")
 
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
@@ -94,16 +94,15 @@ def transitions_sentence(table: pd.DataFrame, still: int) -> str:
     first, *others = row[["induction first", "FV first", "both at once"]].astype(int)
     by_chance, fv_by_chance = row[["induction first, by chance", "FV first, by chance"]]
     text = (
-        "All seeds together: *in layers*, curves paired within each layer; *same places*, each seed's FV curves given "
-        "to another seed's heads at the same layer and place, where what a place does to both scores explains nothing; "
-        "*each step's threshold*, FV heads by each checkpoint's own threshold instead of the highest.")
+        "*In layers*: curves paired within layers; *same places*: each seed's FV curves given to the same heads of "
+        "another seed; *each step's threshold*: FV heads by each checkpoint's own threshold, not the highest.")
     if not first or not by_chance:
         return text
     both, share = first + sum(others), by_chance / (by_chance + fv_by_chance)
     return text + (
         f" Of {both} heads with both scores induction came first in {first}, a share of {first / both:.2f}; in random "
-        f"pairings it is {share:.2f}. Of these {first} heads {still} are induction heads at the last checkpoint too: "
-        "they have added a kind and not changed it.")
+        f"pairings it is {share:.2f}. Of these {first} heads {still} are induction heads at the end too: they added a "
+        "kind.")
 
 
 def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:
