@@ -96,7 +96,7 @@ def open_page(page, name, *, width=1280, theme="light"):
 def test_there_is_a_book():
     assert "index.html" in pages(), f"no book in {BOOK}: make book"
     size = sum(path.stat().st_size for path in BOOK.rglob("*") if path.is_file())
-    assert size < 75e6, f"{size / 1e6:.1f} MB"  # with every table, notebook and figure's numbers to save
+    assert size < 60e6, f"{size / 1e6:.1f} MB"  # with every table, notebook and figure's numbers to save
 
 
 def test_every_page_is_whole_and_asks_nothing_of_the_network(opened):
