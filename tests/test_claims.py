@@ -219,6 +219,18 @@ def test_the_share_of_heads_is_not_moved_by_a_missing_control(tmp_path):
     assert found.why == claim_statistics.NO_CONTROL  # and not the 0.9 at a fifth
 
 
+@pytest.mark.parametrize(("n_patterns", "decidable"), [(2, False), (3, True)])
+def test_two_patterns_that_agree_decide_nothing(tmp_path, n_patterns, decidable):
+    tables = PlantedTables(tmp_path)
+    tables.patterns("m", 0.3, {"none": [0.5] * 4})
+    path = tmp_path / "pattern_effects/m/step100.parquet"
+    own = read_table(path)
+    alone = [own.assign(task=f"pattern {i}") for i in range(n_patterns)]
+    write_table(pd.concat([own, *alone]), path, schema_name="pattern_effects", provenance=MADE_BY)
+    found, = claim_statistics.STATISTICS["pattern_effect"](tables.suite())
+    assert found.value == pytest.approx(0.3) and found.decidable == decidable
+
+
 def test_a_model_without_the_kinds_is_left_out(tmp_path):
     for name, options in {"none": {}, "weak": {"fv": 0.003}, "unread": {"fv": 0.1, "shuffled": 0.79}}.items():
         tables = PlantedTables(tmp_path / name)

@@ -13,6 +13,7 @@ from icl_lib.analysis.two_papers import MATCHED, by_task_benefits
 from icl_lib.stats.intervals import bootstrap_mean
 
 SMALLEST_BENEFIT = 0.05
+FEWEST_PATTERNS = 3  # two that happen to agree would give a narrow interval
 NO_PATTERN = "the model can do none of the patterns"
 NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty, or the interval of it reaches 0"
 
@@ -21,18 +22,21 @@ def pattern_effect(suite: SuiteTables) -> Iterator[Estimate]:
     """Accuracy lost on patterns, per model, at the smallest share of heads ranked by prefix matching.
 
     Beyond random heads of neither kind in the same layers, at the most demonstrations, mean over the tasks that the
-    model can do. Cannot be decided where it can do none, and without such random heads.
+    model can do. Cannot be decided where it can do fewer than three, and without such random heads.
     """
     for model in suite.ablated:
         if suite.table("patterns", model).empty:
             continue
         effects = suite.table("pattern_effects", model)
-        rows = effects[(effects["task_set"] == "patterns") & (effects["task"] == "") & (effects["excluded"] == "")
+        rows = effects[(effects["task_set"] == "patterns") & (effects["excluded"] == "")
                        & (effects["ranking"] == "induction") & (effects["ranked_by"] == THEIRS)]
         least = (rows["fraction"] == rows["fraction"].min()) & (rows["n_shots"] == rows["n_shots"].max())
-        row = rows[least & (rows["control"] == MATCHED)]
+        at = rows[least & (rows["control"] == MATCHED)]
+        row, n_patterns = at[at["task"] == ""], at["task"].ne("").sum()
         if row.empty:
             yield undecidable(model, NO_PATTERN if rows.empty else NO_CONTROL)
+        elif 0 < n_patterns < FEWEST_PATTERNS:
+            yield undecidable(model, f"{n_patterns} patterns", float(row["value"].item()), int(row["n_prompts"].item()))
         else:
             yield spanned(model, row[["value", "low", "high"]].to_numpy()[0], n=int(row["n_prompts"].item()),
                           of="prompts")
