@@ -1,13 +1,10 @@
 """Pages of the book: what is made of an executed notebook, and the data dictionary."""
 
-import base64
 import re
 import shutil
 import subprocess
 import sys
-from html import unescape
 from pathlib import Path
-from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
@@ -17,7 +14,7 @@ import yaml
 from icl_lib.provenance import provenance
 from icl_lib.tables import KEYS, SCHEMAS, write_table
 from tests.project import ROOT, notebook
-from workflow.book import FIGURE, _as_page, _smaller, build, stage
+from workflow.book import _as_page, build, stage
 from workflow.runs import data_of_page, dictionary_page, write_data
 
 
@@ -167,18 +164,6 @@ def test_staging_fills_in_the_runs(project):
     assert (source / "claims.md").read_text().startswith("# claims\n\nNo model of this suite")
     assert "Not finished: `training_dynamics/models/c`" in (source / "training_dynamics.md").read_text()
     assert "**Missing:** `training_dynamics/models/c`" in (source / "runs.md").read_text()
-
-
-def test_figures_of_pages_are_the_same_drawings_in_fewer_bytes():
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg">\n <path d="M 1.234567 2.5&#38;"/>\n  '
-        '<g transform="scale(0.015625)"/>'
-        '<text>a &amp; "b" #1 50%</text>\n</svg>')
-    page = f'<img src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"/>'
-    smaller = FIGURE.sub(_smaller, page)
-    found = unescape(re.search(r'src="data:image/svg\+xml,([^"]*)"', smaller)[1])  # as a browser reads it
-    assert unquote(found) == '<svg xmlns="http://www.w3.org/2000/svg"> <path d="M 1.23 2.5&#38;"/> ' \
-        '<g transform="scale(0.015625)"/><text>a &amp; "b" #1 50%</text> </svg>'
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import xml.etree.ElementTree as ET
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 import seaborn as sns
 
-from icl_lib.figures.common import Figure
+from icl_lib.figures.common import Figure, svg_link
 from icl_lib.figures.data import drawn
+from tests.drawn import figures_in
 
 
 @pytest.fixture
@@ -72,3 +74,27 @@ def test_an_interval_without_ends_is_none(axes):
     axes[0].errorbar([1, 2], [3, 4], yerr=[[np.nan, 0.5], [np.nan, 0.25]], fmt="o")
     intervals = drawn(axes[0].figure).query("mark == 'interval'")
     assert intervals[["x", "y", "y_end"]].to_numpy().tolist() == [[2, 3.5, 4.25]]
+
+
+def test_the_picture_in_a_page_is_the_same_drawing_in_fewer_bytes(axes):
+    axes[0].plot([1, 2, 3], [0.25, 0.1234567891, 0.7], marker="o")
+    axes[1].set_title("it's <a> & \"b\" #1 50%")
+    file = io.StringIO()
+    axes[0].figure.savefig(file, format="svg")
+    link = svg_link(file.getvalue())
+    (found,) = figures_in(f'<img class="figure" src="{link}"/>')
+    old, new = ([element for element in ET.fromstring(svg).iter() if element.tag.startswith("{http://www.w3.org/2000/svg}")
+                 and not element.tag.endswith("metadata")] for svg in (file.getvalue(), found))
+    assert len(link) < 0.95 * len(file.getvalue()) and [e.tag for e in old] == [e.tag for e in new]
+    number = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
+    for before, after in zip(old, new, strict=True):
+        assert before.keys() == after.keys()
+        for key, text in before.items():
+            other = after.get(key)
+            assert number.sub("#", " ".join(text.split())) == number.sub("#", other.strip()), key
+            apart = [abs(float(a) - float(b)) for a, b in zip(number.findall(text), number.findall(other), strict=True)]
+            assert max(apart, default=0) <= (0.01 if key in ("d", "x", "y", "transform") else 0), (key, text, other)
+            assert "scale" not in text or re.findall(r"scale\([^)]*\)", text) == re.findall(r"scale\([^)]*\)", other)
+    link = svg_link('<svg><text>it&#39;s "b" &amp; #1 50%</text></svg>')
+    (quoted,) = figures_in(f'<img class="figure" src="{link}"/>')
+    assert ET.fromstring(quoted)[0].text.replace("'", '"') == 'it"s "b" & #1 50%'

@@ -15,7 +15,6 @@ from icl_lib.figures import common as figures
 from icl_lib.kinds import heads_of_kind
 from icl_lib.tables import read_table
 from tests.drawn import figures_in, points_drawn
-from workflow.book import FIGURE, _smaller
 from workflow.notebooks import NOTEBOOKS
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
@@ -166,7 +165,6 @@ def test_a_figure_without_data_is_told_from_one_with(draw, points):
     draw(ax)
     page = figures.Figure(ax, "a caption", "an alternative text")._repr_html_()
     assert [points_drawn(svg) for svg in figures_in(page)] == [[points]]
-    assert [points_drawn(svg) for svg in figures_in(FIGURE.sub(_smaller, page))] == [[points]], "as the book has it"
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ notebooks under notebooks/ as they lie under RESULTS, and a page of all runs. Wh
 """
 
 import argparse
-import base64
 import importlib.util
 import itertools
 import json
@@ -19,7 +18,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 
@@ -41,7 +39,6 @@ FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>(.*?</figcaption>)
 # A table whose index has a name: pandas gives the name a row of its own below the columns' heads.
 TWO_HEADS = re.compile(r"<thead>\s*<tr[^>]*>\s*((?:<th></th>\s*)+)((?:<th>[^<]*</th>\s*)+)</tr>\s*"
                        r"<tr[^>]*>\s*((?:<th>[^<]+</th>\s*)+)(?:<th></th>\s*)+</tr>\s*</thead>")
-FIGURE = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)")
 # Where a launched page is looked for in the repository: every run of a notebook at its template.
 LAUNCHED = re.compile(rf"(?<=/{TEMPLATES.name}/)notebooks/(\w+)/[^\"?&]+(?=\.ipynb)")
 # What the theme puts into every page and a page opened from disk cannot use: fonts ahead of time, and a script from
@@ -183,13 +180,6 @@ def _without_runs(kind: str, absent: list[str]) -> str:
     return f"# {title(Run(kind).template)}\n\n{why}\n"
 
 
-def _smaller(found: re.Match[str]) -> str:
-    """A figure in a page in fewer bytes: paths in hundredths of a point, no indentation, no base64."""
-    svg = re.sub(r"\s*\n\s*", " ", base64.b64decode(found[1]).decode())
-    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\d\.\d\d)\d+", r"\1", path[0]), svg)
-    return "data:image/svg+xml," + quote(svg, safe=" !$()*+,-./:;=?@_~|{}[]^`'")
-
-
 def build(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()) -> Path:
     """Render the book, every warning an error. Returns the page to open; raises RuntimeError in one line."""
     source, log = stage(results, notebooks, missing), results / "logs" / "book.log"
@@ -218,8 +208,7 @@ def _finish(html: Path) -> None:
         shutil.copy(Path(importlib.util.find_spec(package).origin).parent / file, html / "_static" / name)
     for file in html.rglob("*.html"):
         text = NOT_FROM_DISK.sub("", file.read_text(encoding="utf-8"))
-        text = LAUNCHED.sub(r"\1", text)
-        file.write_text(FIGURE.sub(_smaller, text), encoding="utf-8")
+        file.write_text(LAUNCHED.sub(r"\1", text), encoding="utf-8")
 
 
 def build_unfinished(suite: Suite) -> Path | None:

@@ -14,7 +14,7 @@ from icl_lib.analysis.claims import with_verdicts
 from icl_lib.tables import DICTIONARY, KEYS, read_table
 from workflow.notebooks import Run
 
-_PLAIN = 15_000  # bytes of a parquet file up to which its CSV is not compressed
+_PLAIN = 5_000  # bytes of a parquet file up to which its CSV is not compressed
 # Where the book keeps the verdicts on the claims over one group of models, and the executed notebook of a run.
 _VERDICTS, _EXECUTED = "tables/verdicts/{}.csv", "tables/notebooks/{}.ipynb.gz"
 
