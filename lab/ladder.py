@@ -115,25 +115,24 @@ def means_by_size(reached: pd.DataFrame) -> pd.DataFrame:
     return means
 
 
-def recipe_table() -> pd.DataFrame:
-    """The trials of `lab.recipe`: one row per arm and seed; raises FileNotFoundError where none were run."""
-    table = pd.read_csv(TRIALS)
-    columns = ["arm", "seed", "loss", "10 shots", "1 shot", "gap to shuffled", "prefix matching", "FV score",
-               "null, 99 %"]
-    return table[columns].set_index("arm")
+def recipe_table(rung: str) -> pd.DataFrame:
+    """A size's trials (`lab.recipe`): one row per arm and seed; raises FileNotFoundError where none were run."""
+    columns = ["arm", "seed", "loss", "10 shots", "1 shot", "gap to shuffled", "prefix matching", "induction layers",
+               "other heads", "FV score", "null, 99 %", "FV heads"]
+    return _trials(rung).reindex(columns=columns).dropna(axis="columns", how="all").set_index("arm")
 
 
-def recipe_changes() -> pd.DataFrame:
-    """What each arm of the recipe's trials changes, as it stands in recipe.yaml."""
-    arms = yaml.safe_load(ARMS.read_text(encoding="utf-8"))["arms"]
+def recipe_changes(rung: str) -> pd.DataFrame:
+    """What each arm of a size's trials changes, as it stands in recipe.yaml."""
+    arms = yaml.safe_load(ARMS.read_text(encoding="utf-8"))[rung]
     return pd.DataFrame([(arm, yaml.safe_dump(change, default_flow_style=True).strip() if change else "nothing")
                          for arm, change in arms.items()], columns=["arm", "changed"]).set_index("arm")
 
 
-def recipe_sentence() -> str:
+def recipe_sentence(rung: str) -> str:
     """In how many seeds of each arm the two kinds of heads formed, and the 10-shot accuracies, in one sentence."""
     parts = []
-    for arm, rows in pd.read_csv(TRIALS).groupby("arm", sort=False):
+    for arm, rows in _trials(rung).groupby("arm", sort=False):
         induction = int((rows["prefix matching"] > 0.5).sum())
         fv = int(((rows["FV score"] > 0.03) & (rows["FV score"] > rows["null, 99 %"])).sum())
         shots = ", ".join(f"{value:.2f}" for value in rows["10 shots"])
@@ -141,3 +140,7 @@ def recipe_sentence() -> str:
                      f"10 shots {shots}")
     return (f"Counting prefix matching above 0.5 and FV scores above 0.03 and their null. {'; '.join(parts)}. Where "
             "seeds of the recipe as it is differ, one seed of another arm says little.")
+
+
+def _trials(rung: str) -> pd.DataFrame:
+    return pd.read_csv(TRIALS).query("rung == @rung")

@@ -10,7 +10,7 @@ from icl_lib.data.sources import read_tasks
 from lab import files, ladder, recipe, retrain, seeds
 from lab import train as trainer
 
-PLAN = yaml.safe_load(files.ARMS.read_text(encoding="utf-8"))
+RECIPES = yaml.safe_load(files.ARMS.read_text(encoding="utf-8"))
 
 
 def tokens_per_step(config):
@@ -24,10 +24,10 @@ def test_a_change_is_merged_into_the_rung_and_none_takes_a_key_out():
     assert config["mixture"]["a"] == {"rows": 1, "length": 2}
 
 
-@pytest.mark.parametrize("arm", PLAN["arms"])
-def test_arms_change_what_they_say_and_keep_the_number_of_tokens(arm):
-    base = trainer.read_rung(PLAN["rung"])
-    config = recipe.changed(base, PLAN["arms"][arm])
+@pytest.mark.parametrize(("rung", "arm"), [(rung, arm) for rung, arms in RECIPES.items() for arm in arms])
+def test_arms_change_what_they_say_and_keep_the_number_of_tokens(rung, arm):
+    base = trainer.read_rung(rung)
+    config = recipe.changed(base, RECIPES[rung][arm])
     assert abs(tokens_per_step(config) / tokens_per_step(base) - 1) < 0.02
     assert (config == base) == (arm == "as it is")
     assert set(config) <= set(base) | {"leave_out"} and set(config["mixture"]) <= set(base["mixture"])
@@ -49,12 +49,46 @@ def test_left_out_tasks_are_never_read(tmp_path, monkeypatch):
     assert "months_next" in seen and "antonym" not in seen and not [name for name in seen if "_or_" in name]
 
 
-def test_the_table_of_trials_has_a_row_per_arm_run():
-    table = pd.read_csv(files.TRIALS)
-    assert set(table["arm"]) <= set(PLAN["arms"]) and table["arm"].iloc[0] == "as it is"
+@pytest.mark.parametrize("rung", RECIPES)
+def test_the_table_of_trials_has_a_row_per_arm_run(rung):
+    table = pd.read_csv(files.TRIALS).query("rung == @rung")
     assert not table.duplicated(["arm", "seed"]).any()
-    assert {"prefix matching", "FV score", "null, 99 %", "10 shots", "loss"} <= set(table)
-    assert f"of {(table.arm == 'as it is').sum()} seeds, FV heads in" in ladder.recipe_sentence()
+    assert table["arm"].drop_duplicates().to_list() == [arm for arm in RECIPES[rung] if arm in set(table["arm"])]
+    shown = ladder.recipe_table(rung)
+    assert shown.index.to_list() == table["arm"].to_list() and shown.index[0] == "as it is"
+    assert shown.notna().to_numpy().all()
+    assert {"prefix matching", "FV score", "null, 99 %", "10 shots", "loss"} <= set(shown)
+    assert ("FV heads" in shown) == (rung == "lab-370k"), "older trials lack it"
+    assert ladder.recipe_changes(rung).index.to_list() == list(RECIPES[rung])
+    assert f"of {(table.arm == 'as it is').sum()} seeds, FV heads in" in ladder.recipe_sentence(rung)
+
+
+def test_a_trial_trains_the_changed_size_once_and_adds_its_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trained = []
+
+    def train(name, *, seed, models, config):
+        folder = models / name / f"seed{seed}"
+        if not folder.is_dir():
+            trained.append((name, config["lr"]))
+            folder.mkdir(parents=True)
+            pd.DataFrame({"loss": [3.0, 1.5]}).to_csv(folder / "curve.csv")
+        return folder
+
+    recipes, table = tmp_path / "recipe.yaml", tmp_path / "recipe.csv"
+    recipes.write_text(yaml.safe_dump({"lab-40k": {"as it is": {}, "slow": {"lr": 1e-9}}, "lab-20k": {
+        "as it is": {}, "slow": {"lr": 1e-8}}}, sort_keys=False))
+    for name, value in {"ARMS": recipes, "TRIALS": table, "MODELS": tmp_path, "train": train,
+                        "measure": lambda name, **_: {"FV heads": 2}}.items():
+        monkeypatch.setattr(recipe, name, value)
+    assert recipe.main(["slow", "--rung", "lab-20k"]) == 0 and recipe.main(["slow"]) == 0
+    assert recipe.main(["--rung", "lab-20k"]) == 0 and recipe.main(["--rung", "lab-20k"]) == 0
+    as_it_is = trainer.read_rung("lab-20k")["lr"]
+    assert trained == [("slow", 1e-8), ("slow", 1e-9), ("as-it-is", as_it_is)], "finished rows are not repeated"
+    rows = pd.read_csv(table)[["rung", "arm"]].to_numpy().tolist()
+    assert rows == [["lab-20k", "as it is"], ["lab-20k", "slow"], ["lab-40k", "slow"]]
+    assert recipe.main(["fast", "--rung", "lab-20k"]) == 1
+    assert "error: arm 'fast' of lab-20k, expected one of as it is, slow" in capsys.readouterr().err
 
 
 def test_the_ladder_has_a_row_per_trained_rung_with_sizes_from_the_weights():
