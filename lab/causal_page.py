@@ -121,8 +121,9 @@ def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
     """
     said = "; ".join(f"by the rule of {name} {SHORT[found.word].format(UNDER_THE_MASK * found.by_mask)}" + (
         f": {_reason(found)}" if found.arms and not found.copying_trained else "") for name, found in judged.items())
-    text = ("**A stepping stone?** Whether FV heads need induction, from models trained without it (the causal test): "
-            f"{said}.")
+    text = ("**A stepping stone?** Do FV heads need induction? [Lab models](causal_test) were trained with earlier "
+            "copies hidden from attention in running text (a *mask*, its *sham* hides as much at random), at last "
+            f"without the prompts that train copying (*glossaries*): {said}.")
     against = [f"Against {name}: " + "; ".join(
         ["models learned to copy running text under this mask"] * (found.by_mask and bool(found.losses))
         + ["copying inside prompts was left trainable"] * found.copying_trained) + "."

@@ -22,7 +22,8 @@ def accuracy_differences(grid: pd.DataFrame) -> Figure:
         "Drop of few-shot accuracy (first token) when FV heads are ablated less that when induction heads are, both "
         f"beyond layer-matched random heads ({draws_words(grid)}). Orange: accuracy drops more for FV heads; blue: for "
         "induction heads. Dot: 95 % bootstrap interval over tasks, prompts and draws clear of zero, each cell for "
-        "itself. White: no valid control. 3 % of cells lie beyond the colour scale.",
+        "itself. White: the same drop for both kinds, as where both sets are the same heads. 3 % of cells lie beyond "
+        "the colour scale.",
         "Heat maps, one per model, of the difference in lost accuracy by replacement, positions and share of heads.")
 
 

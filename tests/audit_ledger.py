@@ -23,16 +23,15 @@ NOT_AUDITED = {
 LAST = "random_layer_matched"
 
 
-def effect(metric, ranking, excluded, larger_than=0):
+def effect(metric, ranking, excluded, positions="all"):
     def of(suite):
         found = {}
-        for model, lost in suite.losses.items():
-            if suite.sizes[model] <= larger_than:
-                continue
+        for model, lost in (suite.losses if positions == "all" else suite.losses_last).items():
             key = (metric, excluded, LAST, ranking)
             if key in lost:
                 rows = suite.effects[model]
                 row, = rows[(rows["metric"] == metric) & (rows["excluded"].ne("") == excluded)
+                            & (rows["positions"] == positions)
                             & (rows["control"] == LAST) & (rows["ranking"] == ranking)].itertuples()
                 found[model] = (lost[key], row.low, row.high, row.p_value)
             else:
@@ -161,7 +160,7 @@ def beyond_zero_shot(suite):
         if few.isna().all():
             found[model] = np.nan
             continue
-        value = few.mean() / of_few.mean() - zero.mean() / of_zero.mean()
+        value = few.mean() / of_few.mean() - max(0, zero.mean() / of_zero.mean())
         # each task's part in the change of both ratios, to first order
         part = (few - few.mean() / of_few.mean() * of_few) / of_few.mean() - (
             zero - zero.mean() / of_zero.mean() * of_zero) / of_zero.mean()
@@ -254,12 +253,15 @@ def when(kind):
 AUDIT = {
     "H1, 4a": effect(ACCURACY, "fv_minus_induction", False), "H1, 4a (size)": effect_trend(ACCURACY, False),
     "H2 (distinct), 3b": shared, "H2 (connected), 5e": audit_seeds.transitions(audit_seeds.induction_first),
+    "5e (change)": audit_seeds.changed,
     "5e (chance)": audit_seeds.transitions(audit_seeds.beyond_chance, place=False),
     "5e (chance, place)": audit_seeds.transitions(audit_seeds.beyond_chance, place=True),
     "5e (before, place)": audit_seeds.before, "3a": depths, "3c (FV)": percentile("fv"),
-    "3c (induction)": percentile("induction"), "3d": strengths, "4b": effect(ACCURACY, "induction", True, 1e9),
+    "3c (induction)": percentile("induction"), "3d": strengths, "4b": effect(ACCURACY, "induction", True),
     "4c": effect(ACCURACY, "fv", True), "C2": effect(ACCURACY, "fv", True),
-    "4d": effect(LOSS, "fv_minus_induction", True, 345e6), "4d (size)": effect_trend(LOSS, True),
+    "H1, 4a (last)": effect(ACCURACY, "fv_minus_induction", False, "last"),
+    "4c (last)": effect(ACCURACY, "fv", True, "last"),
+    "4d": effect(LOSS, "fv_minus_induction", True), "4d (size)": effect_trend(LOSS, True),
     "4e (metrics)": dissociation, "4e (correlation)": correlations, "4f": tasks_with_more, "4g": beyond_zero_shot,
     "5a": early, "5b": later, "5b (order)": audit_seeds.order, "5b (gradual)": gradual, "5c": plateau,
     "5d (induction)": when("induction"), "5d (FV)": when("fv"), "5f": audit_seeds.transitions(audit_seeds.reverse),

@@ -115,9 +115,9 @@ def trend(sizes, values):
     return rho, (null >= abs(rho) - 1e-9).mean(), (null >= null.max() - 1e-9).mean()
 
 
-def losses(ablations, fraction=0.1):
+def losses(ablations, fraction=0.1, positions="all"):
     """What is lost, mean over tasks, by (metric, excluded, control, ranking): from the table `ablations` alone."""
-    rows = ablations[(ablations["replacement"] == "mean") & (ablations["positions"] == "all")]
+    rows = ablations[(ablations["replacement"] == "mean") & (ablations["positions"] == positions)]
     rows = rows[rows["fraction"] == fraction]
     found = {}
     for metric in (ACCURACY, LOSS):

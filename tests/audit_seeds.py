@@ -37,6 +37,19 @@ def reverse(firsts, end):
     return (both & (fv < induction)).sum() / both.sum()
 
 
+def changed(suite):
+    """Share of the heads with both scores, induction first, that end without the induction score."""
+    found = {}
+    for size, models in seeds(suite).items():
+        ends = []
+        for model in models:
+            last = plain.heads(suite.by_step(model)[-1][1], plain.PREFIX).ravel()
+            induction, fv = (suite.crossings(model)[0][kind] for kind in ("induction", "fv"))
+            ends += last[(fv < len(suite.models[model])) & (induction < fv)].tolist()
+        found[size] = np.mean(np.array(ends) <= 0.3) if ends else np.nan
+    return found
+
+
 def beyond_chance(firsts, end, *, place):
     def count(a, b):
         return ((b < end) & (a < b)).sum()

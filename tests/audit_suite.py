@@ -99,9 +99,10 @@ def _measured(rng, conditions, heads):
     answered = (rng.uniform(size=len(tasks)) < right[:, None]).astype(float)
     without = (rng.uniform(size=len(tasks)) < (0.4 - 0.2 * size - 0.2 * share[1])[:, None]).astype(float)
     nats = (1.2 - 0.2 * share[1] - 0.6 * share[0] - size)[:, None] + rng.normal(0, 0.2, (len(conditions), DOCUMENTS))
-    both = {"first_token_accuracy": (tasks, answered),
-            "token_loss_difference": (np.full(DOCUMENTS, "documents"), nats)}
-    found = [Measurement(metric, "mean", "all", conditions, *values) for metric, values in both.items()]
+    at_last = (rng.spawn(1)[0].uniform(size=len(tasks)) < right[:, None] + 0.1).astype(float)
+    of = {("first_token_accuracy", "all"): (tasks, answered), ("first_token_accuracy", "last"): (tasks, at_last),
+          ("token_loss_difference", "all"): (np.full(DOCUMENTS, "documents"), nats)}
+    found = [Measurement(metric, "mean", positions, conditions, *values) for (metric, positions), values in of.items()]
     return found + zero_shot([Measurement("first_token_accuracy", "mean", "all", conditions, tasks, without)])
 
 

@@ -17,7 +17,9 @@ class Suite:
         self.all_scores, self.all_accuracy = (
             plain.read(results, kind, models, last=False) for kind in ("scores", "accuracy"))
         self.followed = [model for model, steps in models.items() if len(steps) > 1]
-        self.losses = {model: plain.losses(rows, shares["ablated_fraction"]) for model, rows in self.ablations.items()}
+        self.losses, self.losses_last = ({
+            model: plain.losses(rows, shares["ablated_fraction"], positions) for model, rows in self.ablations.items()}
+            for positions in ("all", "last"))
 
     def kinds(self, model):
         count = plain.kinds(self.scores[model], self.accuracy[model])

@@ -21,7 +21,8 @@ def effect(tables, state, claim):
     value = 0.3 * sign * (-1 if state == FAILS else 1)
     both_kinds(tables, model)
     controls = [("none", "random")] if state == POWERLESS else []
-    tables.effects(model, [(claim.given["metric"], claim.given["ranking"], claim.given["excluded"], value, *controls)])
+    tables.effects(model, [(claim.given["metric"], claim.given["ranking"], claim.given["excluded"], value, *controls)],
+                   positions=claim.given.get("positions", "all"))
     return tables.suite({model: size})
 
 
@@ -173,8 +174,18 @@ def few_shot_loss_beyond_zero_shot(tables, state, claim):
 
 
 def emergence_share(tables, state, claim):
-    along(tables, steps=[0, 100, 200, 400] if state == POWERLESS else STEPS,
-          induction={200 if state == FAILS else 20: layer(1)}, fv={400: layer(2)})
+    longer = [100 * step for step in STEPS]
+    along(tables, steps=[0, *longer[-3:]] if state == POWERLESS else longer,
+          induction={longer[-2] if state == FAILS else longer[2]: layer(1)}, fv={longer[-1]: layer(2)})
+    return tables.suite()
+
+
+def changed_share(tables, state, claim):
+    heads = layer(1, 5 if state == POWERLESS else 8)
+    for step in STEPS:
+        gone = state != FAILS and step > 200
+        both_kinds(tables, step=step, induction=with_heads(layer(3) + (heads if 20 <= step and not gone else []), 0.4),
+                   fv=with_heads(heads if step >= 100 else [], 0.1, seed=1))
     return tables.suite()
 
 

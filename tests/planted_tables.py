@@ -67,7 +67,7 @@ class PlantedTables:
         columns = ["n_shots", "labels", "task", "task_type", "split", "metric", "value"]
         self._write("accuracy", model, step, pd.DataFrame(rows, columns=columns))
 
-    def effects(self, model: str, rows, step: int = 100, *, fraction: float = 0.1, half: float = 0.1):
+    def effects(self, model: str, rows, step: int = 100, *, fraction: float = 0.1, half: float = 0.1, positions="all"):
         """Effects against every control; `rows`: metric, ranking, excluded, value, and if wanted the controls."""
         found = []
         for metric, ranking, excluded, value, *rest in rows:
@@ -78,7 +78,7 @@ class PlantedTables:
                     "value": value if control == "random_layer_matched" else value + 0.05})
         table = pd.DataFrame(found)
         self._write("effects", model, step, table.assign(
-            replacement="mean", positions="all", fraction=fraction, n_heads=4, n_draws=3, low=table["value"] - half,
+            replacement="mean", positions=positions, fraction=fraction, n_heads=4, n_draws=3, low=table["value"] - half,
             high=table["value"] + half, p_value=0.01, n_prompts=80))
 
     def ablations(self, model: str, clean: dict[str, float], lost: dict[tuple[str, str], list[float]] | None = None,

@@ -149,6 +149,21 @@ def test_draws_that_differ_widen_an_effect_but_not_a_difference_from_the_same_dr
     alike, apart = width(0.0), width(0.1)
     assert apart["fv"] > 3 * alike["fv"]
     assert apart[DIFFERENCE] == pytest.approx(alike[DIFFERENCE])
+    # nor from layer-matched draws that are the same for both kinds: what is left is the difference against no ablation
+    both = [c for c in m.conditions if c.ranking != "random_layer_matched"]
+    drawn = np.random.default_rng(1).normal(size=(6, 1)) + m.values[0]
+    both += [Condition("random_layer_matched", "", kind, 0.1, i, m.conditions[-1].heads)
+             for kind in ("fv", "induction") for i in range(6)]
+    own = [row for row, c in zip(m.values, m.conditions, strict=True) if c.ranking != "random_layer_matched"]
+    table = effects_table([dataclasses.replace(m, conditions=both, values=np.stack([*own, *drawn, *drawn]))],
+                          name="m", step=1)
+    gaps = table[table["ranking"] == DIFFERENCE].set_index("control")[["value", "low", "high"]]
+    assert gaps.loc["random_layer_matched"].to_numpy() == pytest.approx(gaps.loc["none"].to_numpy())
+    # where the heads are the same too, there is nothing to tell
+    same = np.stack([own[0], own[1], own[1], *drawn, *drawn])
+    gap = corrected(effects_table([dataclasses.replace(m, conditions=both, values=same)], name="m", step=1)).set_index(
+        "ranking").loc[DIFFERENCE]
+    assert gap["value"] == gap["low"] == gap["high"] == 0
 
 
 def test_sets_overlap_and_remaining_percentiles():

@@ -24,6 +24,7 @@ from tests.audit_tables import Suite
 from tests.project import ROOT
 
 FRACTIONS = [0.05, 0.1]
+STEPS = [step for steps in MODELS.values() for step in steps]
 REAL = {model: LAST[model] for model in ("lab-40k", "lab-110k")}
 
 
@@ -108,8 +109,8 @@ def test_the_ledger_prints_its_numbers_and_tallies(suite, ledger):
         for verdict, model, text in models:
             row = rows.loc["" if model == "all models" else model]
             smallest = power[(power["name"] == claim.id + POWER) & (power["model"] == row.name)]["value"]
-            # counts in reasons: heads, tasks, checkpoints, sizes; a share of the training
-            counts = [row["n"], *range(2, 9), 0.05, *smallest]
+            # counts in reasons: heads, tasks, checkpoints, sizes, millions of parameters; a share of the training
+            counts = [row["n"], *range(2, 9), 0.05, *smallest, claim.given.get("larger_than", 0) / 1e6, *STEPS]
             covered(text, [*row[["value", "low", "high", "p_value"]], *counts, *_shares()], names=MODELS)
             assert verdict in (HOLDS, FAILS, OPEN, POWERLESS)
         votes = Counter()
@@ -129,6 +130,23 @@ def test_the_ledger_prints_its_numbers_and_tallies(suite, ledger):
     check(sentence[0], [len(said), *order])
     assert all(row[1].count(rule_words(c.holds)) for c, row in zip(read_claims(), rows_of(html)[1:], strict=True)
                if c.holds)
+
+
+def stands_for(said, sizes, table):
+    """The model that a claim's estimate is printed of: the largest with power, of its seeds one that says what most do.
+
+    `said`: the claim's verdicts as printed; those without an estimate in `table` are left out.
+    """
+    with_value = set(table["model"][table["value"].notna()])
+    models = [(verdict, model) for verdict, model, _ in said if model.replace("all models", "") in with_value]
+    able = [one for one in models if one[0] != POWERLESS] or models
+    if not able or able[0][1] == "all models":
+        return able and ""
+    most = max(sizes[model] for _, model in able)
+    seeds = [one for one in able if sizes[one[1]] == most]
+    same = [verdict for verdict, model, _ in said if size_of(model) == size_of(seeds[0][1]) and verdict != POWERLESS]
+    vote = next((v for v in (HOLDS, FAILS) if same.count(v) > len(same) / 2), OPEN) if same else POWERLESS
+    return next((model for verdict, model in seeds if verdict == vote), seeds[0][1])
 
 
 def _shares():
@@ -155,14 +173,16 @@ def test_the_front_page_prints_numbers_of_the_ledger_and_the_scaling_page(suite,
     assert counts == texts(suite[1]["claims"])[0].replace("Here", "In the lab")
     tested = [pd.read_parquet(suite[0] / f"statistics/claims{group}.parquet") for group in ("/real", "")]
     printed = [verdicts(texts(suite[1][f"claims{group}"], HTML)[0]) for group in ("/real", "")]
-    largest = ["lab-110k", "lab-1m"]
-    assert all(sizes[model] == max(sizes[m] for m in of) for model, of in zip(largest, (REAL, MODELS), strict=True))
-    covered(answer, [x for rows, model in zip(tested, largest, strict=True) for x in rows.query(
-        "name == 'H1, 4a' and model == @model")[["value", "low", "high"]].to_numpy().ravel()], names=MODELS)
+    named = re.findall(r"\((lab-[\w-]+), the largest", answer)
+    wanted = [(rows, claim, stands_for(said[claim][1], sizes, rows[rows["name"] == claim]))
+              for claim in ("H1, 4a", "H1, 4a (last)") for rows, said in zip(tested, printed, strict=True)]
+    assert named == [model for *_, model in wanted] and set(named) >= {"lab-110k", "lab-1m"}
+    covered(answer, [x for rows, claim, model in wanted for x in rows.query(
+        "name == @claim and model == @model")[["value", "low", "high"]].to_numpy().ravel()], names=MODELS)
     html, = texts(suite[1]["index"], HTML)
     of_front = [claim for claim in read_claims() if claim.front]
     rows = html.split("<tr>")[2:]
-    assert len(rows) == len(of_front) == 5
+    assert len(rows) == len(of_front) == 6
     for claim, row in zip(of_front, rows, strict=True):
         chips = re.findall(r'<span class="verdict [\w-]+">([^<]*)</span>', row)
         assert chips == [said[claim.id][0] for said in printed]
@@ -216,14 +236,19 @@ def test_the_papers_figures_have_the_ledgers_numbers_and_words(suite, sizes):
             assert [part.split("</span>")[0] for part in parts] == wanted
             for part, claim in zip(parts, dict.fromkeys([figure["claims"][0], *measured]), strict=True):
                 own = table[(table["name"] == claim) & table["value"].notna()]
-                model = max(own["model"], key=lambda name: sizes.get(name, 0), default=None)
-                number = re.search(r"<small>([^<]*): ([^<:]*)</small>", part)
-                if model is None or claim not in measured:
+                model = stands_for(of_ledger[claim][1], sizes, own)
+                number = re.search(r"<small>([^<]*): ([^<:;]*)(?:; ([^<]*))?</small>", part)
+                if model == [] or claim not in measured:
                     assert not number
                     continue
-                assert number[1] == (model or "all models")
+                seeds = re.fullmatch(r"(.*?)(?: \(one of (\d) seeds\))?", number[1])
+                assert seeds[1] == (model or "all models")
                 value, low, high, p = own[own["model"] == model][["value", "low", "high", "p_value"]].to_numpy()[0]
                 check(number[2], [value, low, high] if low < high else [value] if np.isnan(p) else [value, p])
+                power = table[(table["name"] == claim + POWER) & (table["model"] == model)]["value"]
+                limit = power[(power >= 0.05) & (power < 1)]
+                assert bool(number[3]) == power.ge(0.05).any()
+                covered(number[3] or "", limit, names=MODELS)
         counts = Counter()
         for claim in figure["claims"]:
             spoken = [of_ledger[claim][0] for of_ledger in printed if of_ledger[claim][0] in word]

@@ -192,7 +192,7 @@ def test_not_necessary_is_told_with_what_speaks_against_it():
     found = judge.verdict(runs, PLAN)
     assert found.word == "not_necessary" and not found.by_mask
     told = causal_report.conjecture_sentence({"one": found})
-    assert "Against one: copying inside prompts was left trainable." in told and "mask" not in told
+    assert "Against one: copying inside prompts was left trainable." in told and "this mask" not in told
     assert "The rule was changed after runs" in told
     rates = "at rates of 0.75 with FV heads and 0.12 without (sham 0.38; not measured in 3 seeds)."
     assert "Copying inside prompts was left trainable" in causal_report.verdict_sentence(found, "one")

@@ -15,6 +15,7 @@ from icl_lib.analysis.claims import (
     POWERLESS,
     counts_sentence,
     ledger,
+    of_largest_model,
     overall,
     read_claims,
     tally_words,
@@ -151,7 +152,7 @@ def test_statistics_over_tasks_are_those_of_their_words(tmp_path):
     suite = SuiteTables(tmp_path, {"m": [1]}, {"m": [1]}, {}, ablated_fraction=0.09)
     more, = claim_statistics.tasks_with_larger_fv_loss(suite)
     assert more.value == pytest.approx((1 + 0.5 + 0 + 1) / 4) and more.n == 4
-    assert more.smallest_p == pytest.approx(2 / 16) and not more.decidable
+    assert more.smallest_p == pytest.approx(2 / 8) and not more.decidable  # a tie says nothing
     beyond, = claim_statistics.few_shot_loss_beyond_zero_shot(suite)
     assert beyond.value == pytest.approx(np.mean([0.7 - 0.0, 0.5, 0.1 - 0.3, 0.6]))  # of 1 with and without
     assert beyond.low < beyond.value < beyond.high
@@ -281,23 +282,37 @@ def test_the_page_says_what_is_missing_and_no_p_value_is_zero(tmp_path):
     assert "not-measured-here" in both.split('data-head="here"')[1]
 
 
+def test_of_the_seeds_of_a_size_one_is_shown_that_says_what_most_say():
+    rows = pd.DataFrame([("b", FAILS, 1.0), ("b-seed1", HOLDS, 2.0), ("b-seed2", HOLDS, 3.0), ("c", POWERLESS, 4.0)],
+                        columns=["model", "verdict", "value"])
+    sizes = {"b": 1, "b-seed1": 1, "b-seed2": 1, "c": 2}
+    assert of_largest_model(rows, sizes).model == "b-seed1"
+    assert of_largest_model(rows[rows["verdict"] == POWERLESS], sizes).model == "c"
+    assert of_largest_model(rows.assign(value=NAN), sizes) is None
+
+
 def test_the_front_page_answers_by_the_largest_model_and_says_what_has_no_power():
     numbers = {"low": 0.1, "high": 0.3, "p_value": NAN, "n": 9, "smallest_p": NAN, "why": ""}
     rows = [("H1, 4a", "a", HOLDS, 0.25), ("H1, 4a", "b", FAILS, 0.2), ("H1, 4a", "c", HOLDS, 0.15),
+            ("H1, 4a (last)", "a", HOLDS, 0.4), ("H1, 4a (last)", "b", POWERLESS, 0.5),
             ("H1, 4a (size)", "", POWERLESS, NAN), ("4d", "b", POWERLESS, NAN)]
     found = pd.DataFrame([{"claim": claim, "model": model, "verdict": said, "value": value, **numbers}
                           for claim, model, said, value in rows])
     sizes = {"a": 1, "b": 3, "c": 2}
     worlds = {"real models": found, "the lab": found[found["model"] == "b"]}
     text = answer_sentence(worlds, sizes)
-    assert "**In real models it does (b, the largest measured: 0.2 (0.1 to 0.3) of accuracy); in the lab it " in text
-    assert "in the lab it does not (b" in text
+    assert "**In real models it does (b, the largest, where it does not: 0.2 (0.1 to 0.3) of accuracy); in the " in text
+    assert "in the lab it does not (b, the largest: 0.2" in text
+    assert "stays: **in real models it does (a, the largest: 0.4 (0.1 to 0.3) of accuracy); in the lab this ca" in text
     html = claims_table(worlds, sizes, {"real models": "/pretrained", "the lab": ""}).data
     assert "real models: 2 for, 1 against (sizes of model)<br>the lab: 1 against (sizes of model)<" in html
-    first, size, *rest = html.split("<tr>")[2:]
+    first, last, size, *rest = html.split("<tr>")[2:]
     assert 'class="verdict holds"' in first and 'class="verdict does-not-hold"' in first
     assert size.count('class="verdict cannot-be-decided-here"') == 1 and "none measured" in size
-    assert '<a data-run="ablation/b" data-cell="ablation-10">b: 0.2 (0.1 to 0.3) of accuracy</a>' in first
+    of_b = "b: {}0.2 (0.1 to 0.3) of accuracy</a>"
+    assert '<a data-run="ablation/b" data-cell="ablation-10">' + of_b.format("does not hold, ") in first
+    assert first.count(of_b.format("")) == 1, "in the lab its verdict is that of all"
+    assert '<a data-run="ablation/a" data-cell="ablation-14">a: 0.4' in last, "the largest with power"
     loss = next(row for row in rest if "loss along a document" in row)
     assert loss.count('class="verdict cannot-be-decided-here"') == 2
     assert all(row.count('class="verdict not-measured-here"') == 2 for row in rest if row != loss)

@@ -41,12 +41,11 @@ def effects_table(
             for control in (*CONTROLS, ANY_HEADS):
                 lost = {kind: against for kind in (*KINDS, LOWEST)
                         if (against := _against(m, kind, fraction, excluded, control)) is not None}
-                effects = {kind: (c, effect(own), own.n_draws) for kind, (c, own) in lost.items()}
+                effects = {kind: (c, effect(own), own.n_draws) for kind, (c, own, _) in lost.items()}
                 if set(lost) >= set(KINDS):
-                    (c, fv), (_, induction) = lost["fv"], lost["induction"]
+                    (c, fv, draws), (_, induction, others) = lost["fv"], lost["induction"]
                     # draws that both kinds are compared with leave their difference as it is
-                    pair = (fv, induction) if control == CONTROLS[-1] else (
-                        Lost(fv.by_task), Lost(induction.by_task))
+                    pair = (Lost(fv.by_task), Lost(induction.by_task)) if draws == others else (fv, induction)
                     effects[DIFFERENCE] = c, effect(*pair), max(fv.n_draws, induction.n_draws)
                 for ranking, (c, found, n_draws) in effects.items():
                     rows.append({"metric": m.metric, "replacement": m.replacement, "positions": m.positions,
@@ -58,8 +57,8 @@ def effects_table(
 
 def _against(
     m: Measurement, kind: str, fraction: float, excluded: bool, control: str
-) -> tuple[Condition, Lost] | None:
-    """A kind's condition and what it loses beyond its control; None where either is missing."""
+) -> tuple[Condition, Lost, set[bytes]] | None:
+    """A kind's condition, what it loses beyond its control, and the control's draws; None where one is missing."""
     at = [(i, c) for i, c in enumerate(m.conditions) if c.ranking == "none" or c.fraction == fraction]
     of_kind = [(i, c) for i, c in at if c.ranking == kind and (c.excluded != "") == excluded]
     compared = [i for i, c in at if c.ranking == control and (
@@ -67,7 +66,7 @@ def _against(
     if not of_kind or not compared:
         return None
     i, condition = of_kind[0]
-    return condition, lost_beyond(m.values[i], m.values[compared], m.tasks)
+    return condition, lost_beyond(m.values[i], m.values[compared], m.tasks), {m.values[i].tobytes() for i in compared}
 
 
 def corrected(effects: pd.DataFrame) -> pd.DataFrame:

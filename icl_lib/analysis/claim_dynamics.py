@@ -21,10 +21,11 @@ FEW_STEPS = "fewer than two checkpoints after the first step"
 PLATEAU = 3
 
 
-def emergence_share(suite: SuiteTables, *, kind: str, early: float) -> Iterator[Estimate]:
+def emergence_share(suite: SuiteTables, *, kind: str, early: float, fewest_steps: int) -> Iterator[Estimate]:
     """First step with a kind of heads as a share of the last; from the last step known without it.
 
-    Cannot be decided where the first checkpoint after step 0 lies beyond the share that is called `early`.
+    Cannot be decided where the first checkpoint after step 0 lies beyond the share that is called `early`, and of a
+    training of less than the fewest steps: its share is short because the training is.
     """
     for model, came in _emergence(suite, kind).items():
         steps = suite.steps(model)
@@ -32,7 +33,9 @@ def emergence_share(suite: SuiteTables, *, kind: str, early: float) -> Iterator[
             continue
         share, before = came.step / steps[-1], (came.last_below or 0) / steps[-1]
         first = next((step for step in steps if step > 0), 0) / steps[-1]
-        if not 0 < first < early:
+        if steps[-1] < fewest_steps:
+            yield undecidable(model, f"came by step {came.step} of a training of {steps[-1]} steps", share, len(steps))
+        elif not 0 < first < early:
             yield undecidable(model, f"the first checkpoint is at {first:.0%} of the training", share, len(steps))
         else:
             yield Estimate(model, share, before, share, n=len(steps))
@@ -147,6 +150,13 @@ def induction_first_share(suite: SuiteTables, models: list[str], *, many: float)
 
 
 @of_seeds
+def changed_share(suite: SuiteTables, models: list[str], *, most: float) -> Estimate:
+    """Share that is no induction head at the end, of the heads with an FV score that were induction heads before."""
+    first = int(suite.transitions(models)["heads"]["induction_first"])
+    return _share(models[0], first - suite.still_induction_heads(models), first, most)
+
+
+@of_seeds
 def reverse_share(suite: SuiteTables, models: list[str], *, few: float) -> Estimate:
     """Share with the FV score first among heads that had both scores at some checkpoint."""
     heads = suite.transitions(models)["heads"]
@@ -219,4 +229,5 @@ def _emergence(suite: SuiteTables, kind: str) -> dict[str, Emergence]:
 
 
 STATISTICS = (emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,
-              emergence_order, induction_first_share, reverse_share, transitions_beyond_chance, percentile_before)
+              emergence_order, induction_first_share, changed_share, reverse_share, transitions_beyond_chance,
+              percentile_before)

@@ -32,18 +32,23 @@ NOTHING = {ACCURACY: "the model answers no more than one prompt in twenty",
 
 
 def effect(
-    suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, among=None, larger_than: int = 0
+    suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, positions: str = "all", among=None,
+    larger_than: int = 0,
 ) -> Iterator[Estimate]:
-    """What is lost beyond layer-matched random heads, per model, of those with more parameters.
+    """What is lost beyond layer-matched random heads, per model.
 
-    Cannot be decided without such heads, where the model has nothing to lose, and where nothing varied.
+    Cannot be decided without such heads, where the model has nothing to lose, where nothing varied, and of models that
+    are not `larger_than` what a claim speaks of, in parameters.
     """
-    for model, rows in _effects(suite, metric, ranking, excluded).items():
-        if among is not None and model not in among or larger_than and suite.parameters_of(model) <= larger_than:
+    for model, rows in _effects(suite, metric, ranking, excluded, positions).items():
+        if among is not None and model not in among:
             continue
         row = next(rows.itertuples(), None)
         if row is None:
             yield undecidable(model, NO_CONTROL)
+        elif larger_than and suite.parameters_of(model) <= larger_than:
+            yield undecidable(model, f"the claim is about more than {larger_than / 1e6:g} million parameters",
+                              row.value, row.n_prompts)
         elif _nothing_to_lose(suite, model, metric):
             yield undecidable(model, NOTHING[metric], row.value, row.n_prompts)
         else:
@@ -173,7 +178,8 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) 
     """Share of accuracy lost to FV heads with demonstrations minus that lost without, beyond random heads.
 
     Random heads of the same layers. As shares, for what is lost in proportion with and without demonstrations says
-    nothing of them. Bootstrap over tasks. Cannot be decided where there is too little to lose without them.
+    nothing of them; accuracy that rises without them counts as none lost. Bootstrap over tasks. Cannot be decided where
+    there is too little to lose without them.
     """
     metrics = (ACCURACY, ZERO_SHOT)
     for model in suite.ablated:
@@ -189,10 +195,10 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) 
         drawn = np.random.default_rng(suite.seed).integers(len(table), size=(n_resamples, len(table)))
         few, zero, of_few, of_zero = table[drawn].mean(1).T
         with np.errstate(divide="ignore", invalid="ignore"):  # a few resamples may have nothing to lose
-            shares = few / of_few - zero / of_zero
+            shares = few / of_few - np.maximum(zero / of_zero, 0)
         few, zero, of_few, of_zero = table.mean(0)
         ends = np.nanquantile(shares[np.isfinite(shares)], [0.025, 0.975])
-        yield spanned(model, (few / of_few - zero / of_zero, *ends), n=len(table), of="tasks")
+        yield spanned(model, (few / of_few - max(zero / of_zero, 0), *ends), n=len(table), of="tasks")
 
 
 def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
@@ -217,10 +223,12 @@ def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
             yield spanned(model, (value, low, high), n=n, of="tasks")
 
 
-def _effects(suite: SuiteTables, metric: str, ranking: str, excluded: bool) -> dict[str, pd.DataFrame]:
+def _effects(
+    suite: SuiteTables, metric: str, ranking: str, excluded: bool, positions: str = "all"
+) -> dict[str, pd.DataFrame]:
     """Per model in which this was ablated its row beyond layer-matched random heads, or none without such heads."""
     found = {}
-    for model, rows in suite.effects.items():
+    for model, rows in suite.effects[positions].items():
         rows = rows[(rows["metric"] == metric) & (rows["ranking"] == ranking) & (rows["excluded"].ne("") == excluded)]
         if len(rows):  # at least against the clean model
             found[model] = corrected(rows)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from icl_lib.analysis.claim_estimates import Estimate
+from icl_lib.analysis.claim_estimates import LEVEL, Estimate
 from icl_lib.analysis.claim_statistics import STATISTICS
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.names import size_of
@@ -128,12 +128,16 @@ def overall(rows: pd.DataFrame) -> str:
 
 
 def of_largest_model(rows: pd.DataFrame, sizes: Mapping[str, int]):
-    """The row of the largest model that has an estimate, of its seeds the first, or that over all models.
+    """The row of the largest model that has an estimate, or that over all models; None where nothing was measured.
 
-    None where nothing was measured.
+    Of models with power, where there are any; of its seeds the first that says what most of them say.
     """
     measured = rows[(rows["verdict"] != ABSENT) & rows["value"].notna()]
-    return max(measured.itertuples(), key=lambda row: sizes.get(row.model, 0), default=None)
+    said = votes(rows)
+
+    def place(row) -> tuple[bool, int, bool]:
+        return row.verdict != POWERLESS, sizes.get(row.model, 0), row.verdict == said[size_of(row.model)]
+    return max(measured.itertuples(), key=place, default=None)
 
 
 def _majority(said: list[str]) -> str:
@@ -164,14 +168,24 @@ def estimate_words(row) -> str:
 
 
 def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
-    """`ledger` from its rows in the table `statistics`; the verdicts follow from the rules and the power again."""
+    """`ledger` from its rows in the table `statistics`; verdicts follow from the rules and the power again.
+
+    So does `why`, in general words.
+    """
     rules = {claim.id: claim.holds for claim in read_claims()}
     found = statistics.rename(columns={"name": "claim"})
     of_power = found["claim"].str.endswith(POWER)
     power = found[of_power].assign(claim=found["claim"].str.removesuffix(POWER), smallest_p=found["value"])
     found = found[~of_power].merge(power[["claim", "model", "smallest_p"]], on=["claim", "model"], how="left")
-    found = found.assign(why="")[["claim", *Estimate._fields]]
+    found = found.assign(why=found["smallest_p"].map(_lack))[["claim", *Estimate._fields]]
     return found.assign(verdict=[verdict(Estimate(*row[1:]), rules[row[0]]) for row in found.itertuples(index=False)])
+
+
+def _lack(smallest_p: float) -> str:
+    """What a verdict without power lacks, as far as its power tells."""
+    if not smallest_p >= LEVEL:
+        return ""
+    return f"p of at least {smallest_p:.2g} whatever comes out" if smallest_p < 1 else "no outcome could decide it"
 
 
 def read_ledgers(results: Path, groups: Iterable[str]) -> dict[str, pd.DataFrame]:

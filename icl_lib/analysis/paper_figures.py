@@ -62,8 +62,8 @@ def compared(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> pd
     """A row per figure, claim and world of models: the largest model's estimate and the verdict over all models.
 
     `worlds`: the ledger with verdicts (`claims.with_verdicts`) by name of the world, the one that counts first in
-    front; `sizes`: parameters by model. Columns figure, claim, world, verdict, those of `Estimate` and `seeds`: of how
-    many of its size that were measured the model is the first.
+    front; `sizes`: parameters by model. Columns figure, claim, world, verdict, those of `Estimate` and `seeds`: how
+    many of the model's size were measured.
     """
     rows = []
     for figure in read_figures():

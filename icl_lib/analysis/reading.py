@@ -36,12 +36,12 @@ def _paths(results: str | Path, kind: str, models: dict[str, list[int]]) -> list
     return [path for path in paths if path.is_file()]
 
 
-def one_intervention(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
-    """Of a table of ablations or effects the mean at all positions, per model and step at the share nearest to one.
+def one_intervention(table: pd.DataFrame, fraction: float, *, positions: str = "all") -> pd.DataFrame:
+    """Of a table of ablations or effects the mean at `positions`, per model and step at the share nearest to one.
 
     Of the shares with accuracies, where there are any: the historical protocols measure the loss alone at others.
     """
-    rows = table[(table["replacement"] == "mean") & (table["positions"] == "all")]
+    rows = table[(table["replacement"] == "mean") & (table["positions"] == positions)]
     if rows.empty:
         return rows
     of_accuracy = rows[rows["metric"] == "first_token_accuracy"]

@@ -109,6 +109,10 @@ class SuiteTables:
             transitions.transitions_at_places(*self._together(models), seed=self.seed))
         return counts.table().set_index("order")
 
+    def still_induction_heads(self, models: list[str]) -> int:
+        """Of the heads with both scores, induction first, how many are induction heads at the last step."""
+        return transitions.still_induction_heads(*self._together(models))
+
     def _together(self, models: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         return tuple(pd.concat([of[model] for model in models]) for of in (self.followed, self.accuracies))
 
@@ -118,10 +122,11 @@ class SuiteTables:
         return {str(kind): rows.set_index("step")["value"] for kind, rows in curves.groupby("kind")}
 
     @cached_property
-    def effects(self) -> dict[str, pd.DataFrame]:
-        """Each model's table `effects`: the mean at all positions, at the share nearest to the one asked for."""
-        return {model: one_intervention(table, self.ablated_fraction)
-                for model in self.ablated if len(table := self.table("effects", model))}
+    def effects(self) -> dict[str, dict[str, pd.DataFrame]]:
+        """By positions each model's table `effects`: the mean there, at the share nearest to the one asked for."""
+        tables = {model: table for model in self.ablated if len(table := self.table("effects", model))}
+        return {positions: {model: one_intervention(table, self.ablated_fraction, positions=positions)
+                            for model, table in tables.items()} for positions in ("all", "last")}
 
     def ablations(self, model: str) -> pd.DataFrame:
         """A model's table `ablations`: the clean model and the mean at all positions, plain rankings, one share."""

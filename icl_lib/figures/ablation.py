@@ -78,7 +78,7 @@ def headline(ablations: pd.DataFrame, *, seed: int) -> Figure:
         _curves_by_metric(ablations, "all", seed),
         f"Heads of {ablations['model'].iloc[0]} replaced by their mean at all positions: one intervention, two "
         "metrics. Top: few-shot accuracy on tasks that no ranking was made from; bottom: token-loss difference. "
-        "Bands: 95 % intervals, top over tasks, bottom over documents.",
+        "Bands, bars: 95 % intervals, top over tasks, bottom over documents.",
         "Few-shot accuracy and token-loss difference against the share of ablated heads, by kind of head.")
 
 
@@ -112,12 +112,15 @@ def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int, *, matched: bool 
     edited = rows[rows["ranking"] != "none"].assign(percent=lambda of: 100 * of["fraction"])
     kept = (edited["excluded"] != "") == excluded
     ax.axhline(rows[rows["ranking"] == "none"]["value"].mean(), linewidth=1, **look("none"))
-    line_over_tasks(ax, edited[edited["ranking"] == "random"], "percent", seed, **look("random"))
+    lines = [(edited[edited["ranking"] == "random"], look("random"))]
     for kind in KINDS:
         if matched:
             of_layers = edited[(edited["ranking"] == "random_layer_matched") & (edited["matched"] == kind) & kept]
-            line_over_tasks(ax, of_layers, "percent", seed, **_in_layers(kind))
-        line_over_tasks(ax, edited[(edited["ranking"] == kind) & kept], "percent", seed, **look(kind))
+            lines.append((of_layers, _in_layers(kind)))
+        lines.append((edited[(edited["ranking"] == kind) & kept], look(kind)))
+    apart = 0.3 if edited["fraction"].nunique() == 1 else 0  # points at one share would hide one another
+    for place, (own, style) in enumerate(lines, start=-(len(lines) // 2)):
+        line_over_tasks(ax, own.assign(percent=own["percent"] + apart * place), "percent", seed, **style)
 
 
 def _in_layers(kind: str) -> dict:

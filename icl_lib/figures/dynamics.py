@@ -36,14 +36,19 @@ def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, li
     figure, axes = plt.subplots(rows, min(2, len(scores)), figsize=(6.8, 0.4 + 2.4 * rows), squeeze=False)
     for ax in axes.ravel()[len(scores):]:
         ax.set_axis_off()
+    twins = []
     for ax, (model, table) in zip(axes.ravel(), scores.items(), strict=False):
-        twin = _both_scores(ax, dynamics.seed_curves(table, fraction=fraction), steps[model])
+        twins.append(twin := _both_scores(ax, dynamics.seed_curves(table, fraction=fraction), steps[model]))
         ax.set_title(model, fontsize=10, loc="left")
         for side in (ax, twin):
             side.set_ylabel(side.get_ylabel().split(",")[0], fontsize=10)
             side.tick_params(labelsize=9)
         ax.tick_params(axis="x", rotation=60)
         ax.set_xlabel(ax.get_xlabel() if ax in axes[-1] or rows == 1 else "")
+    for sides in (axes.ravel()[:len(scores)], twins):  # one scale for all models
+        ends = [side.get_ylim() for side in sides]
+        for side in sides:
+            side.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     return Figure(
         axes.ravel()[:len(scores)],
         f"Mean score of the top {fraction:.0%} of heads at each checkpoint, a panel per model. Blue, left: attention "

@@ -51,6 +51,8 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
         ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         ax.set_title(model, fontsize=11)
         ax.tick_params(labelsize=10)
+    low, high = axes[0, 0].get_xlim()
+    axes[0, 0].set_xlim(max(low, -1), min(high, 1))
     figure.supxlabel("accuracy lost", fontsize=10)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=10)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
@@ -58,7 +60,7 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     return Figure(
         axes,
         "Accuracy lost when the top heads of a kind are ablated. On patterns by the likelier label, on the paper's "
-        "tasks by the answer's first token. Bars: 95 % intervals over tasks and draws.",
+        "tasks by the answer's first token. Bars: 95 % intervals over tasks and draws; at 1 they are cut off.",
         "A panel per model: points with intervals of accuracy lost by step, FV heads and induction heads in each row.")
 
 

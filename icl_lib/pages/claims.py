@@ -9,11 +9,12 @@ from IPython.display import HTML
 
 from icl_lib.analysis.claims import ABSENT, estimate_words, of_largest_model, overall, read_claims, tally_words
 from icl_lib.analysis.paper_figures import AGREES, DIFFERS, UNMEASURED, WORD, PaperFigure, figure_words, read_figures
+from icl_lib.names import size_of
 from icl_lib.pages.common import verdict_table
 
 FEW = 3  # models whose estimates are shown without a click
-MAIN = "H1, 4a"  # the claim that the front page opens with
-# Pages of a model, by the notebook; the others are over all models.
+MAIN, AS_THE_PAPER = "H1, 4a", "H1, 4a (last)"  # the claim that the front page opens with
+# Pages of a model, of seeds the first one's, by the notebook; the others are over all models.
 OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
 # How a word on a figure is coloured: as the ledger's verdict.
 _COLOUR = {AGREES: "holds", DIFFERS: "does-not-hold", UNMEASURED: "not-measured-here"}
@@ -51,14 +52,22 @@ def rule_words(rule: dict[str, Any]) -> str:
 
 def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> str:
     """Whether few-shot accuracy drops more when FV heads are ablated, in each world; `sizes`: parameters by model."""
-    parts = []
-    for world, found in worlds.items():
-        rows = found[found["claim"] == MAIN]
-        last = of_largest_model(rows, sizes)
-        largest = "" if last is None else f" ({last.model}, the largest measured: {estimate_words(last)} of accuracy)"
-        parts.append(f"in {world} {_SAID[overall(rows)]}{largest}")
+    def said(claim: str) -> str:
+        parts = []
+        for world, found in worlds.items():
+            rows = found[found["claim"] == claim]
+            last, verdict = of_largest_model(rows, sizes), overall(rows)
+            differs = "" if last is None or last.verdict == verdict else f", where {_SAID[last.verdict]}"
+            of = "" if last is None else f" ({last.model}, the largest{differs}: {estimate_words(last)} of accuracy)"
+            parts.append(f"in {world} {_SAID[verdict]}{of}")
+        return "; ".join(parts)
     return ("Does few-shot accuracy drop more when FV heads are ablated than when induction heads are, each beyond "
-            f"random heads of the same layers? **{'; '.join(parts)}.**".replace("**in", "**In", 1))
+            f"random heads of the same layers? **{_capital(said(MAIN))}.** Replaced at the last position only, as the "
+            f"paper's code does, so that what heads do earlier in the prompt stays: **{said(AS_THE_PAPER)}.**")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], groups: Mapping[str, str]) -> HTML:
@@ -75,8 +84,9 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
             rows = found[found["claim"] == claim.id]
             words = ""
             if (last := of_largest_model(rows, sizes)) is not None:
-                said = f"{last.model or 'all models'}: {estimate_words(last)} {claim.front['unit']}"
-                of = f"/{last.model}" if claim.page in OF_MODEL else groups[world]
+                own = "" if last.verdict == overall(rows) else f"{last.verdict}, "
+                said = f"{last.model or 'all models'}: {own}{estimate_words(last)} {claim.front['unit']}"
+                of = f"/{size_of(last.model)}" if claim.page in OF_MODEL else groups[world]
                 words = f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
             cells.append(chip(overall(rows)) + words)
             measured = rows[rows["verdict"] != ABSENT]
@@ -126,7 +136,8 @@ def _links(place: str, rows: pd.DataFrame, groups: Mapping[str, str]) -> str:
         there = rows[rows["page"] == notebook] if notebook in set(rows["page"]) else rows
         named = there[there["model"].notna() & there["model"].ne("")]
         models = named.drop_duplicates("world").set_index("world")["model"]
-        links = [_link(f"{notebook}/{models[world]}", cell, models[world]) for world in groups if world in models]
+        links = [_link(f"{notebook}/{size_of(models[world])}", cell, size_of(models[world]))
+                 for world in groups if world in models]
     return f"{notebook.replace('_', ' ')}: {', '.join(links)}"
 
 
@@ -136,7 +147,7 @@ def _link(run: str, cell: str, words: str) -> str:
 
 
 def _estimate(row) -> str:
-    of = f" (first of {row.seeds:.0f} seeds)" if getattr(row, "seeds", 1) > 1 else ""
+    of = f" (one of {row.seeds:.0f} seeds)" if getattr(row, "seeds", 1) > 1 else ""
     return escape(f"{row.model or 'all models'}{of}: {estimate_words(row)}")
 
 

@@ -38,7 +38,7 @@ def emergence_sentence(emergence: pd.DataFrame) -> str:
         return text
     if came["induction"] == came["fv"]:
         return text + " At this spacing of checkpoints they came together."
-    return text + f" {'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first."
+    return text + f" {'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first in this training."
 
 
 def emergence_shown(emergence: pd.DataFrame) -> pd.DataFrame:
@@ -101,8 +101,8 @@ def transitions_sentence(table: pd.DataFrame, still: int) -> str:
     both, share = first + sum(others), by_chance / (by_chance + fv_by_chance)
     return text + (
         f" Of {both} heads with both scores induction came first in {first}, a share of {first / both:.2f}; in random "
-        f"pairings it is {share:.2f}. Of these {first} heads {still} are induction heads at the end too: they added a "
-        "kind.")
+        f"pairings it is {share:.2f}. Of these {first} heads {still} are induction heads at the end too"
+        + (": they added a kind and did not change it." if still == first else "."))
 
 
 def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:

@@ -87,12 +87,12 @@ def mean_rank_test(chosen: Bool[ndarray, "layer head"], scores: Float[ndarray, "
 def sign_test(differences: Float[ndarray, "row"]) -> Test:
     """Share of differences above zero, ties counted half, with the exact sign test of those that are not zero.
 
-    `smallest_p` is that of as many rows without a tie.
+    `smallest_p` is that of as many rows that are not zero.
     """
     differences = finite(differences, "differences")
     more, fewer = int((differences > 0).sum()), int((differences < 0).sum())
     p_value = float(stats.binomtest(more, more + fewer).pvalue) if more + fewer else 1.0
-    return Test(float((np.sign(differences) + 1).mean() / 2), p_value, min(1.0, 2 * 0.5 ** len(differences)))
+    return Test(float((np.sign(differences) + 1).mean() / 2), p_value, min(1.0, 2 * 0.5 ** (more + fewer)))
 
 
 def trend_test(sizes: Float[ndarray, "model"], values: Float[ndarray, "model"], *, seed: int) -> Test:
