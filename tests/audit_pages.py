@@ -45,6 +45,7 @@ def scaling(tables, sizes, shares):
         put(model, "parameters", sizes[model], n=n)
         put(model, "induction heads", kinds["induction"], n=n)
         put(model, "FV heads", kinds["fv"], n=n)
+        put(model, "heads of both kinds", plain.both_kinds(rows, accuracy[accuracy["model"] == model]), n=n)
         put(model, "top heads", len(top["fv"]), n=n)
         put(model, "overlap", shared, p=p, n=n)
         put(model, "overlap by chance", by_chance, n=n)
@@ -68,7 +69,8 @@ def scaling(tables, sizes, shares):
         for (metric, excluded, control, ranking), value in lost[model].items():
             # intervals come with the table: prompts are not in any
             row, = measured[(measured["metric"] == metric) & (measured["excluded"].ne("") == excluded)
-                            & (measured["control"] == control) & (measured["ranking"] == ranking)].itertuples()
+                            & (measured["positions"] == "all") & (measured["control"] == control)
+                            & (measured["ranking"] == ranking)].itertuples()
             assert row.low <= row.value <= row.high and 0 <= row.p_value <= 1
             put(model, name_of(metric, ranking, control, excluded), value, row.low, row.high, row.p_value,
                 n=row.n_prompts)
@@ -84,6 +86,8 @@ def _over_models(put, found, chosen, lost, sizes, shares):
     both = {model: of for model, of in chosen.items() if min(of["kinds"].values()) > 0}
     n = len(both)
     put("", "models with heads of both kinds", n, n=len(chosen))
+    put("", "FV heads that are induction heads", sum(found[model, "heads of both kinds"][0] for model in both),
+        n=sum(of["kinds"]["fv"] for of in both.values()))
     put("", "models with deeper FV heads", sum(of["depth"][0] > 0 for of in both.values()), n=n)
     put("", "models with significantly deeper FV heads",
         sum(of["depth"][0] > 0 and of["depth"][1] < 0.05 for of in both.values()), n=n)
@@ -131,7 +135,8 @@ def scaling_words(found):
     sizes = [value[0] for (_, name), value in found.items() if name == "parameters"]
     models = [len(sizes), min(sizes), max(sizes), of("models with heads of both kinds")]
     n = of("models with heads of both kinds")
-    comparison = [[of("models with deeper FV heads"), n], [0.05, of("models with significantly deeper FV heads"), n],
+    comparison = [[of("FV heads that are induction heads"), of("FV heads that are induction heads", 4)],
+                  [of("models with deeper FV heads"), n], [0.05, of("models with significantly deeper FV heads"), n],
                   *([of(name), n] for name in (
                       "models with power for depth", "models with more overlap than by chance",
                       "induction percentile of FV heads", "FV percentile of induction heads"))]

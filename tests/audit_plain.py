@@ -54,8 +54,14 @@ def kinds(scores, accuracy):
     gap = label_gap(accuracy)
     reads = len(gap) > 0 and gap.mean() >= 0.05 and (
         len(gap) < 2 or np.ptp(gap) == 0 or stats.ttest_1samp(gap, 0, alternative="greater").pvalue < 0.05)
-    return {"induction": int((heads(scores, PREFIX) > 0.3).sum()),
-            "fv": int((heads(scores, FV) > threshold(scores)).sum()) if reads else 0}
+    is_fv = heads(scores, FV) > (threshold(scores) if reads else np.inf)
+    return {"induction": int((heads(scores, PREFIX) > 0.3).sum()), "fv": int(is_fv.sum())}
+
+
+def both_kinds(scores, accuracy):
+    """How many heads are of both kinds."""
+    is_fv = heads(scores, FV) > (threshold(scores) if kinds(scores, accuracy)["fv"] else np.inf)
+    return int(((heads(scores, PREFIX) > 0.3) & is_fv).sum())
 
 
 def percentiles(values):

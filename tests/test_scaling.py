@@ -145,7 +145,7 @@ def test_models_without_a_kind_or_a_control_are_left_out_and_named():
     assert scaling_report.left_out_sentence(numbers) == "Left out: small, large (no FV heads)."
     assert scaling_report.main_effects_table(numbers).empty
     counts = scaling_report.comparison_table(numbers)
-    assert counts["value"].tolist() == ["0"] * 4 and counts["n"].tolist() == ["0"] * 4
+    assert counts["value"].tolist() == ["0"] * 5 and counts["n"].tolist() == ["0"] * 5
     assert scaling_report.overlaps_table(numbers).empty
     bare, _ = page(["small", "large"], [0.2, 0.4], controls=("none", "random"))
     assert scaling_report.main_effects_table(bare).empty and len(scaling_report.effects_table(bare)) == 2

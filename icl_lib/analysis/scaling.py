@@ -12,6 +12,7 @@ from icl_lib.stats import intervals
 from icl_lib.stats.permutation import depth_difference
 
 KIND_COLUMN = {"induction": "induction heads", "fv": "FV heads"}
+BOTH_KINDS = "heads of both kinds"
 # Columns of the comparison: the mean percentile of a kind's top heads in the other score, the lowest and the highest.
 PERCENTILES = {
     "fv": {"value": "induction percentile of FV heads", "low": "lowest of these", "high": "highest of these"},
@@ -28,13 +29,14 @@ def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
 def with_kinds(sizes: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     """The models with how many heads of each kind they have by `kinds.heads_of_kind`; `both`: at least one of either.
 
-    Adds the columns induction heads, FV heads, both to columns model, parameters. A model without a table `accuracy`
-    has no FV heads, as nobody vouches for its reading labels.
+    Adds the columns induction heads, FV heads, heads of both kinds, both to columns model, parameters. A model without
+    a table `accuracy` has no FV heads, as nobody vouches for its reading labels.
     """
     counts = []
     for model, rows in scores.groupby("model"):
         masks = heads_of_kind(rows, accuracy[accuracy["model"] == model])
-        counts.append({"model": model} | {name: int(masks[kind].sum()) for kind, name in KIND_COLUMN.items()})
+        counts.append({"model": model} | {name: int(masks[kind].sum()) for kind, name in KIND_COLUMN.items()}
+                      | {BOTH_KINDS: int((masks["induction"] & masks["fv"]).sum())})
     found = sizes.merge(pd.DataFrame(counts), on="model")
     return found.assign(both=(found[list(KIND_COLUMN.values())] > 0).all(axis=1))
 

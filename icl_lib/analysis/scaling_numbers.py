@@ -6,15 +6,15 @@ import pandas as pd
 
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.reading import number, table_of
-from icl_lib.analysis.scaling import KIND_COLUMN, PERCENTILES
+from icl_lib.analysis.scaling import BOTH_KINDS, KIND_COLUMN, PERCENTILES
 from icl_lib.kinds import KINDS
 from icl_lib.stats.permutation import trend_test
 
 # Columns of the comparison, and of estimates those of the ends of the interval (or lowest and highest head) and of p.
 _PERCENTILES = {columns["value"]: {end: columns[end] for end in ("low", "high")} for columns in PERCENTILES.values()}
 _COLUMNS = {
-    **dict.fromkeys(("parameters", *KIND_COLUMN.values(), "top heads", "overlap by chance", "overlap of layers",
-                     "smallest possible p (depth)"), {}),
+    **dict.fromkeys(("parameters", *KIND_COLUMN.values(), BOTH_KINDS, "top heads", "overlap by chance",
+                     "overlap of layers", "smallest possible p (depth)"), {}),
     "overlap": {"p_value": "p (overlap)"},
     **_PERCENTILES,
     "rank correlation": {"low": "rank correlation, low", "high": "rank correlation, high"},
@@ -51,6 +51,7 @@ def _of_models(comparison: pd.DataFrame) -> Iterator[dict]:
 def _over_models(both: pd.DataFrame, n_models: int) -> Iterator[dict]:
     n, deeper = len(both), both["depth difference (layers)"] > 0
     yield number("models with heads of both kinds", n, n=n_models)
+    yield number("FV heads that are induction heads", both[BOTH_KINDS].sum(), n=both[KIND_COLUMN["fv"]].sum())
     counted = {"models with deeper FV heads": deeper,
                "models with significantly deeper FV heads": deeper & (both["p (depth)"] < 0.05),
                "models with power for depth": both["smallest possible p (depth)"] < 0.05,

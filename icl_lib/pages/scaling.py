@@ -11,6 +11,7 @@ from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words, numb
 
 # What the page calls its counts and means over models with heads of both kinds.
 COMPARISON = {
+    "FV heads that are induction heads": ("FV heads that are induction heads too; n: FV heads", ".0f"),
     "models with deeper FV heads": ("models whose top FV heads sit deeper on average", ".0f"),
     "models with significantly deeper FV heads": ("models whose top FV heads sit deeper at p < 0.05", ".0f"),
     "models with power for depth": ("models whose heads are enough for such a p", ".0f"),
