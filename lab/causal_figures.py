@@ -107,7 +107,6 @@ def dose_series(table: pd.DataFrame) -> Figure:
         ax.set(xlabel="share of repeats that stays", xticks=places)
     return Figure(
         axes,
-        "Best prefix-matching score and best FV score at the last step, and the first checkpoint with half of it, by "
-        "the share of repeats in running text; a point per seed, lines through means (of steps through medians). No "
-        "point: the kind did not form.",
+        "Best head at the last step, and first checkpoint with half of its last score; a point per seed, lines through "
+        "means (of steps through medians). No point: the kind did not form.",
         "Three panels against the share of repeats: prefix matching, FV score, and the step at which each kind came")

@@ -266,9 +266,9 @@ def dose_sentence(table: pd.DataFrame) -> str:
     """What else than the share of repeats changes in a `dose_table`, and which runs its steps and orders leave out."""
     formed = {kind: np.isfinite(table[f"{kind} came"]) for kind in ("induction", "fv")}
     alone, lost = int((formed["fv"] & ~formed["induction"]).sum()), int(table["fv lost"].sum())
+    count = f"; {lost} had FV heads at some step and not at the last, and count as never" if lost else ""
     return ("With fewer repeats, few-shot prompts have more of the loss, so that the series changes both. Of "
-            f"{len(table)} runs {alone} have FV heads and no induction heads, and so no order; {lost} had FV heads at "
-            "some step and not at the last, and count as never.")
+            f"{len(table)} runs {alone} have FV heads and no induction heads, and so no order{count}.")
 
 
 def dose_rows(tests: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

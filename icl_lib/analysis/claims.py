@@ -183,9 +183,7 @@ def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
 
 def _lack(smallest_p: float) -> str:
     """What a verdict without power lacks, as far as its power tells."""
-    if not smallest_p >= LEVEL:
-        return ""
-    return f"p of at least {smallest_p:.2g} whatever comes out" if smallest_p < 1 else "no outcome could decide it"
+    return f"p of at least {smallest_p:.2g} whatever comes out" if LEVEL <= smallest_p < 1 else ""
 
 
 def read_ledgers(results: Path, groups: Iterable[str]) -> dict[str, pd.DataFrame]:

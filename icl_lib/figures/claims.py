@@ -13,7 +13,7 @@ LOOK = {HOLDS: ("#009E73", "+"), FAILS: ("#882255", "−"), OPEN: ("#DDDDDD", "?
         ABSENT: ("#FFFFFF", "")}
 
 
-def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
+def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame, world: str) -> Figure:
     """Verdict of every claim (rows) for every model (columns, by size), for all models of a suite, and over them."""
     words = {claim.id: claim.claim for claim in read_claims()}
     claims = [claim for claim in words if claim in set(found["claim"])]
@@ -38,7 +38,7 @@ def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     ax.spines[:].set_visible(False)
     return Figure(
         ax,
-        "Verdicts by claim and model, models by size. Green +: holds; purple −: does not hold; grey ?: not decided; "
-        "×: cannot be decided here; white: not measured. Overall: by size.",
+        f"Verdicts, {world}, models by size. +: holds; −: does not hold; ?: not decided; ×: cannot be decided here; "
+        "white: not measured.",
         "Grid of verdicts: a row per claim, a column per model, then statistics over all models and the overall "
         "verdict.")

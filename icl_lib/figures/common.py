@@ -1,7 +1,6 @@
 """What all figures share: one colour and marker per head kind in the whole book, lines over tasks, how to show one."""
 
 import re
-from base64 import b64encode
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
@@ -20,6 +19,7 @@ from icl_lib.stats.intervals import bootstrap_mean
 COLOUR = {"induction": "#0072B2", "fv": "#D55E00", "random": "#8C8C8C", "random_layer_matched": "#5A5A5A",
           "none": "#000000"}
 GREY = "#BBBBBB"  # of lines that mark a place
+IN_LINKS = " !$()*+,-./:;=?@_~|{}[]^`'"  # what browsers read in a link that holds a file as it is
 MARKER = {"induction": "o", "fv": "s", "random": "v", "random_layer_matched": "^", "none": ""}
 LINE = {"induction": "-", "fv": "-", "random": ":", "random_layer_matched": "--", "none": "-"}
 LABEL = {"induction": "induction heads", "fv": "FV heads", "random": "random heads",
@@ -68,8 +68,8 @@ def svg_link(svg: str) -> str:
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg)).strip()
     svg = re.sub(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)', lambda at: re.sub(r"(\d\.\d\d)\d+", r"\1", at[0]), svg)
-    svg = svg.replace("'", "&apos;").replace('"', "'")
-    return "data:image/svg+xml," + quote(svg, safe=" !$()*+,-./:;=?@_~|{}[]^`'")
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r" ?([A-Za-z]) (?=[-\d])", r"\1", path[0]), svg)
+    return "data:image/svg+xml," + quote(svg.replace("'", "&apos;").replace('"', "'"), safe=IN_LINKS)
 
 
 def style() -> None:
@@ -87,8 +87,8 @@ def style() -> None:
 
 def numbers_link(table: pd.DataFrame) -> str:
     """A link that saves what a figure shows; the book gives the file the figure's name."""
-    data = b64encode(table.to_csv(index=False, float_format="%.6g").encode()).decode()
-    return f'<a download="figure.csv" href="data:text/csv;base64,{data}">Numbers (CSV)</a>'
+    data = quote(table.to_csv(index=False, float_format="%.6g"), safe=IN_LINKS)
+    return f'<a download="figure.csv" href="data:text/csv;charset=utf-8,{data}">Numbers (CSV)</a>'
 
 
 def look(kind: str, **other: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from icl_lib.analysis.paper_figures import AGREES, DIFFERS, UNMEASURED, WORD, Pa
 from icl_lib.names import size_of
 from icl_lib.pages.common import verdict_table
 
-FEW = 3  # models whose estimates are shown without a click
+FEW = 1  # models whose estimates are shown without a click
 MAIN, AS_THE_PAPER = "H1, 4a", "H1, 4a (last)"  # the claim that the front page opens with
 # Pages of a model, of seeds the first one's, by the notebook; the others are over all models.
 OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
@@ -79,7 +79,7 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
     for claim in read_claims():
         if not claim.front:
             continue
-        cells, votes = [], []
+        cells = []
         for world, found in worlds.items():
             rows = found[found["claim"] == claim.id]
             words = ""
@@ -88,13 +88,11 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
                 said = f"{last.model or 'all models'}: {own}{estimate_words(last)} {claim.front['unit']}"
                 of = f"/{size_of(last.model)}" if claim.page in OF_MODEL else groups[world]
                 words = f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
-            cells.append(chip(overall(rows)) + words)
-            measured = rows[rows["verdict"] != ABSENT]
-            votes.append(f"{world}: " + ("none measured" if measured.empty else "one test over all models"
-                         if measured["model"].eq("").all() else tally_words(measured)))
-        lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>", *cells,
-                      f'<small>{"<br>".join(map(escape, votes))}</small>'])
-    return verdict_table(["claim of the paper", *worlds, "how sure"], lines, kind="ledger front")
+            of_models = rows[rows["model"].ne("") & rows["verdict"].ne(ABSENT)]
+            tally = "" if of_models.empty else f" <small>{tally_words(of_models).partition(' (')[0]}</small>"
+            cells.append(chip(overall(rows)) + tally + words)
+        lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>", *cells])
+    return verdict_table(["claim of the paper", *worlds], lines, kind="ledger front")
 
 
 def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
