@@ -35,6 +35,21 @@ def test_steps_before_the_last_have_parameters_of_their_own_over_all_others(proj
         check_suite(suite(intermediate={"scoring": {"valeu": 4}})).check_templates()
 
 
+def test_a_run_depends_on_own_tasks_and_documents_that_its_parameters_name(project):
+    own = ["my.txt", "my_tasks/cards.json", "my_tasks/tasks/abstractive/a.json", "my_tasks/tasks/extractive/b.json"]
+    for name in (*own, "my_tasks/tasks/notes.json", "cards.json", "lab/models/config.json"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("{}")
+    scoring = Run("scoring", "models/tiny", 8)
+    of_weights = check_suite(suite()).inputs(scoring)
+    for tasks in ("my_tasks/tasks", "my_tasks/tasks[a]"):
+        mine = check_suite(suite(parameters={"scoring": {"task_files": tasks, "documents": "my.txt"}}))
+        assert mine.inputs(scoring) == of_weights + own
+        assert not {*own} & {*mine.inputs(Run("ablation", "models/tiny", 8))}, "it has parameters of its own"
+    named = check_suite(suite(parameters={"scoring": {"task_files": "lab[a]", "documents": "lab"}}))
+    assert named.inputs(scoring) == of_weights
+
+
 def test_the_schema_names_all_parameters_that_a_suite_may_not_set(project, monkeypatch):
     class Everything(dict):
         """What a template that declares every name has."""
