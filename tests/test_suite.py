@@ -127,6 +127,15 @@ def test_suites_that_include_each_other_are_read(monkeypatch, tmp_path):
     assert [(other.name, other.included) for other in found.included] == [("b", ())]
 
 
+@pytest.mark.parametrize("place", ["results", "results/lab"])
+@pytest.mark.parametrize("odd", ["file", "dangling link"])
+def test_what_is_no_folder_in_place_of_results_is_refused(project, place, odd):
+    (project / place).parent.mkdir(exist_ok=True)
+    (project / place).touch() if odd == "file" else (project / place).symlink_to("gone")
+    with pytest.raises(ValueError, match=f"^{place} is no folder, expected the folder of results; move it away$"):
+        check_suite(suite()).check_templates()
+
+
 @pytest.mark.parametrize("overrides", [{"scoring": {"valu": 1.0}}, {"scoring": {"value": "1e-3"}}])
 def test_overrides_are_checked_against_the_templates(project, overrides):
     with pytest.raises(ValueError, match="valu"):

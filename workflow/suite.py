@@ -174,9 +174,9 @@ class Suite:
                 for model, steps in suite.chosen[writer].items() if models is None or model in models for step in steps]
 
     def check_templates(self) -> None:
-        """Refuse templates and overrides that do not fit each other, and a file in place of results."""
-        if Path(self.results).is_file():
-            raise ValueError(f"{self.results} is a file, expected the folder of results; move it away")
+        """Refuse templates and overrides that do not fit each other, and what is no folder in place of results."""
+        if odd := [path for path in (RESULTS, Path(self.results)) if os.path.lexists(path) and not path.is_dir()]:
+            raise ValueError(f"{odd[0]} is no folder, expected the folder of results; move it away")
         models = [next(iter(self.steps)), *self.followed[:1], *self.of_model]
         for run in [*(Run(name, model, self.steps[model][0]) for model in models for name in NOTEBOOKS),
                     *(run for run in self.runs if run.point)]:
