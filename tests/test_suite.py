@@ -136,6 +136,12 @@ def test_what_is_no_folder_in_place_of_results_is_refused(project, place, odd):
         check_suite(suite()).check_templates()
 
 
+@pytest.mark.parametrize("name", ["try", "measure", "bench"])
+def test_a_suite_is_not_called_as_the_folder_of_another_command(project, name):
+    with pytest.raises(ValueError, match=f"^suite is '{name}', but results/{name} is the folder of .*; give it"):
+        check_suite(suite(suite=name))
+
+
 @pytest.mark.parametrize("overrides", [{"scoring": {"valu": 1.0}}, {"scoring": {"value": "1e-3"}}])
 def test_overrides_are_checked_against_the_templates(project, overrides):
     with pytest.raises(ValueError, match="valu"):
