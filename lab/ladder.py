@@ -91,7 +91,7 @@ def reached_table(results: str, models: dict[str, list[int]], tasks: dict[str, T
         accuracy = read_table(paths[0], schema_name="accuracy").query("metric == 'first_token_accuracy'")
         scores = read_table(paths[1], schema_name="scores")
         matching = mean_scores(scores, "induction_prefix_matching")
-        sharing = accuracy["task"].map(lambda name: task_group(tasks[name]) == "shared labels")
+        sharing = accuracy["task"].map(lambda name: name in tasks and task_group(tasks[name]) == "shared labels")
         known = accuracy["split"] != "unseen"
 
         def mean(rows: pd.Series, shots: int, labels: str = "clean", table: pd.DataFrame = accuracy) -> float:

@@ -183,7 +183,7 @@ def test_results_that_would_be_lost_stop_the_sweep_in_one_line(project, change):
     file = sorted(Path("config").glob("[lm]*.yaml"))[-1]
     status, output = sweep(project, "-n", "--configfile", str(file))
     assert status == 1 and output.startswith("error: ") and output.count("\n") == 1
-    assert ("results/lab is a file, expected" in output) or "mine.yaml: suite is 'lab', expected 'mine'" in output
+    assert ("results/lab is no folder, expected" in output) or "mine.yaml: suite is 'lab', expected 'mine'" in output
 
 
 def run_ablation(*arguments):

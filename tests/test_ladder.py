@@ -127,6 +127,14 @@ def test_seeds_are_judged_by_what_their_size_was_made_for(monkeypatch):
     assert seeds.seeds_shown(table)["aims met"].to_dict() == {"0": "no", "1": "yes"}
 
 
+def test_tasks_that_are_not_the_labs_share_no_labels():
+    models = {"lab-370k": [4096]}
+    lab, own = (ladder.reached_table("lab/training", models, tasks) for tasks in (read_tasks(), {}))
+    shared = ["0 shots", "1 shot", "10 shots", "10, shuffled"]
+    assert lab[shared].notna().all(axis=None) and own[shared].isna().all(axis=None)
+    assert own.drop(columns=shared).equals(lab.drop(columns=shared))
+
+
 def test_every_task_has_a_card_and_a_place_in_the_world_table():
     tasks = read_tasks()
     assert len(ladder.card_table(tasks)) == ladder.world_table(tasks)["tasks"].sum() == len(tasks) >= 40

@@ -19,7 +19,8 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def sweep(monkeypatch):
     """Tell of an event at a second; what was written then."""
-    jobs = [SimpleNamespace(rule=SimpleNamespace(name=rule), output=["table", f"{rule}{i}.ipynb"], id=i)
+    jobs = [SimpleNamespace(rule=SimpleNamespace(name=rule), output=["table", f"{rule}{i}.ipynb"],
+                            log=f"logs/{rule}{i}.log", id=i)
             for i, rule in enumerate(RULES)]
     clock = []
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[-1])
@@ -45,9 +46,10 @@ def test_every_finished_run_has_a_line_with_what_is_left(sweep):
     said = sweep(out, 360, "job_finished", job_id=3).splitlines()
     assert said[-1] == "ablation3.ipynb (300 s): 3 of 5 done, 0 running, about 4 min left"  # (80 + 300) / 2
     sweep(out, 360, "job_started", jobs=[2, 4, 5])
-    sweep(out, 400, "job_error", jobid=2)  # it runs no more, and is not done
+    said = sweep(out, 400, "job_error", jobid=2)  # it runs no more, and is not done
+    assert said.splitlines()[-1] == "error: scoring2.ipynb (40 s) failed; see logs/scoring2.log"
     assert sweep(out, 500, "job_finished", job_id=4).endswith("4 of 5 done, 0 running, about 1 min left\n")
-    assert sweep(out, 501, "job_finished", job_id=5).count("\n") == 4, "a target is no run"
+    assert sweep(out, 501, "job_finished", job_id=5).count("\n") == 5, "a target is no run"
 
 
 def test_a_terminal_has_one_line(sweep):
@@ -72,6 +74,7 @@ def test_warnings_and_errors_stay():
         logger.setLevel(logging.INFO)
         progress.quiet_terminal()
         for level_of, message in ((20, "Select jobs to execute..."), (30, "odd"), (40, "wrong"),
+                                  (40, "RuleException:\nCalledProcessError in file a:\nCommand 'b c' returned"),
                                   (20, "Nothing to be done (all requested files are present and up to date).")):
             logger.log(level_of, message)
     finally:
@@ -79,4 +82,4 @@ def test_warnings_and_errors_stay():
         logger.setLevel(level)
     shown, kept = (h.stream.getvalue().splitlines() for h in (handler, other))
     assert shown == ["odd", "wrong", "Nothing to be done (all requested files are present and up to date)."]
-    assert len(kept) == 4
+    assert len(kept) == 7

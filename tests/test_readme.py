@@ -1,5 +1,6 @@
 """What the README says is run: its commands, with less to measure where they measure, and its snippet as it stands."""
 
+import json
 import os
 import re
 import shlex
@@ -181,6 +182,47 @@ def test_the_snippet_scores_every_head(tmp_path):
     assert scores["induction"].shape == scores["fv"].shape == tuple(scores["shape"]) == (6, 4)
     assert 0 <= scores["induction"].min() and 0.5 < scores["induction"].max() <= 1, "the last step has induction heads"
     assert np.abs(scores["fv"]).max() <= 1 and np.ptp(scores["fv"]) > 0
+
+
+def of_page(title):
+    """The code blocks of a section of the page on reproduction."""
+    page = (ROOT / "book/reproduce.md").read_text(encoding="utf-8")
+    return re.findall(r"```\w*\n(.*?)```", page.split(f"\n## {title}\n")[1].split("\n## ")[0], re.S)
+
+
+@pytest.mark.end_to_end
+def test_the_pages_snippet_ablates(tmp_path):
+    (snippet,) = of_page("An ablation in Python")
+    printed = run("-c", snippet, HOME=str(tmp_path))
+    found = dict(re.findall(r"^(none|FV heads) +([\d.]+)$", printed, re.M))
+    assert float(found["FV heads"]) < float(found["none"]), printed
+
+
+@pytest.mark.end_to_end
+def test_own_tasks_are_measured_and_then_ablated_again_with_the_same_scores(tmp_path):
+    """Cards and commands as they stand, with less to measure; pairs are those of the lab's tasks of these names."""
+    pairs, cards, commands = of_page("Tasks and documents of your own")
+    folder, results = tmp_path / "my_tasks/tasks/abstractive", tmp_path / "results"
+    folder.mkdir(parents=True)
+    (tmp_path / "my_tasks/cards.json").write_text(cards)
+    for name in json.loads(cards):
+        shutil.copy(ROOT / f"lab/world/tasks/abstractive/{name}.json", folder)
+    assert json.loads(pairs) == json.loads((folder / "antonym.json").read_text())[:2]
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    (again,) = [block for block in of_page("A model of your own") if "cp -r" in block]
+    copy, other = again.splitlines()
+    for command, less in zip((*commands.splitlines(), other), [*LESS.values(), LESS["ablation"]], strict=True):
+        if command == other:
+            command = command.replace("../my_model", "lab-7k -p task_files my_tasks/tasks")
+            subprocess.run(copy.replace("results/try", "results/my_tasks"), shell=True, cwd=tmp_path, check=True)
+        given = shlex.split(command.replace("results results/", f"results {results}/"))[1:]
+        run("-m", "papermill", *given, *less, folder=tmp_path, PYTHONPATH=str(ROOT), HOME=str(tmp_path))
+    made = {path.relative_to(results).parts[:2] for path in results.rglob("*.parquet")}
+    assert {("my_tasks", "scores"), ("my_tasks", "effects"), ("second", "effects")} <= made
+    assert ("second", "accuracy") not in made
+    for place, n_shots in (("my_tasks", 10), ("second", 5)):
+        table = read_table(results / place / "ablations/lab-7k/step-1.parquet", schema_name="ablations")
+        assert table.attrs["provenance"]["parameters"]["n_shots"] == n_shots and {*table["task"]} >= {"antonym"}
 
 
 def test_the_folders_and_files_that_it_names_are_there():

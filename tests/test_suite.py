@@ -35,6 +35,21 @@ def test_steps_before_the_last_have_parameters_of_their_own_over_all_others(proj
         check_suite(suite(intermediate={"scoring": {"valeu": 4}})).check_templates()
 
 
+def test_a_run_depends_on_own_tasks_and_documents_that_its_parameters_name(project):
+    own = ["my.txt", "my_tasks/cards.json", "my_tasks/tasks/abstractive/a.json", "my_tasks/tasks/extractive/b.json"]
+    for name in (*own, "my_tasks/tasks/notes.json", "cards.json", "lab/models/config.json"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("{}")
+    scoring = Run("scoring", "models/tiny", 8)
+    of_weights = check_suite(suite()).inputs(scoring)
+    for tasks in ("my_tasks/tasks", "my_tasks/tasks[a]"):
+        mine = check_suite(suite(parameters={"scoring": {"task_files": tasks, "documents": "my.txt"}}))
+        assert mine.inputs(scoring) == of_weights + own
+        assert not {*own} & {*mine.inputs(Run("ablation", "models/tiny", 8))}, "it has parameters of its own"
+    named = check_suite(suite(parameters={"scoring": {"task_files": "lab[a]", "documents": "lab"}}))
+    assert named.inputs(scoring) == of_weights
+
+
 def test_the_schema_names_all_parameters_that_a_suite_may_not_set(project, monkeypatch):
     class Everything(dict):
         """What a template that declares every name has."""
@@ -110,6 +125,21 @@ def test_suites_that_include_each_other_are_read(monkeypatch, tmp_path):
             suite=one, include=[other], tables="pretrained", models=[{"name": model}])))
     found = read_suite(tmp_path / "a.yaml")
     assert [(other.name, other.included) for other in found.included] == [("b", ())]
+
+
+@pytest.mark.parametrize("place", ["results", "results/lab"])
+@pytest.mark.parametrize("odd", ["file", "dangling link"])
+def test_what_is_no_folder_in_place_of_results_is_refused(project, place, odd):
+    (project / place).parent.mkdir(exist_ok=True)
+    (project / place).touch() if odd == "file" else (project / place).symlink_to("gone")
+    with pytest.raises(ValueError, match=f"^{place} is no folder, expected the folder of results; move it away$"):
+        check_suite(suite()).check_templates()
+
+
+@pytest.mark.parametrize("name", ["try", "measure", "bench"])
+def test_a_suite_is_not_called_as_the_folder_of_another_command(project, name):
+    with pytest.raises(ValueError, match=f"^suite is '{name}', but results/{name} is the folder of .*; give it"):
+        check_suite(suite(suite=name))
 
 
 @pytest.mark.parametrize("overrides", [{"scoring": {"valu": 1.0}}, {"scoring": {"value": "1e-3"}}])

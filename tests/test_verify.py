@@ -162,6 +162,15 @@ def test_what_does_not_agree_is_named(results, change, path, message):
     assert len(lines) == 1 and message in lines[0], found()
 
 
+def test_copies_that_the_points_of_a_sweep_keep_are_no_problem(results):
+    for name in ("measured/scores/m/step8.parquet", "scores/m/step8.parquet"):
+        path = results / "sweeps/scoring/value=1" / name
+        path.parent.mkdir(parents=True)
+        shutil.copy(SCORES, path)
+    (line,) = found()
+    assert line.startswith("results/lab/sweeps/scoring/value=1/scores/m/step8.parquet: foreign")
+
+
 def test_logs_locks_and_unfinished_work_are_no_problem(results):
     for name in ("logs/scoring.log", ".sweep.lock", ".runs.lock", "partial/m/step0/abc.safetensors", "book/x.html"):
         (results / name).parent.mkdir(parents=True, exist_ok=True)

@@ -94,32 +94,55 @@ def test_the_commands_status_is_returned():
     assert warm(sys.executable, "-c", "raise SystemExit(7)").returncode == 7
 
 
-@pytest.mark.parametrize("whom", ["asker", "parent", "command", "server"])
-def test_whoever_wanted_it_takes_the_module_along(tmp_path, whom):
-    """The module says its process, then sleeps, as do the asker's parent and the command, which outlive the asker."""
+@pytest.mark.parametrize(("whom", "may_fork"), [
+    *((whom, True) for whom in ("asker", "parent", "command", "server", "shell")), ("parent", False), ("shell", False)])
+def test_whoever_wanted_it_takes_the_module_along(tmp_path, whom, may_fork):
+    """The module says its process, then sleeps, as do the asker's parent and the command, which outlive the asker.
+
+    The server and its command end with what started the server, the shell of a makefile.
+    """
     asked = module(tmp_path, "import os, time; open('module', 'w').write(f'{os.getpid()}\\n'); time.sleep(60)")
     parent = ("import os, subprocess, sys, time; asker = subprocess.Popen(sys.argv[1:], start_new_session=True); "
               "open('asker', 'w').write(f'{asker.pid} {os.getpid()} {os.getppid()}\\n'); asker.wait(); time.sleep(60)")
-    command = "import subprocess, sys, time; subprocess.call(sys.argv[1:]); time.sleep(60)"
-    server = SERVE.format(root=str(ROOT), preloaded="os", may_fork=True)
+    command = ("import os, subprocess, sys, time; open('command', 'w').write(f'{os.getppid()}\\n'); "
+               "subprocess.call(sys.argv[1:]); time.sleep(60)")
+    server = SERVE.format(root=str(ROOT), preloaded="os", may_fork=may_fork)
     python = [sys.executable, "-c"]
-    process = subprocess.Popen([*python, server, *python, command, *python, parent, *asked], cwd=tmp_path,
-                               env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    files = [tmp_path / name for name in ("module", "asker")]
+    shell = subprocess.Popen(["sh", "-c", '"$@" || exit 1', "sh", *python, server, *python, command, *python, parent,
+                              *asked], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    files = [tmp_path / name for name in ("module", "asker", "command")]
     try:
         assert eventually(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files))
-        pid, asker, of_parent, of_command = (int(word) for file in files for word in file.read_text().split())
-        assert alive(pid)
-        os.kill({"asker": asker, "parent": of_parent, "command": of_command, "server": process.pid}[whom],
-                signal.SIGKILL)
-        assert eventually(lambda: not alive(pid))
-        assert eventually(lambda: not alive(asker))
+        pid, asker, of_parent, of_command, of_server = (int(word) for f in files for word in f.read_text().split())
+        assert alive(pid) and shell.pid not in (pid, asker, of_parent, of_command, of_server)
+        os.kill({"asker": asker, "parent": of_parent, "command": of_command, "server": of_server,
+                 "shell": shell.pid}[whom], signal.SIGTERM if whom == "shell" else signal.SIGKILL)
+        if may_fork or whom == "parent":  # a cold module ends with its asker's parent alone
+            assert eventually(lambda: not alive(pid) and not alive(asker))
+        if whom in ("server", "shell"):
+            assert eventually(lambda: not alive(of_server) and not alive(of_command))
     finally:
-        for one in (of_parent, of_command):
+        for one in (of_parent, of_command, of_server, asker):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
-        process.kill()
-        process.wait()
+        shell.kill()
+        shell.wait()
+
+
+def test_an_interrupt_is_left_to_the_command(tmp_path):
+    """A terminal's goes to all, and the shell that started the server ends at once."""
+    command = ("import os, signal, time; signal.signal(signal.SIGINT, lambda *_: None); "
+               "open('command', 'w').write(f'{os.getppid()}\\n'); time.sleep(2); open('done', 'w').write('')")
+    server = SERVE.format(root=str(ROOT), preloaded="os", may_fork=True)
+    python = [sys.executable, "-c"]
+    shell = subprocess.Popen(["sh", "-c", '"$@" || exit 1', "sh", *python, server, *python, command], cwd=tmp_path,
+                             start_new_session=True)
+    file = tmp_path / "command"
+    assert eventually(lambda: file.exists() and file.read_text().endswith("\n"))
+    os.killpg(shell.pid, signal.SIGINT)
+    shell.wait()
+    assert eventually(lambda: not alive(int(file.read_text())))
+    assert (tmp_path / "done").exists()
 
 
 def test_a_module_runs_in_the_askers_folder(tmp_path):

@@ -29,9 +29,13 @@ class Progress(logging.Handler):
         job = getattr(record, "job_id" if event == "job_finished" else "jobid", None)
         if event in ("job_finished", "job_error") and job in self.began:
             seconds = now - self.began.pop(job)
+            told = f"{self.jobs[job].output[-1]} ({seconds:.0f} s)"
             if event == "job_finished":
                 self.seconds[job] = seconds
-                finished = f"{self.jobs[job].output[-1]} ({seconds:.0f} s): "
+                finished = f"{told}: "
+            else:  # a run that was killed says nothing itself
+                log = f"; see {self.jobs[job].log}" if self.jobs[job].log else ""
+                print(f"error: {told} failed{log}", file=sys.stderr)
         elif not started:
             return
         self.began |= dict.fromkeys(started, now)
@@ -56,7 +60,11 @@ class Progress(logging.Handler):
 
 
 def quiet_terminal() -> None:
-    """Of what Snakemake prints leave warnings, errors, and that there is nothing to do; its own log keeps all."""
+    """Of what Snakemake prints leave warnings, errors, and that there is nothing to do; its own log keeps all.
+
+    Not the command of a run that failed, pages of file names: the run has said why, and `Progress` which one it is.
+    """
     for handler in logging.getLogger("snakemake.logging").handlers:
         if handler.name == "DefaultStreamHandler":
-            handler.addFilter(lambda of: of.levelno >= logging.WARNING or "Nothing to be done" in str(of.msg))
+            handler.addFilter(lambda of: "Nothing to be done" in str(of.msg) or (
+                of.levelno >= logging.WARNING and not str(of.msg).startswith("RuleException:\nCalledProcessError")))

@@ -11,6 +11,7 @@ from workflow.notebooks import NOTEBOOKS, OF_STEP
 
 SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
 OF_ENTRY = ("name", *(notebook.key for notebook in OF_STEP.values()), "parameters")  # keys of a model's entry
+TAKEN = {"try": "notebooks run by hand", "measure": "make measure", "bench": "make bench"}  # folders of results/
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -31,8 +32,10 @@ def check_schema(config: Any) -> None:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
         raise ValueError(_one_line(error))
-    if config["suite"] in config.get("include", []):
-        raise ValueError(f"include: {config['suite']} is the suite itself, expected others")
+    if (name := config["suite"]) in TAKEN:
+        raise ValueError(f"suite is {name!r}, but results/{name} is the folder of {TAKEN[name]}; give it another name")
+    if name in config.get("include", []):
+        raise ValueError(f"include: {name} is the suite itself, expected others")
     for where, part, known in (
         ("parameters", config.get("parameters", {}), NOTEBOOKS), ("sweep", config.get("sweep", {}), OF_STEP),
         ("intermediate", config.get("intermediate", {}), OF_STEP),

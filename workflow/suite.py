@@ -12,6 +12,7 @@ import yaml
 from icl_lib.models.locate import locate, steps_of
 from icl_lib.names import size_of
 from workflow import command
+from workflow.inputs import own_data
 from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run, points
 from workflow.schema import SCHEMA, UniqueKeys, check_schema, short
 from workflow.templates import check_parameters, library_files, template_parameters
@@ -153,11 +154,11 @@ class Suite:
                 | (points(self.sweep[run.notebook])[run.point] if run.point else {}))
 
     def inputs(self, run: Run) -> list[str]:
-        """What a run is made from besides its template and the code: tables, other files, and weights."""
+        """What a run is made from besides its template and the code: tables, weights, other files."""
         notebook = NOTEBOOKS[run.notebook]
         found = sorted(path.as_posix() for pattern in notebook.files for path in Path().glob(pattern))
         if notebook.of == "step":
-            found += committed(self, run) or weights(run.model, run.step)
+            found += [*(committed(self, run) or weights(run.model, run.step)), *own_data(self.given(run))]
         found += [f"{self.results}/{path}" for kind in notebook.reads for other in self._read(run, WRITER[kind])
                   for path, of_kind in other.tables.items() if of_kind == kind]
         others = [other for other in self.runs if other.notebook in notebook.pages and not run.group and other != run]
@@ -173,9 +174,9 @@ class Suite:
                 for model, steps in suite.chosen[writer].items() if models is None or model in models for step in steps]
 
     def check_templates(self) -> None:
-        """Refuse templates and overrides that do not fit each other, and a file in place of results."""
-        if Path(self.results).is_file():
-            raise ValueError(f"{self.results} is a file, expected the folder of results; move it away")
+        """Refuse templates and overrides that do not fit each other, and what is no folder in place of results."""
+        if odd := [path for path in (RESULTS, Path(self.results)) if os.path.lexists(path) and not path.is_dir()]:
+            raise ValueError(f"{odd[0]} is no folder, expected the folder of results; move it away")
         models = [next(iter(self.steps)), *self.followed[:1], *self.of_model]
         for run in [*(Run(name, model, self.steps[model][0]) for model in models for name in NOTEBOOKS),
                     *(run for run in self.runs if run.point)]:

@@ -115,9 +115,9 @@ class _Check:
         known |= {f"{run.folder}/{kind}/{run.stem}.parquet" for run in self.suite.runs if run.point
                   for kind in NOTEBOOKS[run.notebook].reads}  # it finds the model's tables in its own folder
         for path in self.results.rglob("*"):
-            name = path.relative_to(self.results).as_posix()
-            other = name.split("/")[0] in _OTHER
-            if path.suffix == ".tmp" and name.split("/")[0] != "copy":
+            name, parts = path.relative_to(self.results).as_posix(), path.relative_to(self.results).parts
+            other = parts[0] in _OTHER or parts[0] == "sweeps" and parts[3:4] == (KEPT,)  # a point has its own
+            if path.suffix == ".tmp" and parts[0] != "copy":
                 yield f"{path}: temporary file left by a run that was killed; remove it"
             elif path.suffix == ".damaged":
                 yield f"{path}: set aside because it could not be read; look at it and remove it"

@@ -20,9 +20,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ def run_module(module: str, arguments: list[str]) -> int:
         if not connection.recv(1):
             raise OSError("there is a GPU")
     except (KeyError, OSError):
+        _end_with(parent)
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
     _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the fork decides; a kernel's shutdown begins with one
@@ -51,8 +54,9 @@ def run_module(module: str, arguments: list[str]) -> int:
 
 
 def _end_with(parent: int) -> None:
-    """From now on the system kills this process when its parent ends."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    """From now on the system, where it is Linux, kills this process when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -60,8 +64,10 @@ def _end_with(parent: int) -> None:
 def serve(command: list[str], preload: Callable[[], bool]) -> int:
     """Run a command and the modules that it asks for; its exit status.
 
-    The first of them waits for `preload`, which says whether to fork at all.
+    The first of them waits for `preload`, which says whether to fork at all. The command is killed where whoever
+    started this process has ended without an interrupt: a makefile's shell does not pass on a SIGTERM.
     """
+    parent, interrupts = os.getppid(), []
     with tempfile.TemporaryDirectory(prefix="icl_warm.") as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/socket")
         listener.listen()
@@ -71,10 +77,17 @@ def serve(command: list[str], preload: Callable[[], bool]) -> int:
             "argv": [sys.executable, "-S", __file__, "--module", "ipykernel_launcher", "-f", "{connection_file}"],
             "display_name": "Python 3", "language": "python"}), encoding="utf-8")
         paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
-        with subprocess.Popen(command, env=os.environ | {SOCKET: f"{folder}/socket", "JUPYTER_PATH": paths}) as process:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command and the forks get it too, and decide
+        with subprocess.Popen(command, env=os.environ | {SOCKET: f"{folder}/socket", "JUPYTER_PATH": paths},
+                              preexec_fn=partial(_end_with, os.getpid())) as process:
+            signal.signal(signal.SIGINT, lambda *_: interrupts.append(1))  # the command gets it too, and decides
+
+            def ended() -> bool:
+                if os.getppid() != parent and not interrupts:
+                    process.kill()
+                return process.poll() is not None
+
             attended, may_fork = set(), None
-            while process.poll() is None and may_fork is not False:
+            while not ended() and may_fork is not False:
                 if select.select([listener], [], [], _EVERY)[0]:
                     may_fork = preload() if may_fork is None else may_fork
                     if may_fork:
@@ -84,7 +97,9 @@ def serve(command: list[str], preload: Callable[[], bool]) -> int:
             listener.close()  # who has asked starts cold
             for pid in attended:
                 os.kill(pid, signal.SIGKILL)
-            return process.wait()
+            while not ended():
+                time.sleep(_EVERY)
+            return process.returncode
 
 
 def _preload(own: bool = True) -> bool:
