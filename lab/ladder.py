@@ -130,14 +130,20 @@ def recipe_changes(rung: str) -> pd.DataFrame:
 
 
 def recipe_sentence(rung: str) -> str:
-    """In how many seeds of each arm the two kinds of heads formed, and the 10-shot accuracies, in one sentence."""
+    """In how many seeds of each arm the two kinds of heads formed, where, and the 10-shot accuracies, in one sentence.
+
+    Where: layers with induction heads and the largest share of a layer's heads, where a trial measured them.
+    """
     parts = []
     for arm, rows in _trials(rung).groupby("arm", sort=False):
         induction = int((rows["prefix matching"] > 0.5).sum())
         fv = int(((rows["FV score"] > 0.03) & (rows["FV score"] > rows["null, 99 %"])).sum())
         shots = ", ".join(f"{value:.2f}" for value in rows["10 shots"])
-        parts.append(f"*{arm}*: induction heads in {induction} of {len(rows)} seeds, FV heads in {fv}, accuracy at "
-                     f"10 shots {shots}")
+        known = rows.dropna(subset=["induction layers", "other heads"])
+        where = "; ".join(f" (layers: {row['induction layers']:.0f}, of the fullest {1 - row['other heads']:.0%})"
+                          for _, row in known.iterrows())
+        parts.append(f"*{arm}*: induction heads in {induction} of {len(rows)} seeds{where}, FV heads in {fv}, accuracy "
+                     f"at 10 shots {shots}")
     return (f"Counting prefix matching above 0.5 and FV scores above 0.03 and their null. {'; '.join(parts)}. Where "
             "seeds of the recipe as it is differ, one seed of another arm says little.")
 
