@@ -20,6 +20,7 @@ from icl_lib.data.documents import read_documents
 from icl_lib.data.sources import read_pairs, read_tasks, select_tasks
 from icl_lib.data.tasks import Task
 from icl_lib.heads import head_count, layer_matched_random_heads, overlap, random_heads, top_heads
+from icl_lib.measurements import in_split
 from lab import tokenizer, train
 from tests.conftest import GOLDEN, golden_case
 from tests.project import ROOT
@@ -211,6 +212,13 @@ CASES = {
     "card held out text": (card(held_out="1"), r"\['t', 'held_out'\]: Input should be a valid integer, found '1'"),
     "task unknown": (lambda: select_tasks({"months": TASK}, ["month"]),
                      "unknown task 'month'; valid are months; nearest: months"),
+    "tasks all of another split": (
+        lambda: in_split(read_tasks("lab[country-capital,country-continent]"), "evaluation"),
+        r"none of the 2 tasks is of the split evaluation \(they are of scoring\), expected at least 1; name others in"),
+    "tasks of neither split": (lambda: in_split({"t": TASK}, "evaluation", "unseen"), "of the split evaluation or uns"),
+    "one task to score": (lambda: in_split(read_tasks("lab[antonym,country-capital]"), "scoring"),
+                          r"1 of the 2 tasks is of the split scoring \(they are of evaluation, scoring\), .* least 2;"),
+    "tasks of an unknown split": (lambda: in_split({"t": TASK}, "scoring", "unsen"), "unknown split 'unsen'; .*unseen"),
     "documents missing": (lambda: read_documents("no.txt", golden_case("gpt_neox").model.tokenizer, n_documents=1,
                                                  length=8, seed=0), "documents 'no.txt': no such file; give 'lab'"),
     # model folders

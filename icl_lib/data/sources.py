@@ -11,13 +11,14 @@ from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, Typ
 
 from icl_lib.data.documents import LAB, REFERENCE
 from icl_lib.data.patterns import pattern_tasks
-from icl_lib.data.tasks import Task, TaskPrompts
+from icl_lib.data.tasks import SPLITS, Task, TaskPrompts
 from icl_lib.data.upstream import upstream_tasks
 from icl_lib.models.locate import locate
 from icl_lib.names import refuse_unknown
 
 LAB_TASKS = Path(__file__).parents[2] / "lab" / "world" / "tasks"
 AUTO = "auto"
+SOME_TASKS = "lab[country-capital,country-continent,antonym]"  # two to score heads on, one to evaluate on
 _TOKENIZER = LAB_TASKS.parent / "tokenizer" / "tokenizer.json"
 
 
@@ -36,7 +37,7 @@ class _Card(BaseModel):
     """What `cards.json` says of a task."""
 
     type: Literal["abstractive", "extractive"]
-    split: Literal["scoring", "evaluation", "training", "unseen"]
+    split: Literal[SPLITS]
     inputs: StrictStr
     labels: StrictStr
     relation: StrictStr
@@ -58,7 +59,7 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
     "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits
     (`icl_lib.data.upstream.upstream_tasks`); "patterns" is generated (`icl_lib.data.patterns`); else a folder
     `<type>/<task>.json` with the cards of `cards.json` beside it.
-    Names in brackets choose some of a source: "lab[antonym,country-capital]".
+    Names in brackets choose some of a source, as in `SOME_TASKS`.
     """
     if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
         return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
@@ -122,10 +123,10 @@ def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
 def tasks_for(model: str, given: str = AUTO) -> str:
     """The tasks to measure a model on, as `read_tasks` takes them: "auto" is lab for lab models, else the paper's.
 
-    Raises ValueError for the lab's tasks on a model without the lab's words; some of them by name (`lab[antonym]`) are
+    Raises ValueError for the lab's tasks on a model without the lab's words; some of them by name (`lab[...]`) are
     taken as meant.
     """
-    return _fitting(model, given, "task_files", "upstream", "a folder of tasks, or some of the lab's: lab[antonym,...]")
+    return _fitting(model, given, "task_files", "upstream", f"a folder of tasks, or some of the lab's: {SOME_TASKS}")
 
 
 def documents_for(model: str, given: str = AUTO) -> str:
