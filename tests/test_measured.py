@@ -8,10 +8,12 @@ import pytest
 
 from icl_lib.data.sources import read_tasks
 from icl_lib.measurements import task_table, write_measured
+from icl_lib.names import WORDS
 from icl_lib.notebook import asked_of, check_given, is_measured
+from icl_lib.parameters import misfit
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
-from icl_lib.tables import KEYS, model_folder, read_table, run_path, write_table
+from icl_lib.tables import KEYS, VALUES, model_folder, read_table, run_path, write_table
 from tests.project import ROOT, make_project
 from workflow import measure
 from workflow.inputs import measured_from
@@ -74,6 +76,19 @@ def test_no_table_of_a_run_is_written_where_one_is_refused(tmp_path, neox):
             {"tasks": task_table({}, name="m", step=0), "scores": pd.DataFrame([ROW, ROW])}, paths, neox.model,
             suite="s", seed=0, parameters={}, tasks={})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_words_of_lists_are_those_of_the_code():
+    from icl_lib.ablation.protocols import PROTOCOLS
+    from icl_lib.injection import PRESETS
+
+    assert ("single", *WORDS["protocols"]) == tuple(PROTOCOLS) and WORDS["presets"] == tuple(PRESETS)
+    assert all({"none", *WORDS[name]} == set(VALUES[column])
+               for name, column in (("replacements", "replacement"), ("positions", "positions")))
+    for notebook in ("ablation", "task_execution"):
+        for name, declared in template_parameters(ROOT / "notebooks" / f"{notebook}.ipynb").items():
+            assert not misfit(name, declared.default, declared.type), name
+    assert not misfit("exclude_fraction", 0, "float") and not misfit("protocols", [], "list[str]")
 
 
 @pytest.mark.parametrize("injected", ["", "n_prompts = 2\nshare = 1\nwords = ['a']\nyes = False\n"])

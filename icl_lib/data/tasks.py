@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, StrictStr
 
-SPLITS = ("scoring", "evaluation", "training", "unseen")
+from icl_lib.names import WORDS
+
+SPLITS = WORDS["splits"]
 _NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from icl_lib.forward.passes import device_of, hooked, output_projections, split_heads
 from icl_lib.heads import HeadMask
-from icl_lib.names import refuse_unknown
+from icl_lib.names import WORDS, refuse_unknown
 
-POSITIONS = ("last", "all")
+POSITIONS = WORDS["positions"]
 
 
 @dataclass(frozen=True)
