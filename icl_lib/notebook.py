@@ -20,7 +20,8 @@ def check_given(namespace: Mapping[str, Any]) -> None:
     """Raise ValueError for a parameter given by papermill that the notebook lacks or cannot use (`parameters.misfit`).
 
     `namespace` is the notebook's `globals()`: papermill's cell stands in its history of inputs, and the annotations of
-    the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on.
+    the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on. Where it
+    measures a model, also for a results folder that cannot be written.
     """
     given = [source for source in namespace.get("In", []) if source.lstrip().startswith("# Parameters")]
     known = namespace.get("__annotations__", {})
@@ -29,7 +30,17 @@ def check_given(namespace: Mapping[str, Any]) -> None:
             refuse_unknown("parameter", target.id, known)
             kind = known[target.id].__name__ if isinstance(known[target.id], type) else str(known[target.id])
             if wrong := misfit(target.id, namespace[target.id], kind):
-                raise ValueError(f"parameter {target.id} is {wrong}; papermill takes lists as -y '{target.id}: [...]'")
+                hint = f"; papermill takes lists as -y '{target.id}: [...]'" if kind.startswith("list") else ""
+                raise ValueError(f"parameter {target.id} is {wrong}{hint}")
+    if "model" in known and "results" in known:
+        _refuse_unwritable(results_path(namespace["results"]))
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"results {str(folder)!r}: {there} is {'read-only' if there.is_dir() else 'not a folder'}, "
+                         "expected a folder to write to; give another results folder")
 
 
 def asked_of(namespace: Mapping[str, Any], *shown: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ def misfit(name: str, value: object, kind: str) -> str:
     outer, _, inner = kind.removesuffix("]").partition("[")
     if not isinstance(value, TYPES[outer]) or isinstance(value, bool) is not (outer == "bool"):
         return f"{value!r} ({type(value).__name__}), expected {kind}"
+    if outer == "str" and not value.strip():
+        return f"{value!r}, expected a text that is not empty"
     if outer in ("int", "float"):
         least, most = _FROM.get(name, int(name.startswith("n_"))), 1 if "fraction" in name else sys.float_info.max
         if not least <= value <= most:

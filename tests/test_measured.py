@@ -58,7 +58,8 @@ def test_a_parameter_of_another_type_is_refused():
     ("shots = ['1']", list[int], "holds '1' .str., expected int"),
     ("fractions = []", list[float], "fractions is .., expected at least one value"),
     ("step = -5", int, "step is -5, expected int of at least -1"),
-    ("seed = -1", int, "seed is -1, expected int of at least 0"),
+    ("seed = -1", int, "seed is -1, expected int of at least 0$"),
+    ("results = ' '", str, "results is ' ', expected a text that is not empty$"),
     ("n_null_draws = 0", int, "n_null_draws is 0, expected int of at least 1"),
 ])  # fmt: skip
 def test_values_that_nothing_can_be_made_of_are_refused(injected, kind, message):
@@ -67,6 +68,19 @@ def test_values_that_nothing_can_be_made_of_are_refused(injected, kind, message)
     with pytest.raises(ValueError, match=message) as caught:
         check_given(namespace)
     assert "\n" not in str(caught.value)
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused_before_a_measurement(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for results, known in (("new/x", ["model"]), (".", ["model"]), ("file", ["models"])):
+        check_given(cells("", results=str(tmp_path / results), **dict.fromkeys(known, "m")))
+    for results in ("file", "file/x"):
+        with pytest.raises(ValueError, match=f"results '.*{results}': .*/file is not a folder, .*; give another"):
+            check_given(cells("", results=str(tmp_path / results), model="m"))
+    monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)  # the superuser may write all of it
+    with pytest.raises(ValueError, match="is read-only, expected a folder to write to; give another results folder"):
+        check_given(cells("", results=str(tmp_path / "new/x"), model="m"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_no_table_of_a_run_is_written_where_one_is_refused(tmp_path, neox):
