@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from icl_lib.models.locate import files_sum
 from icl_lib.names import refuse_unknown
 from icl_lib.parameters import misfit
-from icl_lib.tables import read_table, results_path, run_path
+from icl_lib.tables import model_folder, read_table, results_path, run_path
 
 
 def check_given(namespace: Mapping[str, Any]) -> None:
@@ -55,16 +56,33 @@ def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> boo
     """Whether the tables of a run are there, by schema. Errors for one that cannot be read as in `read_table`.
 
     A table measured with other parameters is neither shown nor replaced: ValueError names the file and what differs.
+    So is one measured by hand before a local model's files changed, or before its scores were measured anew.
     """
     present = {schema: path for schema, path in paths.items() if path.is_file()}
     for schema, path in present.items():
-        was = read_table(path, schema_name=schema).attrs["provenance"]["parameters"]
+        made_by = read_table(path, schema_name=schema).attrs["provenance"]
+        was = made_by["parameters"]
         for name in sorted(set(was) | set(parameters)):
             if was.get(name) != parameters.get(name):
                 raise ValueError(
                     f"{path} was measured with {name} = {was.get(name, 'not given')!r}, this run asks for "
                     f"{parameters.get(name, 'not given')!r}; give another results folder, the same value, or remove it")
+        if not made_by["made_from"] and not os.environ.get("ICL_LIB_MADE_FROM"):  # the workflow sees to its own
+            _refuse_older(path, made_by, with_scores="scores" not in paths)
     return len(present) == len(paths)
+
+
+def _refuse_older(path: Path, made_by: Mapping[str, Any], *, with_scores: bool) -> None:
+    """Raise ValueError where a model's files or scores are not those that a table beside them was measured with."""
+    of_model, again = made_by.get("sums", {}).get("model"), "give another results folder, or remove it"
+    model, step = (made_by["parameters"].get(name) for name in ("model", "step"))
+    if of_model and files_sum(model, step) not in ("", of_model):
+        raise ValueError(f"{path} was measured before the files of model {model!r} changed; {again}")
+    if with_scores and model is not None:
+        results = path.parents[len(Path(model_folder(model)).parts) + 1]
+        scores = run_path(results, "scores", model, step)
+        if scores.is_file() and read_table(scores).attrs["provenance"]["time"] > made_by["time"]:
+            raise ValueError(f"{path} was measured before the scores in {scores}; {again}")
 
 
 def read_scored(results: Path, model: str, step: int, *kinds: str, task_files: str) -> list[pd.DataFrame]:

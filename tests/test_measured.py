@@ -1,12 +1,15 @@
 """Measuring and showing apart: tables are read where they are, put back where they were kept, never replaced."""
 
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from icl_lib.data.sources import read_tasks
+from icl_lib.measurements import made_by as measured_by
 from icl_lib.measurements import task_table, write_measured
 from icl_lib.names import WORDS
 from icl_lib.notebook import asked_of, check_given, is_measured
@@ -14,15 +17,19 @@ from icl_lib.parameters import misfit
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.tables import KEYS, VALUES, model_folder, read_table, run_path, write_table
+from tests.conftest import GOLDEN
 from tests.project import ROOT, make_project
 from workflow import measure
-from workflow.inputs import measured_from
+from workflow.inputs import MADE_FROM, measured_from
 from workflow.measure import largest_difference
 from workflow.run import KEPT, put_back, run_notebook
 from workflow.templates import library_files, measuring_parameters, measuring_source, template_parameters
 
 ROW = {"model": "m", "step": 1, "score": "fv", "layer": 0, "head": 0, "task": "t", "value": 0.25,
        "standard_error": 0.1, "n_prompts": 4}
+
+ACCURACY = {"model": "m", "step": 1, "n_shots": 2, "labels": "clean", "task": "t", "task_type": "abstractive",
+            "split": "evaluation", "metric": "exact_match", "value": 0.25, "standard_error": 0.1, "n_prompts": 4}
 
 
 def made_by(**parameters):
@@ -128,6 +135,47 @@ def test_a_table_of_the_same_measurement_is_read_and_one_of_another_refused(tmp_
         is_measured({"scores": paths["scores"]}, {"n_prompts": 4, "n_shots": 10})
 
 
+@pytest.mark.parametrize("by_suite", [False, True])
+def test_a_table_made_by_hand_before_the_model_or_its_scores_changed_is_refused(
+    tmp_path, monkeypatch, neox, golden_copy, by_suite
+):
+    if by_suite:
+        (tmp_path / "record").write_text('{"files": {}}')
+        monkeypatch.setenv(MADE_FROM, str(tmp_path / "record"))
+    parameters = {"model": golden_copy, "step": -1}
+    kept = measured_by(neox.model, suite="s", seed=0, parameters=parameters, sums={"tasks": "1"})
+    assert set(kept["sums"]) == ({"tasks"} if by_suite else {"tasks", "model"}) and kept["parameters"] == parameters
+    kept["made_from"] = {}  # as committed tables have it, which a suite takes as they are
+    paths = {kind: run_path(tmp_path / "r", kind, golden_copy, -1) for kind in ("accuracy", "scores")}
+    write_table(pd.DataFrame([ACCURACY]), paths["accuracy"], schema_name="accuracy", provenance=kept)
+    write_table(pd.DataFrame([ROW]), paths["scores"], schema_name="scores", provenance=kept)
+    of_others = {"accuracy": paths["accuracy"]}
+    assert is_measured(paths, parameters) and is_measured(of_others, parameters)
+    later = kept | {"time": "2999-01-01T00:00:00+00:00"}
+    write_table(pd.DataFrame([ROW]), paths["scores"], schema_name="scores", provenance=later)
+    refused_by_hand(by_suite, of_others, parameters, "accuracy/.* was measured before the scores in .*/r/scores/.*; ")
+    assert is_measured(paths, parameters), "all of one run"
+    Path(golden_copy, "config.json").write_text(Path(golden_copy, "config.json").read_text() + " ")
+    refused_by_hand(by_suite, paths, parameters, "was measured before the files of model '.*/mine' changed; give ")
+    shutil.rmtree(golden_copy)
+    assert is_measured(paths, parameters), "tables are read where the model is gone"
+
+
+def refused_by_hand(by_suite, paths, parameters, message):
+    """A suite knows what its tables were made from."""
+    if by_suite:
+        assert is_measured(paths, parameters)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        is_measured(paths, parameters)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def golden_copy(tmp_path):
+    return str(shutil.copytree(GOLDEN / "gpt_neox" / "model", tmp_path / "mine"))
+
+
 def test_a_table_that_the_workflow_made_is_left_as_it_is_by_hand(tmp_path, capsys):
     path, by_suite = tmp_path / "a.parquet", made_by() | {"made_from": {"files": {}}}
     for made, value, expected in ((made_by(), 1, 1), (by_suite, 2, 2), (made_by(), 3, 2), (by_suite, 4, 4)):
@@ -172,8 +220,6 @@ def template(tmp_path, monkeypatch):
     """A project with one notebook that measures a value and shows a caption, and how to run it."""
     monkeypatch.chdir(make_project(tmp_path))
     project = tmp_path
-    from pathlib import Path
-
     path = Path("notebooks/scoring.ipynb")
 
     def write(caption="one", measuring=MEASURING):
@@ -219,8 +265,6 @@ def test_an_edited_caption_measures_nothing_and_an_edited_measurement_does(templ
 
 
 def test_what_a_measurement_depends_on(template):
-    from pathlib import Path
-
     write, _, _ = template
     path = write()
     assert measuring_parameters(path) == {"model", "step", "value", "results"}

@@ -1,5 +1,6 @@
 """Models by name: where their files are, which checkpoints they have, how large they are; nothing is loaded."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str 
     if known := published_steps(name):
         _check_step(name, step, known)
     return name, f"step{step}"
+
+
+def files_sum(model: str, step: int) -> str:
+    """The SHA-256 sum of a local model's files, "" for other models and where it is gone; `step` -1: no checkpoint."""
+    try:
+        folder = Path(locate(model, None if step < 0 else step)[0])
+    except (ValueError, OSError):
+        return ""
+    digest = hashlib.sha256()
+    files = [path for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".json", ".txt", ".model")]
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest() if files else ""
 
 
 def _folder(name: str) -> Path | None:
