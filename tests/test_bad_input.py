@@ -17,7 +17,7 @@ from benchmarks import book as cold_book
 from icl_lib import load_model, read_prompts
 from icl_lib.ablation.protocols import protocol_conditions
 from icl_lib.data.documents import read_documents
-from icl_lib.data.sources import read_pairs, read_tasks, select_tasks
+from icl_lib.data.sources import documents_for, read_pairs, read_tasks, select_tasks
 from icl_lib.data.tasks import Task
 from icl_lib.heads import head_count, layer_matched_random_heads, overlap, random_heads, top_heads
 from icl_lib.measurements import in_split
@@ -219,6 +219,11 @@ CASES = {
     "card without labels": (card(labels=None), r"\['t', 'labels'\]: Input should be a valid string, found None"),
     "card held out": (card(held_out=1), "task 't' holds out 1 of 1 pairs"),
     "card held out text": (card(held_out="1"), r"\['t', 'held_out'\]: Input should be a valid integer, found '1'"),
+    "card of another type": (card(type="extractive"), "abstractive/t.json has no card; describe task 't' of the type "),
+    "tasks without a card": (card(name="u"), "tasks/abstractive/t.json has no card; .* in cards.json, or move the fil"),
+    "tasks missing": (lambda: read_tasks("bogus"), "task_files 'bogus': no such tasks; expected lab, upstream, .* bes"),
+    "tasks without cards": (lambda: (Path("tasks").mkdir(), read_tasks("tasks")), "task_files 'tasks': no such tasks;"),
+    "documents of no kind": (lambda: documents_for("owner/name", "bogus"), "documents 'bogus': no such file; give 'la"),
     "task unknown": (lambda: select_tasks({"months": TASK}, ["month"]),
                      "unknown task 'month'; valid are months; nearest: months"),
     "tasks all of another split": (

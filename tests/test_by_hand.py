@@ -127,7 +127,9 @@ def test_lab_models_and_their_copies_get_the_lab_s_tasks_and_others_the_paper_s(
     for model in ("smollm2-135m", "EleutherAI/pythia-70m-deduped", "labml/x", str(GOLDEN / "llama" / "model")):
         assert (tasks_for(model), documents_for(model)) == ("upstream", "python-reference"), model
         for given in ("upstream:released", "lab[antonym,capital-country]", "my/tasks"):
-            assert tasks_for(model, given) == documents_for(model, given) == given
+            assert tasks_for(model, given) == given
+        for given in ("python-reference", "owner/name@main", str(GOLDEN / "gpt_neox" / "prompts.json")):
+            assert documents_for(model, given) == given
 
 
 @pytest.mark.parametrize(("choose", "line"), [
