@@ -17,12 +17,13 @@ from icl_lib.parameters import misfit
 from icl_lib.tables import model_folder, read_table, results_path, run_path
 
 
-def check_given(namespace: Mapping[str, Any]) -> None:
+def check_given(namespace: dict[str, Any]) -> None:
     """Raise ValueError for a parameter given by papermill that the notebook lacks or cannot use (`parameters.misfit`).
 
     `namespace` is the notebook's `globals()`: papermill's cell stands in its history of inputs, and the annotations of
     the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on. Where it
-    measures a model, also for a results folder that cannot be written.
+    measures a model, also for a results folder that cannot be written. The name of a model's folder loses the slash at
+    its end: with and without it is one model.
     """
     given = [source for source in namespace.get("In", []) if source.lstrip().startswith("# Parameters")]
     known = namespace.get("__annotations__", {})
@@ -33,6 +34,8 @@ def check_given(namespace: Mapping[str, Any]) -> None:
             if wrong := misfit(target.id, namespace[target.id], kind):
                 hint = f"; papermill takes lists as -y '{target.id}: [...]'" if kind.startswith("list") else ""
                 raise ValueError(f"parameter {target.id} is {wrong}{hint}")
+    if "model" in known:
+        namespace["model"] = namespace["model"].rstrip("/") or namespace["model"]
     if "model" in known and "results" in known:
         _refuse_unwritable(results_path(namespace["results"]))
 

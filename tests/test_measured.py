@@ -120,6 +120,13 @@ def test_good_parameters_pass_also_after_other_cells_have_run(injected):
     check_given(namespace)
 
 
+def test_a_model_s_folder_with_and_without_a_slash_at_its_end_is_one_model(tmp_path):
+    for given in ("my_model/", "my_model", "owner/name//", "/"):
+        namespace = cells(f"model = {given!r}\n", model="m", results=str(tmp_path))
+        check_given(namespace)
+        assert namespace["model"] == (given.rstrip("/") or "/")
+
+
 # Tables that are there
 
 

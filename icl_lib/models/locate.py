@@ -66,10 +66,12 @@ def _folder(name: str) -> Path | None:
 def steps_of(name_or_path: str | Path) -> list[int]:
     """The checkpoints of a model, as optimiser steps in rising order; empty where there are none.
 
-    For hub ids only the published list of Pythia is known without asking the hub.
+    For hub ids only the published list of Pythia is known without asking the hub. Errors as in `load_model`.
     """
-    folder = _folder(str(name_or_path))
-    return _steps_in(folder) if folder else published_steps(str(name_or_path))
+    if folder := _folder(str(name_or_path)):
+        return _steps_in(folder)
+    locate(name_or_path)  # refuses what is no model
+    return published_steps(str(name_or_path))
 
 
 def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
