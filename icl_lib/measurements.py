@@ -13,8 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from icl_lib.data.documents import documents_sum
-from icl_lib.data.tasks import Task, TaskPrompts, bos_text, draw_prompts, tasks_sum
+from icl_lib.data.sources import SOME_TASKS
+from icl_lib.data.tasks import SPLITS, Task, TaskPrompts, bos_text, draw_prompts, tasks_sum
 from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
+from icl_lib.models.locate import files_sum
+from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
@@ -43,8 +46,20 @@ def first_prompts(prompts: Mapping[str, TaskPrompts], n: int) -> dict[str, TaskP
 
 
 def in_split(tasks: Mapping[str, Task], *splits: str) -> dict[str, Task]:
-    """The tasks of the given splits (`scoring`, `evaluation`, `unseen`), in order of names."""
-    return {name: task for name, task in sorted(tasks.items()) if task.split in splits}
+    """The tasks of the given splits, in order of names.
+
+    Raises ValueError for an unknown split, for none of them, and for a single one to score heads on: its scores are
+    compared with those under another task's means.
+    """
+    for split in splits:
+        refuse_unknown("split", split, SPLITS)
+    found = {name: task for name, task in sorted(tasks.items()) if task.split in splits}
+    if len(found) < (least := 2 if splits == ("scoring",) else 1):
+        of = ", ".join(sorted({task.split for task in tasks.values()}))
+        raise ValueError(f"{len(found) or 'none'} of the {len(tasks)} tasks is of the split {' or '.join(splits)} (they"
+                         f" are of {of}), expected at least {least}; name others in task_files, such as {SOME_TASKS}, "
+                         "or give them that split in cards.json")
+    return found
 
 
 def task_group(task: Task) -> str:
@@ -55,13 +70,20 @@ def task_group(task: Task) -> str:
 
 
 def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
-    """Provenance of a table measured on a model, its revision on the hub included; `details` as in `provenance`."""
+    """Provenance of a table measured on a model, its revision on the hub included; `details` as in `provenance`.
+
+    What is run by hand also gets the sum of a local model's files; of a suite's runs `made_from` has these.
+    """
     weight = next(model.original_model.parameters())
     dtype = getattr(model, "number_type", str(weight.dtype).removeprefix("torch."))
-    return provenance(suite=suite, seed=seed, dtype=dtype,
+    made = provenance(suite=suite, seed=seed, dtype=dtype,
                       device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
                       revision=getattr(model, "revision", ""), seconds=time.process_time(),
                       checked=str(getattr(model, "checked", "")), **details)
+    by_hand = "model" in parameters and not made["made_from"]
+    if by_hand and (of_files := files_sum(parameters["model"], parameters["step"])):
+        made["sums"] = made["sums"] | {"model": of_files}
+    return made
 
 
 def write_measured(

@@ -4,6 +4,14 @@ import difflib
 import re
 from collections.abc import Iterable
 
+WORDS = {  # what parameters that are lists of words may hold; what a word means stands where it is used
+    "replacements": ("mean", "task_mean", "zero", "resample", "bos_value"),
+    "positions": ("last", "all"),
+    "protocols": ("paper", "released"),
+    "presets": ("task", "released"),
+    "splits": ("scoring", "evaluation", "training", "unseen"),
+}
+
 
 def unknown(what: str, name: str, valid: Iterable[str]) -> ValueError:
     """The error for a name that is not valid, in one line: with those that are, of many the nearest."""

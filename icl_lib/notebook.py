@@ -11,16 +11,19 @@ from typing import Any
 
 import pandas as pd
 
+from icl_lib.models.locate import files_sum
 from icl_lib.names import refuse_unknown
 from icl_lib.parameters import misfit
-from icl_lib.tables import read_table, results_path, run_path
+from icl_lib.tables import model_folder, read_table, results_path, run_path
 
 
-def check_given(namespace: Mapping[str, Any]) -> None:
+def check_given(namespace: dict[str, Any]) -> None:
     """Raise ValueError for a parameter given by papermill that the notebook lacks or cannot use (`parameters.misfit`).
 
     `namespace` is the notebook's `globals()`: papermill's cell stands in its history of inputs, and the annotations of
-    the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on.
+    the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on. Where it
+    measures a model, also for a results folder that cannot be written. The name of a model's folder loses the slash at
+    its end: with and without it is one model.
     """
     given = [source for source in namespace.get("In", []) if source.lstrip().startswith("# Parameters")]
     known = namespace.get("__annotations__", {})
@@ -29,7 +32,19 @@ def check_given(namespace: Mapping[str, Any]) -> None:
             refuse_unknown("parameter", target.id, known)
             kind = known[target.id].__name__ if isinstance(known[target.id], type) else str(known[target.id])
             if wrong := misfit(target.id, namespace[target.id], kind):
-                raise ValueError(f"parameter {target.id} is {wrong}; papermill takes lists as -y '{target.id}: [...]'")
+                hint = f"; papermill takes lists as -y '{target.id}: [...]'" if kind.startswith("list") else ""
+                raise ValueError(f"parameter {target.id} is {wrong}{hint}")
+    if "model" in known:
+        namespace["model"] = namespace["model"].rstrip("/") or namespace["model"]
+    if "model" in known and "results" in known:
+        _refuse_unwritable(results_path(namespace["results"]))
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"results {str(folder)!r}: {there} is {'read-only' if there.is_dir() else 'not a folder'}, "
+                         "expected a folder to write to; give another results folder")
 
 
 def asked_of(namespace: Mapping[str, Any], *shown: str) -> dict[str, Any]:
@@ -44,16 +59,33 @@ def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> boo
     """Whether the tables of a run are there, by schema. Errors for one that cannot be read as in `read_table`.
 
     A table measured with other parameters is neither shown nor replaced: ValueError names the file and what differs.
+    So is one measured by hand before a local model's files changed, or before its scores were measured anew.
     """
     present = {schema: path for schema, path in paths.items() if path.is_file()}
     for schema, path in present.items():
-        was = read_table(path, schema_name=schema).attrs["provenance"]["parameters"]
+        made_by = read_table(path, schema_name=schema).attrs["provenance"]
+        was = made_by["parameters"]
         for name in sorted(set(was) | set(parameters)):
             if was.get(name) != parameters.get(name):
                 raise ValueError(
                     f"{path} was measured with {name} = {was.get(name, 'not given')!r}, this run asks for "
                     f"{parameters.get(name, 'not given')!r}; give another results folder, the same value, or remove it")
+        if not made_by["made_from"] and not os.environ.get("ICL_LIB_MADE_FROM"):  # the workflow sees to its own
+            _refuse_older(path, made_by, with_scores="scores" not in paths)
     return len(present) == len(paths)
+
+
+def _refuse_older(path: Path, made_by: Mapping[str, Any], *, with_scores: bool) -> None:
+    """Raise ValueError where a model's files or scores are not those that a table beside them was measured with."""
+    of_model, again = made_by.get("sums", {}).get("model"), "give another results folder, or remove it"
+    model, step = (made_by["parameters"].get(name) for name in ("model", "step"))
+    if of_model and files_sum(model, step) not in ("", of_model):
+        raise ValueError(f"{path} was measured before the files of model {model!r} changed; {again}")
+    if with_scores and model is not None:
+        results = path.parents[len(Path(model_folder(model)).parts) + 1]
+        scores = run_path(results, "scores", model, step)
+        if scores.is_file() and read_table(scores).attrs["provenance"]["time"] > made_by["time"]:
+            raise ValueError(f"{path} was measured before the scores in {scores}; {again}")
 
 
 def read_scored(results: Path, model: str, step: int, *kinds: str, task_files: str) -> list[pd.DataFrame]:

@@ -1,5 +1,6 @@
 """One intervention: what an edit changes and leaves alone, and that the quick way equals the plain one."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from icl_lib import (
 )
 from icl_lib.forward.encoded import encode_prompts
 from icl_lib.forward.passes import layers, plain_transformers
+from icl_lib.heads import top_heads
 from icl_lib.metrics.evaluate import answer_readouts
 from tests.conftest import ARCHITECTURES, ablated_answer_probabilities, golden_case, projections_of, tiny_model
 
@@ -90,6 +92,16 @@ def test_an_edit_at_any_head_changes_the_logits_and_nothing_stays_behind(golden)
                 with torch.no_grad(), edited_heads(model, edit), plain_transformers(model) as hf_model:
                     torch.testing.assert_close(hf_model(TOKENS).logits, edited, rtol=1e-4, atol=1e-5)
     assert torch.equal(logits(model, TOKENS), before)
+
+
+def test_a_mask_of_the_library_s_head_sets_is_an_edit_s(neox):
+    model, clean = neox.model, {task: prompts.clean for task, prompts in neox.prompts.items()}
+    found = top_heads(np.arange(16.0).reshape(4, 4), n_heads=2)
+    by_hand = heads_of(model, (3, 2), (3, 3))
+    tables = [answer_metrics(model, clean, {"edit": zeros(model, heads, "last")}) for heads in (found, by_hand)]
+    assert tables[0].equals(tables[1])
+    edits = [zeros(model, heads, "all") for heads in (found, by_hand)]
+    assert torch.equal(*(logits(model, TOKENS, edit) for edit in edits))
 
 
 def test_an_edit_equals_writing_to_hook_z(golden):

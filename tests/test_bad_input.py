@@ -17,9 +17,10 @@ from benchmarks import book as cold_book
 from icl_lib import load_model, read_prompts
 from icl_lib.ablation.protocols import protocol_conditions
 from icl_lib.data.documents import read_documents
-from icl_lib.data.sources import read_pairs, read_tasks, select_tasks
+from icl_lib.data.sources import documents_for, read_pairs, read_tasks, select_tasks
 from icl_lib.data.tasks import Task
 from icl_lib.heads import head_count, layer_matched_random_heads, overlap, random_heads, top_heads
+from icl_lib.measurements import in_split
 from lab import tokenizer, train
 from tests.conftest import GOLDEN, golden_case
 from tests.project import ROOT
@@ -177,6 +178,15 @@ CASES = {
     "parameter twice": (given_to("scoring", shots=[2, 2]), r"shots is \[2, 2\], which holds 2 twice, expected"),
     "parameter of no prompts": (given_to("scoring", n_prompts=0), "n_prompts is 0, expected int of at least 1"),
     "parameter without the mean": (given_to("ablation", replacements=["zero"]), r"\['zero'\], expected 'mean' among"),
+    "parameter of unknown words": (given_to("ablation", replacements=["mean", "bogus"]),
+                                   "which holds 'bogus', expected some of mean, task_mean, zero, resample, bos_value"),
+    "parameter of unknown positions": (given_to("ablation", positions=["all", 1]), "holds 1, expected some of last,"),
+    "parameter of other protocols": (given_to("ablation", protocols=["single"]), "holds 'single', expected some of p"),
+    "parameter of unknown presets": (given_to("task_execution", presets=["tsk"]), "'tsk', expected some of task, re"),
+    "parameter of unknown splits": (given_to("task_execution", splits=["evaluation", "unsen"]),
+                                    "'unsen', expected some of scoring, evaluation, training, unseen"),
+    "parameter of no heads": (given_to("scoring", top_fraction=0), "top_fraction is 0, expected float above 0, at"),
+    "parameter of some of no heads": (given_to("ablation", fractions=[0.1, 0.0]), "holds 0.0, expected float above 0"),
     "protocol of the grid": (lambda: protocol_conditions("single", pd.DataFrame(), n_draws=1, seed=0),
                              "unknown historical protocol 'single'; valid are paper, released"),
     "parameter None": (given_to("ablation", fractions=None), r"fractions is None \(NoneType\), expected list"),
@@ -209,8 +219,20 @@ CASES = {
     "card without labels": (card(labels=None), r"\['t', 'labels'\]: Input should be a valid string, found None"),
     "card held out": (card(held_out=1), "task 't' holds out 1 of 1 pairs"),
     "card held out text": (card(held_out="1"), r"\['t', 'held_out'\]: Input should be a valid integer, found '1'"),
+    "card of another type": (card(type="extractive"), "abstractive/t.json has no card; describe task 't' of the type "),
+    "tasks without a card": (card(name="u"), "tasks/abstractive/t.json has no card; .* in cards.json, or move the fil"),
+    "tasks missing": (lambda: read_tasks("bogus"), "task_files 'bogus': no such tasks; expected lab, upstream, .* bes"),
+    "tasks without cards": (lambda: (Path("tasks").mkdir(), read_tasks("tasks")), "task_files 'tasks': no such tasks;"),
+    "documents of no kind": (lambda: documents_for("owner/name", "bogus"), "documents 'bogus': no such file; give 'la"),
     "task unknown": (lambda: select_tasks({"months": TASK}, ["month"]),
                      "unknown task 'month'; valid are months; nearest: months"),
+    "tasks all of another split": (
+        lambda: in_split(read_tasks("lab[country-capital,country-continent]"), "evaluation"),
+        r"none of the 2 tasks is of the split evaluation \(they are of scoring\), expected at least 1; name others in"),
+    "tasks of neither split": (lambda: in_split({"t": TASK}, "evaluation", "unseen"), "of the split evaluation or uns"),
+    "one task to score": (lambda: in_split(read_tasks("lab[antonym,country-capital]"), "scoring"),
+                          r"1 of the 2 tasks is of the split scoring \(they are of evaluation, scoring\), .* least 2;"),
+    "tasks of an unknown split": (lambda: in_split({"t": TASK}, "scoring", "unsen"), "unknown split 'unsen'; .*unseen"),
     "documents missing": (lambda: read_documents("no.txt", golden_case("gpt_neox").model.tokenizer, n_documents=1,
                                                  length=8, seed=0), "documents 'no.txt': no such file; give 'lab'"),
     # model folders

@@ -11,7 +11,8 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from icl_lib.data.sources import documents_for, tasks_for
+from icl_lib.data.sources import SOME_TASKS, documents_for, read_tasks, tasks_for
+from icl_lib.measurements import in_split
 from icl_lib.notebook import read_scored
 from icl_lib.tables import model_folder, read_table, run_path
 from tests.conftest import GOLDEN
@@ -126,7 +127,9 @@ def test_lab_models_and_their_copies_get_the_lab_s_tasks_and_others_the_paper_s(
     for model in ("smollm2-135m", "EleutherAI/pythia-70m-deduped", "labml/x", str(GOLDEN / "llama" / "model")):
         assert (tasks_for(model), documents_for(model)) == ("upstream", "python-reference"), model
         for given in ("upstream:released", "lab[antonym,capital-country]", "my/tasks"):
-            assert tasks_for(model, given) == documents_for(model, given) == given
+            assert tasks_for(model, given) == given
+        for given in ("python-reference", "owner/name@main", str(GOLDEN / "gpt_neox" / "prompts.json")):
+            assert documents_for(model, given) == given
 
 
 @pytest.mark.parametrize(("choose", "line"), [
@@ -137,6 +140,13 @@ def test_the_lab_s_words_on_a_model_without_them_are_refused(choose, line):
     with pytest.raises(ValueError, match=line):
         choose("owner/name", "lab")
     assert choose("lab-7k", "lab") == "lab"
+
+
+def test_tasks_that_errors_name_are_enough_for_every_notebook():
+    tasks = read_tasks(SOME_TASKS)
+    assert len(in_split(tasks, "scoring")) == 2 and list(in_split(tasks, "evaluation")) == ["antonym"]
+    with pytest.raises(ValueError, match=re.escape(SOME_TASKS)):
+        tasks_for("owner/name", "lab")
 
 
 def test_per_model_notebooks_name_no_step_tasks_or_documents_of_their_own():

@@ -1,5 +1,6 @@
 """The hub's own client, unpatched, against a local server: what downloads, and what is refused in one line."""
 
+import json
 import os
 import re
 import resource
@@ -9,12 +10,14 @@ import sys
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from icl_lib.models.hub import TRUST
 from tests.conftest import GOLDEN
 from tests.support.standin.server import commit_of, serve
 
 ROOT = GOLDEN.parents[1]
+SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,14 @@ def hub(tmp_path_factory):
     for revision in ("main", "step1000"):
         weights = folder / "models" / "wrong" / "pickled" / revision / "model.safetensors"
         weights.rename(weights.with_name("pytorch_model.bin"))
+    shards = folder / "models" / "fine" / "sharded" / "main"
+    shutil.copytree(GOLDEN / "gpt_neox" / "model", shards)
+    weights = load_file(shards / "model.safetensors")
+    (shards / "model.safetensors").unlink()
+    of = {name: f"model-{i % 2 + 1:05}-of-00002.safetensors" for i, name in enumerate(sorted(weights))}
+    for shard in SHARDS:
+        save_file({name: weights[name] for name in of if of[name] == shard}, shards / shard, {"format": "pt"})
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": of}))
     (folder / "faults.yaml").write_text(yaml.safe_dump(faults))
     with serve(folder) as address:
         yield folder, address
@@ -79,6 +90,27 @@ def test_what_fails_is_said_in_one_line(hub, tmp_path, arguments, options, words
     assert status == 1 and out == "" and re.fullmatch(r"error: [^\n]+", err), err
     assert all(word in err for word in words), err
     assert not [f for f in tmp_path.rglob("model.safetensors") if "snapshots" in f.parts], "half a file has its name"
+
+
+@pytest.mark.parametrize(("model", "lost", "words"), [
+    ("fine/neox", ["model.safetensors"], "'fine/neox': no weights are in the cache: is not completely in"),
+    ("fine/sharded", SHARDS[1:], "not completely in .* .no model-00002-of-00002.safetensors.;"),
+    ("fine/sharded", SHARDS, "not completely in .* .no model-00001-of-00002.safetensors.;"),
+])
+def test_weights_that_a_broken_off_download_lacks_are_not_taken_for_pickles(hub, tmp_path, model, lost, words):
+    status, out, err = download(hub, tmp_path, model)
+    assert status == 0, err
+    for name in lost:
+        (file,) = (tmp_path / "hub").rglob(f"snapshots/*/{name}")
+        file.resolve().unlink()
+        file.unlink()
+    for listing in tmp_path.rglob("*trees*"):  # of the hub's client, which older versions of it do not keep
+        shutil.rmtree(listing) if listing.is_dir() else listing.unlink()
+    status, _, err = download(hub, tmp_path, model, HF_HUB_OFFLINE="1")
+    assert status == 1 and re.fullmatch(rf"error: model [^\n]*{words}[^\n]*HF_HUB_OFFLINE=0", err), err
+    status, _, err = download((hub[0], "http://127.0.0.1:9"), tmp_path, model)
+    assert status == 1 and "PICKLE" not in err and "\n" not in err, err
+    assert download(hub, tmp_path, model) == (0, out, "")
 
 
 def test_a_download_that_broke_off_goes_on(hub, tmp_path):

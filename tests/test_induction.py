@@ -92,8 +92,12 @@ def test_bad_tokens_are_refused_in_one_line(neox):
         lambda: induction_scores(neox.model, long),
         lambda: duplicate_token_scores(neox.model, once),
         lambda: previous_token_scores(neox.model, once[:, :1]),
-        lambda: repeated_random_tokens(neox.model, length=neox.model.cfg.n_ctx),
     ]
+    for none in ({"n_sequences": 0}, {"length": 0}):
+        with pytest.raises(ValueError, match=r"\d+ sequences of \d+ tokens twice: expected at least 1 of at least 1"):
+            repeated_random_tokens(neox.model, **none)
+    with pytest.raises(ValueError, match="do not fit a context of 1024; make length smaller"):
+        repeated_random_tokens(neox.model, length=neox.model.cfg.n_ctx)
     for call in calls:
         with pytest.raises(ValueError) as error:
             call()

@@ -1,26 +1,35 @@
 """Measuring and showing apart: tables are read where they are, put back where they were kept, never replaced."""
 
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from icl_lib.data.sources import read_tasks
+from icl_lib.measurements import made_by as measured_by
 from icl_lib.measurements import task_table, write_measured
+from icl_lib.names import WORDS
 from icl_lib.notebook import asked_of, check_given, is_measured
+from icl_lib.parameters import misfit
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
-from icl_lib.tables import KEYS, model_folder, read_table, run_path, write_table
+from icl_lib.tables import KEYS, VALUES, model_folder, read_table, run_path, write_table
+from tests.conftest import GOLDEN
 from tests.project import ROOT, make_project
 from workflow import measure
-from workflow.inputs import measured_from
+from workflow.inputs import MADE_FROM, measured_from
 from workflow.measure import largest_difference
 from workflow.run import KEPT, put_back, run_notebook
 from workflow.templates import library_files, measuring_parameters, measuring_source, template_parameters
 
 ROW = {"model": "m", "step": 1, "score": "fv", "layer": 0, "head": 0, "task": "t", "value": 0.25,
        "standard_error": 0.1, "n_prompts": 4}
+
+ACCURACY = {"model": "m", "step": 1, "n_shots": 2, "labels": "clean", "task": "t", "task_type": "abstractive",
+            "split": "evaluation", "metric": "exact_match", "value": 0.25, "standard_error": 0.1, "n_prompts": 4}
 
 
 def made_by(**parameters):
@@ -56,7 +65,8 @@ def test_a_parameter_of_another_type_is_refused():
     ("shots = ['1']", list[int], "holds '1' .str., expected int"),
     ("fractions = []", list[float], "fractions is .., expected at least one value"),
     ("step = -5", int, "step is -5, expected int of at least -1"),
-    ("seed = -1", int, "seed is -1, expected int of at least 0"),
+    ("seed = -1", int, "seed is -1, expected int of at least 0$"),
+    ("results = ' '", str, "results is ' ', expected a text that is not empty$"),
     ("n_null_draws = 0", int, "n_null_draws is 0, expected int of at least 1"),
 ])  # fmt: skip
 def test_values_that_nothing_can_be_made_of_are_refused(injected, kind, message):
@@ -65,6 +75,19 @@ def test_values_that_nothing_can_be_made_of_are_refused(injected, kind, message)
     with pytest.raises(ValueError, match=message) as caught:
         check_given(namespace)
     assert "\n" not in str(caught.value)
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused_before_a_measurement(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for results, known in (("new/x", ["model"]), (".", ["model"]), ("file", ["models"])):
+        check_given(cells("", results=str(tmp_path / results), **dict.fromkeys(known, "m")))
+    for results in ("file", "file/x"):
+        with pytest.raises(ValueError, match=f"results '.*{results}': .*/file is not a folder, .*; give another"):
+            check_given(cells("", results=str(tmp_path / results), model="m"))
+    monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)  # the superuser may write all of it
+    with pytest.raises(ValueError, match="is read-only, expected a folder to write to; give another results folder"):
+        check_given(cells("", results=str(tmp_path / "new/x"), model="m"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_no_table_of_a_run_is_written_where_one_is_refused(tmp_path, neox):
@@ -76,12 +99,32 @@ def test_no_table_of_a_run_is_written_where_one_is_refused(tmp_path, neox):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_words_of_lists_are_those_of_the_code():
+    from icl_lib.ablation.protocols import PROTOCOLS
+    from icl_lib.injection import PRESETS
+
+    assert ("single", *WORDS["protocols"]) == tuple(PROTOCOLS) and WORDS["presets"] == tuple(PRESETS)
+    assert all({"none", *WORDS[name]} == set(VALUES[column])
+               for name, column in (("replacements", "replacement"), ("positions", "positions")))
+    for notebook in ("ablation", "task_execution"):
+        for name, declared in template_parameters(ROOT / "notebooks" / f"{notebook}.ipynb").items():
+            assert not misfit(name, declared.default, declared.type), name
+    assert not misfit("exclude_fraction", 0, "float") and not misfit("protocols", [], "list[str]")
+
+
 @pytest.mark.parametrize("injected", ["", "n_prompts = 2\nshare = 1\nwords = ['a']\nyes = False\n"])
 def test_good_parameters_pass_also_after_other_cells_have_run(injected):
     namespace = cells(injected, n_prompts=60, share=0.5, words=['b'], yes=True)
     namespace |= {"found": 3}
     namespace["In"].append("found = 3")
     check_given(namespace)
+
+
+def test_a_model_s_folder_with_and_without_a_slash_at_its_end_is_one_model(tmp_path):
+    for given in ("my_model/", "my_model", "owner/name//", "/"):
+        namespace = cells(f"model = {given!r}\n", model="m", results=str(tmp_path))
+        check_given(namespace)
+        assert namespace["model"] == (given.rstrip("/") or "/")
 
 
 # Tables that are there
@@ -97,6 +140,47 @@ def test_a_table_of_the_same_measurement_is_read_and_one_of_another_refused(tmp_
     assert is_measured({"scores": paths["scores"]}, {"n_prompts": 4})
     with pytest.raises(ValueError, match="n_shots = 'not given'"):
         is_measured({"scores": paths["scores"]}, {"n_prompts": 4, "n_shots": 10})
+
+
+@pytest.mark.parametrize("by_suite", [False, True])
+def test_a_table_made_by_hand_before_the_model_or_its_scores_changed_is_refused(
+    tmp_path, monkeypatch, neox, golden_copy, by_suite
+):
+    if by_suite:
+        (tmp_path / "record").write_text('{"files": {}}')
+        monkeypatch.setenv(MADE_FROM, str(tmp_path / "record"))
+    parameters = {"model": golden_copy, "step": -1}
+    kept = measured_by(neox.model, suite="s", seed=0, parameters=parameters, sums={"tasks": "1"})
+    assert set(kept["sums"]) == ({"tasks"} if by_suite else {"tasks", "model"}) and kept["parameters"] == parameters
+    kept["made_from"] = {}  # as committed tables have it, which a suite takes as they are
+    paths = {kind: run_path(tmp_path / "r", kind, golden_copy, -1) for kind in ("accuracy", "scores")}
+    write_table(pd.DataFrame([ACCURACY]), paths["accuracy"], schema_name="accuracy", provenance=kept)
+    write_table(pd.DataFrame([ROW]), paths["scores"], schema_name="scores", provenance=kept)
+    of_others = {"accuracy": paths["accuracy"]}
+    assert is_measured(paths, parameters) and is_measured(of_others, parameters)
+    later = kept | {"time": "2999-01-01T00:00:00+00:00"}
+    write_table(pd.DataFrame([ROW]), paths["scores"], schema_name="scores", provenance=later)
+    refused_by_hand(by_suite, of_others, parameters, "accuracy/.* was measured before the scores in .*/r/scores/.*; ")
+    assert is_measured(paths, parameters), "all of one run"
+    Path(golden_copy, "config.json").write_text(Path(golden_copy, "config.json").read_text() + " ")
+    refused_by_hand(by_suite, paths, parameters, "was measured before the files of model '.*/mine' changed; give ")
+    shutil.rmtree(golden_copy)
+    assert is_measured(paths, parameters), "tables are read where the model is gone"
+
+
+def refused_by_hand(by_suite, paths, parameters, message):
+    """A suite knows what its tables were made from."""
+    if by_suite:
+        assert is_measured(paths, parameters)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        is_measured(paths, parameters)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def golden_copy(tmp_path):
+    return str(shutil.copytree(GOLDEN / "gpt_neox" / "model", tmp_path / "mine"))
 
 
 def test_a_table_that_the_workflow_made_is_left_as_it_is_by_hand(tmp_path, capsys):
@@ -143,8 +227,6 @@ def template(tmp_path, monkeypatch):
     """A project with one notebook that measures a value and shows a caption, and how to run it."""
     monkeypatch.chdir(make_project(tmp_path))
     project = tmp_path
-    from pathlib import Path
-
     path = Path("notebooks/scoring.ipynb")
 
     def write(caption="one", measuring=MEASURING):
@@ -190,8 +272,6 @@ def test_an_edited_caption_measures_nothing_and_an_edited_measurement_does(templ
 
 
 def test_what_a_measurement_depends_on(template):
-    from pathlib import Path
-
     write, _, _ = template
     path = write()
     assert measuring_parameters(path) == {"model", "step", "value", "results"}

@@ -80,6 +80,16 @@ def test_what_does_not_exist_is_refused_with_the_nearest_valid_names(lab, name, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("name", "words"), [
+    ("lab-tny", "unknown model 'lab-tny'.*lab-tiny"), ("nosuch", "unknown model 'nosuch'"),
+    ("./nowhere", "'./nowhere' does not exist"),
+])  # fmt: skip
+def test_checkpoints_of_what_does_not_exist_are_refused_as_loading_it_is(lab, name, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        steps_of(name)
+    assert steps_of("owner/name") == [] and steps_of("smollm2-135m") == []
+
+
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     shutil.copytree(WEIGHTS, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
     (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"pickled")

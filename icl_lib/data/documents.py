@@ -40,13 +40,11 @@ def read_documents(
         from lab.text import lab_documents
 
         return lab_documents(tokenizer, n_documents=n_documents, length=length, seed=seed)
+    refuse_missing(source)
     if texts := _local_texts(source):
         rows = list(_rows(texts, tokenizer, length))
         order = np.random.default_rng(seed).permutation(len(rows))[:n_documents]
         rows = [rows[i] for i in order]
-    elif Path(source).suffix in (".txt", ".md") or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise FileNotFoundError(f"documents {source!r}: no such file; give {LAB!r}, {REFERENCE!r}, a text file or a "
-                                "hub id owner/name")
     else:
         rows = list(islice(_rows(_texts_of_dataset(source, seed), tokenizer, length), n_documents))
     if len(rows) < n_documents:
@@ -55,6 +53,15 @@ def read_documents(
             "give more text or ask for fewer or shorter documents"
         )
     return torch.tensor(rows)
+
+
+def refuse_missing(source: str) -> None:
+    """Raise FileNotFoundError for documents that are neither named, nor a file, nor may be a dataset of the hub."""
+    if source in (LAB, REFERENCE) or Path(source).is_file():
+        return
+    if Path(source).suffix in (".txt", ".md") or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(f"documents {source!r}: no such file; give {LAB!r}, {REFERENCE!r}, a text file or a "
+                                "hub id owner/name")
 
 
 def documents_sum(source: str) -> str:

@@ -9,15 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StrictInt, StrictStr, TypeAdapter, ValidationError
 
-from icl_lib.data.documents import LAB, REFERENCE
+from icl_lib.data.documents import LAB, REFERENCE, refuse_missing
 from icl_lib.data.patterns import pattern_tasks
-from icl_lib.data.tasks import Task, TaskPrompts
+from icl_lib.data.tasks import SPLITS, Task, TaskPrompts
 from icl_lib.data.upstream import upstream_tasks
 from icl_lib.models.locate import locate
 from icl_lib.names import refuse_unknown
 
 LAB_TASKS = Path(__file__).parents[2] / "lab" / "world" / "tasks"
 AUTO = "auto"
+SOME_TASKS = "lab[country-capital,country-continent,antonym]"  # two to score heads on, one to evaluate on
 _TOKENIZER = LAB_TASKS.parent / "tokenizer" / "tokenizer.json"
 
 
@@ -36,7 +37,7 @@ class _Card(BaseModel):
     """What `cards.json` says of a task."""
 
     type: Literal["abstractive", "extractive"]
-    split: Literal["scoring", "evaluation", "training", "unseen"]
+    split: Literal[SPLITS]
     inputs: StrictStr
     labels: StrictStr
     relation: StrictStr
@@ -57,8 +58,8 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
 
     "lab" is the lab world; "upstream" and "upstream:released" are the paper's task files under two splits
     (`icl_lib.data.upstream.upstream_tasks`); "patterns" is generated (`icl_lib.data.patterns`); else a folder
-    `<type>/<task>.json` with the cards of `cards.json` beside it.
-    Names in brackets choose some of a source: "lab[antonym,country-capital]".
+    `<type>/<task>.json` with the cards of `cards.json` beside it, one for each file.
+    Names in brackets choose some of a source, as in `SOME_TASKS`.
     """
     if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
         return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
@@ -67,8 +68,15 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
     if source == "patterns":
         return pattern_tasks()
     folder = LAB_TASKS if source == "lab" else Path(source)
-    cards = read_json(folder.parent / "cards.json", _Cards)
-    tasks = {}
+    of_cards = folder.parent / "cards.json"
+    if not folder.is_dir() or not of_cards.is_file():
+        raise FileNotFoundError(f"task_files {str(source)!r}: no such tasks; expected lab, upstream, upstream:released,"
+                                " patterns, or a folder of <type>/<task>.json with cards.json beside it")
+    cards, tasks = read_json(of_cards, _Cards), {}
+    for path in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")} - {of_cards}):
+        if path.stem not in cards or path.parent != folder / cards[path.stem].type:
+            raise ValueError(f"{path} has no card; describe task {path.stem!r} of the type {path.parent.name!r} in "
+                             f"{of_cards}, or move the file away")
     for name, card in sorted(cards.items()):
         pairs = read_pairs(folder / card.type / f"{name}.json")
         if card.held_out >= len(pairs):
@@ -122,18 +130,20 @@ def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
 def tasks_for(model: str, given: str = AUTO) -> str:
     """The tasks to measure a model on, as `read_tasks` takes them: "auto" is lab for lab models, else the paper's.
 
-    Raises ValueError for the lab's tasks on a model without the lab's words; some of them by name (`lab[antonym]`) are
+    Raises ValueError for the lab's tasks on a model without the lab's words; some of them by name (`lab[...]`) are
     taken as meant.
     """
-    return _fitting(model, given, "task_files", "upstream", "a folder of tasks, or some of the lab's: lab[antonym,...]")
+    return _fitting(model, given, "task_files", "upstream", f"a folder of tasks, or some of the lab's: {SOME_TASKS}")
 
 
 def documents_for(model: str, given: str = AUTO) -> str:
     """The texts of the token loss, as `read_documents` takes them: "auto" is the lab's stories, or Python's reference.
 
-    Raises ValueError for the lab's stories on a model without the lab's words.
+    Raises ValueError for the lab's stories on a model without the lab's words, FileNotFoundError for no such file.
     """
-    return _fitting(model, given, "documents", REFERENCE, "a text file or a hub dataset owner/name")
+    found = _fitting(model, given, "documents", REFERENCE, "a text file or a hub dataset owner/name")
+    refuse_missing(found)
+    return found
 
 
 def reads_lab_words(model: str) -> bool:

@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, StrictStr
 
+from icl_lib.names import WORDS
+
+SPLITS = WORDS["splits"]
 _NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 
 
@@ -45,6 +48,7 @@ class Template:
 class Task:
     """A task's (input, output) pairs in file order; the last `held_out` of them are no training pairs.
 
+    `split`: one of `SPLITS`, what the task is used for.
     `balanced`: each label as often among queries, and among demonstrations as far as their number allows.
     """
 

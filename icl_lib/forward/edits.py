@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.forward.passes import device_of, hooked, output_projections, split_heads
-from icl_lib.names import refuse_unknown
+from icl_lib.heads import HeadMask
+from icl_lib.names import WORDS, refuse_unknown
 
-POSITIONS = ("last", "all")
+POSITIONS = WORDS["positions"]
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,17 @@ class Edit:
     `values`: one output per head, the same for every sequence (batch axis of length 1) or one per
     sequence. `positions`: `last` is the last real position of whatever is fed, so in generation the
     last position of the prompt and then each generated token, as the released few-shot ablation does
-    (ablate_utils.py); `all` is every position, as the released token-loss ablation does.
+    (ablate_utils.py); `all` is every position, as the released token-loss ablation does. A mask of `icl_lib.heads`
+    is kept as a tensor.
     """
 
-    heads: Bool[Tensor, "layer head"]
+    heads: Bool[Tensor, "layer head"] | HeadMask
     values: Float[Tensor, "#batch layer head d_head"]
     positions: str = "last"
 
     def __post_init__(self) -> None:
         refuse_unknown("positions", self.positions, POSITIONS)
+        object.__setattr__(self, "heads", torch.as_tensor(self.heads))
         if self.values.shape[1:3] != self.heads.shape:
             raise ValueError(
                 f"values are for {tuple(self.values.shape[1:3])} layers and heads, "

@@ -10,10 +10,10 @@ from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.encoded import EncodedPrompt, encode_clean
 from icl_lib.forward.means import mean_over_tasks, means_of
 from icl_lib.forward.passes import last_head_outputs, mean_head_outputs
-from icl_lib.names import refuse_unknown
+from icl_lib.names import WORDS, refuse_unknown
 from icl_lib.saved import SavedResults
 
-REPLACEMENTS = ("mean", "task_mean", "zero", "resample", "bos_value")
+REPLACEMENTS = WORDS["replacements"]
 Prompts = Mapping[str, TaskPrompts]
 Values = Float[Tensor, "batch layer head d_head"]
 

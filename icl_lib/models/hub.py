@@ -6,6 +6,7 @@
 import argparse
 import errno
 import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -37,9 +38,14 @@ def download(repository: str, revision: str | None = None) -> Path:
     snapshot = _snapshot(what, repository, revision, _FILES + _TENSORS)
     if not (snapshot / "config.json").is_file():
         raise ValueError(f"{what} has no config.json; expected a model in the format of transformers")
+    if absent := _absent_shards(snapshot):
+        raise ValueError(f"{what} is not completely in {snapshot} (no {absent[0]}); download it once with "
+                         "HF_HUB_OFFLINE=0")
     if not list(snapshot.glob("*.safetensors")):
         if said:
             snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
+        if not list(snapshot.glob("*.bin")):
+            _refuse_unlisted(what, repository, revision)
         if not said or not list(snapshot.glob("*.bin")):  # they may be there from before
             raise ValueError(f"{what} has no safetensors weights, and pickled ones run code when they are read; if you "
                              f"trust who made them, set ICL_PICKLED_WEIGHTS={TRUST!r}")
@@ -50,6 +56,25 @@ def download(repository: str, revision: str | None = None) -> Path:
 def configuration_folder(repository: str, revision: str | None = None) -> Path:
     """The folder with a model's small files alone, for its shape; errors as in `download`."""
     return _snapshot(f"model {repository!r}", repository, revision, ["config.json"])
+
+
+def _absent_shards(snapshot: Path) -> list[str]:
+    """Files of weights that the model's index names and the cache lacks."""
+    index = snapshot / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    shards = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
+    return sorted(name for name in set(shards) if not (snapshot / name).is_file())
+
+
+def _refuse_unlisted(what: str, repository: str, revision: str | None) -> None:
+    """Raise ValueError where the hub does not say which files there are: weights may be among those not downloaded."""
+    import huggingface_hub as hub
+
+    try:
+        hub.list_repo_files(repository, revision=revision)
+    except Exception as error:  # as in `_snapshot`
+        raise ValueError(f"{what}: no weights are in the cache: {_reason(repository, error)}") from None
 
 
 def _snapshot(what: str, repository: str, revision: str | None, patterns: list[str]) -> Path:

@@ -1,5 +1,6 @@
 """Models by name: where their files are, which checkpoints they have, how large they are; nothing is loaded."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def locate(name_or_path: str | Path, step: int | None = None) -> tuple[str, str 
     return name, f"step{step}"
 
 
+def files_sum(model: str, step: int) -> str:
+    """The SHA-256 sum of a local model's files, "" for other models and where it is gone; `step` -1: no checkpoint."""
+    try:
+        folder = Path(locate(model, None if step < 0 else step)[0])
+    except (ValueError, OSError):
+        return ""
+    digest = hashlib.sha256()
+    files = [path for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".json", ".txt", ".model")]
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest() if files else ""
+
+
 def _folder(name: str) -> Path | None:
     """The folder of a local model or a lab model (`lab-450k`, `lab-450k-seed1`), None for others."""
     if Path(name).is_dir():
@@ -51,10 +66,12 @@ def _folder(name: str) -> Path | None:
 def steps_of(name_or_path: str | Path) -> list[int]:
     """The checkpoints of a model, as optimiser steps in rising order; empty where there are none.
 
-    For hub ids only the published list of Pythia is known without asking the hub.
+    For hub ids only the published list of Pythia is known without asking the hub. Errors as in `load_model`.
     """
-    folder = _folder(str(name_or_path))
-    return _steps_in(folder) if folder else published_steps(str(name_or_path))
+    if folder := _folder(str(name_or_path)):
+        return _steps_in(folder)
+    locate(name_or_path)  # refuses what is no model
+    return published_steps(str(name_or_path))
 
 
 def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:

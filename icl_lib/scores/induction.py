@@ -80,12 +80,15 @@ def repeated_random_tokens(
     Ids come from the trained part of the vocabulary: those the tokenizer knows, less special tokens. The released code
     draws from all rows of the embedding (`special_ids`, and `padding_ids` for rows beyond the tokenizer's, which were
     never trained), and re-tokenises the text, which destroys the repetition (find_induction_heads.py;
-    `icl_lib.protocols`). Raises ValueError for sequences longer than the context and a tokenizer without BOS.
+    `icl_lib.protocols`). Raises ValueError for no sequences or tokens, sequences longer than the context and a
+    tokenizer without BOS.
     """
     tokenizer = model.tokenizer
     n_pos = 2 * length + bos
-    if not 0 < n_pos <= model.cfg.n_ctx or length < 1 or n_sequences < 1:
-        raise ValueError(f"{n_sequences} sequences of {n_pos} tokens do not fit a context of {model.cfg.n_ctx}")
+    if length < 1 or n_sequences < 1:
+        raise ValueError(f"{n_sequences} sequences of {length} tokens twice: expected at least 1 of at least 1")
+    if n_pos > model.cfg.n_ctx:
+        raise ValueError(f"sequences of {n_pos} tokens do not fit a context of {model.cfg.n_ctx}; make length smaller")
     if bos and tokenizer.bos_token_id is None:
         raise ValueError("the tokenizer has no BOS token; pass bos=False")
     left_out = set() if special_ids else set(tokenizer.all_special_ids)
