@@ -52,18 +52,17 @@ def rule_words(rule: dict[str, Any]) -> str:
 
 def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> str:
     """Whether few-shot accuracy drops more when FV heads are ablated, in each world; `sizes`: parameters by model."""
-    def said(claim: str) -> str:
-        parts = []
-        for world, found in worlds.items():
-            rows = found[found["claim"] == claim]
-            last, verdict = of_largest_model(rows, sizes), overall(rows)
-            differs = "" if last is None or last.verdict == verdict else f", where {_SAID[last.verdict]}"
-            of = "" if last is None else f" ({last.model}, the largest{differs}: {estimate_words(last)} of accuracy)"
-            parts.append(f"in {world} {_SAID[verdict]}{of}")
-        return "; ".join(parts)
+    parts, at_last = [], []
+    for world, found in worlds.items():
+        rows = found[found["claim"] == MAIN]
+        last, verdict = of_largest_model(rows, sizes), overall(rows)
+        differs = "" if last is None or last.verdict == verdict else f", where {_SAID[last.verdict]}"
+        of = "" if last is None else f" ({last.model}, the largest{differs}: {estimate_words(last)} of accuracy)"
+        parts.append(f"in {world} {_SAID[verdict]}{of}")
+        at_last.append(f"in {world} {_SAID[overall(found[found['claim'] == AS_THE_PAPER])]}")
     return ("Does few-shot accuracy drop more when FV heads are ablated than when induction heads are, each beyond "
-            f"random heads of the same layers? **{_capital(said(MAIN))}.** Replaced at the last position only, as the "
-            f"paper's code does, so that what heads do earlier in the prompt stays: **{said(AS_THE_PAPER)}.**")
+            f"random heads of the same layers? **{_capital('; '.join(parts))}.** Replaced at the last position only, "
+            f"as the paper's code does, so that what heads do earlier in the prompt stays: **{'; '.join(at_last)}.**")
 
 
 def _capital(text: str) -> str:
