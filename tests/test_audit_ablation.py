@@ -6,11 +6,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.display import HTML
 from scipy import stats
 
 from icl_lib.tables import read_table, run_path
 from tests import ablation_page as page
-from tests.audit import check, rows_of, run_page
+from tests.audit import check, rows_of, run_page, texts
 from tests.audit_effects import (
     CONTROLS,
     EFFECTS,
@@ -133,14 +134,16 @@ def test_the_sentences_print_these_numbers(shown, values):
 
 
 def test_the_tables_without_demonstrations_and_of_what_is_left_print_these_numbers(shown, values):
-    *_, without, left = frames(shown)
+    *_, without = frames(shown)
+    folded, = (html for html in texts(shown[0], HTML) if "In numbers" in html)
+    _, *left = rows_of(folded)
     n_heads = np.ceil(np.array([SHARE, LARGEST]) * page.LAYERS * page.HEADS)
     wanted = [[*interval(shown, f"{metric}, no ablation"), page.TASKS] for metric in (FEW_SHOT, "zero_shot_accuracy")]
     wanted += [[values[f"zero_shot_accuracy, {kind} with exclusion, mean at all"], page.TASKS] for kind in KINDS]
     wanted += [[LARGEST, 1], [SHARE, 1], [values["shared heads at the smallest share"], n_heads[0]], [LARGEST, 1],
                [values["shared heads at the largest share"], n_heads[1]],
                *([0.5, values[f"percentile in {score} after {kind}"], 1] for score, kind in (KINDS, KINDS[::-1]))]
-    rows = [*without.iterrows(), *left.iterrows()]
+    rows = [*without.iterrows(), *((words, row) for words, *row in left)]
     for (words, row), numbers in zip(rows, wanted, strict=True):
         check(f"{words} {' '.join(row)}", numbers)
 

@@ -57,7 +57,7 @@ def test_each_seed_says_which_kind_came_first():
     assert over["step"].to_dict() == pytest.approx(
         {"induction heads": 40 / 3, "FV heads": 40 / 3, "FV after induction heads": 0})
     assert over.loc["FV after induction heads", "low"] < 0 < over.loc["FV after induction heads", "high"]
-    assert "in 1 of 2 seeds, earlier in 0 (sign test: p = 1, at least 0.5" in dynamics_report.order_sentence(found[:2])
+    assert "in 1 of 2 seeds, earlier in 0 (sign test: p = 1, at least 1 w" in dynamics_report.order_sentence(found[:2])
     assert "in 0 of 2 seeds, earlier in 1" in dynamics_report.order_sentence(found[1:3])
     never = dynamics.emergence_table(score_tables(fv_from=99))
     assert "FV heads did not come within 40 steps." in dynamics_report.emergence_sentence(never)

@@ -11,10 +11,11 @@ from tests.project import ROOT
 
 # From the bottom up; a room is a folder or a file of icl_lib. What stands in one line may not know each other.
 ORDER = [
-    ("progress", "stats", "provenance", "names", "parameters", "files", "departures"),
-    ("heads", "tables"),
+    ("progress", "stats", "provenance", "names", "files", "departures"),
+    ("heads", "tables", "parameters"),
     ("kinds",),
-    ("saved", "notebook", "models"),
+    ("saved", "models"),
+    ("notebook",),
     ("data",),
     ("forward",),
     ("scores", "metrics"),

@@ -60,7 +60,7 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     return Figure(
         axes,
         "Accuracy lost when the top heads of a kind are ablated. On patterns by the likelier label, on the paper's "
-        "tasks by the answer's first token. Bars: 95 % intervals over tasks and draws; at 1 they are cut off.",
+        "tasks by the answer's first token. Bars: 95 % intervals over tasks and draws, cut off beyond all accuracy.",
         "A panel per model: points with intervals of accuracy lost by step, FV heads and induction heads in each row.")
 
 

@@ -60,7 +60,7 @@ def order_sentence(by_seed: pd.DataFrame) -> str:
     test = sign_test(later)
     return (f"FV heads had half of their final level later than induction heads in {(later > 0).sum()} of {len(later)} "
             f"seeds, earlier in {(later < 0).sum()} (sign test: p = {test.p_value:.2g}, at least {test.smallest_p:.2g} "
-            "with so many seeds).")
+            "with so many that differ).")
 
 
 def by_seed_shown(table: pd.DataFrame, *index: str) -> pd.DataFrame:
