@@ -121,7 +121,7 @@ def conjecture_sentence(judged: dict[str, judge.Verdict]) -> str:
     """
     said = "; ".join(f"by the rule of {name} {SHORT[found.word].format(UNDER_THE_MASK * found.by_mask)}" + (
         f": {_reason(found)}" if found.arms and not found.copying_trained else "") for name, found in judged.items())
-    text = ("**A stepping stone?** Do FV heads need induction? [Lab models](causal_test) were trained with earlier "
+    text = ("**A stepping stone?** Do FV heads need induction? Lab models were trained with earlier "
             "copies hidden from attention in running text (a *mask*, its *sham* hides as much at random), at last "
             f"without the prompts that train copying (*glossaries*): {said}.")
     against = [f"Against {name}: " + "; ".join(

@@ -1,6 +1,5 @@
 """A built book in headless Chromium, opened from disk: `make browser-test SUITE=lab`. BOOK names its html folder."""
 
-import base64
 import gzip
 import io
 import os
@@ -162,7 +161,7 @@ def test_what_can_be_saved_can_be_read(opened):
     links = page.evaluate("[...document.querySelectorAll('article a[download]')].map(a => [a.download, a.href])")
     for named, address in links:
         if address.startswith("data:text/csv"):
-            table = pd.read_csv(io.BytesIO(base64.b64decode(address.split(",", 1)[1])))
+            table = pd.read_csv(io.StringIO(unquote(address.split(",", 1)[1])))
             assert len(table.columns) > 2 and len(table) and named.endswith(".csv")
         elif urlsplit(address).path.endswith(".gz"):
             nbformat.reads(gzip.decompress(Path(unquote(urlsplit(address).path)).read_bytes()).decode(), as_version=4)
