@@ -179,7 +179,7 @@ def test_dynamics_find_the_planted_transitions(pages):
     assert table.loc["emergence step, induction", "value"] == 1000
     assert table.loc["emergence step, fv", "value"] == 16000
     text = text_of(pages / "training_dynamics.ipynb")
-    assert "Induction heads came first." in text
+    assert "Induction heads came first in this training." in text
     layer, head, model = re.search(r"As Figure 1: head L(\d+)H(\d+) of (\S+), of", text).groups()
     assert (int(layer), int(head)) in planted(*MODELS[model][1:3])[1][:N_CHANGING]
 

@@ -14,7 +14,7 @@ from icl_lib.analysis.claims import with_verdicts
 from icl_lib.tables import DICTIONARY, KEYS, read_table
 from workflow.notebooks import Run
 
-_PLAIN = 5_000  # bytes of a parquet file up to which its CSV is not compressed
+_PLAIN = 100  # rows up to which the CSV of a table that a page has is not compressed
 # Where the book keeps the verdicts on the claims over one group of models, and the executed notebook of a run.
 _VERDICTS, _EXECUTED = "tables/verdicts/{}.csv", "tables/notebooks/{}.ipynb.gz"
 
@@ -100,8 +100,8 @@ def _links(results: Path, name: str, up: str = "") -> list[str]:
 
 
 def _csv_name(results: Path, table: Path) -> Path:
-    """A table's CSV under the book's tables folder; compressed where the parquet file is large."""
-    return table.relative_to(results).with_suffix(".csv.gz" if table.stat().st_size > _PLAIN else ".csv")
+    """A table's CSV under the book's tables folder; compressed where the table is long."""
+    return table.relative_to(results).with_suffix(".csv.gz" if len(_read(table)) > _PLAIN else ".csv")
 
 
 def write_data(results: Path, names: Iterable[str], folder: Path) -> None:
