@@ -44,9 +44,12 @@ def test_a_page_says_of_which_run_it_is_numbers_its_figures_and_leads_to_its_dat
         assert re.search(r"<thead><tr[^>]*><th>model</th>\s*<th>value</th>\s*</tr></thead>", html)
         assert f'<a download href="../tables/notebooks/{name}.ipynb.gz">' in page.cells[-1].source
     table = results / "scores" / "a" / "b" / "step8.parquet"
-    table.parent.mkdir(parents=True)
-    table.write_bytes(b"")
-    assert '<a href="tables/scores/a/b/step8.csv">scores</a>' in data_of_page(results, "scoring/a/b/step8", "")
+    made_by = provenance(suite="lab", seed=0, dtype="", device="", bos="", parameters={})
+    row = {"model": "a/b", "step": 8, "score": "fv", "layer": 0, "value": 0.1, "standard_error": 0.1, "n_prompts": 1}
+    for n_rows, name in ((100, "step8.csv"), (101, "step8.csv.gz")):  # a long table is compressed
+        rows = pd.DataFrame([row | {"task": f"t{i:03}", "head": i} for i in range(n_rows)])
+        write_table(rows, table, schema_name="scores", provenance=made_by)
+        assert f'<a href="tables/scores/a/b/{name}">scores</a>' in data_of_page(results, "scoring/a/b/step8", "")
 
 
 def test_code_stands_closed_below_what_it_shows(tmp_path):
