@@ -72,7 +72,7 @@ def _refuse_unlisted(what: str, repository: str, revision: str | None) -> None:
     import huggingface_hub as hub
 
     try:
-        hub.list_repo_files(repository, revision=revision)
+        hub.model_info(repository, revision=revision)
     except Exception as error:  # as in `_snapshot`
         raise ValueError(f"{what}: no weights are in the cache: {_reason(repository, error)}") from None
 
