@@ -116,9 +116,9 @@ def votes(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def tally_words(rows: pd.DataFrame) -> str:
-    """The votes on a claim, counted: "2 for, 1 against, 1 no power (sizes of model)"."""
+    """The votes of the sizes of model on a claim, counted: "2 for, 1 against, 1 no power"."""
     said = list(votes(rows).values())
-    return ", ".join(f"{said.count(vote)} {word}" for vote, word in WORDS.items() if vote in said) + " (sizes of model)"
+    return ", ".join(f"{said.count(vote)} {word}" for vote, word in WORDS.items() if vote in said)
 
 
 def overall(rows: pd.DataFrame) -> str:

@@ -12,7 +12,6 @@ from icl_lib.analysis.paper_figures import AGREES, DIFFERS, UNMEASURED, WORD, Pa
 from icl_lib.names import size_of
 from icl_lib.pages.common import verdict_table
 
-FEW = 1  # models whose estimates are shown without a click
 MAIN, AS_THE_PAPER = "H1, 4a", "H1, 4a (last)"  # the claim that the front page opens with
 # Pages of a model, of seeds the first one's, by the notebook; the others are over all models.
 OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
@@ -37,11 +36,12 @@ def ledger_table(worlds: Mapping[str, pd.DataFrame]) -> HTML:
 
 
 def _verdict(rows: pd.DataFrame) -> str:
-    """A claim's verdict over the models of a world, its tally, and every model's estimate, of many on a click."""
+    """A claim's verdict over the models of a world and its estimate; of many the tally, their estimates on a click."""
     measured = rows[rows["verdict"] != ABSENT]
+    if len(measured) == 1:
+        return f"{chip(overall(rows))}<br><small>{_estimate(next(measured.itertuples()))}</small>"
     return chip(overall(rows)) + _listed(
-        "all models" if measured["model"].eq("").all() else tally_words(measured),
-        [f"{chip(row.verdict)} {_estimate(row)}" for row in measured.itertuples()], shown=len(measured) <= FEW)
+        tally_words(measured), [f"{chip(row.verdict)} {_estimate(row)}" for row in measured.itertuples()])
 
 
 def rule_words(rule: dict[str, Any]) -> str:
@@ -88,7 +88,7 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
                 of = f"/{size_of(last.model)}" if claim.page in OF_MODEL else groups[world]
                 words = f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
             of_models = rows[rows["model"].ne("") & rows["verdict"].ne(ABSENT)]
-            tally = "" if of_models.empty else f" <small>{tally_words(of_models).partition(' (')[0]}</small>"
+            tally = "" if of_models.empty else f" <small>{tally_words(of_models)}</small>"
             cells.append(chip(overall(rows)) + tally + words)
         lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>", *cells])
     return verdict_table(["claim of the paper", *worlds], lines, kind="ledger front")
@@ -148,10 +148,10 @@ def _estimate(row) -> str:
     return escape(f"{row.model or 'all models'}{of}: {estimate_words(row)}")
 
 
-def _listed(title: str, items: list[str], *, shown: bool = False) -> str:
-    """Items below a title that a click opens, or that are `shown`; nothing where there are none."""
+def _listed(title: str, items: list[str]) -> str:
+    """Items below a title that a click opens; nothing where there are none."""
     lines = "".join(f"<li>{item}</li>" for item in items)
-    return f"<details{' open' if shown else ''}><summary>{title}</summary><ul>{lines}</ul></details>" if items else ""
+    return f"<details><summary>{title}</summary><ul>{lines}</ul></details>" if items else ""
 
 
 def _word(word: str) -> str:
