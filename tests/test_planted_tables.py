@@ -108,7 +108,7 @@ def test_the_pages_say_what_was_planted(pages):
     assert (said["H1, 4a"], said["4e (metrics)"], said["5b"], said["3a"]) == (HOLDS, POWERLESS, HOLDS, HOLDS)
     assert "no heads of neither kind left for a control" in html and "nothing to lose" in html
     assert f"{sum(word == POWERLESS for word in said.values())} cannot be decided here" in html
-    assert "<summary>1 for, 1 no power (sizes of model)<" in html  # two seeds of a size, one without control
+    assert "<summary>1 for, 1 no power<" in html  # two seeds of a size, one without control
     text = text_of(pages / "training_dynamics.ipynb")
     assert "Induction heads came by step 2048, after 1024. FV heads came by step 8192, after 4096." in text
     _, heads, by_chance, p_value = next(row for row in rows_of(text) if row[0] == "induction first")
