@@ -47,7 +47,8 @@ def bootstrap_mean(values: Float[ndarray, "task"], *, seed: int) -> Interval:
     if n == 1:
         return Interval(*[float(values[0])] * 3)
     means = (_times_drawn(n, seed) * values).mean(1)
-    return _percentile_interval(float(np.mean(values)), means, _expanded_tail(n))
+    tail = stats.norm.cdf(stats.t.ppf(_TAIL, n - 1) * np.sqrt(n / (n - 1)))
+    return _percentile_interval(float(np.mean(values)), means, tail)
 
 
 @functools.lru_cache(maxsize=16)
@@ -120,16 +121,6 @@ def effect(*lost: Lost) -> Effect:
     return Effect(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / np.sqrt(variance), degrees)))
 
 
-def rank_p_value(value: float, null: Float[ndarray, "draw"]) -> float:
-    """Share of null draws at least as extreme as `value`, counting the value itself: (k + 1) / (n + 1), two-sided.
-
-    Twice the smaller tail, at most 1.
-    """
-    null = finite(null, "null")
-    greater, less = np.sum(null >= value), np.sum(null <= value)
-    return float(min(1.0, 2 * (min(greater, less) + 1) / (len(null) + 1)))
-
-
 def holm(p_values: Float[ndarray, "test"]) -> Float[ndarray, "test"]:
     """Holm's p-values: valid for all tests of a family together, whatever their dependence."""
     order = np.argsort(p_values, kind="stable")
@@ -199,13 +190,6 @@ def _rank_correlations(x: Float[ndarray, "draw n"], y: Float[ndarray, "draw n"])
 def _percentile_interval(value: float, resamples: Float[ndarray, "resample"], tail: float) -> Interval:
     low, high = np.quantile(resamples, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
-
-
-def _expanded_tail(n_tasks: int) -> float:
-    """What is left out at each end of a percentile interval over tasks."""
-    if n_tasks == 1:
-        return _TAIL
-    return stats.norm.cdf(stats.t.ppf(_TAIL, n_tasks - 1) * np.sqrt(n_tasks / (n_tasks - 1)))
 
 
 def finite(values: Shaped[ndarray, "*shape"], name: str) -> Float[ndarray, "*shape"]:
