@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from icl_lib.analysis import dynamics
+from icl_lib.analysis import dynamics, transitions
 from icl_lib.analysis.claim_estimates import Estimate, tested, undecidable
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import Emergence
 from icl_lib.stats.permutation import gehan_scores, sign_test, trend_test
 
 FEW_STEPS = "fewer than two checkpoints after the first step"
@@ -27,8 +26,8 @@ def emergence_share(suite: SuiteTables, *, kind: str, early: float, fewest_steps
     Cannot be decided where the first checkpoint after step 0 lies beyond the share that is called `early`, and of a
     training of less than the fewest steps: its share is short because the training is.
     """
-    for model, came in _emergence(suite, kind).items():
-        steps = suite.steps(model)
+    for model, by_kind in suite.emergence.items():
+        steps, came = suite.steps(model), by_kind[kind]
         if came.step is None:
             continue
         share, before = came.step / steps[-1], (came.last_below or 0) / steps[-1]
@@ -46,9 +45,8 @@ def emergence_gap(suite: SuiteTables) -> Iterator[Estimate]:
 
     The ends are not reached: a kind came after the last checkpoint without it.
     """
-    fv_came = _emergence(suite, "fv")
-    for model, induction in _emergence(suite, "induction").items():
-        fv = fv_came[model]
+    for model, came in suite.emergence.items():
+        induction, fv = (came[kind] for kind in KINDS)
         if induction.step is None or fv.step is None:
             continue
         gap, n = float(fv.step - induction.step), len(suite.steps(model))
@@ -61,15 +59,15 @@ def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
 
     Ranks are those of `gehan_scores`: "not within N steps" is later than what came by N. Seeds of a size are averaged.
     """
-    came = {model: found for model, found in _emergence(suite, kind).items() if not suite.coarse(model)}
+    came = {model: by_kind[kind].step for model, by_kind in suite.emergence.items() if not suite.coarse(model)}
     if not came:
         return []
-    steps = [suite.steps(model)[-1] if found.step is None else found.step for model, found in came.items()]
-    scores = gehan_scores(np.array(steps, dtype=float), np.array([found.step is not None for found in came.values()]))
+    steps = [suite.steps(model)[-1] if step is None else step for model, step in came.items()]
+    scores = gehan_scores(np.array(steps, dtype=float), np.array([step is not None for step in came.values()]))
     return size_trend(suite, dict(zip(came, scores, strict=True)))
 
 
-def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
+def rise_difference(suite: SuiteTables) -> Iterator[Estimate]:
     """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction.
 
     Each is known up to the gaps between checkpoints; the interval holds these and a bootstrap over scoring tasks.
@@ -78,7 +76,7 @@ def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Est
         steps, by_task = dynamics.fv_by_task(scores)
         induction, fv = (suite.curves(model)[kind].to_numpy() for kind in KINDS)
         n_tasks, n_top = by_task.shape[1], head_count(suite.top_fraction, by_task.shape[2])
-        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
+        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(1000, n_tasks))
         resamples = [np.sort(by_task[:, tasks].mean(1), axis=1)[:, -n_top:].mean(1) for tasks in drawn]
         if induction[-1] <= 0 or fv[-1] <= 0:
             continue
@@ -153,7 +151,8 @@ def induction_first_share(suite: SuiteTables, models: list[str], *, many: float)
 def changed_share(suite: SuiteTables, models: list[str], *, most: float) -> Estimate:
     """Share that is no induction head at the end, of the heads with an FV score that were induction heads before."""
     first = int(suite.transitions(models)["heads"]["induction_first"])
-    return _share(models[0], first - suite.still_induction_heads(models), first, most)
+    still = transitions.still_induction_heads(*suite.together(models))
+    return _share(models[0], first - still, first, most)
 
 
 @of_seeds
@@ -176,11 +175,8 @@ def transitions_beyond_chance(suite: SuiteTables, models: list[str], *, among: s
 
 @of_seeds
 def percentile_before(suite: SuiteTables, models: list[str], *, kind: str) -> Estimate:
-    """Mean percentile of the final heads of a kind in the other kind's score before they were of theirs, less chance.
-
-    See `SuiteTables.ranks_before`.
-    """
-    found = suite.ranks_before(models, kind)
+    """Mean percentile of a kind's final heads in the other kind's score before they were of theirs, less chance."""
+    found = transitions.ranks_at_places(*suite.together(models), kind, seed=suite.seed)
     if not found.n:
         return undecidable(models[0], "0 such heads came after the first checkpoint")
     test = found.test()
@@ -191,8 +187,7 @@ def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:
     """Rank correlation of a value by model with its parameters, nothing for no model; seeds of a size are averaged."""
     if not values:
         return []
-    sizes = suite.sizes.set_index("model")["parameters"].reindex(values)
-    by_size = pd.DataFrame({"size": sizes, "value": values}, dtype=float).groupby(size_of).mean()
+    by_size = pd.DataFrame({"size": suite.sizes.reindex(values), "value": values}, dtype=float).groupby(size_of).mean()
     if len(by_size) < 3:
         return [undecidable("", f"sizes of model: {len(by_size)}", n=len(by_size))]
     test = trend_test(by_size["size"].to_numpy(), by_size["value"].to_numpy(), seed=suite.seed)
@@ -219,13 +214,6 @@ def _share(model: str, count: int, total: int, limit: float) -> Estimate:
     if not none.high < limit < every.low:
         return undecidable(model, f"{total} such heads", count / total, total)
     return Estimate(model, count / total, float(own.low), float(own.high), n=total)
-
-
-def _emergence(suite: SuiteTables, kind: str) -> dict[str, Emergence]:
-    """Per followed model the first step with a kind and the last without it."""
-    rows = {model: table.loc[kind, ["first step with it", "last step without"]]
-            for model, table in suite.emergence.items()}
-    return {model: Emergence(*(None if pd.isna(step) else int(step) for step in row)) for model, row in rows.items()}
 
 
 STATISTICS = (emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,

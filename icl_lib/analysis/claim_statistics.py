@@ -18,8 +18,8 @@ from icl_lib.heads import overlap, top_heads
 from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
 from icl_lib.models.paper_models import family
 from icl_lib.names import size_of
-from icl_lib.stats.intervals import bootstrap_mean, lost_beyond, spearman
 from icl_lib.stats.intervals import effect as effect_of
+from icl_lib.stats.intervals import lost_beyond, spearman
 from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
 
@@ -46,7 +46,7 @@ def effect(
         row = next(rows.itertuples(), None)
         if row is None:
             yield undecidable(model, NO_CONTROL)
-        elif larger_than and suite.parameters_of(model) <= larger_than:
+        elif larger_than and suite.sizes[model] <= larger_than:
             yield undecidable(model, f"the claim is about more than {larger_than / 1e6:g} million parameters",
                               row.value, row.n_prompts)
         elif _nothing_to_lose(suite, model, metric):
@@ -67,7 +67,7 @@ def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Est
     return size_trend(suite, able)
 
 
-def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
+def shared_heads(suite: SuiteTables) -> Iterator[Estimate]:
     """Share of the top heads of one kind that is also among those of the other; interval over scoring tasks."""
     for model, scores in suite.scores.items():
         by_task = scores_by_task(scores, "fv")
@@ -81,7 +81,7 @@ def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estima
         if n_tasks < 2 or n_top < 2:
             yield undecidable(model, f"{n_top} top heads, {n_tasks} scoring tasks", value, n_top)
         else:
-            drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
+            drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(1000, n_tasks))
             low, high = np.quantile([share(by_task[tasks].mean(0)) for tasks in drawn], [0.025, 0.975])
             yield Estimate(model, value, float(low), float(high), n=n_top)
 
@@ -174,7 +174,7 @@ def tasks_with_larger_fv_loss(suite: SuiteTables) -> Iterator[Estimate]:
         yield tested(model, sign_test(more), n=len(more), of="tasks") if len(more) else undecidable(model, NO_CONTROL)
 
 
-def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) -> Iterator[Estimate]:
+def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
     """Share of accuracy lost to FV heads with demonstrations minus that lost without, beyond random heads.
 
     Random heads of the same layers. As shares, for what is lost in proportion with and without demonstrations says
@@ -192,7 +192,7 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) 
         if not len(table) or any(_nothing_to_lose(suite, model, metric) for metric in metrics):
             yield undecidable(model, NOTHING[ZERO_SHOT] if len(table) else NO_CONTROL, n=len(table))
             continue
-        drawn = np.random.default_rng(suite.seed).integers(len(table), size=(n_resamples, len(table)))
+        drawn = np.random.default_rng(suite.seed).integers(len(table), size=(2000, len(table)))
         few, zero, of_few, of_zero = table[drawn].mean(1).T
         with np.errstate(divide="ignore", invalid="ignore"):  # a few resamples may have nothing to lose
             shares = few / of_few - np.maximum(zero / of_zero, 0)
@@ -249,14 +249,6 @@ def _nothing_to_lose(suite: SuiteTables, model: str, metric: str) -> bool:
     rows = suite.ablations(model)
     clean = rows[(rows["ranking"] == "none") & (rows["metric"] == metric)]["value"]
     return bool(len(clean) and clean.mean() <= TO_LOSE[metric])
-
-
-def _over_tasks(suite: SuiteTables, model: str, values: pd.Series) -> Estimate:
-    """A mean over tasks with its bootstrap interval over tasks."""
-    if len(values) < 2:
-        return undecidable(model, f"{len(values)} tasks", float(values.mean()), len(values))
-    interval = bootstrap_mean(values.to_numpy(), seed=suite.seed)
-    return spanned(model, interval, n=len(values), of="tasks")
 
 
 def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:
