@@ -10,7 +10,6 @@ from icl_lib.ablation.effects import FEW_SHOT, corrected
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.kinds import ANY_HEADS, KINDS
 from icl_lib.stats.intervals import Interval, bootstrap_mean
-from icl_lib.tables import SCHEMAS
 
 MATCHED = "random_layer_matched"
 TASK_SETS = {"patterns": "patterns", "paper": "the paper's tasks"}
@@ -70,9 +69,9 @@ def benefits(patterns: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """
     rows = []
     for (task_set, ranking, fraction), by_task in by_task_benefits(patterns):
-        n, found = len(by_task), (float(by_task.mean()), np.nan, np.nan)
-        found = found if n < 2 else bootstrap_mean(by_task.to_numpy(), seed=seed)
-        rows.append((task_set, ranking, fraction, *found, n))
+        several = len(by_task) > 1
+        found = bootstrap_mean(by_task.to_numpy(), seed=seed) if several else (by_task.mean(), np.nan, np.nan)
+        rows.append((task_set, ranking, fraction, *found, len(by_task)))
     return pd.DataFrame(rows, columns=["task_set", "ranking", "fraction", "value", "low", "high", "n"])
 
 
@@ -134,8 +133,7 @@ def two_papers_numbers(
 
     `effects`: that table of the ablation page, for the last steps of `walk`; None leaves them out.
     """
-    effects = pd.DataFrame(columns=list(SCHEMAS["effects"])) if effects is None else effects
-    rows = []
+    effects, rows = pattern_effects[:0] if effects is None else effects, []
     for model, own in patterns.groupby("model", sort=False):
         lost = pattern_effects[pattern_effects["model"] == model]
         found = [number(accuracy_of(row.task, row.n_shots), row.value, n=row.n_prompts) for row in
