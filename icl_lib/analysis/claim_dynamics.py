@@ -1,4 +1,4 @@
-"""The statistics of section 5 that claims.yaml names: checkpoints of a suite's models in, an estimate per model out."""
+"""The statistics of section 5 that claims.yaml names: checkpoints of a suite's models in, estimates out."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -27,24 +27,21 @@ def emergence_share(suite: SuiteTables, *, kind: str, early: float, fewest_steps
     training of less than the fewest steps: its share is short because the training is.
     """
     for model, by_kind in suite.emergence.items():
-        steps, came = suite.steps(model), by_kind[kind]
-        if came.step is None:
+        steps, (step, last_below) = suite.steps(model), by_kind[kind]
+        if step is None:
             continue
-        share, before = came.step / steps[-1], (came.last_below or 0) / steps[-1]
-        first = next((step for step in steps if step > 0), 0) / steps[-1]
-        if steps[-1] < fewest_steps:
-            yield undecidable(model, f"came by step {came.step} of a training of {steps[-1]} steps", share, len(steps))
+        last, share = steps[-1], step / steps[-1]
+        first = next((step for step in steps if step > 0), 0) / last
+        if last < fewest_steps:
+            yield undecidable(model, f"came by step {step} of a training of {last} steps", share, len(steps))
         elif not 0 < first < early:
             yield undecidable(model, f"the first checkpoint is at {first:.0%} of the training", share, len(steps))
         else:
-            yield Estimate(model, share, before, share, n=len(steps))
+            yield Estimate(model, share, (last_below or 0) / last, share, n=len(steps))
 
 
 def emergence_gap(suite: SuiteTables) -> Iterator[Estimate]:
-    """First step with FV heads minus first with induction heads, in steps, with what the checkpoints allow.
-
-    The ends are not reached: a kind came after the last checkpoint without it.
-    """
+    """First step with FV heads minus first with induction heads, in steps, between the ends that checkpoints allow."""
     for model, came in suite.emergence.items():
         induction, fv = (came[kind] for kind in KINDS)
         if induction.step is None or fv.step is None:
@@ -75,14 +72,14 @@ def rise_difference(suite: SuiteTables) -> Iterator[Estimate]:
     for model, scores in suite.followed.items():
         steps, by_task = dynamics.fv_by_task(scores)
         induction, fv = (suite.curves(model)[kind].to_numpy() for kind in KINDS)
+        if induction[-1] <= 0 or fv[-1] <= 0:
+            continue
         n_tasks, n_top = by_task.shape[1], head_count(suite.top_fraction, by_task.shape[2])
         drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(1000, n_tasks))
         resamples = [np.sort(by_task[:, tasks].mean(1), axis=1)[:, -n_top:].mean(1) for tasks in drawn]
-        if induction[-1] <= 0 or fv[-1] <= 0:
-            continue
-        value = _rise(steps, fv)[1] - _rise(steps, induction)[1]
         rises = np.array([_rise(steps, curve) for curve in resamples if curve[-1] > 0])
-        shortest, _, longest = _rise(steps, induction)
+        shortest, own, longest = _rise(steps, induction)
+        value = _rise(steps, fv)[1] - own
         low, high = np.quantile(rises[:, 0], 0.025) - longest, np.quantile(rises[:, 2], 0.975) - shortest
         doublings = np.log2(np.array(steps) + 1)
         # the slowest rise that these checkpoints can show, against the fastest
@@ -102,8 +99,7 @@ def plateau(suite: SuiteTables) -> Iterator[Estimate]:
         if curve.max() <= 0:
             continue
         share = curve / curve.max()
-        after = len(share) - 1 - int(np.argmax(share >= 0.9))
-        last = share[-PLATEAU:]
+        last, after = share[-PLATEAU:], len(share) - 1 - int(np.argmax(share >= 0.9))
         if after < PLATEAU:
             yield undecidable(model, f"{after} checkpoints after the rise", float(share[-1]), len(share))
         else:
@@ -117,8 +113,7 @@ def accuracy_follows(suite: SuiteTables) -> Iterator[Estimate]:
         if 0 < len(both) < 3:
             yield undecidable(model, f"{len(both)} checkpoints", n=len(both))
         elif len(both):
-            test = trend_test(both[:, 0], both[:, 1], seed=suite.seed)
-            yield tested(model, test, n=len(both), of="checkpoints")
+            yield tested(model, trend_test(*both.T, seed=suite.seed), n=len(both), of="checkpoints")
 
 
 def of_seeds(statistic: Callable[..., Estimate]) -> Callable[..., Iterator[Estimate]]:
@@ -142,9 +137,8 @@ def emergence_order(suite: SuiteTables, models: list[str]) -> Estimate:
 @of_seeds
 def induction_first_share(suite: SuiteTables, models: list[str], *, many: float) -> Estimate:
     """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
-    heads = suite.transitions(models)["heads"]
-    had = heads[["induction_first", "fv_first", "both_at_once", "fv_only"]]
-    return _share(models[0], int(heads["induction_first"]), int(had.sum()), many)
+    heads = suite.transitions(models)["heads"].drop(["induction_only", "neither"])
+    return _share(models[0], int(heads["induction_first"]), int(heads.sum()), many)
 
 
 @of_seeds
@@ -158,9 +152,8 @@ def changed_share(suite: SuiteTables, models: list[str], *, most: float) -> Esti
 @of_seeds
 def reverse_share(suite: SuiteTables, models: list[str], *, few: float) -> Estimate:
     """Share with the FV score first among heads that had both scores at some checkpoint."""
-    heads = suite.transitions(models)["heads"]
-    both = heads[["induction_first", "fv_first", "both_at_once"]]
-    return _share(models[0], int(heads["fv_first"]), int(both.sum()), few)
+    heads = suite.transitions(models)["heads"][["induction_first", "fv_first", "both_at_once"]]
+    return _share(models[0], int(heads["fv_first"]), int(heads.sum()), few)
 
 
 @of_seeds
@@ -196,11 +189,10 @@ def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:
 
 def _rise(steps: list[int], curve: np.ndarray) -> tuple[float, float, float]:
     """Doublings from a tenth to nine tenths of the last value: the least by the gaps, at the steps, the most."""
-    doublings = np.log2(np.array(steps) + 1)
+    at = np.log2(np.array(steps) + 1)
     start, end = (int(np.argmax(curve >= share * curve[-1])) for share in (0.1, 0.9))
-    before = doublings[max(0, end - 1)] - doublings[start]
-    return max(0.0, float(before)), float(doublings[end] - doublings[start]), float(
-        doublings[end] - doublings[max(0, start - 1)])
+    least, most = max(0.0, at[max(0, end - 1)] - at[start]), at[end] - at[max(0, start - 1)]
+    return float(least), float(at[end] - at[start]), float(most)
 
 
 def _share(model: str, count: int, total: int, limit: float) -> Estimate:

@@ -1,7 +1,4 @@
-"""The statistics that claims.yaml names: tables in, an estimate per model out.
-
-Those of section 5 are in claim_dynamics, those on the other paper in claim_two_papers.
-"""
+"""The statistics that claims.yaml names, but for claim_dynamics and claim_two_papers: tables in, estimates out."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -91,8 +88,7 @@ def percentile(suite: SuiteTables, *, of: str) -> Iterator[Estimate]:
     for model, scores in suite.scores.items():
         other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"])
         chosen = top_sets(scores, fraction=suite.top_fraction)[of]
-        n = int(chosen.sum())
-        test = mean_rank_test(chosen, other, seed=suite.seed)
+        n, test = int(chosen.sum()), mean_rank_test(chosen, other, seed=suite.seed)
         yield undecidable(model, "one top head", test.value, n) if n < 2 else tested(model, test, n=n, of="top heads")
 
 
@@ -145,12 +141,10 @@ def dissociation(suite: SuiteTables) -> Iterator[Estimate]:
     for model in both[ACCURACY]:
         if model not in both[LOSS]:
             continue
-        if any(both[metric][model].empty for metric in both):
-            yield undecidable(model, NO_CONTROL)
-            continue
-        nothing = [NOTHING[metric] for metric in both if _nothing_to_lose(suite, model, metric)]
-        if nothing:
-            yield undecidable(model, nothing[0])
+        lacks = [NO_CONTROL for metric in both if both[metric][model].empty]
+        lacks += [NOTHING[metric] for metric in both if _nothing_to_lose(suite, model, metric)]
+        if lacks:
+            yield undecidable(model, lacks[0])
             continue
         clean = suite.ablations(model).query("ranking == 'none'").groupby("metric")["value"].mean()
         if not set(both) <= set(clean.index):
@@ -162,24 +156,20 @@ def dissociation(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def tasks_with_larger_fv_loss(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated; sign test.
-
-    Each beyond random heads of its layers.
-    """
+    """Share of tasks that lose more accuracy to FV than to induction heads, each beyond random ones; sign test."""
     for model in suite.ablated:
-        lost = {kind: _lost_by_task(suite, model, ACCURACY, kind) for kind in ("fv", "induction")}
-        if any(of is None for of in lost.values()):
+        fv, induction = (_lost_by_task(suite, model, ACCURACY, kind) for kind in ("fv", "induction"))
+        if fv is None or induction is None:
             continue
-        more = (lost["fv"] - lost["induction"]).dropna().to_numpy()
+        more = (fv - induction).dropna().to_numpy()
         yield tested(model, sign_test(more), n=len(more), of="tasks") if len(more) else undecidable(model, NO_CONTROL)
 
 
 def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
     """Share of accuracy lost to FV heads with demonstrations minus that lost without, beyond random heads.
 
-    Random heads of the same layers. As shares, for what is lost in proportion with and without demonstrations says
-    nothing of them; accuracy that rises without them counts as none lost. Bootstrap over tasks. Cannot be decided where
-    there is too little to lose without them.
+    As shares, for what is lost in proportion with and without demonstrations says nothing of them; accuracy that rises
+    without them counts as none lost. Bootstrap over tasks.
     """
     metrics = (ACCURACY, ZERO_SHOT)
     for model in suite.ablated:
@@ -205,34 +195,29 @@ def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
     """Accuracy on shuffled prompts with the FV heads' vector at a third of the layers, above both controls.
 
     Those are random heads' vectors, which may do harm, and nothing added: the smaller gain counts, with the lower of
-    each end of their intervals over tasks and draws. It is above zero where both are.
+    each end of their intervals over tasks and draws.
     """
     for model in suite.executed:
         rows = suite.executions(model)
         at = rows[(rows["prompts"] == "shuffled") & rows["layer"].isin([third(rows), -1])]  # -1: nothing added
         by_task = at.pivot_table(index=["heads", "draw"], columns="task", values="value").dropna(axis=1)
-        of = set(by_task.index.get_level_values("heads"))
-        if "fv" in of and not {"none", "random_layer_matched"} <= of:
+        of, controls = set(by_task.index.get_level_values("heads")), ("none", "random_layer_matched")
+        if "fv" in of and not set(controls) <= of:
             yield undecidable(model, NO_CONTROL)
         elif "fv" in of:
-            fv, n = by_task.loc["fv"].to_numpy()[0], by_task.shape[1]
-            gains = [np.negative(effect_of(lost_beyond(
-                fv, by_task.loc[control].to_numpy(), by_task.columns.to_numpy()))[:3])
-                for control in ("none", "random_layer_matched")]
-            value, high, low = np.min(gains, axis=0)
-            yield spanned(model, (value, low, high), n=n, of="tasks")
+            fv, tasks = by_task.loc["fv"].to_numpy()[0], by_task.columns.to_numpy()
+            lost = [effect_of(lost_beyond(fv, by_task.loc[control].to_numpy(), tasks))[:3] for control in controls]
+            value, high, low = np.min(np.negative(lost), axis=0)
+            yield spanned(model, (value, low, high), n=len(tasks), of="tasks")
 
 
 def _effects(
     suite: SuiteTables, metric: str, ranking: str, excluded: bool, positions: str = "all"
 ) -> dict[str, pd.DataFrame]:
     """Per model in which this was ablated its row beyond layer-matched random heads, or none without such heads."""
-    found = {}
-    for model, rows in suite.effects[positions].items():
-        rows = rows[(rows["metric"] == metric) & (rows["ranking"] == ranking) & (rows["excluded"].ne("") == excluded)]
-        if len(rows):  # at least against the clean model
-            found[model] = corrected(rows)
-    return found
+    own = {model: rows[rows["metric"].eq(metric) & rows["ranking"].eq(ranking) & (rows["excluded"].ne("") == excluded)]
+           for model, rows in suite.effects[positions].items()}
+    return {model: corrected(rows) for model, rows in own.items() if len(rows)}  # at least against the clean model
 
 
 def _lost_by_task(suite: SuiteTables, model: str, metric: str, kind: str) -> pd.Series | None:

@@ -21,8 +21,7 @@ _MODELS = {"scores": "models", "accuracy": "models", "executions": "executed"}
 class SuiteTables:
     """The tables that the statistics read, and the shares of heads that they are read at.
 
-    `models`, `ablated` and `executed` give each model's steps; the last one counts where one step is asked for. Tables
-    that are missing are left out; a statistic without tables has no estimates.
+    `models`, `ablated` and `executed` give each model's steps; the last one counts where one step is asked for.
     """
 
     results: Path
@@ -47,12 +46,10 @@ class SuiteTables:
     @cached_property
     def kinds(self) -> dict[str, set[str]]:
         """Which kinds of heads each model has at its last step; see `kinds.heads_of_kind`."""
-        found = {}
-        for model, scores in self.scores.items():
-            accuracy = self.table("accuracy", model)
-            masks = heads_of_kind(scores, accuracy if len(accuracy) else None)
-            found[model] = {kind for kind, mask in masks.items() if mask.any()}
-        return found
+        tables = {model: self.table("accuracy", model) for model in self.scores}
+        masks = {model: heads_of_kind(scores, tables[model] if len(tables[model]) else None)
+                 for model, scores in self.scores.items()}
+        return {model: {kind for kind, mask in of.items() if mask.any()} for model, of in masks.items()}
 
     @cached_property
     def followed(self) -> dict[str, pd.DataFrame]:

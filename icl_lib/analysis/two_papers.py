@@ -31,10 +31,10 @@ def steps(fractions: list[float]) -> list[tuple[str, dict]]:
 
 def step_names(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     """The steps of `walk` in their order, of all models in the tables."""
-    found = [walk(own, effects[effects["model"] == model])["step"] for model, own in pattern_effects.groupby("model")]
-    measured = set(pd.concat(found)) if found else set()
-    known = [name for name, _ in steps(pattern_effects["fraction"].unique().tolist())] if found else []
-    return [*known, *sorted(measured - set(known))]
+    measured = {step for model, own in pattern_effects.groupby("model")
+                for step in walk(own, effects[effects["model"] == model])["step"]}
+    known = [name for name, _ in steps(pattern_effects["fraction"].unique().tolist())] if len(pattern_effects) else []
+    return [*dict.fromkeys([*known, *sorted(measured)])]
 
 
 def walk(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
@@ -47,17 +47,15 @@ def walk(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     own = pattern_effects.assign(kept=pattern_effects["excluded"] != "")
     for name, change in steps(own["fraction"].unique().tolist()):
         at |= change
-        found = own[np.logical_and.reduce([own[column] == value for column, value in at.items()])]
-        rows.append(found.assign(step=name))
+        rows.append(own[(own[list(at)] == pd.Series(at)).all(axis=1)].assign(step=name))
     if len(effects):
         share = nearest_fraction(effects["fraction"], PAPER_SHARE)
-        chosen = corrected(effects).query("replacement == 'mean' and fraction == @share and excluded != ''")
-        chosen = chosen[chosen["metric"] == FEW_SHOT]
+        chosen = corrected(effects[effects["metric"] == FEW_SHOT]).query(
+            "replacement == 'mean' and fraction == @share and excluded != ''")
         for name, where in ((f"{share:.0%} of heads", "all"), ("last position alone", "last")):
             rows.append(chosen[chosen["positions"] == where].assign(step=name))
-    table = pd.concat(rows, ignore_index=True)
-    table = table[table["ranking"].isin(KINDS)]
-    return table[["step", "ranking", "value", "low", "high", "n_heads", "n_prompts"]].reset_index(drop=True)
+    columns = ["step", "ranking", "value", "low", "high", "n_heads", "n_prompts"]
+    return pd.concat(rows).query("ranking in @KINDS")[columns].reset_index(drop=True)
 
 
 def benefits(patterns: pd.DataFrame, *, seed: int) -> pd.DataFrame:
