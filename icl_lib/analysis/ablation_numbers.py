@@ -35,9 +35,8 @@ def ablation_numbers(
 ) -> pd.DataFrame:
     """Table `statistics` of one model: the numbers that the page's sentences are filled from.
 
-    `ablations` and `effects` are the tables of these names, `conditions` and `historic` what was ablated for them and
-    for the historical protocols. Effects are those at the share nearest to `fraction`, means over evaluation tasks at
-    that share; `n` is the number of tasks, documents, interventions or sets that a row is a mean or count over.
+    `conditions` and `historic`: what was ablated for the tables and for the historical protocols. Effects are those at
+    the share nearest to `fraction`; `n`: the tasks, documents, interventions or sets that a row is made from.
     """
     ablations = with_paired_errors(ablations)
     shown = at_fraction(effects, fraction)

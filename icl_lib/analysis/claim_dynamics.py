@@ -1,4 +1,4 @@
-"""The statistics of section 5 that claims.yaml names: checkpoints of a suite's models in, estimates out."""
+"""Statistics of section 5 that claims.yaml names and explains: checkpoints of a suite's models in, estimates out."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -21,11 +21,7 @@ PLATEAU = 3
 
 
 def emergence_share(suite: SuiteTables, *, kind: str, early: float, fewest_steps: int) -> Iterator[Estimate]:
-    """First step with a kind of heads as a share of the last; from the last step known without it.
-
-    Cannot be decided where the first checkpoint after step 0 lies beyond the share that is called `early`, and of a
-    training of less than the fewest steps: its share is short because the training is.
-    """
+    """First step with a kind of heads as a share of the last; of a short training the share says nothing."""
     for model, by_kind in suite.emergence.items():
         steps, (step, last_below) = suite.steps(model), by_kind[kind]
         if step is None:
@@ -52,10 +48,7 @@ def emergence_gap(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
-    """Rank correlation with size of the first step with a kind of heads, a model in which it never came included.
-
-    Ranks are those of `gehan_scores`: "not within N steps" is later than what came by N. Seeds of a size are averaged.
-    """
+    """Rank correlation (`gehan_scores`) with size of the first step with a kind of heads, if it came or not."""
     came = {model: by_kind[kind].step for model, by_kind in suite.emergence.items() if not suite.coarse(model)}
     if not came:
         return []
@@ -65,10 +58,7 @@ def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
 
 
 def rise_difference(suite: SuiteTables) -> Iterator[Estimate]:
-    """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction.
-
-    Each is known up to the gaps between checkpoints; the interval holds these and a bootstrap over scoring tasks.
-    """
+    """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction."""
     for model, scores in suite.followed.items():
         steps, by_task = dynamics.fv_by_task(scores)
         induction, fv = (suite.curves(model)[kind].to_numpy() for kind in KINDS)
@@ -90,10 +80,7 @@ def rise_difference(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def plateau(suite: SuiteTables) -> Iterator[Estimate]:
-    """Mean score of the top induction heads at the last checkpoint as a share of its highest at any.
-
-    The interval is the range of the last three checkpoints, all after the rise to nine tenths of the highest.
-    """
+    """Mean score of the top induction heads at the last checkpoint as a share of its highest at any."""
     for model in suite.followed:
         curve = suite.curves(model)["induction"].to_numpy()
         if curve.max() <= 0:
@@ -196,10 +183,7 @@ def _rise(steps: list[int], curve: np.ndarray) -> tuple[float, float, float]:
 
 
 def _share(model: str, count: int, total: int, limit: float) -> Estimate:
-    """A share of heads with its exact interval.
-
-    Cannot be decided where not even none and all of as many heads would lie on different sides of the limit.
-    """
+    """A share of heads with its exact interval; it decides if those of none and all lie on both sides of the limit."""
     if not total:
         return undecidable(model, "0 such heads")
     none, every, own = (stats.binomtest(k, total).proportion_ci() for k in (0, total, count))

@@ -19,11 +19,7 @@ NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty
 
 
 def pattern_effect(suite: SuiteTables) -> Iterator[Estimate]:
-    """Accuracy lost on patterns, per model, at the smallest share of heads ranked by prefix matching.
-
-    Beyond random heads of neither kind in the same layers, at the most demonstrations, mean over the tasks that the
-    model can do. Cannot be decided where it can do fewer than three, and without such random heads.
-    """
+    """Accuracy lost on patterns at the smallest share of heads by prefix matching and the most demonstrations."""
     for model in suite.ablated:
         if suite.table("patterns", model).empty:
             continue
@@ -41,11 +37,7 @@ def pattern_effect(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def benefit_lost(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of what demonstrations add to accuracy on the paper's tasks that is lost, per model.
-
-    With the largest share of heads by prefix matching ablated, beyond random heads of the same layers. Bootstrap over
-    tasks.
-    """
+    """Share of what demonstrations add on the paper's tasks that is lost to the most heads by prefix matching."""
     for model in suite.ablated:
         benefits = by_task_benefits(suite.table("patterns", model))
         by_condition = {(ranking, fraction): own for (task_set, ranking, fraction), own in benefits

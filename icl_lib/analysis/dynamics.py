@@ -91,10 +91,7 @@ def seed_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
 
 
 def emergence_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
-    """One row per model: first step with each kind, or "not within N steps", and which came first.
-
-    And for both the first step at which the mean score of the top `fraction` of heads has half of its last value.
-    """
+    """One row per model: first step with each kind, which came first, and for both the top heads' `half_level`."""
     rows, curves = [], {of: rows.set_index("step")["value"] for of, rows in seed_curves(
         scores, fraction=fraction).groupby(["model", "kind"])}
     for model, group in scores.groupby("model"):
@@ -123,8 +120,7 @@ def half_levels_over_seeds(emergence: pd.DataFrame, *, seed: int) -> pd.DataFram
 def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame) -> tuple[str, int, int] | None:
     """The head of figure 1, as (model, layer, head), None where no model ends with an FV head.
 
-    Of all models' final FV heads the one with the highest prefix matching at a checkpoint before it was an FV head. The
-    paper shows the third-ranked FV head of Pythia 6.9B and does not say why.
+    Of all models' final FV heads the one with the highest prefix matching at a checkpoint before it was an FV head.
     """
     highest, found = -np.inf, None
     for model, group in scores.groupby("model"):
@@ -158,10 +154,7 @@ def emergence_table(scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFram
 
 
 def fv_emergence_interval(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> tuple[float, float]:
-    """95 % interval of the step at which the best head is an FV head: bootstrap over scoring tasks.
-
-    In each resample the best head is chosen anew at each step. Infinity stands for never.
-    """
+    """95 % interval of the step at which the best head, chosen anew at each, is an FV head: bootstrap over tasks."""
     steps, by_task = fv_by_task(scores)
     drawn = np.random.default_rng(seed).integers(by_task.shape[1], size=(1000, by_task.shape[1]))
     best = np.stack([by_task[:, tasks].mean(axis=1).max(axis=1) for tasks in drawn])

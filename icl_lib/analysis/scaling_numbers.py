@@ -25,11 +25,9 @@ _COLUMNS = {
 def scaling_numbers(
     comparison: pd.DataFrame, overlaps: pd.DataFrame, effects: pd.DataFrame, *, seed: int
 ) -> pd.DataFrame:
-    """All numbers of the page's sentences and of its tables, per model and ("") over models.
+    """All numbers of the page from the tables that `scaling` makes, per model and ("") over models.
 
-    `comparison` and `overlaps` as `scaling` makes them from sizes `with_kinds`, `effects` as in
-    `scaling.effects_by_size`. Over models count those with heads of both kinds; `n` is then their number. No row for
-    what there are no such models for.
+    Over models count those with heads of both kinds; `n` is then their number.
     """
     rows = [*_of_models(comparison), *_over_models(comparison[comparison["both"]], len(comparison)),
             *_of_overlaps(overlaps), *_of_effects(effects, seed)]

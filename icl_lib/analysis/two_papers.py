@@ -62,8 +62,7 @@ def benefits(patterns: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """How much demonstrations raise accuracy: at the most of them minus without any, of one model.
 
     Columns task_set, ranking ("none", a kind, or random heads of the layers of induction heads), fraction, value, low
-    and high (95 % bootstrap over tasks, NaN for one task) and n (tasks). Plain rankings, induction heads by prefix
-    matching.
+    and high (95 % bootstrap over tasks, NaN for one task) and n (tasks). Induction heads by prefix matching.
     """
     rows = []
     for (task_set, ranking, fraction), by_task in by_task_benefits(patterns):
@@ -115,10 +114,7 @@ def able(patterns: pd.DataFrame) -> list[str]:
 
 
 def of_patterns(pattern_effects: pd.DataFrame) -> pd.DataFrame:
-    """What each pattern, and their mean (task ""), loses to the most heads by prefix matching, of one model.
-
-    Beyond random heads of the same layers, plain rankings, at the most demonstrations.
-    """
+    """What each pattern and their mean (task "") lose to the most heads at the most demonstrations, of one model."""
     rows = corrected(pattern_effects).query("task_set == 'patterns' and ranked_by == @THEIRS and excluded == ''")
     rows = rows[rows["ranking"].isin(KINDS) & (rows["n_shots"] == rows["n_shots"].max())]
     return rows[rows["fraction"] == rows["fraction"].max()]

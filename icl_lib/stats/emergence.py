@@ -63,10 +63,7 @@ def emergence_step(
 def emergence_interval(
     steps: Sequence[int], resamples: Float[ndarray, "resample step"], null: float | Float[ndarray, "step"]
 ) -> tuple[float, float]:
-    """95 % interval of the emergence step over resampled score curves, in steps; infinity stands for "never".
-
-    Ends are steps of the list (no interpolation): the nearest ranks that hold at least 95 %.
-    """
+    """95 % interval of the emergence step over resampled score curves, in steps of the list; infinity: never."""
     found = [emergence_step(steps, row, null).step for row in resamples]
     ordered = np.sort([np.inf if step is None else step for step in found])
     tail = int(np.floor(len(ordered) * (1 - 0.95) / 2))
@@ -154,8 +151,7 @@ def places_exchanged(
 ) -> Transitions:
     """`transition_counts` of seeds together from the first checkpoint with each score (`first_crossing`).
 
-    The null gives each seed's heads the FV checkpoints of a random seed's heads at the same places, no seed's twice:
-    what a head's place does to both scores is in it, and what links them in one training is not.
+    The null gives each seed's heads the FV checkpoints of a random seed's heads at the same places, no seed's twice.
     """
     null = _count_orders(first_induction, first_fv[random_orders(len(first_fv), seed)], n_steps).sum(axis=1)
     return Transitions(_count_orders(first_induction, first_fv, n_steps).sum(axis=0), null)

@@ -21,11 +21,7 @@ class Interval(NamedTuple):
 
 
 class Test(NamedTuple):
-    """A test statistic, its two-sided p-value, never 0 for a permutation test, and its power.
-
-    `smallest_p`: the smallest p-value that any arrangement of these data could have had; from 0.05 on nothing could
-    have come out of the test.
-    """
+    """A test statistic, its two-sided p-value, and its power: the smallest p that any arrangement could have had."""
 
     __test__ = False  # pytest would collect the name
 
@@ -133,9 +129,8 @@ def holm(p_values: Float[ndarray, "test"]) -> Float[ndarray, "test"]:
 def percentile_rank(scores: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
     """Percentile of every head among all heads of the model, 0..1 ("percentile", section 3, figure 3).
 
-    Mid-rank: the share of heads below plus half the share of equal heads, itself included, so the mean over
-    all heads is exactly 0.5. The released code ranks the mean score of a set instead, which reads high for
-    skewed scores; average these ranks over a set to avoid that.
+    Mid-rank: the share of heads below plus half the share of equal heads, itself included. The released code ranks the
+    mean score of a set instead, which reads high for skewed scores.
     """
     ranks = stats.rankdata(finite(scores, "scores"), axis=None)
     return ((ranks - 0.5) / scores.size).reshape(scores.shape)
@@ -163,10 +158,9 @@ def overlap_test(first: Bool[ndarray, "layer head"], second: Bool[ndarray, "laye
 def spearman(first: Float[ndarray, "*shape"], second: Float[ndarray, "*shape"], *, seed: int | None = None) -> Interval:
     """Rank correlation of two scores over all heads, -1..1, with its 95 % interval.
 
-    Without a seed the interval is Fisher's z with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright
-    (2000); with a seed it is a bootstrap over heads, which assumes less. Heads of one model are not
-    independent, so both are read as descriptions of this model. The paper's code ranks only the top
-    induction heads. Raises ValueError below 4 heads or for constant scores.
+    Without a seed the interval is Fisher's z with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright (2000); with
+    a seed it is a bootstrap over heads, which assumes less. The paper's code ranks only the top induction heads. Raises
+    ValueError below 4 heads or for constant scores.
     """
     x, y = finite(first, "first").ravel(), finite(second, "second").ravel()
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
