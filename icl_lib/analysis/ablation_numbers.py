@@ -81,10 +81,9 @@ def _clean(ablations: pd.DataFrame, seed: int) -> Iterable[dict]:
         if len(rows):
             mean = bootstrap_mean(rows["value"].to_numpy(), seed=seed)
             yield number(f"{metric}, no ablation", *mean, n=len(rows))
-    for metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS):
-        for row in clean[clean["metric"] == metric].itertuples():
-            half = 1.96 * row.standard_error
-            yield number(f"{metric}, no ablation", row.value, row.value - half, row.value + half, n=row.n_prompts)
+    for row in clean[clean["metric"].isin((TOKEN_LOSS, TOKEN_LOSS_POINTS))].itertuples():
+        half = 1.96 * row.standard_error
+        yield number(f"{row.metric}, no ablation", row.value, row.value - half, row.value + half, n=row.n_prompts)
 
 
 def _accuracies(ablations: pd.DataFrame, share: float) -> Iterable[dict]:

@@ -19,11 +19,8 @@ from icl_lib.stats.intervals import bootstrap_mean
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
     """Steps in rising order and the mean over tasks of a score at each."""
-    mean = scores[scores["score"] == score].groupby(["step", "layer", "head"])["value"].mean()
-    if mean.empty:
-        raise ValueError(f"the tables have no score {score!r}")
-    steps = sorted(mean.index.unique("step"))
-    return steps, np.stack([mean.xs(step).unstack("head").to_numpy() for step in steps])
+    by_step = {step: kinds.mean_scores(rows, score) for step, rows in scores.groupby("step")}
+    return list(by_step), np.stack(list(by_step.values()))
 
 
 def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
