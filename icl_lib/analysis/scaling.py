@@ -75,8 +75,8 @@ def comparison_table(
             ranks = intervals.percentile_rank(other)[tops[kind]]
             percentiles_of |= zip(PERCENTILES[kind].values(), (ranks.mean(), ranks.min(), ranks.max()), strict=True)
         overlap, by_chance = intervals.overlap_test(wide["fv"], wide["induction"])
-        rho = (intervals.spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv)
-               else intervals.Interval(*[np.nan] * 3))
+        differ = np.ptp(induction) and np.ptp(fv)
+        rho = intervals.spearman(induction, fv, seed=seed) if differ else intervals.Interval(*[np.nan] * 3)
         depth = depth_difference(tops["fv"], tops["induction"], seed=seed)
         rows.append({
             "model": model, "heads": fv.size, "top heads": int(tops["fv"].sum()), "overlap": overlap.value,
@@ -91,8 +91,7 @@ def comparison_table(
 
 def layer_overlap(heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"]) -> float:
     """Share of two head sets that sits in the same layers, 0..1: the sum over layers of the smaller share."""
-    shares = [mask.sum(axis=1) / mask.sum() for mask in (heads, others)]
-    return float(np.minimum(*shares).sum())
+    return float(np.minimum(heads.sum(axis=1) / heads.sum(), others.sum(axis=1) / others.sum()).sum())
 
 
 def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:

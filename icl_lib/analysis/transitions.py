@@ -157,5 +157,4 @@ def _came(model: _Model, kind: str) -> tuple[Bool[ndarray, "step head"], Float[n
 
 
 def _common_steps(scores: pd.DataFrame) -> pd.DataFrame:
-    common = set.intersection(*(set(steps) for _, steps in scores.groupby("model")["step"]))
-    return scores[scores["step"].isin(common)]
+    return scores[scores.groupby("step")["model"].transform("nunique") == scores["model"].nunique()]

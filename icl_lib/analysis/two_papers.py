@@ -141,21 +141,18 @@ def two_papers_numbers(
     return table_of(rows, notebook="two_papers")
 
 
+# The names of these numbers.
 def accuracy_of(task: str, n_shots: int) -> str:
-    """The name of the clean model's accuracy on a pattern."""
     return f"accuracy, {task}, {n_shots} shots"
 
 
 def lost_at(step: str, ranking: str) -> str:
-    """The name of the number of a step of `walk`."""
     return f"lost, {' '.join(step.split())}: {ranking}"
 
 
 def carried_by(name: str) -> str:
-    """The name of a number of `carriers`."""
     return f"benefit that FV heads carry more than induction heads, {TASK_SETS.get(name, name)}"
 
 
 def benefit_of(task_set: str, ranking: str, fraction: float) -> str:
-    """The name of a benefit of demonstrations."""
     return f"benefit, {TASK_SETS[task_set]}, {ranking} {fraction:g}"

@@ -66,8 +66,7 @@ def mean_rank_test(chosen: Bool[ndarray, "layer head"], scores: Float[ndarray, "
     ranks, n = percentile_rank(scores), chosen.sum(1)
     layers = [(row, k) for row, k in zip(ranks, n.tolist(), strict=True) if k]
     if exact := math.prod(math.comb(len(row), k) for row, k in layers) <= MOST_SETS:
-        sums = [row[np.array(list(itertools.combinations(range(len(row)), k)))].sum(1) for row, k in layers]
-        null = functools.reduce(np.add.outer, sums).ravel()
+        null = functools.reduce(np.add.outer, [row[subsets(len(row), k, 0)[0]].sum(1) for row, k in layers]).ravel()
     else:
         rng = np.random.default_rng(seed)
         null = sum(rng.permuted(np.tile(row, (N_PERMUTATIONS, 1)), axis=1)[:, :k].sum(1) for row, k in layers)
