@@ -26,9 +26,8 @@ class PlantedSuite(SuiteTables):
     parameters: dict[str, int] = field(default_factory=dict)
 
     @property
-    def sizes(self) -> pd.DataFrame:
-        rows = [(model, self.parameters.get(model, 1000)) for model in self.models]
-        return pd.DataFrame(rows, columns=["model", "parameters"]).sort_values("parameters", ignore_index=True)
+    def sizes(self) -> pd.Series:
+        return pd.Series({model: self.parameters.get(model, 1000) for model in self.models})
 
 
 class PlantedTables:

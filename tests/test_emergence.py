@@ -9,6 +9,7 @@ import pytest
 from icl_lib.stats.emergence import (
     ORDERS,
     Emergence,
+    Transitions,
     emergence_interval,
     emergence_step,
     first_crossing,
@@ -55,6 +56,12 @@ def test_transition_counts_by_hand():
     found = transition_counts(induction, fv, induction_threshold=1.0, fv_threshold=1.0, seed=0)
     assert found.observed.tolist() == [2, 1, 1, 1, 1, 1] and found.table()["order"].tolist() == list(ORDERS)
     assert found.table()["expected by chance"].sum() == pytest.approx(7)
+
+
+def test_p_values_of_counts_count_the_value_itself():
+    null = np.array([[0, 0, 5, 0, 0, 0], [1, 1, 5, 0, 0, 0], [2, 2, 5, 0, 0, 0], [3, 3, 5, 0, 0, 0]])
+    found = Transitions(np.array([9, 2, 5, 0, 0, 0]), null).table()
+    assert found["p"].tolist() == [2 / 5, 1, 1, 1, 1, 1] and found["smallest p"].tolist() == [2 / 5, 4 / 5, 1, 1, 1, 1]
 
 
 def test_transition_null_against_all_pairings():

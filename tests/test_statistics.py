@@ -15,7 +15,6 @@ from icl_lib.stats.intervals import (
     lost_beyond,
     overlap_test,
     percentile_rank,
-    rank_p_value,
     spearman,
 )
 
@@ -63,12 +62,6 @@ def test_bootstrap_depends_on_the_seed_and_on_nothing_else():
     first = bootstrap_mean(values, seed=7)
     np.random.default_rng(99).random(10)
     assert bootstrap_mean(values, seed=7) == first != bootstrap_mean(values, seed=8)
-
-
-def test_rank_p_values_count_the_value_itself():
-    null = np.array([0.0, 1.0, 2.0, 3.0])
-    assert rank_p_value(9.0, null) == 2 / 5
-    assert rank_p_value(1.5, null) == 1.0
 
 
 def test_holm_by_hand():

@@ -35,9 +35,8 @@ def ablation_numbers(
 ) -> pd.DataFrame:
     """Table `statistics` of one model: the numbers that the page's sentences are filled from.
 
-    `ablations` and `effects` are the tables of these names, `conditions` and `historic` what was ablated for them and
-    for the historical protocols. Effects are those at the share nearest to `fraction`, means over evaluation tasks at
-    that share; `n` is the number of tasks, documents, interventions or sets that a row is a mean or count over.
+    `conditions` and `historic`: what was ablated for the tables and for the historical protocols. Effects are those at
+    the share nearest to `fraction`; `n`: the tasks, documents, interventions or sets that a row is made from.
     """
     ablations = with_paired_errors(ablations)
     shown = at_fraction(effects, fraction)
@@ -82,10 +81,9 @@ def _clean(ablations: pd.DataFrame, seed: int) -> Iterable[dict]:
         if len(rows):
             mean = bootstrap_mean(rows["value"].to_numpy(), seed=seed)
             yield number(f"{metric}, no ablation", *mean, n=len(rows))
-    for metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS):
-        for row in clean[clean["metric"] == metric].itertuples():
-            half = 1.96 * row.standard_error
-            yield number(f"{metric}, no ablation", row.value, row.value - half, row.value + half, n=row.n_prompts)
+    for row in clean[clean["metric"].isin((TOKEN_LOSS, TOKEN_LOSS_POINTS))].itertuples():
+        half = 1.96 * row.standard_error
+        yield number(f"{row.metric}, no ablation", row.value, row.value - half, row.value + half, n=row.n_prompts)
 
 
 def _accuracies(ablations: pd.DataFrame, share: float) -> Iterable[dict]:

@@ -1,4 +1,4 @@
-"""The statistics of section 5 that claims.yaml names: checkpoints of a suite's models in, an estimate per model out."""
+"""Statistics of section 5 that claims.yaml names and explains: checkpoints of a suite's models in, estimates out."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from icl_lib.analysis import dynamics
+from icl_lib.analysis import dynamics, transitions
 from icl_lib.analysis.claim_estimates import Estimate, tested, undecidable
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import Emergence
 from icl_lib.stats.permutation import gehan_scores, sign_test, trend_test
 
 FEW_STEPS = "fewer than two checkpoints after the first step"
@@ -22,33 +21,25 @@ PLATEAU = 3
 
 
 def emergence_share(suite: SuiteTables, *, kind: str, early: float, fewest_steps: int) -> Iterator[Estimate]:
-    """First step with a kind of heads as a share of the last; from the last step known without it.
-
-    Cannot be decided where the first checkpoint after step 0 lies beyond the share that is called `early`, and of a
-    training of less than the fewest steps: its share is short because the training is.
-    """
-    for model, came in _emergence(suite, kind).items():
-        steps = suite.steps(model)
-        if came.step is None:
+    """First step with a kind of heads as a share of the last; of a short training the share says nothing."""
+    for model, by_kind in suite.emergence.items():
+        steps, (step, last_below) = suite.steps(model), by_kind[kind]
+        if step is None:
             continue
-        share, before = came.step / steps[-1], (came.last_below or 0) / steps[-1]
-        first = next((step for step in steps if step > 0), 0) / steps[-1]
-        if steps[-1] < fewest_steps:
-            yield undecidable(model, f"came by step {came.step} of a training of {steps[-1]} steps", share, len(steps))
+        last, share = steps[-1], step / steps[-1]
+        first = next((step for step in steps if step > 0), 0) / last
+        if last < fewest_steps:
+            yield undecidable(model, f"came by step {step} of a training of {last} steps", share, len(steps))
         elif not 0 < first < early:
             yield undecidable(model, f"the first checkpoint is at {first:.0%} of the training", share, len(steps))
         else:
-            yield Estimate(model, share, before, share, n=len(steps))
+            yield Estimate(model, share, (last_below or 0) / last, share, n=len(steps))
 
 
 def emergence_gap(suite: SuiteTables) -> Iterator[Estimate]:
-    """First step with FV heads minus first with induction heads, in steps, with what the checkpoints allow.
-
-    The ends are not reached: a kind came after the last checkpoint without it.
-    """
-    fv_came = _emergence(suite, "fv")
-    for model, induction in _emergence(suite, "induction").items():
-        fv = fv_came[model]
+    """First step with FV heads minus first with induction heads, in steps, between the ends that checkpoints allow."""
+    for model, came in suite.emergence.items():
+        induction, fv = (came[kind] for kind in KINDS)
         if induction.step is None or fv.step is None:
             continue
         gap, n = float(fv.step - induction.step), len(suite.steps(model))
@@ -57,34 +48,28 @@ def emergence_gap(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
-    """Rank correlation with size of the first step with a kind of heads, a model in which it never came included.
-
-    Ranks are those of `gehan_scores`: "not within N steps" is later than what came by N. Seeds of a size are averaged.
-    """
-    came = {model: found for model, found in _emergence(suite, kind).items() if not suite.coarse(model)}
+    """Rank correlation (`gehan_scores`) with size of the first step with a kind of heads, if it came or not."""
+    came = {model: by_kind[kind].step for model, by_kind in suite.emergence.items() if not suite.coarse(model)}
     if not came:
         return []
-    steps = [suite.steps(model)[-1] if found.step is None else found.step for model, found in came.items()]
-    scores = gehan_scores(np.array(steps, dtype=float), np.array([found.step is not None for found in came.values()]))
+    steps = [suite.steps(model)[-1] if step is None else step for model, step in came.items()]
+    scores = gehan_scores(np.array(steps, dtype=float), np.array([step is not None for step in came.values()]))
     return size_trend(suite, dict(zip(came, scores, strict=True)))
 
 
-def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
-    """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction.
-
-    Each is known up to the gaps between checkpoints; the interval holds these and a bootstrap over scoring tasks.
-    """
+def rise_difference(suite: SuiteTables) -> Iterator[Estimate]:
+    """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction."""
     for model, scores in suite.followed.items():
         steps, by_task = dynamics.fv_by_task(scores)
         induction, fv = (suite.curves(model)[kind].to_numpy() for kind in KINDS)
-        n_tasks, n_top = by_task.shape[1], head_count(suite.top_fraction, by_task.shape[2])
-        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
-        resamples = [np.sort(by_task[:, tasks].mean(1), axis=1)[:, -n_top:].mean(1) for tasks in drawn]
         if induction[-1] <= 0 or fv[-1] <= 0:
             continue
-        value = _rise(steps, fv)[1] - _rise(steps, induction)[1]
+        n_tasks, n_top = by_task.shape[1], head_count(suite.top_fraction, by_task.shape[2])
+        drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(1000, n_tasks))
+        resamples = [np.sort(by_task[:, tasks].mean(1), axis=1)[:, -n_top:].mean(1) for tasks in drawn]
         rises = np.array([_rise(steps, curve) for curve in resamples if curve[-1] > 0])
-        shortest, _, longest = _rise(steps, induction)
+        shortest, own, longest = _rise(steps, induction)
+        value = _rise(steps, fv)[1] - own
         low, high = np.quantile(rises[:, 0], 0.025) - longest, np.quantile(rises[:, 2], 0.975) - shortest
         doublings = np.log2(np.array(steps) + 1)
         # the slowest rise that these checkpoints can show, against the fastest
@@ -95,17 +80,13 @@ def rise_difference(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Est
 
 
 def plateau(suite: SuiteTables) -> Iterator[Estimate]:
-    """Mean score of the top induction heads at the last checkpoint as a share of its highest at any.
-
-    The interval is the range of the last three checkpoints, all after the rise to nine tenths of the highest.
-    """
+    """Mean score of the top induction heads at the last checkpoint as a share of its highest at any."""
     for model in suite.followed:
         curve = suite.curves(model)["induction"].to_numpy()
         if curve.max() <= 0:
             continue
         share = curve / curve.max()
-        after = len(share) - 1 - int(np.argmax(share >= 0.9))
-        last = share[-PLATEAU:]
+        last, after = share[-PLATEAU:], len(share) - 1 - int(np.argmax(share >= 0.9))
         if after < PLATEAU:
             yield undecidable(model, f"{after} checkpoints after the rise", float(share[-1]), len(share))
         else:
@@ -119,8 +100,7 @@ def accuracy_follows(suite: SuiteTables) -> Iterator[Estimate]:
         if 0 < len(both) < 3:
             yield undecidable(model, f"{len(both)} checkpoints", n=len(both))
         elif len(both):
-            test = trend_test(both[:, 0], both[:, 1], seed=suite.seed)
-            yield tested(model, test, n=len(both), of="checkpoints")
+            yield tested(model, trend_test(*both.T, seed=suite.seed), n=len(both), of="checkpoints")
 
 
 def of_seeds(statistic: Callable[..., Estimate]) -> Callable[..., Iterator[Estimate]]:
@@ -144,24 +124,23 @@ def emergence_order(suite: SuiteTables, models: list[str]) -> Estimate:
 @of_seeds
 def induction_first_share(suite: SuiteTables, models: list[str], *, many: float) -> Estimate:
     """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
-    heads = suite.transitions(models)["heads"]
-    had = heads[["induction_first", "fv_first", "both_at_once", "fv_only"]]
-    return _share(models[0], int(heads["induction_first"]), int(had.sum()), many)
+    heads = suite.transitions(models)["heads"].drop(["induction_only", "neither"])
+    return _share(models[0], int(heads["induction_first"]), int(heads.sum()), many)
 
 
 @of_seeds
 def changed_share(suite: SuiteTables, models: list[str], *, most: float) -> Estimate:
     """Share that is no induction head at the end, of the heads with an FV score that were induction heads before."""
     first = int(suite.transitions(models)["heads"]["induction_first"])
-    return _share(models[0], first - suite.still_induction_heads(models), first, most)
+    still = transitions.still_induction_heads(*suite.together(models))
+    return _share(models[0], first - still, first, most)
 
 
 @of_seeds
 def reverse_share(suite: SuiteTables, models: list[str], *, few: float) -> Estimate:
     """Share with the FV score first among heads that had both scores at some checkpoint."""
-    heads = suite.transitions(models)["heads"]
-    both = heads[["induction_first", "fv_first", "both_at_once"]]
-    return _share(models[0], int(heads["fv_first"]), int(both.sum()), few)
+    heads = suite.transitions(models)["heads"][["induction_first", "fv_first", "both_at_once"]]
+    return _share(models[0], int(heads["fv_first"]), int(heads.sum()), few)
 
 
 @of_seeds
@@ -176,11 +155,8 @@ def transitions_beyond_chance(suite: SuiteTables, models: list[str], *, among: s
 
 @of_seeds
 def percentile_before(suite: SuiteTables, models: list[str], *, kind: str) -> Estimate:
-    """Mean percentile of the final heads of a kind in the other kind's score before they were of theirs, less chance.
-
-    See `SuiteTables.ranks_before`.
-    """
-    found = suite.ranks_before(models, kind)
+    """Mean percentile of a kind's final heads in the other kind's score before they were of theirs, less chance."""
+    found = transitions.ranks_at_places(*suite.together(models), kind, seed=suite.seed)
     if not found.n:
         return undecidable(models[0], "0 such heads came after the first checkpoint")
     test = found.test()
@@ -191,8 +167,7 @@ def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:
     """Rank correlation of a value by model with its parameters, nothing for no model; seeds of a size are averaged."""
     if not values:
         return []
-    sizes = suite.sizes.set_index("model")["parameters"].reindex(values)
-    by_size = pd.DataFrame({"size": sizes, "value": values}, dtype=float).groupby(size_of).mean()
+    by_size = pd.DataFrame({"size": suite.sizes.reindex(values), "value": values}, dtype=float).groupby(size_of).mean()
     if len(by_size) < 3:
         return [undecidable("", f"sizes of model: {len(by_size)}", n=len(by_size))]
     test = trend_test(by_size["size"].to_numpy(), by_size["value"].to_numpy(), seed=suite.seed)
@@ -201,31 +176,20 @@ def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:
 
 def _rise(steps: list[int], curve: np.ndarray) -> tuple[float, float, float]:
     """Doublings from a tenth to nine tenths of the last value: the least by the gaps, at the steps, the most."""
-    doublings = np.log2(np.array(steps) + 1)
+    at = np.log2(np.array(steps) + 1)
     start, end = (int(np.argmax(curve >= share * curve[-1])) for share in (0.1, 0.9))
-    before = doublings[max(0, end - 1)] - doublings[start]
-    return max(0.0, float(before)), float(doublings[end] - doublings[start]), float(
-        doublings[end] - doublings[max(0, start - 1)])
+    least, most = max(0.0, at[max(0, end - 1)] - at[start]), at[end] - at[max(0, start - 1)]
+    return float(least), float(at[end] - at[start]), float(most)
 
 
 def _share(model: str, count: int, total: int, limit: float) -> Estimate:
-    """A share of heads with its exact interval.
-
-    Cannot be decided where not even none and all of as many heads would lie on different sides of the limit.
-    """
+    """A share of heads with its exact interval; it decides if those of none and all lie on both sides of the limit."""
     if not total:
         return undecidable(model, "0 such heads")
     none, every, own = (stats.binomtest(k, total).proportion_ci() for k in (0, total, count))
     if not none.high < limit < every.low:
         return undecidable(model, f"{total} such heads", count / total, total)
     return Estimate(model, count / total, float(own.low), float(own.high), n=total)
-
-
-def _emergence(suite: SuiteTables, kind: str) -> dict[str, Emergence]:
-    """Per followed model the first step with a kind and the last without it."""
-    rows = {model: table.loc[kind, ["first step with it", "last step without"]]
-            for model, table in suite.emergence.items()}
-    return {model: Emergence(*(None if pd.isna(step) else int(step) for step in row)) for model, row in rows.items()}
 
 
 STATISTICS = (emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,

@@ -1,7 +1,4 @@
-"""The statistics that claims.yaml names: tables in, an estimate per model out.
-
-Those of section 5 are in claim_dynamics, those on the other paper in claim_two_papers.
-"""
+"""Statistics that claims.yaml names and explains under `test`: tables in, an estimate per model or over models out."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -18,8 +15,8 @@ from icl_lib.heads import overlap, top_heads
 from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
 from icl_lib.models.paper_models import family
 from icl_lib.names import size_of
-from icl_lib.stats.intervals import bootstrap_mean, lost_beyond, spearman
 from icl_lib.stats.intervals import effect as effect_of
+from icl_lib.stats.intervals import lost_beyond, spearman
 from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
 
@@ -35,18 +32,14 @@ def effect(
     suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, positions: str = "all", among=None,
     larger_than: int = 0,
 ) -> Iterator[Estimate]:
-    """What is lost beyond layer-matched random heads, per model.
-
-    Cannot be decided without such heads, where the model has nothing to lose, where nothing varied, and of models that
-    are not `larger_than` what a claim speaks of, in parameters.
-    """
+    """What is lost beyond layer-matched random heads; `larger_than`: parameters above which a model can tell."""
     for model, rows in _effects(suite, metric, ranking, excluded, positions).items():
         if among is not None and model not in among:
             continue
         row = next(rows.itertuples(), None)
         if row is None:
             yield undecidable(model, NO_CONTROL)
-        elif larger_than and suite.parameters_of(model) <= larger_than:
+        elif larger_than and suite.sizes[model] <= larger_than:
             yield undecidable(model, f"the claim is about more than {larger_than / 1e6:g} million parameters",
                               row.value, row.n_prompts)
         elif _nothing_to_lose(suite, model, metric):
@@ -67,7 +60,7 @@ def effect_trend(suite: SuiteTables, *, metric: str, excluded: bool) -> list[Est
     return size_trend(suite, able)
 
 
-def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estimate]:
+def shared_heads(suite: SuiteTables) -> Iterator[Estimate]:
     """Share of the top heads of one kind that is also among those of the other; interval over scoring tasks."""
     for model, scores in suite.scores.items():
         by_task = scores_by_task(scores, "fv")
@@ -81,7 +74,7 @@ def shared_heads(suite: SuiteTables, n_resamples: int = 1000) -> Iterator[Estima
         if n_tasks < 2 or n_top < 2:
             yield undecidable(model, f"{n_top} top heads, {n_tasks} scoring tasks", value, n_top)
         else:
-            drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(n_resamples, n_tasks))
+            drawn = np.random.default_rng(suite.seed).integers(n_tasks, size=(1000, n_tasks))
             low, high = np.quantile([share(by_task[tasks].mean(0)) for tasks in drawn], [0.025, 0.975])
             yield Estimate(model, value, float(low), float(high), n=n_top)
 
@@ -91,8 +84,7 @@ def percentile(suite: SuiteTables, *, of: str) -> Iterator[Estimate]:
     for model, scores in suite.scores.items():
         other = mean_scores(scores, RANKED_BY["induction" if of == "fv" else "fv"])
         chosen = top_sets(scores, fraction=suite.top_fraction)[of]
-        n = int(chosen.sum())
-        test = mean_rank_test(chosen, other, seed=suite.seed)
+        n, test = int(chosen.sum()), mean_rank_test(chosen, other, seed=suite.seed)
         yield undecidable(model, "one top head", test.value, n) if n < 2 else tested(model, test, n=n, of="top heads")
 
 
@@ -145,12 +137,10 @@ def dissociation(suite: SuiteTables) -> Iterator[Estimate]:
     for model in both[ACCURACY]:
         if model not in both[LOSS]:
             continue
-        if any(both[metric][model].empty for metric in both):
-            yield undecidable(model, NO_CONTROL)
-            continue
-        nothing = [NOTHING[metric] for metric in both if _nothing_to_lose(suite, model, metric)]
-        if nothing:
-            yield undecidable(model, nothing[0])
+        lacks = [NO_CONTROL for metric in both if both[metric][model].empty]
+        lacks += [NOTHING[metric] for metric in both if _nothing_to_lose(suite, model, metric)]
+        if lacks:
+            yield undecidable(model, lacks[0])
             continue
         clean = suite.ablations(model).query("ranking == 'none'").groupby("metric")["value"].mean()
         if not set(both) <= set(clean.index):
@@ -162,25 +152,17 @@ def dissociation(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def tasks_with_larger_fv_loss(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of evaluation tasks that lose more accuracy with FV heads than with induction heads ablated; sign test.
-
-    Each beyond random heads of its layers.
-    """
+    """Share of tasks that lose more accuracy to FV than to induction heads, each beyond random ones; sign test."""
     for model in suite.ablated:
-        lost = {kind: _lost_by_task(suite, model, ACCURACY, kind) for kind in ("fv", "induction")}
-        if any(of is None for of in lost.values()):
+        fv, induction = (_lost_by_task(suite, model, ACCURACY, kind) for kind in ("fv", "induction"))
+        if fv is None or induction is None:
             continue
-        more = (lost["fv"] - lost["induction"]).dropna().to_numpy()
+        more = (fv - induction).dropna().to_numpy()
         yield tested(model, sign_test(more), n=len(more), of="tasks") if len(more) else undecidable(model, NO_CONTROL)
 
 
-def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) -> Iterator[Estimate]:
-    """Share of accuracy lost to FV heads with demonstrations minus that lost without, beyond random heads.
-
-    Random heads of the same layers. As shares, for what is lost in proportion with and without demonstrations says
-    nothing of them; accuracy that rises without them counts as none lost. Bootstrap over tasks. Cannot be decided where
-    there is too little to lose without them.
-    """
+def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
+    """Share of accuracy lost to FV heads with demonstrations minus that lost without; where it rises none is lost."""
     metrics = (ACCURACY, ZERO_SHOT)
     for model in suite.ablated:
         lost = [_lost_by_task(suite, model, metric, "fv") for metric in metrics]
@@ -192,7 +174,7 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) 
         if not len(table) or any(_nothing_to_lose(suite, model, metric) for metric in metrics):
             yield undecidable(model, NOTHING[ZERO_SHOT] if len(table) else NO_CONTROL, n=len(table))
             continue
-        drawn = np.random.default_rng(suite.seed).integers(len(table), size=(n_resamples, len(table)))
+        drawn = np.random.default_rng(suite.seed).integers(len(table), size=(2000, len(table)))
         few, zero, of_few, of_zero = table[drawn].mean(1).T
         with np.errstate(divide="ignore", invalid="ignore"):  # a few resamples may have nothing to lose
             shares = few / of_few - np.maximum(zero / of_zero, 0)
@@ -202,37 +184,28 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables, n_resamples: int = 2000) 
 
 
 def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
-    """Accuracy on shuffled prompts with the FV heads' vector at a third of the layers, above both controls.
-
-    Those are random heads' vectors, which may do harm, and nothing added: the smaller gain counts, with the lower of
-    each end of their intervals over tasks and draws. It is above zero where both are.
-    """
+    """Accuracy on shuffled prompts with the FV heads' vector, above both controls, of value and ends the smaller."""
     for model in suite.executed:
         rows = suite.executions(model)
         at = rows[(rows["prompts"] == "shuffled") & rows["layer"].isin([third(rows), -1])]  # -1: nothing added
         by_task = at.pivot_table(index=["heads", "draw"], columns="task", values="value").dropna(axis=1)
-        of = set(by_task.index.get_level_values("heads"))
-        if "fv" in of and not {"none", "random_layer_matched"} <= of:
+        of, controls = set(by_task.index.get_level_values("heads")), ("none", "random_layer_matched")
+        if "fv" in of and not set(controls) <= of:
             yield undecidable(model, NO_CONTROL)
         elif "fv" in of:
-            fv, n = by_task.loc["fv"].to_numpy()[0], by_task.shape[1]
-            gains = [np.negative(effect_of(lost_beyond(
-                fv, by_task.loc[control].to_numpy(), by_task.columns.to_numpy()))[:3])
-                for control in ("none", "random_layer_matched")]
-            value, high, low = np.min(gains, axis=0)
-            yield spanned(model, (value, low, high), n=n, of="tasks")
+            fv, tasks = by_task.loc["fv"].to_numpy()[0], by_task.columns.to_numpy()
+            lost = [effect_of(lost_beyond(fv, by_task.loc[control].to_numpy(), tasks))[:3] for control in controls]
+            value, high, low = np.min(np.negative(lost), axis=0)
+            yield spanned(model, (value, low, high), n=len(tasks), of="tasks")
 
 
 def _effects(
     suite: SuiteTables, metric: str, ranking: str, excluded: bool, positions: str = "all"
 ) -> dict[str, pd.DataFrame]:
     """Per model in which this was ablated its row beyond layer-matched random heads, or none without such heads."""
-    found = {}
-    for model, rows in suite.effects[positions].items():
-        rows = rows[(rows["metric"] == metric) & (rows["ranking"] == ranking) & (rows["excluded"].ne("") == excluded)]
-        if len(rows):  # at least against the clean model
-            found[model] = corrected(rows)
-    return found
+    own = {model: rows[rows["metric"].eq(metric) & rows["ranking"].eq(ranking) & (rows["excluded"].ne("") == excluded)]
+           for model, rows in suite.effects[positions].items()}
+    return {model: corrected(rows) for model, rows in own.items() if len(rows)}  # at least against the clean model
 
 
 def _lost_by_task(suite: SuiteTables, model: str, metric: str, kind: str) -> pd.Series | None:
@@ -249,14 +222,6 @@ def _nothing_to_lose(suite: SuiteTables, model: str, metric: str) -> bool:
     rows = suite.ablations(model)
     clean = rows[(rows["ranking"] == "none") & (rows["metric"] == metric)]["value"]
     return bool(len(clean) and clean.mean() <= TO_LOSE[metric])
-
-
-def _over_tasks(suite: SuiteTables, model: str, values: pd.Series) -> Estimate:
-    """A mean over tasks with its bootstrap interval over tasks."""
-    if len(values) < 2:
-        return undecidable(model, f"{len(values)} tasks", float(values.mean()), len(values))
-    interval = bootstrap_mean(values.to_numpy(), seed=suite.seed)
-    return spanned(model, interval, n=len(values), of="tasks")
 
 
 def _top_mean(scores: pd.DataFrame, kind: str, fraction: float) -> float:

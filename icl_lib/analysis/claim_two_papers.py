@@ -19,42 +19,33 @@ NO_BENEFIT = "demonstrations raise accuracy by no more than one prompt in twenty
 
 
 def pattern_effect(suite: SuiteTables) -> Iterator[Estimate]:
-    """Accuracy lost on patterns, per model, at the smallest share of heads ranked by prefix matching.
-
-    Beyond random heads of neither kind in the same layers, at the most demonstrations, mean over the tasks that the
-    model can do. Cannot be decided where it can do fewer than three, and without such random heads.
-    """
+    """Accuracy lost on patterns at the smallest share of heads by prefix matching and the most demonstrations."""
     for model in suite.ablated:
         if suite.table("patterns", model).empty:
             continue
-        effects = suite.table("pattern_effects", model)
-        rows = effects[(effects["task_set"] == "patterns") & (effects["excluded"] == "")
-                       & (effects["ranking"] == "induction") & (effects["ranked_by"] == THEIRS)]
+        rows = suite.table("pattern_effects", model).query(
+            f"task_set == 'patterns' and excluded == '' and ranking == 'induction' and ranked_by == {THEIRS!r}")
         least = (rows["fraction"] == rows["fraction"].min()) & (rows["n_shots"] == rows["n_shots"].max())
         at = rows[least & (rows["control"] == MATCHED)]
-        row, n_patterns = at[at["task"] == ""], at["task"].ne("").sum()
-        if row.empty:
+        n_patterns, row = at["task"].ne("").sum(), next(at[at["task"] == ""].itertuples(), None)
+        if row is None:
             yield undecidable(model, NO_PATTERN if rows.empty else NO_CONTROL)
         elif 0 < n_patterns < FEWEST_PATTERNS:
-            yield undecidable(model, f"{n_patterns} patterns", float(row["value"].item()), int(row["n_prompts"].item()))
+            yield undecidable(model, f"{n_patterns} patterns", row.value, row.n_prompts)
         else:
-            yield spanned(model, row[["value", "low", "high"]].to_numpy()[0], n=int(row["n_prompts"].item()),
-                          of="prompts")
+            yield spanned(model, (row.value, row.low, row.high), n=row.n_prompts, of="prompts")
 
 
 def benefit_lost(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of what demonstrations add to accuracy on the paper's tasks that is lost, per model.
-
-    With the largest share of heads by prefix matching ablated, beyond random heads of the same layers. Bootstrap over
-    tasks. Cannot be decided where demonstrations add nothing, or the interval of what they add reaches 0.
-    """
+    """Share of what demonstrations add on the paper's tasks that is lost to the most heads by prefix matching."""
     for model in suite.ablated:
         benefits = by_task_benefits(suite.table("patterns", model))
-        by_condition = {key: by_task for key, by_task in benefits if key[0] == "paper"}
+        by_condition = {(ranking, fraction): own for (task_set, ranking, fraction), own in benefits
+                        if task_set == "paper"}
         if not by_condition:
             continue
-        share = max(fraction for _, _, fraction in by_condition)
-        keys = [("paper", "none", 0.0), ("paper", MATCHED, share), ("paper", "induction", share)]
+        share = max(fraction for _, fraction in by_condition)
+        keys = [("none", 0.0), (MATCHED, share), ("induction", share)]
         if not set(keys) <= set(by_condition):
             yield undecidable(model, NO_CONTROL)
             continue

@@ -90,10 +90,9 @@ def verdict(estimate: Estimate, rule: dict[str, Any]) -> str:
 
 
 def ledger(suite: SuiteTables, claims: tuple[Claim, ...] | None = None) -> pd.DataFrame:
-    """One row per claim and model that its statistic can be measured on, or one with NaN where there is none.
+    """One row per claim and model that has the kinds of heads which it needs, or one with NaN where there is none.
 
-    Columns claim (its id), those of `Estimate`, with model "" for the whole suite, and verdict. A model that lacks a
-    kind of heads which the claim needs is left out.
+    Columns claim (its id), those of `Estimate`, and verdict.
     """
     rows = []
     for claim in claims or read_claims():
@@ -105,10 +104,9 @@ def ledger(suite: SuiteTables, claims: tuple[Claim, ...] | None = None) -> pd.Da
 
 
 def votes(rows: pd.DataFrame) -> dict[str, str]:
-    """The verdict of each size of model on one claim: what more than half of its seeds with power say.
+    """The verdict of each size of model that was measured on a claim: what more than half of its seeds with power say.
 
-    Without such a majority it is not decided; where no seed has power it cannot be decided here. Sizes that were not
-    measured have no vote.
+    Without such a majority it is not decided; where no seed has power it cannot be decided here.
     """
     measured = rows[rows["verdict"] != ABSENT]
     by_size = measured.groupby(measured["model"].map(size_of))["verdict"]
@@ -123,8 +121,7 @@ def tally_words(rows: pd.DataFrame) -> str:
 
 def overall(rows: pd.DataFrame) -> str:
     """The verdict over sizes of model: what more than half of those with power say."""
-    said = list(votes(rows).values())
-    return _majority(said) if said else ABSENT
+    return _majority(list(votes(rows).values()))
 
 
 def of_largest_model(rows: pd.DataFrame, sizes: Mapping[str, int]):
@@ -143,7 +140,7 @@ def of_largest_model(rows: pd.DataFrame, sizes: Mapping[str, int]):
 def _majority(said: list[str]) -> str:
     powered = [word for word in said if word != POWERLESS]
     if not powered:
-        return POWERLESS
+        return POWERLESS if said else ABSENT
     return next((word for word in (HOLDS, FAILS) if powered.count(word) > len(powered) / 2), OPEN)
 
 
@@ -168,22 +165,15 @@ def estimate_words(row) -> str:
 
 
 def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
-    """`ledger` from its rows in the table `statistics`; verdicts follow from the rules and the power again.
-
-    So does `why`, in general words.
-    """
+    """`ledger` from its rows in the table `statistics`: verdicts and, in general words, `why` follow from these."""
     rules = {claim.id: claim.holds for claim in read_claims()}
     found = statistics.rename(columns={"name": "claim"})
     of_power = found["claim"].str.endswith(POWER)
     power = found[of_power].assign(claim=found["claim"].str.removesuffix(POWER), smallest_p=found["value"])
     found = found[~of_power].merge(power[["claim", "model", "smallest_p"]], on=["claim", "model"], how="left")
-    found = found.assign(why=found["smallest_p"].map(_lack))[["claim", *Estimate._fields]]
+    found = found.assign(why=[f"p of at least {p:.2g} whatever comes out" if LEVEL <= p < 1 else ""
+                              for p in found["smallest_p"]])[["claim", *Estimate._fields]]
     return found.assign(verdict=[verdict(Estimate(*row[1:]), rules[row[0]]) for row in found.itertuples(index=False)])
-
-
-def _lack(smallest_p: float) -> str:
-    """What a verdict without power lacks, as far as its power tells."""
-    return f"p of at least {smallest_p:.2g} whatever comes out" if LEVEL <= smallest_p < 1 else ""
 
 
 def read_ledgers(results: Path, groups: Iterable[str]) -> dict[str, pd.DataFrame]:
@@ -195,8 +185,7 @@ def read_ledgers(results: Path, groups: Iterable[str]) -> dict[str, pd.DataFrame
 def statistics_rows(found: pd.DataFrame) -> pd.DataFrame:
     """The ledger as rows of the table `statistics`, named by the claims' ids.
 
-    The power of a row that no interval decides has a row of its own, named "<claim> (smallest p)": the verdict follows
-    from both and the rule. From 0.05 on nothing could have been decided.
+    The power of a row that no interval decides has a row of its own, named "<claim> (smallest p)".
     """
     rows = found.drop(columns=["verdict", "why"]).rename(columns={"claim": "name"})
     power = rows[rows["smallest_p"].notna()]

@@ -1,7 +1,7 @@
 """Section 5 from the scoring tables of checkpoints: curves and emergence; heads with both scores: transitions.py.
 
 Top heads are ranked by `kinds.RANKED_BY`; whether a head is of a kind follows the definition of `kinds`, at each step.
-Where a function takes the table `accuracy`, a model has no FV heads at a step at which it does not read labels.
+By the table `accuracy` a model has no FV heads at a step at which it does not read labels.
 """
 
 import numpy as np
@@ -13,29 +13,22 @@ from icl_lib import kinds
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.heads import top_heads
 from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
-from icl_lib.stats.emergence import emergence_interval, emergence_step
+from icl_lib.stats.emergence import Emergence, emergence_interval, emergence_step
 from icl_lib.stats.intervals import bootstrap_mean
 
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
     """Steps in rising order and the mean over tasks of a score at each."""
-    mean = scores[scores["score"] == score].groupby(["step", "layer", "head"])["value"].mean()
-    if mean.empty:
-        raise ValueError(f"the tables have no score {score!r}")
-    steps = sorted(mean.index.unique("step"))
-    return steps, np.stack([mean.xs(step).unstack("head").to_numpy() for step in steps])
+    by_step = {step: kinds.mean_scores(rows, score) for step, rows in scores.groupby("step")}
+    return list(by_step), np.stack(list(by_step.values()))
 
 
 def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
     """Pairs of steps of one model with the same scores bit for bit: the same weights under two steps (it happens)."""
-    found = []
-    for _, rows in scores.groupby("model"):
-        columns = [c for c in ("score", "layer", "head", "task") if c in rows]
-        values = rows.pivot_table(index="step", columns=columns, values="value").dropna(axis=1)
-        first: dict[bytes, int] = {}
-        for step, of_step in values.iterrows():
-            same = first.setdefault(of_step.to_numpy().tobytes(), step)
-            found += [(int(same), int(step))] if same != step else []
+    columns, first, found = ["score", "layer", "head", "task"], {}, []
+    for step, values in scores.pivot_table(index="step", columns=columns, values="value").dropna(axis=1).iterrows():
+        same = first.setdefault(values.to_numpy().tobytes(), step)
+        found += [(int(same), int(step))] if same != step else []
     return found
 
 
@@ -44,16 +37,14 @@ def fv_thresholds(scores: pd.DataFrame) -> Float[ndarray, "step"]:
     return np.array([kinds.fv_threshold(kinds.null_draws(at)) for _, at in scores.groupby("step")])
 
 
-def steps_with_labels(steps: list[int], accuracy: pd.DataFrame | None) -> Bool[ndarray, "step"]:
+def steps_with_labels(steps: list[int], accuracy: pd.DataFrame) -> Bool[ndarray, "step"]:
     """At which steps a model reads labels (`kinds.reads_labels`); True for a step that has no row in the table."""
-    if accuracy is None:
-        return np.ones(len(steps), dtype=bool)
     measured = {step: kinds.reads_labels(rows) for step, rows in accuracy.groupby("step")}
     return np.array([measured.get(step, True) for step in steps])
 
 
 def defining_scores(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None
+    scores: pd.DataFrame, accuracy: pd.DataFrame
 ) -> tuple[list[int], dict[str, Float[ndarray, "step layer head"]]]:
     """Steps and, for both kinds, the score that says whether a head is of it; FV at minus infinity without labels."""
     steps, induction = score_array(scores, DEFINED_BY["induction"])
@@ -96,22 +87,17 @@ def seed_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
     return table[table["selection"] == "selected at each checkpoint"]
 
 
-def emergence_by_seed(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, fraction: float
-) -> pd.DataFrame:
-    """One row per model: first step with each kind, or "not within N steps", and which came first.
-
-    And for both the first step at which the mean score of the top `fraction` of heads has half of its last value.
-    """
+def emergence_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+    """One row per model: first step with each kind, which came first, and for both the top heads' `half_level`."""
     rows, curves = [], {of: rows.set_index("step")["value"] for of, rows in seed_curves(
         scores, fraction=fraction).groupby(["model", "kind"])}
     for model, group in scores.groupby("model"):
-        step = emergence_table(group, of_model(accuracy, model)).set_index("kind")["first step with it"]
-        induction, fv = (np.inf if pd.isna(step[kind]) else int(step[kind]) for kind in KINDS)
-        first = "neither came" if np.isinf([induction, fv]).all() else "same checkpoint" if induction == fv else \
-            "induction" if induction < fv else "FV"
+        came = [of.step for of in emergence(group, accuracy[accuracy["model"] == model]).values()]
+        induction, fv = (np.inf if step is None else step for step in came)
+        first = "same checkpoint" if induction == fv else "induction" if induction < fv else "FV"
         never = f"not within {group['step'].max()} steps"
-        rows.append((model, *(never if pd.isna(step[kind]) else str(step[kind]) for kind in KINDS), first,
+        rows.append((model, *(never if step is None else str(step) for step in came),
+                     "neither came" if came == [None, None] else first,
                      *(int(half_level(curves[model, kind])) for kind in KINDS)))
     return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first",
                                        "half of induction level", "half of FV level"])
@@ -128,15 +114,14 @@ def half_levels_over_seeds(emergence: pd.DataFrame, *, seed: int) -> pd.DataFram
     return pd.DataFrame(rows, columns=["half of the final level", "step", "low", "high"])
 
 
-def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> tuple[str, int, int] | None:
+def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame) -> tuple[str, int, int] | None:
     """The head of figure 1, as (model, layer, head), None where no model ends with an FV head.
 
-    Of all models' final FV heads the one with the highest prefix matching at a checkpoint before it was an FV head. The
-    paper shows the third-ranked FV head of Pythia 6.9B and does not say why.
+    Of all models' final FV heads the one with the highest prefix matching at a checkpoint before it was an FV head.
     """
     highest, found = -np.inf, None
     for model, group in scores.groupby("model"):
-        steps, by_kind = defining_scores(group, of_model(accuracy, model))
+        by_kind = defining_scores(group, accuracy[accuracy["model"] == model])[1]
         is_fv = by_kind["fv"] > fv_thresholds(group).max()
         earlier = np.indices(is_fv.shape)[0] < is_fv.argmax(axis=0)
         before = np.where(earlier & is_fv[-1], by_kind["induction"], -np.inf).max(axis=0)
@@ -146,30 +131,29 @@ def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> t
     return found
 
 
-def emergence_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> pd.DataFrame:
-    """First step from which the best head of a kind stays above its threshold, and the last step below it."""
+def emergence(scores: pd.DataFrame, accuracy: pd.DataFrame) -> dict[str, Emergence]:
+    """By kind the step from which one model's best head stays above its threshold, and the last step below it."""
     steps, by_kind = defining_scores(scores, accuracy)
-    rows = []
-    for kind, threshold in (("induction", INDUCTION_THRESHOLD), ("fv", fv_thresholds(scores))):
-        values = by_kind[kind].reshape(len(steps), -1)
-        came = emergence_step(steps, values.max(axis=1), threshold)
+    bars = {"induction": INDUCTION_THRESHOLD, "fv": fv_thresholds(scores)}
+    return {kind: emergence_step(steps, by_kind[kind].max(axis=(1, 2)), bars[kind]) for kind in KINDS}
+
+
+def emergence_table(scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """`emergence` with the best head at the end, its score and the threshold there."""
+    rows, bars = [], {"induction": INDUCTION_THRESHOLD, "fv": fv_thresholds(scores)[-1]}
+    for kind, came in emergence(scores, accuracy).items():
         last = score_array(scores, DEFINED_BY[kind])[1][-1]  # of FV the score itself, also without labels
-        at = np.unravel_index(last.argmax(), last.shape)
+        layer, head = np.unravel_index(last.argmax(), last.shape)
         rows.append({"kind": kind, "first step with it": came.step, "last step without": came.last_below,
-                     "best head at the end": f"L{at[0]}H{at[1]}", "its score": last.max(),
-                     "threshold at the end": np.broadcast_to(threshold, len(steps))[-1]})
+                     "best head at the end": f"L{layer}H{head}", "its score": last.max(),
+                     "threshold at the end": bars[kind]})
     return pd.DataFrame(rows).astype({"first step with it": "Int64", "last step without": "Int64"})
 
 
-def fv_emergence_interval(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int, n_resamples: int = 1000
-) -> tuple[float, float]:
-    """95 % interval of the step at which the best head is an FV head: bootstrap over scoring tasks.
-
-    In each resample the best head is chosen anew at each step. Infinity stands for never.
-    """
+def fv_emergence_interval(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> tuple[float, float]:
+    """95 % interval of the step at which the best head, chosen anew at each, is an FV head: bootstrap over tasks."""
     steps, by_task = fv_by_task(scores)
-    drawn = np.random.default_rng(seed).integers(by_task.shape[1], size=(n_resamples, by_task.shape[1]))
+    drawn = np.random.default_rng(seed).integers(by_task.shape[1], size=(1000, by_task.shape[1]))
     best = np.stack([by_task[:, tasks].mean(axis=1).max(axis=1) for tasks in drawn])
     best = np.where(steps_with_labels(steps, accuracy), best, -np.inf)
     return emergence_interval(steps, best, fv_thresholds(scores))
@@ -184,11 +168,6 @@ def fv_by_task(scores: pd.DataFrame) -> tuple[list[int], Float[ndarray, "step ta
 def half_level(curve: pd.Series) -> float:
     """First step, of those in a curve's index, at which it has half of its last value."""
     return float(curve.index[(curve >= curve.iloc[-1] / 2).to_numpy().argmax()])
-
-
-def of_model(accuracy: pd.DataFrame | None, model: str) -> pd.DataFrame | None:
-    """A model's rows of the table `accuracy`, if there is one."""
-    return None if accuracy is None else accuracy[accuracy["model"] == model]
 
 
 def statistics_table(emergence: pd.DataFrame, transitions: pd.DataFrame, *, model: str) -> pd.DataFrame:

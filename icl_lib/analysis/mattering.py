@@ -14,8 +14,7 @@ from icl_lib.stats.emergence import emergence_step
 def effects_by_step(results: str | Path, steps: Mapping[str, list[int]], *, fraction: float) -> pd.DataFrame:
     """By how much both metrics drop when each kind is ablated, beyond layer-matched random heads, at all `steps`.
 
-    `steps`: models (seeds) to their ablated checkpoints. Rows of the table `effects` of `one_intervention` without
-    exclusion; empty where no checkpoint was ablated or has such random heads.
+    `steps`: models (seeds) to their ablated checkpoints. Rows of the table `effects`, plain rankings.
     """
     rows = corrected(one_intervention(found_tables(results, "effects", steps), fraction))
     return rows[(rows["excluded"] == "") & rows["ranking"].isin(KINDS)]

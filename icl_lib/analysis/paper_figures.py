@@ -61,9 +61,8 @@ def agreement(said: list[str]) -> str:
 def compared(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> pd.DataFrame:
     """A row per figure, claim and world of models: the largest model's estimate and the verdict over all models.
 
-    `worlds`: the ledger with verdicts (`claims.with_verdicts`) by name of the world, the one that counts first in
-    front; `sizes`: parameters by model. Columns figure, claim, world, verdict, those of `Estimate` and `seeds`: how
-    many of the model's size were measured.
+    `worlds`: the ledger with verdicts by name, the one that counts first in front; `sizes`: parameters by model.
+    Columns figure, claim, world, verdict, those of `Estimate` and `seeds`: how many of the model's size were measured.
     """
     rows = []
     for figure in read_figures():
@@ -71,10 +70,10 @@ def compared(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> pd
             for world, found in worlds.items():
                 own = found[found["claim"] == claim]
                 last = of_largest_model(own, sizes)
-                numbers = {} if last is None else {name: getattr(last, name) for name in Estimate._fields} | {
+                numbers = {} if last is None else last._asdict() | {
                     "seeds": own["model"].map(size_of).eq(size_of(last.model)).sum()}
                 of = {"figure": figure.number, "claim": claim, "world": world, "verdict": overall(own)}
-                rows.append(of | numbers)
+                rows.append(numbers | of)
     return pd.DataFrame(rows, columns=["figure", "claim", "world", "verdict", *Estimate._fields, "seeds"])
 
 
@@ -93,7 +92,5 @@ def words_sentence(words: Mapping[int, str]) -> str:
 
 def one_per_size(models: Iterable[str]) -> list[str]:
     """The first model of each size, in order, without further seeds."""
-    found: dict[str, str] = {}
-    for model in models:
-        found.setdefault(size_of(model), model)
-    return list(found.values())
+    models = pd.Series(list(models), dtype=str)
+    return models[~models.map(size_of).duplicated()].tolist()

@@ -9,31 +9,29 @@ import pandas as pd
 from icl_lib.tables import SCHEMAS, read_table, run_path
 
 
-def found_tables(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
+def found_tables(
+    results: str | Path, kind: str, models: dict[str, list[int]], *, required: bool = False
+) -> pd.DataFrame:
     """One kind of table for several models at several steps, one below the other; missing ones are left out.
 
-    Raises ValueError as `read_table` does for a file that cannot be read.
+    Raises ValueError as `read_table` does for a file that cannot be read, and, where `required`, if none is there.
     """
-    found = [read_table(path, schema_name=kind) for path in _paths(results, kind, models)]
+    paths = [run_path(results, kind, model, step) for model, steps in models.items() for step in steps]
+    found = [read_table(path, schema_name=kind) for path in paths if path.is_file()]
+    if required and not found:
+        raise ValueError(f"no table {kind!r} of {', '.join(models) or 'any model'} in {results}: run the suite first, "
+                         "e.g. make book SUITE=lab")
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(SCHEMAS[kind]))
 
 
 def tables_of(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
     """`found_tables`; ValueError where none of them is there."""
-    if not _paths(results, kind, models):
-        raise ValueError(f"no table {kind!r} of {', '.join(models) or 'any model'} in {results}: run the suite first, "
-                         "e.g. make book SUITE=lab")
-    return found_tables(results, kind, models)
+    return found_tables(results, kind, models, required=True)
 
 
 def last_tables(results: str | Path, kind: str, models: dict[str, list[int]]) -> pd.DataFrame:
     """`tables_of` at each model's last step."""
     return tables_of(results, kind, {model: steps[-1:] for model, steps in models.items()})
-
-
-def _paths(results: str | Path, kind: str, models: dict[str, list[int]]) -> list[Path]:
-    paths = [run_path(results, kind, model, step) for model, steps in models.items() for step in steps]
-    return [path for path in paths if path.is_file()]
 
 
 def one_intervention(table: pd.DataFrame, fraction: float, *, positions: str = "all") -> pd.DataFrame:

@@ -27,10 +27,9 @@ def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
 
 
 def with_kinds(sizes: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """The models with how many heads of each kind they have by `kinds.heads_of_kind`; `both`: at least one of either.
+    """`model_sizes` with how many heads of each kind a model has by `kinds.heads_of_kind`; `both`: one of either.
 
-    Adds the columns induction heads, FV heads, heads of both kinds, both to columns model, parameters. A model without
-    a table `accuracy` has no FV heads, as nobody vouches for its reading labels.
+    A model without a table `accuracy` has no FV heads, as nobody vouches for its reading labels.
     """
     counts = []
     for model, rows in scores.groupby("model"):
@@ -76,8 +75,8 @@ def comparison_table(
             ranks = intervals.percentile_rank(other)[tops[kind]]
             percentiles_of |= zip(PERCENTILES[kind].values(), (ranks.mean(), ranks.min(), ranks.max()), strict=True)
         overlap, by_chance = intervals.overlap_test(wide["fv"], wide["induction"])
-        rho = (intervals.spearman(induction, fv, seed=seed) if np.ptp(induction) and np.ptp(fv)
-               else intervals.Interval(*[np.nan] * 3))
+        differ = np.ptp(induction) and np.ptp(fv)
+        rho = intervals.spearman(induction, fv, seed=seed) if differ else intervals.Interval(*[np.nan] * 3)
         depth = depth_difference(tops["fv"], tops["induction"], seed=seed)
         rows.append({
             "model": model, "heads": fv.size, "top heads": int(tops["fv"].sum()), "overlap": overlap.value,
@@ -92,15 +91,11 @@ def comparison_table(
 
 def layer_overlap(heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"]) -> float:
     """Share of two head sets that sits in the same layers, 0..1: the sum over layers of the smaller share."""
-    shares = [mask.sum(axis=1) / mask.sum() for mask in (heads, others)]
-    return float(np.minimum(*shares).sum())
+    return float(np.minimum(heads.sum(axis=1) / heads.sum(), others.sum(axis=1) / others.sum()).sum())
 
 
 def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
-    """Mean and standard deviation of the top heads' layers, 0 the first and 1 the last, by kind, models by size.
-
-    Columns model, kind, value, spread, parameters.
-    """
+    """Mean (value) and standard deviation (spread) of the top heads' layers, 0 the first and 1 the last, by kind."""
     rows = []
     for model, group in scores.groupby("model"):
         for kind, mask in top_sets(group, fraction=fraction).items():
@@ -113,8 +108,7 @@ def depth_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -
 def overlap_table(scores: pd.DataFrame, sizes: pd.DataFrame, *, fractions: list[float]) -> pd.DataFrame:
     """Overlap of the two top sets at several shares of heads (figure 3 left; the paper: 5 %), counts rounded up.
 
-    Columns model, fraction, n_heads, value (share of heads in both), expected, p_value and the smallest that such sets
-    could have given, smallest_p, as in `intervals.overlap_test`; with those of `sizes`.
+    Columns model, fraction, n_heads, value, expected, p_value, smallest_p (`intervals.overlap_test`), those of `sizes`.
     """
     rows = []
     for model, group in scores.groupby("model"):
@@ -138,8 +132,7 @@ def percentiles(comparison: pd.DataFrame) -> pd.DataFrame:
 def effects_by_size(effects: pd.DataFrame, sizes: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
     """What ablating each kind costs, against every control, by size (figures 4 and 9).
 
-    Of the table `effects` the rows of `one_intervention`; `excluded` says whether the top heads of the other kind were
-    kept, `ranking` is a kind or their difference. With the columns of `sizes`.
+    Rows of the table `effects` with the columns of `sizes`; `excluded`: whether the other kind's top heads were kept.
     """
     rows = one_intervention(effects, fraction)
     rows = rows.assign(excluded=rows["excluded"] != "").merge(sizes, on="model")

@@ -11,7 +11,7 @@ from icl_lib.kinds import KINDS
 from icl_lib.stats.permutation import trend_test
 
 # Columns of the comparison, and of estimates those of the ends of the interval (or lowest and highest head) and of p.
-_PERCENTILES = {columns["value"]: {end: columns[end] for end in ("low", "high")} for columns in PERCENTILES.values()}
+_PERCENTILES = {of["value"]: {"low": of["low"], "high": of["high"]} for of in PERCENTILES.values()}
 _COLUMNS = {
     **dict.fromkeys(("parameters", *KIND_COLUMN.values(), BOTH_KINDS, "top heads", "overlap by chance",
                      "overlap of layers", "smallest possible p (depth)"), {}),
@@ -25,27 +25,20 @@ _COLUMNS = {
 def scaling_numbers(
     comparison: pd.DataFrame, overlaps: pd.DataFrame, effects: pd.DataFrame, *, seed: int
 ) -> pd.DataFrame:
-    """All numbers of the page's sentences and of its tables, per model and ("") over models.
+    """All numbers of the page from the tables that `scaling` makes, per model and ("") over models.
 
-    `comparison` and `overlaps` as `scaling` makes them from sizes `with_kinds`, `effects` as in
-    `scaling.effects_by_size`. Over models count those with heads of both kinds; `n` is then their number. No row for
-    what there are no such models for.
+    Over models count those with heads of both kinds; `n` is then their number.
     """
-    rows = [*_of_models(comparison), *_over_models(comparison[comparison["both"]], len(comparison)),
-            *_of_overlaps(overlaps), *_of_effects(effects, seed)]
+    of_models = [number(name, row[name], **{end: row[column] for end, column in ends.items()}, n=row["heads"],
+                        model=row["model"]) for row in comparison.to_dict("records") for name, ends in _COLUMNS.items()]
+    over_models = _over_models(comparison[comparison["both"]], len(comparison))
+    rows = [*of_models, *over_models, *_of_overlaps(overlaps), *_of_effects(effects, seed)]
     return table_of(rows, notebook="model_scaling")
 
 
 def lost(metric: str, ranking: str, control: str, excluded: bool) -> str:
     """The name of the numbers of one effect."""
     return f"{METRIC_WORDS[metric]} lost, {ranking}, against {control}" + (", with exclusion" if excluded else "")
-
-
-def _of_models(comparison: pd.DataFrame) -> Iterator[dict]:
-    for row in comparison.to_dict("records"):
-        for name, ends in _COLUMNS.items():
-            numbers = {end: row[column] for end, column in ends.items()}
-            yield number(name, row[name], **numbers, n=row["heads"], model=row["model"])
 
 
 def _over_models(both: pd.DataFrame, n_models: int) -> Iterator[dict]:

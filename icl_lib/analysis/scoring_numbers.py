@@ -23,10 +23,18 @@ def scoring_numbers(
 ) -> pd.DataFrame:
     """All numbers of the scoring page, from the tables of these names of one model at one step."""
     n_tasks = len(set(accuracy["task"]) & set(tasks["task"]))
+    loss = accuracy[accuracy["metric"] == "token_loss_difference"].iloc[0]
+    half = 1.96 * loss["standard_error"]
     rows = [*accuracy_numbers(trained(accuracy, tasks)),
-            number("tasks not done", len(undone_tasks(accuracy, tasks)), n=n_tasks), loss_number(accuracy),
-            *score_numbers(scores, accuracy, fraction=fraction, seed=seed), *concentration_numbers(scores),
-            *type_numbers(scores, tasks, seed=seed)]
+            number("tasks not done", len(undone_tasks(accuracy, tasks)), n=n_tasks),
+            number("token-loss difference", loss["value"], loss["value"] - half, loss["value"] + half,
+                   n=loss["n_prompts"]),
+            *score_numbers(scores, accuracy, fraction=fraction, seed=seed), *concentration_numbers(scores)]
+    by_type = fv_by_type(scores, tasks)
+    for kind, values in by_type.items():
+        rows += _highest(f"highest fv, {kind} tasks", values)
+    if len(by_type) == 2:
+        rows += _rank_correlation("rank correlation of types", *by_type.values(), seed)
     return table_of(rows, notebook="scoring", model=scores["model"].iloc[0])
 
 
@@ -37,11 +45,7 @@ def trained(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_numbers(accuracy: pd.DataFrame) -> Iterator[dict]:
-    """Means over tasks of first-token accuracy, one per group of tasks, labels and number of demonstrations.
-
-    `accuracy`: that metric's rows of the table `accuracy` with the column `group` (`trained`). Names are
-    "accuracy, <group>, <clean or shuffled>, <shots> shots"; `n` is the number of tasks.
-    """
+    """Means over tasks of first-token accuracy (`trained`) by group of tasks, labels and number of demonstrations."""
     for (group, labels, shots), part in accuracy.groupby(["group", "labels", "n_shots"], sort=False):
         yield number(f"accuracy, {group}, {labels}, {shots} shots", part["value"].mean(), n=len(part))
 
@@ -50,7 +54,7 @@ def undone_tasks(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
     """The tasks that a model does not do: with the most demonstrations no more answers are right than by one answer.
 
     One-sided exact binomial test at 0.05 of first-token accuracy on clean prompts against `floor`, the accuracy of
-    always giving the commonest label. `accuracy` and `tasks`: these tables of one model at one step.
+    always giving the commonest label.
     """
     rows = accuracy.query("labels == 'clean' and metric == 'first_token_accuracy'")
     rows = rows[rows["n_shots"] == rows["n_shots"].max()].merge(tasks[["task", "floor"]], on="task")
@@ -62,8 +66,7 @@ def undone_tasks(accuracy: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
 def concentration_numbers(scores: pd.DataFrame) -> Iterator[dict]:
     """How few heads carry each score that ranks: the share of its positive sum in the top 1, 2 and 5 heads, 0..1.
 
-    With the lowest FV score, and on how many scoring tasks the top FV head has the highest score of all (`n`: tasks).
-    A score that is positive for no head has no share.
+    With the lowest FV score, and on how many scoring tasks the top FV head has the highest score of all.
     """
     for kind, score in RANKED_BY.items():
         values = np.sort(mean_scores(scores, score).ravel())[::-1]
@@ -76,19 +79,10 @@ def concentration_numbers(scores: pd.DataFrame) -> Iterator[dict]:
     yield number("tasks with the top FV head highest", best, n=len(by_task))
 
 
-def loss_number(losses: pd.DataFrame) -> dict:
-    """The unedited model's token-loss difference in nats, with 1.96 standard errors over documents; `n`: documents."""
-    row = losses[losses["metric"] == "token_loss_difference"].iloc[0]
-    half = 1.96 * row["standard_error"]
-    return number("token-loss difference", row["value"], row["value"] - half, row["value"] + half, n=row["n_prompts"])
-
-
 def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: float, seed: int) -> Iterator[dict]:
     """Highest scores, heads of each kind by the one definition, top sets with their overlap and rank correlation.
 
-    `scores` and `accuracy` of one model and step. A head stands in a row's name ("top fv head L2H3"), or as the two
-    rows "<name>, layer" and "<name>, head". Overlap is as in `intervals.overlap_test`; the
-    rank correlation has a 95 % bootstrap interval over heads and is left out where a score is the same for all.
+    A head stands in a row's name ("top fv head L2H3"), or as the two rows "<name>, layer" and "<name>, head".
     """
     values = {score: mean_scores(scores, score) for score in SCORES}
     null, gaps, size = kinds.null_draws(scores), kinds.label_gaps(accuracy), values["fv"].size
@@ -112,15 +106,6 @@ def score_numbers(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: flo
     yield from _rank_correlation("rank correlation", values[SCORES[0]], values["fv"], seed)
 
 
-def type_numbers(scores: pd.DataFrame, tasks: pd.DataFrame, *, seed: int) -> Iterator[dict]:
-    """Highest FV score on tasks of each type, and the rank correlation of two types over heads with its interval."""
-    by_type = fv_by_type(scores, tasks)
-    for kind, values in by_type.items():
-        yield from _highest(f"highest fv, {kind} tasks", values)
-    if len(by_type) == 2:
-        yield from _rank_correlation("rank correlation of types", *by_type.values(), seed)
-
-
 def fv_by_type(scores: pd.DataFrame, tasks: pd.DataFrame) -> dict[str, Float[ndarray, "layer head"]]:
     """The FV score of every head as the mean over the tasks of each type (abstractive, extractive)."""
     fv = scores[scores["score"] == "fv"]
@@ -130,11 +115,12 @@ def fv_by_type(scores: pd.DataFrame, tasks: pd.DataFrame) -> dict[str, Float[nda
 
 def _highest(name: str, values: Float[ndarray, "layer head"], which=np.argmax) -> list[dict]:
     layer, head = np.unravel_index(which(values), values.shape)
-    return [number(name, values[layer, head], n=values.size), number(f"{name}, layer", layer, n=values.size),
-            number(f"{name}, head", head, n=values.size)]
+    found = {name: values[layer, head], f"{name}, layer": layer, f"{name}, head": head}
+    return [number(words, value, n=values.size) for words, value in found.items()]
 
 
 def _rank_correlation(name: str, first: ndarray, second: ndarray, seed: int) -> list[dict]:
+    """With its 95 % bootstrap interval over heads; nothing where a score is the same for all."""
     if not np.ptp(first) or not np.ptp(second):
         return []
     return [number(name, *spearman(first, second, seed=seed), n=first.size)]

@@ -1,11 +1,9 @@
 """The tables of a suite as the claims' statistics read them; what is missing is left out."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,7 +11,7 @@ from icl_lib.analysis import dynamics, scaling, transitions
 from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.kinds import heads_of_kind
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import RanksBefore, Transitions, pooled
+from icl_lib.stats.emergence import Emergence, Transitions, pooled
 
 # The field of `SuiteTables` that says which models and steps have a kind of table; the others: `ablated`.
 _MODELS = {"scores": "models", "accuracy": "models", "executions": "executed"}
@@ -23,8 +21,7 @@ _MODELS = {"scores": "models", "accuracy": "models", "executions": "executed"}
 class SuiteTables:
     """The tables that the statistics read, and the shares of heads that they are read at.
 
-    `models`, `ablated` and `executed` give each model's steps; the last one counts where one step is asked for. Tables
-    that are missing are left out; a statistic without tables has no estimates.
+    `models`, `ablated` and `executed` give each model's steps; the last one counts where one step is asked for.
     """
 
     results: Path
@@ -37,12 +34,9 @@ class SuiteTables:
     seed: int = 0
 
     @cached_property
-    def sizes(self) -> pd.DataFrame:
-        """Columns model, parameters; see `scaling.model_sizes`."""
-        return scaling.model_sizes(self.models)
-
-    def parameters_of(self, model: str) -> int:
-        return int(self.sizes.set_index("model").at[model, "parameters"])
+    def sizes(self) -> pd.Series:
+        """Parameters by model; see `scaling.model_sizes`."""
+        return scaling.model_sizes(self.models).set_index("model")["parameters"]
 
     @cached_property
     def scores(self) -> dict[str, pd.DataFrame]:
@@ -52,12 +46,10 @@ class SuiteTables:
     @cached_property
     def kinds(self) -> dict[str, set[str]]:
         """Which kinds of heads each model has at its last step; see `kinds.heads_of_kind`."""
-        found = {}
-        for model, scores in self.scores.items():
-            accuracy = self.table("accuracy", model)
-            masks = heads_of_kind(scores, accuracy if len(accuracy) else None)
-            found[model] = {kind for kind, mask in masks.items() if mask.any()}
-        return found
+        tables = {model: self.table("accuracy", model) for model in self.scores}
+        masks = {model: heads_of_kind(scores, tables[model] if len(tables[model]) else None)
+                 for model, scores in self.scores.items()}
+        return {model: {kind for kind, mask in of.items() if mask.any()} for model, of in masks.items()}
 
     @cached_property
     def followed(self) -> dict[str, pd.DataFrame]:
@@ -79,10 +71,9 @@ class SuiteTables:
         return sum(step > 0 for step in self.steps(model)) < 2
 
     @cached_property
-    def emergence(self) -> dict[str, pd.DataFrame]:
-        """When each kind came in each followed model, by kind; see `dynamics.emergence_table`."""
-        return {model: dynamics.emergence_table(scores, self.accuracies[model]).set_index("kind")
-                for model, scores in self.followed.items()}
+    def emergence(self) -> dict[str, dict[str, Emergence]]:
+        """When each kind came in each followed model; see `dynamics.emergence`."""
+        return {model: dynamics.emergence(scores, self.accuracies[model]) for model, scores in self.followed.items()}
 
     @cached_property
     def seeds(self) -> list[list[str]]:
@@ -90,30 +81,19 @@ class SuiteTables:
         able = [model for model in self.followed if len(self.kinds[model]) == 2]
         return [list(group) for _, group in groupby(sorted(able, key=lambda m: (size_of(m), m)), key=size_of)]
 
-    def _of_seeds(self, statistic: Callable[..., Any]) -> dict[str, Any]:
-        """A function of the tables `scores` and `accuracy` of each model in `seeds` that is not coarse."""
-        return {model: statistic(self.followed[model], self.accuracies[model], seed=self.seed + i)
-                for group in self.seeds for i, model in enumerate(m for m in group if not self.coarse(m))}
-
-    def ranks_before(self, models: list[str], kind: str) -> RanksBefore:
-        """How final heads of a kind ranked in the other kind's score before; see `transitions.ranks_at_places`."""
-        return transitions.ranks_at_places(*self._together(models), seed=self.seed)[kind]
-
     @cached_property
     def _counts(self) -> dict[str, Transitions]:
-        return self._of_seeds(transitions.transitions)
+        return {model: transitions.transitions(self.followed[model], self.accuracies[model], seed=self.seed + i)
+                for group in self.seeds for i, model in enumerate(m for m in group if not self.coarse(m))}
 
     def transitions(self, models: list[str], among: str = "all") -> pd.DataFrame:
         """Heads of models together by which score came first; chance among all heads or at the same "place"."""
         counts = pooled(self._counts[model] for model in models) if among == "all" else (
-            transitions.transitions_at_places(*self._together(models), seed=self.seed))
+            transitions.transitions_at_places(*self.together(models), seed=self.seed))
         return counts.table().set_index("order")
 
-    def still_induction_heads(self, models: list[str]) -> int:
-        """Of the heads with both scores, induction first, how many are induction heads at the last step."""
-        return transitions.still_induction_heads(*self._together(models))
-
-    def _together(self, models: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def together(self, models: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The tables `scores` and `accuracy` of all steps of several followed models."""
         return tuple(pd.concat([of[model] for model in models]) for of in (self.followed, self.accuracies))
 
     def curves(self, model: str) -> dict[str, pd.Series]:

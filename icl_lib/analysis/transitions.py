@@ -16,8 +16,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from icl_lib.analysis.dynamics import defining_scores, fv_thresholds, of_model, score_array
-from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS
+from icl_lib.analysis.dynamics import defining_scores, fv_thresholds, score_array
+from icl_lib.kinds import INDUCTION_THRESHOLD, KINDS
 from icl_lib.stats.emergence import (
     RanksBefore,
     Transitions,
@@ -32,28 +32,24 @@ from icl_lib.stats.intervals import Test
 
 
 def transitions(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int,
-    induction_threshold: float = INDUCTION_THRESHOLD, within_layers: bool = False, each_steps_threshold: bool = False,
+    scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int, induction_threshold: float = INDUCTION_THRESHOLD,
+    within_layers: bool = False, each_steps_threshold: bool = False,
 ) -> Transitions:
-    """Heads of one model by which score came first; the null pairs its heads at random, all or `within_layers`.
-
-    Where the table `accuracy` is given, a model has no FV heads at a step at which it does not read labels.
-    """
-    steps, by_kind = defining_scores(scores, accuracy)
-    induction, fv = (by_kind[kind].reshape(len(steps), -1) for kind in KINDS)
-    bar = fv_thresholds(scores)[:, None]
+    """Heads of one model by which score came first; the null pairs its heads at random, all or `within_layers`."""
+    (model,) = _models(scores, accuracy)
     return transition_counts(
-        induction, fv, induction_threshold=induction_threshold, fv_threshold=bar if each_steps_threshold else bar.max(),
-        layers=_layers(by_kind["fv"]) if within_layers else None, seed=seed)
+        model.scores["induction"], model.scores["fv"], induction_threshold=induction_threshold,
+        fv_threshold=fv_thresholds(scores)[:, None] if each_steps_threshold else model.bars["fv"],
+        layers=model.layers if within_layers else None, seed=seed)
 
 
-def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
+def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """`transitions` with columns as in `Transitions.table`."""
     return transitions(scores, accuracy, seed=seed).table()
 
 
 def transition_sweep(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, induction_thresholds: list[float], seed: int
+    scores: pd.DataFrame, accuracy: pd.DataFrame, *, induction_thresholds: list[float], seed: int
 ) -> pd.DataFrame:
     """`transition_table` at other induction thresholds than the definition's, with the column `threshold`.
 
@@ -64,21 +60,21 @@ def transition_sweep(
         for at in induction_thresholds], ignore_index=True)
 
 
-def transitions_at_places(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> Transitions:
+def transitions_at_places(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> Transitions:
     """`transitions` of seeds of one size together; the null gives each the FV curves of another, head by head."""
     models = list(_models(_common_steps(scores), accuracy))
     induction, fv = (np.stack([_firsts(of)[kind] for of in models]) for kind in KINDS)
-    return places_exchanged(induction, fv, n_steps=len(models[0].steps), seed=seed)
+    return places_exchanged(induction, fv, n_steps=len(models[0].fv), seed=seed)
 
 
-def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
+def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """One row per model and, for two or more, of all together, against each kind of chance that the module names.
 
     These compare the sum of heads with sums over the models' random pairings; the last takes each step's own FV
     threshold. Columns model and, for induction and FV first: heads, heads by chance, p, smallest p; `both at once`.
     """
     def of_models(**options: bool) -> dict[str, Transitions]:
-        return {str(model): transitions(group, of_model(accuracy, model), seed=seed + i, **options)
+        return {str(model): transitions(group, accuracy, seed=seed + i, **options)
                 for i, (model, group) in enumerate(scores.groupby("model"))}
 
     found, rows = of_models(), []
@@ -96,55 +92,37 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = No
     return pd.DataFrame(rows)
 
 
-def still_induction_heads(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None) -> int:
+def still_induction_heads(scores: pd.DataFrame, accuracy: pd.DataFrame) -> int:
     """Of all models' heads with both scores, induction first, how many are induction heads at the last step too."""
     still = 0
     for of in _models(scores, accuracy):
-        first, last = _firsts(of), of.by_kind["induction"][-1].ravel()
-        heads = (first["induction"] < first["fv"]) & (first["fv"] < len(of.steps))
+        first, last = _firsts(of), of.scores["induction"][-1]
+        heads = (first["induction"] < first["fv"]) & (first["fv"] < len(of.fv))
         still += int((last[heads] > of.bars["induction"]).sum())
     return still
 
 
-def ranks_before(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int
-) -> dict[tuple[str, str], RanksBefore]:
-    """How one model's final heads of each kind ranked in the other kind's score before; see `percentiles_before`.
-
-    Keys: the kind, and whether among "all" heads or those of the same "layer".
-    """
-    (model,), found = _models(scores, accuracy), {}
-    for kind, other in (KINDS, KINDS[::-1]):
-        for among, layers in (("all", None), ("layer", _layers(model.by_kind[kind]))):
-            found[kind, among] = percentiles_before(*_came(model, kind, other), layers=layers, seed=seed)
-    return found
+def ranks_at_places(scores: pd.DataFrame, accuracy: pd.DataFrame, kind: str, *, seed: int) -> RanksBefore:
+    """`percentiles_before` of a kind, of seeds of one size together; the null are the same heads of others."""
+    of_kind, curves = zip(*(_came(model, kind) for model in _models(_common_steps(scores), accuracy)), strict=True)
+    return ranks_exchanged(np.stack(of_kind), np.stack(curves), seed=seed)
 
 
-def ranks_at_places(
-    scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int
-) -> dict[str, RanksBefore]:
-    """`ranks_before` among all heads, by kind, of seeds of one size together; the null are the same heads of others."""
-    models, found = list(_models(_common_steps(scores), accuracy)), {}
-    for kind, other in (KINDS, KINDS[::-1]):
-        of_kind, curves = map(np.stack, zip(*(_came(model, kind, other) for model in models), strict=True))
-        found[kind] = ranks_exchanged(of_kind, curves, seed=seed)
-    return found
-
-
-def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = None, *, seed: int) -> pd.DataFrame:
-    """Ranks of all models in the tables together: for both kinds, against each kind of chance that the module names.
+def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """How final heads of either kind, of all models together, ranked before in the other's score, against each chance.
 
     Columns heads, against, n, percentile (mean, 0..1, among all heads or those of the layer), by chance, p, smallest p;
     NaN and 1 where no head came after the first step.
     """
-    of_models = [ranks_before(group, of_model(accuracy, model), seed=seed + i)
-                 for i, (model, group) in enumerate(scores.groupby("model"))]
-    rows = []
-    at_places = ranks_at_places(scores, accuracy, seed=seed) if len(of_models) > 1 else {}
+    models, rows = list(_models(scores, accuracy)), []
     for kind in reversed(KINDS):
-        against = {"all heads": pooled(ranks[kind, "all"] for ranks in of_models),
-                   "heads of the same layer": pooled(ranks[kind, "layer"] for ranks in of_models)}
-        against |= {"the same heads of other seeds": at_places[kind]} if at_places else {}
+        came = [(*_came(model, kind), model.layers) for model in models]
+        against = {
+            "all heads": pooled(percentiles_before(*own, seed=seed + i) for i, (*own, _) in enumerate(came)),
+            "heads of the same layer": pooled(percentiles_before(*own, layers=layers, seed=seed + i)
+                                              for i, (*own, layers) in enumerate(came))}
+        if len(models) > 1:
+            against["the same heads of other seeds"] = ranks_at_places(scores, accuracy, kind, seed=seed)
         for words, found in against.items():
             test = found.test() if found.n else Test(np.nan, 1.0, 1.0)
             rows.append((kind, words, found.n, test.value, found.by_chance, test.p_value, test.smallest_p))
@@ -152,34 +130,31 @@ def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame | None = N
 
 
 class _Model(NamedTuple):
-    """Of one model its table, steps, scores of both kinds (`defining_scores`), and the threshold of each."""
+    """Of one model's heads both scores (`defining_scores`), their thresholds, the layers, and FV without labels too."""
 
-    table: pd.DataFrame
-    steps: list[int]
-    by_kind: dict[str, Float[ndarray, "step layer head"]]
+    scores: dict[str, Float[ndarray, "step head"]]
     bars: dict[str, float]
+    layers: Int[ndarray, "head"]
+    fv: Float[ndarray, "step head"]
 
 
-def _models(scores: pd.DataFrame, accuracy: pd.DataFrame | None) -> Iterator[_Model]:
+def _models(scores: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[_Model]:
     for model, table in scores.groupby("model"):
-        bars = {"induction": INDUCTION_THRESHOLD, "fv": float(fv_thresholds(table).max())}
-        yield _Model(table, *defining_scores(table, of_model(accuracy, model)), bars)
+        steps, by_kind = defining_scores(table, accuracy[accuracy["model"] == model])
+        fv = score_array(table, "fv")[1]
+        yield _Model({kind: of.reshape(len(steps), -1) for kind, of in by_kind.items()},
+                     {"induction": INDUCTION_THRESHOLD, "fv": float(fv_thresholds(table).max())},
+                     np.indices(fv.shape[1:])[0].ravel(), fv.reshape(len(steps), -1))
 
 
 def _firsts(model: _Model) -> dict[str, Int[ndarray, "head"]]:
-    return {kind: first_crossing(model.by_kind[kind].reshape(len(model.steps), -1), model.bars[kind]) for kind in KINDS}
+    return {kind: first_crossing(model.scores[kind], model.bars[kind]) for kind in KINDS}
 
 
-def _came(model: _Model, kind: str, other: str) -> tuple[Bool[ndarray, "step head"], Float[ndarray, "step head"]]:
+def _came(model: _Model, kind: str) -> tuple[Bool[ndarray, "step head"], Float[ndarray, "step head"]]:
     """At which steps each head is of a kind, and its score of the other, where labels are not read too."""
-    of_kind, curves = model.by_kind[kind] > model.bars[kind], score_array(model.table, DEFINED_BY[other])[1]
-    return of_kind.reshape(len(model.steps), -1), curves.reshape(len(model.steps), -1)
+    return model.scores[kind] > model.bars[kind], model.fv if kind == "induction" else model.scores["induction"]
 
 
 def _common_steps(scores: pd.DataFrame) -> pd.DataFrame:
-    common = set.intersection(*(set(steps) for _, steps in scores.groupby("model")["step"]))
-    return scores[scores["step"].isin(common)]
-
-
-def _layers(curves: Float[ndarray, "step layer head"]) -> Int[ndarray, "layer*head"]:
-    return np.indices(curves.shape[1:])[0].ravel()
+    return scores[scores.groupby("step")["model"].transform("nunique") == scores["model"].nunique()]

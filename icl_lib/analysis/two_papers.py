@@ -10,7 +10,6 @@ from icl_lib.ablation.effects import FEW_SHOT, corrected
 from icl_lib.analysis.reading import number, table_of
 from icl_lib.kinds import ANY_HEADS, KINDS
 from icl_lib.stats.intervals import Interval, bootstrap_mean
-from icl_lib.tables import SCHEMAS
 
 MATCHED = "random_layer_matched"
 TASK_SETS = {"patterns": "patterns", "paper": "the paper's tasks"}
@@ -32,10 +31,10 @@ def steps(fractions: list[float]) -> list[tuple[str, dict]]:
 
 def step_names(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     """The steps of `walk` in their order, of all models in the tables."""
-    found = [walk(own, effects[effects["model"] == model])["step"] for model, own in pattern_effects.groupby("model")]
-    measured = set(pd.concat(found)) if found else set()
-    known = [name for name, _ in steps(pattern_effects["fraction"].unique().tolist())] if found else []
-    return [*known, *sorted(measured - set(known))]
+    measured = {step for model, own in pattern_effects.groupby("model")
+                for step in walk(own, effects[effects["model"] == model])["step"]}
+    known = [name for name, _ in steps(pattern_effects["fraction"].unique().tolist())] if len(pattern_effects) else []
+    return [*dict.fromkeys([*known, *sorted(measured)])]
 
 
 def walk(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
@@ -48,31 +47,28 @@ def walk(pattern_effects: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame:
     own = pattern_effects.assign(kept=pattern_effects["excluded"] != "")
     for name, change in steps(own["fraction"].unique().tolist()):
         at |= change
-        found = own[np.logical_and.reduce([own[column] == value for column, value in at.items()])]
-        rows.append(found.assign(step=name))
+        rows.append(own[(own[list(at)] == pd.Series(at)).all(axis=1)].assign(step=name))
     if len(effects):
         share = nearest_fraction(effects["fraction"], PAPER_SHARE)
-        chosen = corrected(effects).query("replacement == 'mean' and fraction == @share and excluded != ''")
-        chosen = chosen[chosen["metric"] == FEW_SHOT]
+        chosen = corrected(effects[effects["metric"] == FEW_SHOT]).query(
+            "replacement == 'mean' and fraction == @share and excluded != ''")
         for name, where in ((f"{share:.0%} of heads", "all"), ("last position alone", "last")):
             rows.append(chosen[chosen["positions"] == where].assign(step=name))
-    table = pd.concat(rows, ignore_index=True)
-    table = table[table["ranking"].isin(KINDS)]
-    return table[["step", "ranking", "value", "low", "high", "n_heads", "n_prompts"]].reset_index(drop=True)
+    columns = ["step", "ranking", "value", "low", "high", "n_heads", "n_prompts"]
+    return pd.concat(rows).query("ranking in @KINDS")[columns].reset_index(drop=True)
 
 
 def benefits(patterns: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """How much demonstrations raise accuracy: at the most of them minus without any, of one model.
 
     Columns task_set, ranking ("none", a kind, or random heads of the layers of induction heads), fraction, value, low
-    and high (95 % bootstrap over tasks, NaN for one task) and n (tasks). Plain rankings, induction heads by prefix
-    matching.
+    and high (95 % bootstrap over tasks, NaN for one task) and n (tasks). Induction heads by prefix matching.
     """
     rows = []
     for (task_set, ranking, fraction), by_task in by_task_benefits(patterns):
-        n, found = len(by_task), (float(by_task.mean()), np.nan, np.nan)
-        found = found if n < 2 else bootstrap_mean(by_task.to_numpy(), seed=seed)
-        rows.append((task_set, ranking, fraction, *found, n))
+        several = len(by_task) > 1
+        found = bootstrap_mean(by_task.to_numpy(), seed=seed) if several else (by_task.mean(), np.nan, np.nan)
+        rows.append((task_set, ranking, fraction, *found, len(by_task)))
     return pd.DataFrame(rows, columns=["task_set", "ranking", "fraction", "value", "low", "high", "n"])
 
 
@@ -118,10 +114,7 @@ def able(patterns: pd.DataFrame) -> list[str]:
 
 
 def of_patterns(pattern_effects: pd.DataFrame) -> pd.DataFrame:
-    """What each pattern, and their mean (task ""), loses to the most heads by prefix matching, of one model.
-
-    Beyond random heads of the same layers, plain rankings, at the most demonstrations.
-    """
+    """What each pattern and their mean (task "") lose to the most heads at the most demonstrations, of one model."""
     rows = corrected(pattern_effects).query("task_set == 'patterns' and ranked_by == @THEIRS and excluded == ''")
     rows = rows[rows["ranking"].isin(KINDS) & (rows["n_shots"] == rows["n_shots"].max())]
     return rows[rows["fraction"] == rows["fraction"].max()]
@@ -134,8 +127,7 @@ def two_papers_numbers(
 
     `effects`: that table of the ablation page, for the last steps of `walk`; None leaves them out.
     """
-    effects = pd.DataFrame(columns=list(SCHEMAS["effects"])) if effects is None else effects
-    rows = []
+    effects, rows = pattern_effects[:0] if effects is None else effects, []
     for model, own in patterns.groupby("model", sort=False):
         lost = pattern_effects[pattern_effects["model"] == model]
         found = [number(accuracy_of(row.task, row.n_shots), row.value, n=row.n_prompts) for row in
@@ -149,21 +141,18 @@ def two_papers_numbers(
     return table_of(rows, notebook="two_papers")
 
 
+# The names of these numbers.
 def accuracy_of(task: str, n_shots: int) -> str:
-    """The name of the clean model's accuracy on a pattern."""
     return f"accuracy, {task}, {n_shots} shots"
 
 
 def lost_at(step: str, ranking: str) -> str:
-    """The name of the number of a step of `walk`."""
     return f"lost, {' '.join(step.split())}: {ranking}"
 
 
 def carried_by(name: str) -> str:
-    """The name of a number of `carriers`."""
     return f"benefit that FV heads carry more than induction heads, {TASK_SETS.get(name, name)}"
 
 
 def benefit_of(task_set: str, ranking: str, fraction: float) -> str:
-    """The name of a benefit of demonstrations."""
     return f"benefit, {TASK_SETS[task_set]}, {ranking} {fraction:g}"

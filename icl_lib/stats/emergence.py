@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from icl_lib.stats.intervals import Test, percentile_rank, rank_p_value
-from icl_lib.stats.permutation import N_PERMUTATIONS, extreme
+from icl_lib.stats.intervals import Test, percentile_rank
+from icl_lib.stats.permutation import N_PERMUTATIONS, extreme, random_orders
 
 ORDERS = ("induction_first", "fv_first", "both_at_once", "induction_only", "fv_only", "neither")
 
@@ -30,15 +30,14 @@ class Transitions(NamedTuple):
     def table(self) -> pd.DataFrame:
         """Columns order, heads, expected by chance, p, smallest p.
 
-        `p`: two-sided, twice the smaller tail; `smallest p`: the smallest that any of the pairings drawn has, 1 where
-        every one gives the same count.
+        `p`: two-sided, twice the smaller tail, at most 1, the count itself taken as one more pairing; `smallest p`: the
+        smallest that any of the pairings drawn has, 1 where every one gives the same count.
         """
-        null = self.null.astype(float)
-        counts = np.stack([self.observed, null.min(axis=0), null.max(axis=0)], axis=1)
-        p_values = np.array([[rank_p_value(count, draws) for count in own]
-                             for own, draws in zip(counts, null.T, strict=True)])
-        return pd.DataFrame({"order": ORDERS, "heads": self.observed, "expected by chance": null.mean(axis=0),
-                             "p": p_values[:, 0], "smallest p": p_values.min(axis=1)})
+        counts = np.stack([self.observed, self.null.min(axis=0), self.null.max(axis=0)])
+        above, below = (self.null >= counts[:, None]).sum(axis=1), (self.null <= counts[:, None]).sum(axis=1)
+        p_values = np.minimum(1.0, 2 * (np.minimum(above, below) + 1) / (len(self.null) + 1))
+        return pd.DataFrame({"order": ORDERS, "heads": self.observed, "expected by chance": self.null.mean(axis=0),
+                             "p": p_values[0], "smallest p": p_values.min(axis=0)})
 
 
 def emergence_step(
@@ -46,8 +45,7 @@ def emergence_step(
 ) -> Emergence:
     """First step at which the score exceeds its null and stays above it to the end (figure 5).
 
-    A passing excess does not count. NaN is a missing checkpoint: it neither confirms nor refutes, and it
-    widens the gap between the two steps that come back; nothing is interpolated. Raises ValueError for steps
+    NaN is a missing checkpoint: it neither confirms nor refutes; nothing is interpolated. Raises ValueError for steps
     that do not increase or when all checkpoints are missing.
     """
     steps = np.asarray(steps)
@@ -59,18 +57,13 @@ def emergence_step(
     known, above = steps[present], (scores > null)[present]
     below = np.flatnonzero(~above)
     first = below[-1] + 1 if len(below) else 0
-    return Emergence(
-        int(known[first]) if first < len(known) else None, int(known[below[-1]]) if len(below) else None
-    )
+    return Emergence(int(known[first]) if first < len(known) else None, int(known[below[-1]]) if len(below) else None)
 
 
 def emergence_interval(
     steps: Sequence[int], resamples: Float[ndarray, "resample step"], null: float | Float[ndarray, "step"]
 ) -> tuple[float, float]:
-    """95 % interval of the emergence step over resampled score curves, in steps; infinity stands for "never".
-
-    Ends are steps of the list (no interpolation): the nearest ranks that hold at least 95 %.
-    """
+    """95 % interval of the emergence step over resampled score curves, in steps of the list; infinity: never."""
     found = [emergence_step(steps, row, null).step for row in resamples]
     ordered = np.sort([np.inf if step is None else step for step in found])
     tail = int(np.floor(len(ordered) * (1 - 0.95) / 2))
@@ -92,21 +85,13 @@ def transition_counts(
 ) -> Transitions:
     """How many heads were induction heads before they became FV heads, the reverse, and the rest (section 5).
 
-    A head has a score from the first checkpoint above the threshold on, also when the score falls later.
-    Thresholds may differ by step, shape (step, 1).
-
-    Orders: induction_first and fv_first (both in the end, at different checkpoints), both_at_once (same
-    checkpoint), induction_only, fv_only, neither; they add up to the number of heads. The null pairs the
-    induction curve of each head with the FV curve of a random one, within `layers` if given (heads of
-    a layer emerge together, so this is the stricter null, and without power where they all do). Raises ValueError when
-    the shapes differ.
+    A head has a score from the first checkpoint above the threshold on, also when the score falls later. The null pairs
+    the induction curve of each head with the FV curve of a random one, within `layers` if given (heads of a layer
+    emerge together, so this is the stricter null, and without power where they all do).
     """
-    if induction.shape != fv.shape:
-        raise ValueError(f"induction has shape {induction.shape} and fv {fv.shape}, expected the same")
-    first_induction = first_crossing(induction, induction_threshold)
-    first_fv = first_crossing(fv, fv_threshold)
+    first_induction, first_fv = first_crossing(induction, induction_threshold), first_crossing(fv, fv_threshold)
     n_steps, n_heads = induction.shape
-    layers = np.zeros(n_heads, dtype=np.int64) if layers is None else np.asarray(layers)
+    layers = np.zeros(n_heads, dtype=np.int64) if layers is None else layers
     null = _count_orders(first_induction, first_fv[_others(layers, n_permutations, seed)], n_steps)
     return Transitions(_count_orders(first_induction, first_fv, n_steps), null)
 
@@ -141,7 +126,7 @@ def pooled(parts: Iterable[Counted]) -> Counted:
 
 def percentiles_before(
     of_kind: Bool[ndarray, "step head"], other: Float[ndarray, "step head"], *, seed: int,
-    layers: Int[ndarray, "head"] | None = None, n_permutations: int = N_PERMUTATIONS,
+    layers: Int[ndarray, "head"] | None = None,
 ) -> RanksBefore:
     """How heads that are `of_kind` in the end ranked in the `other` score before they were.
 
@@ -149,35 +134,31 @@ def percentiles_before(
     score at the checkpoints before; random heads take its place, none twice. Within `layers` if given: percentiles
     among heads of a layer, which says nothing where these do not differ.
     """
-    layers = np.zeros(of_kind.shape[1], dtype=np.int64) if layers is None else np.asarray(layers)
+    layers = np.zeros(of_kind.shape[1], dtype=np.int64) if layers is None else layers
     heads = np.flatnonzero(of_kind[-1] & ~of_kind[0])
     ranks = np.empty((len(heads), len(layers)))
     for row, first in zip(ranks, of_kind[:, heads].argmax(axis=0), strict=True):
         before = other[:first].max(axis=0)
         for layer in np.unique(layers):
             row[layers == layer] = percentile_rank(before[layers == layer])
-    rows, others = np.arange(len(heads)), _others(layers, n_permutations, seed)
+    rows, others = np.arange(len(heads)), _others(layers, N_PERMUTATIONS, seed)
     drawn = ranks[rows, others[:, heads]].sum(axis=1)
     return RanksBefore(float(ranks[rows, heads].sum()), len(heads), len(heads) / 2, drawn)
 
 
 def places_exchanged(
-    first_induction: Int[ndarray, "seed head"], first_fv: Int[ndarray, "seed head"], *, n_steps: int, seed: int,
-    n_permutations: int = N_PERMUTATIONS,
+    first_induction: Int[ndarray, "seed head"], first_fv: Int[ndarray, "seed head"], *, n_steps: int, seed: int
 ) -> Transitions:
     """`transition_counts` of seeds together from the first checkpoint with each score (`first_crossing`).
 
-    The null gives each seed's heads the FV checkpoints of a random seed's heads at the same places, no seed's twice:
-    what a head's place does to both scores is in it, and what links them in one training is not.
+    The null gives each seed's heads the FV checkpoints of a random seed's heads at the same places, no seed's twice.
     """
-    orders = _seed_orders(len(first_fv), n_permutations, seed)
-    null = _count_orders(first_induction, first_fv[orders], n_steps).sum(axis=1)
+    null = _count_orders(first_induction, first_fv[random_orders(len(first_fv), seed)], n_steps).sum(axis=1)
     return Transitions(_count_orders(first_induction, first_fv, n_steps).sum(axis=0), null)
 
 
 def ranks_exchanged(
-    of_kind: Bool[ndarray, "seed step head"], other: Float[ndarray, "seed step head"], *, seed: int,
-    n_permutations: int = N_PERMUTATIONS,
+    of_kind: Bool[ndarray, "seed step head"], other: Float[ndarray, "seed step head"], *, seed: int
 ) -> RanksBefore:
     """`percentiles_before` of seeds together; the same heads of a random seed take their place, no seed's twice."""
     sums, n = np.zeros((len(other), len(other))), 0  # of the percentiles of one seed's heads in another
@@ -186,17 +167,12 @@ def ranks_exchanged(
         n += len(heads)
         for head, first in zip(heads, kind[:, heads].argmax(axis=0), strict=True):
             own += [percentile_rank(curves[:first].max(axis=0))[head] for curves in other]
-    drawn = sums[np.arange(len(other)), _seed_orders(len(other), n_permutations, seed)].sum(axis=1)
+    drawn = sums[np.arange(len(other)), random_orders(len(other), seed)].sum(axis=1)
     return RanksBefore(float(sums.trace()), n, float(sums.mean(axis=1).sum()), drawn)
-
-
-def _seed_orders(n_seeds: int, n: int, seed: int) -> Int[ndarray, "draw seed"]:
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(n_seeds), (n, 1)), axis=1)
 
 
 def _others(layers: Int[ndarray, "head"], n: int, seed: int) -> Int[ndarray, "draw head"]:
     """Random permutations of heads that keep each in its layer."""
-    # Sorting by layer, then by noise, and by layer alone.
     noise = np.random.default_rng(seed).random((n, len(layers)))
     found = np.empty(noise.shape, dtype=np.int64)
     found[:, np.argsort(layers, kind="stable")] = np.lexsort((noise, np.broadcast_to(layers, noise.shape)))
@@ -208,12 +184,7 @@ def _count_orders(
 ) -> Int[ndarray, "*draw order"]:
     has_induction, has_fv = first_induction < n_steps, first_fv < n_steps
     both = has_induction & has_fv
-    masks = (
-        both & (first_induction < first_fv),
-        both & (first_induction > first_fv),
-        both & (first_induction == first_fv),
-        has_induction & ~has_fv,
-        has_fv & ~has_induction,
-        ~has_induction & ~has_fv,
-    )
+    masks = (both & (first_induction < first_fv), both & (first_induction > first_fv),
+             both & (first_induction == first_fv), has_induction & ~has_fv, has_fv & ~has_induction,
+             ~has_induction & ~has_fv)
     return np.stack([mask.sum(axis=-1) for mask in np.broadcast_arrays(*masks)], axis=-1)

@@ -21,11 +21,7 @@ class Interval(NamedTuple):
 
 
 class Test(NamedTuple):
-    """A test statistic, its two-sided p-value, never 0 for a permutation test, and its power.
-
-    `smallest_p`: the smallest p-value that any arrangement of these data could have had; from 0.05 on nothing could
-    have come out of the test.
-    """
+    """A test statistic, its two-sided p-value, and its power: the smallest p that any arrangement could have had."""
 
     __test__ = False  # pytest would collect the name
 
@@ -47,7 +43,8 @@ def bootstrap_mean(values: Float[ndarray, "task"], *, seed: int) -> Interval:
     if n == 1:
         return Interval(*[float(values[0])] * 3)
     means = (_times_drawn(n, seed) * values).mean(1)
-    return _percentile_interval(float(np.mean(values)), means, _expanded_tail(n))
+    tail = stats.norm.cdf(stats.t.ppf(_TAIL, n - 1) * np.sqrt(n / (n - 1)))
+    return _percentile_interval(float(np.mean(values)), means, tail)
 
 
 @functools.lru_cache(maxsize=16)
@@ -120,16 +117,6 @@ def effect(*lost: Lost) -> Effect:
     return Effect(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / np.sqrt(variance), degrees)))
 
 
-def rank_p_value(value: float, null: Float[ndarray, "draw"]) -> float:
-    """Share of null draws at least as extreme as `value`, counting the value itself: (k + 1) / (n + 1), two-sided.
-
-    Twice the smaller tail, at most 1.
-    """
-    null = finite(null, "null")
-    greater, less = np.sum(null >= value), np.sum(null <= value)
-    return float(min(1.0, 2 * (min(greater, less) + 1) / (len(null) + 1)))
-
-
 def holm(p_values: Float[ndarray, "test"]) -> Float[ndarray, "test"]:
     """Holm's p-values: valid for all tests of a family together, whatever their dependence."""
     order = np.argsort(p_values, kind="stable")
@@ -142,9 +129,8 @@ def holm(p_values: Float[ndarray, "test"]) -> Float[ndarray, "test"]:
 def percentile_rank(scores: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
     """Percentile of every head among all heads of the model, 0..1 ("percentile", section 3, figure 3).
 
-    Mid-rank: the share of heads below plus half the share of equal heads, itself included, so the mean over
-    all heads is exactly 0.5. The released code ranks the mean score of a set instead, which reads high for
-    skewed scores; average these ranks over a set to avoid that.
+    Mid-rank: the share of heads below plus half the share of equal heads, itself included. The released code ranks the
+    mean score of a set instead, which reads high for skewed scores.
     """
     ranks = stats.rankdata(finite(scores, "scores"), axis=None)
     return ((ranks - 0.5) / scores.size).reshape(scores.shape)
@@ -172,10 +158,9 @@ def overlap_test(first: Bool[ndarray, "layer head"], second: Bool[ndarray, "laye
 def spearman(first: Float[ndarray, "*shape"], second: Float[ndarray, "*shape"], *, seed: int | None = None) -> Interval:
     """Rank correlation of two scores over all heads, -1..1, with its 95 % interval.
 
-    Without a seed the interval is Fisher's z with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright
-    (2000); with a seed it is a bootstrap over heads, which assumes less. Heads of one model are not
-    independent, so both are read as descriptions of this model. The paper's code ranks only the top
-    induction heads. Raises ValueError below 4 heads or for constant scores.
+    Without a seed the interval is Fisher's z with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright (2000); with
+    a seed it is a bootstrap over heads, which assumes less. The paper's code ranks only the top induction heads. Raises
+    ValueError below 4 heads or for constant scores.
     """
     x, y = finite(first, "first").ravel(), finite(second, "second").ravel()
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -199,13 +184,6 @@ def _rank_correlations(x: Float[ndarray, "draw n"], y: Float[ndarray, "draw n"])
 def _percentile_interval(value: float, resamples: Float[ndarray, "resample"], tail: float) -> Interval:
     low, high = np.quantile(resamples, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
-
-
-def _expanded_tail(n_tasks: int) -> float:
-    """What is left out at each end of a percentile interval over tasks."""
-    if n_tasks == 1:
-        return _TAIL
-    return stats.norm.cdf(stats.t.ppf(_TAIL, n_tasks - 1) * np.sqrt(n_tasks / (n_tasks - 1)))
 
 
 def finite(values: Shaped[ndarray, "*shape"], name: str) -> Float[ndarray, "*shape"]:
