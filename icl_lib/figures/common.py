@@ -102,29 +102,26 @@ def task_points(rows: pd.DataFrame, x: str, seed: int) -> pd.DataFrame:
     points = {}
     for at, group in rows.groupby(x):
         by_task = group.groupby("task")[["value", "standard_error"]].mean()
-        if len(by_task) > 1:
-            interval = bootstrap_mean(by_task["value"].to_numpy(), seed=seed)
-        else:
-            value, error = by_task.iloc[0].astype(float)
-            interval = value, value - 1.96 * error, value + 1.96 * error
-        points[at] = interval
+        value, error = by_task.iloc[0].astype(float)
+        points[at] = (bootstrap_mean(by_task["value"].to_numpy(), seed=seed) if len(by_task) > 1 else
+                      (value, value - 1.96 * error, value + 1.96 * error))
     return pd.DataFrame.from_dict(points, orient="index", columns=["value", "low", "high"], dtype=float)
 
 
-def line_with_band(ax, x, rows: pd.DataFrame, **style: Any) -> None:
-    """A line at `x` through the column `value`, and a band from `low` to `high`."""
-    ax.plot(x, rows["value"], **style)
-    ax.fill_between(x, rows["low"], rows["high"], color=style["color"], alpha=0.15, linewidth=0)
+def line_with_band(ax, rows: pd.DataFrame, **style: Any) -> None:
+    """At the places of the index a line through the column `value`, and a band from `low` to `high`."""
+    ax.plot(rows["value"], **style)
+    ax.fill_between(rows.index, rows["low"], rows["high"], color=style["color"], alpha=0.15, linewidth=0)
 
 
 def line_over_tasks(ax, rows: pd.DataFrame, x: str, seed: int, **style: Any) -> None:
     """`task_points` as a line with a band, or as bars where there is one place; nothing where there are no rows."""
     points = task_points(rows, x, seed)
     if len(points) == 1:
-        ax.plot(points.index, points["value"], markersize=5, **style)
+        ax.plot(points["value"], markersize=5, **style)
         ax.vlines(points.index, points["low"], points["high"], color=style["color"], alpha=0.5)
     elif len(points):
-        line_with_band(ax, points.index, points, markersize=5, **style)
+        line_with_band(ax, points, markersize=5, **style)
 
 
 def legend(axes, **style: Any) -> None:
