@@ -14,26 +14,6 @@ from icl_lib.heads import head_names
 from icl_lib.kinds import KINDS, LOWEST, heads_of_kind
 from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words
 
-# What the page calls its numbers, for `common.numbers_table`.
-ZERO_SHOT = {
-    "first_token_accuracy, no ablation": ("with demonstrations, no ablation", ".2f"),
-    "zero_shot_accuracy, no ablation": ("without demonstrations, no ablation", ".2f"),
-    "zero_shot_accuracy, fv with exclusion, mean at all": ("without demonstrations, FV heads ablated", ".2f"),
-    "zero_shot_accuracy, induction with exclusion, mean at all": (
-        "without demonstrations, induction heads ablated", ".2f"),
-    "share of heads ablated at 0 shots": ("share of heads ablated", ".0%"),
-}
-SETS = {
-    "smallest share of heads": ("smallest share of heads ablated", ".1%"),
-    "shared heads at the smallest share": ("share of a plain set's heads that the other has", ".0%"),
-    "largest share of heads": ("largest share of heads ablated", ".0%"),
-    "shared heads at the largest share": ("share of a plain set's heads that the other has there", ".0%"),
-    "percentile in fv after induction": (
-        "mean FV percentile of what is left without induction heads (of all heads: 0.50)", ".2f"),
-    "percentile in induction after fv": (
-        "mean induction percentile of what is left without FV heads (of all heads: 0.50)", ".2f"),
-}
-
 
 def conditions_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame:
     """The ablated heads of each ranking that is not random, by fraction, and how many of them are of either kind."""

@@ -7,26 +7,9 @@ import pandas as pd
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scaling_numbers import lost
-from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words, numbers_table
+from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, NUMBERS, interval_words, numbers_table
 
-# What the page calls its counts and means over models with heads of both kinds.
-COMPARISON = {
-    "FV heads that are induction heads": ("FV heads that are induction heads too; n: FV heads", ".0f"),
-    "models with deeper FV heads": ("models whose top FV heads sit deeper on average", ".0f"),
-    "models with significantly deeper FV heads": ("models whose top FV heads sit deeper at p < 0.05", ".0f"),
-    "models with power for depth": ("models whose heads are enough for such a p", ".0f"),
-    "models with more overlap than by chance": (
-        "models whose top sets share more heads than random sets of their layers", ".0f"),
-    "induction percentile of FV heads": ("mean percentile of top FV heads in the induction score", ".2f"),
-    "FV percentile of induction heads": ("mean percentile of top induction heads in the FV score", ".2f"),
-}
 _UNIT = {"first_token_accuracy": "of accuracy", "token_loss_difference": "nats"}
-# Per share of heads: the names of the counts and means over models, and the column and format that show them.
-OVERLAPS = {
-    "fewest heads": ("fewest", ".0f"), "most heads": ("most", ".0f"), "overlap": ("shared", ".0%"),
-    "overlap by chance": ("by chance", ".0%"), "models with more overlap": ("more than chance in", ".0f"),
-    "models with less overlap": ("fewer in", ".0f"), "models with power for overlap": ("with power", ".0f"),
-}
 
 
 def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
@@ -55,7 +38,7 @@ def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
 
 def comparison_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """Depth, overlap and percentiles over the models with heads of both kinds; `n`: how many these are."""
-    return numbers_table(numbers[numbers["model"] == ""], COMPARISON)
+    return numbers_table(numbers[numbers["model"] == ""], "comparison")
 
 
 def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -64,8 +47,8 @@ def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
     for share in sorted(float(name.split()[-1]) for name in of.index if name.startswith("overlap, top ")):
         where = f"top {share:g}"
         rows[f"top {share:.0%}"] = {column: f"{of.at[f'{name}, {where}', 'value']:{form}}" for name, (column, form) in
-                                    OVERLAPS.items()} | {"models": of.at[f"overlap, {where}", "n"]}
-    columns = [*(column for column, _ in OVERLAPS.values()), "models"]
+                                    NUMBERS["overlaps"].items()} | {"models": of.at[f"overlap, {where}", "n"]}
+    columns = [*(column for column, _ in NUMBERS["overlaps"].values()), "models"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("heads")
 
 
