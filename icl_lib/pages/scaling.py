@@ -30,9 +30,8 @@ def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for model in by_size(numbers):
         of = numbers[numbers["model"] == model].set_index("name")["value"]
-        missing = [f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0]
-        if missing:
-            found.setdefault(" and ".join(missing), []).append(model)
+        if missing := " and ".join(f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0):
+            found.setdefault(missing, []).append(model)
     return found
 
 
@@ -43,12 +42,12 @@ def comparison_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """Per share of heads how many the top sets and random sets of their layers share, and models in which p < 0.05."""
-    of, rows = _over_models(numbers), {}
-    for share in sorted(float(name.split()[-1]) for name in of.index if name.startswith("overlap, top ")):
-        where = f"top {share:g}"
-        rows[f"top {share:.0%}"] = {column: f"{of.at[f'{name}, {where}', 'value']:{form}}" for name, (column, form) in
-                                    NUMBERS["overlaps"].items()} | {"models": of.at[f"overlap, {where}", "n"]}
-    columns = [*(column for column, _ in NUMBERS["overlaps"].values()), "models"]
+    of, shown = _over_models(numbers), NUMBERS["overlaps"]
+    rows = {f"top {share:.0%}": [
+        *(f"{of.at[f'{name}, top {share:g}', 'value']:{form}}" for name, (_, form) in shown.items()),
+        of.at[f"overlap, top {share:g}", "n"]]
+        for share in sorted(float(name.split()[-1]) for name in of.index if name.startswith("overlap, top "))}
+    columns = [*(column for column, _ in shown.values()), "models"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("heads")
 
 
@@ -64,13 +63,12 @@ def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
             continue
         counts = of["value"][[f"{gap}, {end}" for end in (
             "above zero", "interval above zero", "interval below zero")]].astype(int)
-        trend, p_value = "", ""
+        trend = ("", "")
         if (name := f"{gap}, trend with size") in of.index:
-            trend = f"{of.at[name, 'value']:+.2f}"
-            p_value = f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})"
+            trend = (f"{of.at[name, 'value']:+.2f}",
+                     f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})")
         rows.append((METRIC_WORDS[metric], "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
-                     of.at[fv, "n"], f"{of.at[fv, 'value']:.3f}", f"{of.at[induction, 'value']:.3f}", *counts, trend,
-                     p_value))
+                     of.at[fv, "n"], *(f"{of.at[name, 'value']:.3f}" for name in (fv, induction)), *counts, *trend))
     return pd.DataFrame(rows, columns=[
         "metric", "ranking", "drop", "models", "FV heads", "induction heads", "more with FV heads in",
         "interval above zero", "interval below zero", "trend of the difference with size", "p"])
@@ -86,11 +84,8 @@ def main_effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
 def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """What each ablated model loses to each kind, beyond layer-matched heads; "yes": the 95 % interval is above 0."""
     rows = {}
-    for model in by_size(numbers):
-        own = numbers[numbers["model"] == model].set_index("name")
-        if not own.index.str.contains(" lost, ").any():
-            continue  # not ablated
-        rows[model] = {}
+    for model in _ablated(numbers):
+        own, rows[model] = numbers[numbers["model"] == model].set_index("name"), {}
         for (metric, words), (kind, heads) in product(METRIC_WORDS.items(), KIND_WORDS.items()):
             text, name = "no control", lost(metric, kind, CONTROLS[-1], False)
             if name in own.index:
@@ -103,16 +98,20 @@ def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def left_out_sentence(numbers: pd.DataFrame) -> str:
     """Which ablated models are in none of the means, or not in those against layer-matched heads, and why."""
-    ablated = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
+    ablated = _ablated(numbers)
     left = {what: kept for what, models in without_kinds(numbers).items()
             if (kept := [model for model in models if model in ablated])}
-    lacking = {model for models in left.values() for model in models}
     gap = lost("first_token_accuracy", DIFFERENCE, CONTROLS[-1], False)
-    controlled = set(numbers[numbers["name"] == gap]["model"])
-    if bare := [model for model in by_size(numbers) if model in ablated - lacking - controlled]:
+    told = {*sum(left.values(), []), *numbers[numbers["name"] == gap]["model"]}
+    if bare := [model for model in ablated if model not in told]:
         left["not enough heads of neither kind for a control of the same layers"] = bare
     words = "; ".join(f"{', '.join(models)} ({what})" for what, models in left.items())
     return f"Left out: {words}." if words else "No ablated model is left out."
+
+
+def _ablated(numbers: pd.DataFrame) -> list[str]:
+    ablated = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
+    return [model for model in by_size(numbers) if model in ablated]
 
 
 def _over_models(numbers: pd.DataFrame) -> pd.DataFrame:
