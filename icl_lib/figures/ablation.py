@@ -121,7 +121,6 @@ def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int, *, matched: bool 
 
 
 def _in_layers(kind: str) -> dict:
-    """The look of random heads in the layers of a kind."""
     return look("random_layer_matched", marker=look(kind)["marker"], label=f"random in layers of {LABEL[kind]}",
                 linestyle={"induction": "-.", "fv": "--"}[kind])
 
@@ -132,9 +131,7 @@ def figure_four(
 ) -> Figure:
     """Figure 4, a column per protocol: few-shot metric, the same with exclusion, token-loss difference with exclusion.
 
-    `exclude_fraction` is that of the one intervention. Grey levels: floor and no demonstrations, both of first tokens;
-    what always answering right has in F1. Random heads stand in all rows without exclusion (A16). A token-loss
-    difference that cannot carry its row (`carries_loss`) is not drawn.
+    `exclude_fraction` is that of the one intervention. Random heads stand in all rows without exclusion (A16).
     """
     ablations, columns = with_paired_errors(ablations), titles(protocols)
     figure, axes = plt.subplots(3, len(columns), figsize=(3.9 * len(columns), 8.4), squeeze=False, sharex="col")

@@ -26,10 +26,8 @@ def conditions_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.Da
 
 
 def finding_sentence(numbers: pd.DataFrame) -> str:
-    """What either metric loses to each kind replaced by its mean at all positions, beyond layer-matched random heads.
-
-    Where there is no valid control that is said, and the drop without one.
-    """
+    """What either metric loses to each kind replaced by its mean at all positions, beyond layer-matched random heads
+    or, without a valid control, as it is."""
     clean, neither = find(numbers, f"{FEW_SHOT}, no ablation"), find(numbers, "heads of neither kind")
     n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
     heads = f"the top {n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%}) by a kind's score"
@@ -57,9 +55,7 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
 
 def controls_table(numbers: pd.DataFrame, positions: str = "all") -> pd.DataFrame:
     """What is lost against each control at the shown share, side by side: a row per metric, kind and exclusion.
-
-    `left`: the metric with the heads ablated, where the page has it; Holm's p is of the effect in the same layers.
-    """
+    Holm's p is of the effect in the same layers."""
     rows = []
     for metric, excluded, kind in product(METRIC_WORDS, (False, True), KIND_WORDS):
         names = {control: effect_name(metric, kind, excluded, "mean", positions, control) for control in CONTROLS}
@@ -96,10 +92,8 @@ def order_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def protocols_table(numbers: pd.DataFrame, historic: Mapping[str, list[Condition]]) -> pd.DataFrame:
-    """Per protocol the heads it ablates and excludes, and what its token-loss difference can show against its error.
-
-    The third row of Figure 4 is drawn where that difference lies above 0 and losing all of it would be told from none.
-    """
+    """Per protocol the heads it ablates and excludes, and what its token-loss difference can show against its error
+    (`carries_loss`)."""
     rows = {}
     for name, words in titles(list(LOSSES)).items():
         row, own = {}, numbers[numbers["name"].str.startswith(f"heads ablated, {name}, ")]
@@ -146,10 +140,8 @@ _CHANGES = (
 
 
 def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads.
-
-    Beyond random heads of the same layers, as on the page, but where the words say without.
-    """
+    """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads,
+    beyond random heads of the same layers but where the words say without."""
     rows = []
     for place, words, change in _CHANGES:
         of = {"metric": FEW_SHOT, "ranking": DIFFERENCE, "replacement": "mean", "positions": "all", "excluded": False,

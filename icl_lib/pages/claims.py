@@ -67,9 +67,7 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]
 
 def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], groups: Mapping[str, str]) -> HTML:
     """The claims that have words for the front page: a row each, a column per world, estimates linked to their figure.
-
-    `groups`: by world what follows a notebook's name in those of its runs over all models.
-    """
+    `groups`: by world what follows a notebook's name in those of its runs over all models."""
     lines = []
     for claim in (claim for claim in read_claims() if claim.front):
         lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>"])
@@ -89,9 +87,7 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
 
 def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
     """A row per figure of the paper: what it shows, a column per world of models, one word, our figures.
-
-    `rows`: `paper_figures.compared`; `groups` as in `claims_table`. Further claims of a figure open on a click.
-    """
+    `rows`: `paper_figures.compared`; `groups` as in `claims_table`."""
     words, lines = figure_words(rows), []
     rows = rows.assign(page=rows["claim"].map({claim.id: claim.page for claim in read_claims()}))
     for figure in read_figures():

@@ -42,9 +42,7 @@ def interval_words(row: pd.Series, form: str) -> str:
 
 def numbers_table(numbers: pd.DataFrame, shown: str) -> pd.DataFrame:
     """Rows of the table `statistics` in a page's words: value with its 95 % interval and its head, p, and `n`.
-
-    `shown`: a list of `NUMBERS`. What there is no number of is left out.
-    """
+    `shown`: a list of `NUMBERS`; what there is no number of is left out."""
     of, rows = numbers.set_index("name"), {}
     for name, (words, form) in NUMBERS[shown].items():
         if name in of.index and pd.notna(of.at[name, "value"]):

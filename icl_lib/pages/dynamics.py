@@ -82,9 +82,7 @@ def transitions_by_seed_shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def transitions_sentence(table: pd.DataFrame, still: int) -> str:
     """What the rows of all seeds together are compared with, what tells the order, and whether heads change their kind.
-
-    `table`: `transitions.transitions_by_seed`; `still`: how many of the heads with induction first keep it to the end.
-    """
+    `table`: `transitions.transitions_by_seed`; `still`: how many heads with induction first keep it to the end."""
     row = table.set_index("model").loc["all"]
     first, *others = row[["induction first", "FV first", "both at once"]].astype(int)
     by_chance, fv_by_chance = row[["induction first, by chance", "FV first, by chance"]]

@@ -133,10 +133,8 @@ def answer_table(example: pd.DataFrame) -> str:
 
 
 def expected_table(example: pd.DataFrame) -> pd.DataFrame:
-    """What was expected of the experiments, each head's number, and whether the FV head's is the larger.
-
-    Way back: the probability that the head put back regains, as a share of what shuffling cost; to be larger than the
-    other head's and than the FV head's mean over all tasks.
+    """What was expected of the experiments, each head's number, and whether the FV head's is the larger. Way back: the
+    share of what shuffling cost that the head regains; to be larger also than with the FV head's mean over all tasks.
     """
     answer = outcomes(example, "answer_probability")["value"].unstack("ranking")  # a column per head
     clean, shuffled = answer.at[("clean", "none", "none"), "none"], answer.at[("shuffled", "none", "none"), "none"]

@@ -52,10 +52,8 @@ def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Means over models with heads of both kinds of the drop when a kind is ablated, against each control.
-
-    With the rank correlation of the difference between the kinds with size, its permutation p and the smallest there.
-    """
+    """Means over models with heads of both kinds of the drop when a kind is ablated, against each control; the rank
+    correlation of the difference between the kinds with size, its permutation p and the smallest possible."""
     of, rows = _over_models(numbers), []
     for metric, excluded, control in product(METRIC_WORDS, (False, True), reversed(CONTROLS)):
         fv, induction, gap = (lost(metric, ranking, control, excluded) for ranking in ("fv", "induction", DIFFERENCE))
