@@ -60,28 +60,24 @@ def head_map(scores: pd.DataFrame) -> HTML:
         for layer, head, mass, prefix, _, fv, by_mass, by_fv in table.itertuples(index=False)]
     panels = [{"title": title, "signed": score == "fv", "values": values[score].round(5).tolist(),
                "text": np.reshape(hover, values[score].shape).tolist()} for score, title in TITLES.items()]
-    # "</" would end the script element wherever it stands in a string.
-    data = json.dumps(panels).replace("</", "<\\/")
-    return HTML(
-        f'<div class="head-map">{_map(scores)._repr_html_()}<script type="application/json">{data}</script></div>'
-        f'<details><summary>All {len(table)} heads</summary><div class="wide">'
-        f"{table.to_html(index=False, classes='sortable', border=0, float_format='{:.4f}'.format)}</div></details>")
-
-
-def _map(scores: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(TITLES), figsize=(4.8 * len(TITLES), 3.8))
-    for ax, name in zip(axes, TITLES, strict=True):
-        values = mean_scores(scores, name)
-        top, signed = np.abs(values).max(), name == "fv"
-        sns.heatmap(values, ax=ax, cmap=SIGNED if signed else UNSIGNED, vmin=-top if signed else 0, vmax=top,
+    for ax, name in zip(axes, values, strict=True):
+        top, signed = np.abs(values[name]).max(), name == "fv"
+        sns.heatmap(values[name], ax=ax, cmap=SIGNED if signed else UNSIGNED, vmin=-top if signed else 0, vmax=top,
                     cbar_kws={"label": SCORE_LABEL[name]}, linewidths=0.5, linecolor="white")
         ax.invert_yaxis()
         ax.set(xlabel="head", ylabel="layer")
-    return Figure(
+    picture = Figure(
         axes,
         "Scores of all heads; layers upward. Left: attention mass, 0 to about 0.5. Right: FV score, signed, mean over "
         "the scoring tasks. In the book, point at a head for its scores and ranks.",
         "Two heat maps of layer against head, one for each score.")
+    # "</" would end the script element wherever it stands in a string.
+    data = json.dumps(panels).replace("</", "<\\/")
+    return HTML(
+        f'<div class="head-map">{picture._repr_html_()}<script type="application/json">{data}</script></div>'
+        f'<details><summary>All {len(table)} heads</summary><div class="wide">'
+        f"{table.to_html(index=False, classes='sortable', border=0, float_format='{:.4f}'.format)}</div></details>")
 
 
 def scores_by_layer(scores: pd.DataFrame, fraction: float) -> Figure:
