@@ -247,11 +247,11 @@ def loss_by_position(curves: pd.DataFrame) -> Figure:
     """Left: loss by position in the document under ablation; right: its rise over the clean model. Log positions."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharex=True)
     clean = curves[curves["ranking"] == "none"].set_index("position")["value"]
-    for (ranking, matched), rows in curves.groupby(["ranking", "matched"], sort=False):
+    for (ranking, matched), rows in curves.set_index("position").groupby(["ranking", "matched"], sort=False):
         style = (_in_layers(matched) if matched else look(ranking)) | {"markersize": 4}
-        axes[0].plot(rows["position"], rows["value"], **style)
+        axes[0].plot(rows["value"], **style)
         if ranking != "none":
-            axes[1].plot(rows["position"], rows["value"] - clean.loc[rows["position"]].to_numpy(), **style)
+            axes[1].plot(rows["value"] - clean, **style)
     for ax in axes:
         for place in (50, 500):
             ax.axvline(place, color=GREY, linewidth=0.8, zorder=0)
