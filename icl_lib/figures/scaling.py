@@ -150,8 +150,7 @@ def size_axis(ax, parameters: pd.Series) -> None:
 
 def _points(ax, rows: pd.DataFrame, colour, marker: str, label: str) -> None:
     """A point with its interval per model, a line through the means of each size; hollow and off it if not `both`."""
-    rows = rows.sort_values("parameters")
-    rows = rows.assign(family=rows["model"].map(family), both=rows["both"] if "both" in rows else True)
+    rows = rows.sort_values("parameters").assign(family=rows["model"].map(family), both=rows.get("both", True))
     for (member, both), part in rows.groupby(["family", "both"]):
         error = [part["value"] - part["low"], part["high"] - part["value"]]
         ax.errorbar(part["parameters"], part["value"], yerr=error, color=colour, capsize=3, linestyle="none", alpha=0.8,
