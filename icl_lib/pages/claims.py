@@ -120,7 +120,8 @@ def _links(place: str, rows: pd.DataFrame, groups: Mapping[str, str]) -> str:
         links = [_link(notebook + group, cell, world) for world, group in groups.items()]
     else:
         there = rows[rows["page"] == notebook] if notebook in set(rows["page"]) else rows
-        models = there[there["model"].fillna("").ne("")].drop_duplicates("world").set_index("world")["model"]
+        named = there[there["model"].notna() & there["model"].ne("")]
+        models = named.drop_duplicates("world").set_index("world")["model"]
         links = [_link(f"{notebook}/{size_of(models[world])}", cell, size_of(models[world]))
                  for world in groups if world in models]
     return f"{notebook.replace('_', ' ')}: {', '.join(links)}"
