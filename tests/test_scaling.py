@@ -77,7 +77,7 @@ def test_chance_is_the_share_of_heads_that_are_top_heads_in_their_layers():
     assert apart.set_index(["model", "name"])["value"]["", "models with more overlap than by chance"] == 0
     found = scored(score_rows([0, 1], [1, 2]), accuracy_rows(), fraction=0.1, seed=0)
     assert scoring_report.kinds_table(found)["top heads"].tolist() == ["L0H0, L0H1", "L0H1, L0H2"]
-    assert numbers_table(found, scoring_report.OVERLAP)["value"].tolist()[:2] == ["50%", "20%"]
+    assert numbers_table(found, "overlap")["value"].tolist()[:2] == ["50%", "20%"]
 
 
 def test_the_page_says_which_score_ranks_and_how_many_heads_are_of_each_kind():
@@ -87,7 +87,7 @@ def test_the_page_says_which_score_ranks_and_how_many_heads_are_of_each_kind():
     table = scoring_report.scores_table(found)
     assert table.loc["attention mass (ranks)", ["highest", "head"]].tolist() == ["0.400", "L0H0"]
     assert kinds["heads"].tolist() == ["3 of 20", "2 of 20"] and kinds.at["FV heads", "defined by"].endswith("0.0050")
-    assert numbers_table(found, scoring_report.DONE)["value"].tolist() == ["0.40"]
+    assert numbers_table(found, "done")["value"].tolist() == ["0.40"]
     # a null above the smallest effect raises the bar; without labels read there are no FV heads, whatever the score
     high = scored(score_rows([0], [1], null=0.2), accuracy_rows(), fraction=0.1, seed=0)
     row = scoring_report.kinds_table(high).loc["FV heads"]
@@ -109,7 +109,7 @@ def test_other_numbers_of_demonstrations_are_told_and_nothing_is_nan(shots):
     table = scoring_report.accuracy_by_task(accuracy, tasks)
     assert {f"{n} shots" for n in shots} <= set(table) and not table.isna().any().any()
     found = scored(score_rows([0], [1]), accuracy, fraction=0.1, seed=0)
-    assert len(numbers_table(found, scoring_report.DONE)) == (4 in shots)  # shuffled labels from two shots on
+    assert len(numbers_table(found, "done")) == (4 in shots)  # shuffled labels from two shots on
 
 
 def test_labels_of_figures_name_no_number_that_a_notebook_may_change():

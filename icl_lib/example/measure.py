@@ -1,6 +1,8 @@
 """One prompt in detail: where the top head of each kind looks, and what it does to the probability of one answer."""
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,9 +34,8 @@ def repeated_words(model: nn.Module, tasks: Mapping[str, Task], *, n_words: int,
 
     Words are inputs of the tasks in 4 to 7 small letters. Raises ValueError where too few of them are one token.
     """
-    words = sorted({word for task in tasks.values() for word, _ in task.pairs
-                    if word.isascii() and word.isalpha() and word.islower() and 4 <= len(word) <= 7})
-    encoded = model.tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"] if words else []
+    words = sorted({word for task in tasks.values() for word, _ in task.pairs if re.fullmatch("[a-z]{4,7}", word)})
+    encoded = (model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words)
     single = [tokens[0] for tokens in encoded if len(tokens) == 1]
     if len(single) < n_words:
         raise ValueError(f"{len(single)} words of the tasks are one token each, {n_words} are asked for")
@@ -79,23 +80,20 @@ def example_table(
     clean, shuffled = (encode_prompts(model, getattr(prompts[task], labels), task) for labels in ("clean", "shuffled"))
     words = repeated_words(model, tasks, n_words=n_words, seed=seed)[0].tolist()
     at = _first_clear(model, clean, shuffled)
-    frames = [_attention_rows(model, "repeated", words, heads, whole=True)]
     means = clean_means(model, prompts)
     values = {"task_mean": means[task], "mean": mean_over_tasks(means)}
-    nowhere = {"position": -1, "to_position": -1, "token": ""}
-    rows = [{"metric": "passed_over", "prompts": "clean", "value": at, **nowhere, **_NOT_A_HEAD}]
+    rows = [{"metric": "passed_over", "prompts": "clean", "value": at, "position": -1, "to_position": -1, "token": "",
+             **_NOT_A_HEAD}, *_attention_rows(model, "repeated", words, heads)]
     for labels, prompt in (("clean", clean[at]), ("shuffled", shuffled[at])):
-        frames.append(_attention_rows(model, labels, prompt.tokens, heads, whole=False))
+        rows += _attention_rows(model, labels, prompt.tokens, heads)
         rows += _answer_rows(model, labels, prompt, None, _NOT_A_HEAD)
-        for kind, head in heads.items():
-            mask = torch.zeros(means[task].shape[:2], dtype=torch.bool)
-            mask[head] = True
-            for _, replacement, positions in (edit for edit in EDITS if edit[0] == labels):
-                edit = Edit(mask, values[replacement][None], positions)
+        for (kind, head), (of_labels, replacement, positions) in product(heads.items(), EDITS):
+            if of_labels == labels:
+                mask = np.zeros(means[task].shape[:2], dtype=bool)
+                mask[head] = True
                 of = dict(zip(_NOT_A_HEAD, (kind, *head, replacement, positions), strict=True))
-                rows += _answer_rows(model, labels, prompt, edit, of)
-    table = pd.concat([*frames, pd.DataFrame(rows)], ignore_index=True)
-    return table.assign(model=name, step=step, task=task, value=table["value"].astype(float))
+                rows += _answer_rows(model, labels, prompt, Edit(mask, values[replacement][None], positions), of)
+    return pd.DataFrame(rows).assign(model=name, step=step, task=task).astype({"value": float})
 
 
 def sample_table(
@@ -111,13 +109,12 @@ def sample_table(
     top = top_head_of_each_kind(scores)
     task, head = fv_by_task(scores, *top["fv"]).idxmax(), {"induction": top["induction"]}
     run = tokens[0, 1 : 1 + min(n_repeated, tokens.shape[1] // 2)].tolist()
-    rows = _attention_rows(model, "repeated", [int(tokens[0, 0]), *run, *run], head, whole=True)
-    numbers = ((rows["to_position"] - 1) % len(run) + 1).astype(str)
-    frames = [rows.assign(token=numbers.where(rows["to_position"] > 0, "BOS"))]
+    rows = [row | {"token": str((row["to_position"] - 1) % len(run) + 1) if row["to_position"] else "BOS"}
+            for row in _attention_rows(model, "repeated", [int(tokens[0, 0]), *run, *run], head)]
     for labels in ("clean", "shuffled"):
         prompt, = encode_prompts(model, getattr(prompts[task], labels)[:1], task)
-        frames.append(_attention_rows(model, labels, prompt.tokens, head, whole=False))
-    table = pd.concat(frames, ignore_index=True).drop(columns=["metric", "ranking", "replacement", "positions"])
+        rows += _attention_rows(model, labels, prompt.tokens, head)
+    table = pd.DataFrame(rows).drop(columns=["metric", "ranking", "replacement", "positions"])
     return table.assign(model=name, step=step, task=task)
 
 
@@ -132,25 +129,23 @@ def _first_clear(model: nn.Module, clean: list[EncodedPrompt], shuffled: list[En
 
 
 def _attention_rows(
-    model: nn.Module, prompts: str, tokens: list[int], heads: Mapping[str, tuple[int, int]], *, whole: bool
-) -> pd.DataFrame:
-    """Attention (0..1) from each position, or from the last alone, to each at or before it; `token` is the one seen."""
+    model: nn.Module, prompts: str, tokens: list[int], heads: Mapping[str, tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """Attention (0..1) from the last position, on repeated tokens from each, to those up to it; `token` is seen."""
     patterns = reduced_patterns(model, torch.tensor([tokens], device=device_of(model)), lambda p: p[0].double().cpu())
     texts = token_texts(model.tokenizer, tokens)
-    return pd.DataFrame([
-        {"metric": "attention", "prompts": prompts, "ranking": kind, "layer": layer, "head": head,
-         "replacement": "none", "positions": "none", "position": i, "to_position": j, "token": texts[j],
-         "value": float(patterns[layer][head, i, j])}
+    return [
+        {**_NOT_A_HEAD, "metric": "attention", "prompts": prompts, "ranking": kind, "layer": layer, "head": head,
+         "position": i, "to_position": j, "token": texts[j], "value": float(patterns[layer][head, i, j])}
         for kind, (layer, head) in heads.items()
-        for i in (range(len(tokens)) if whole else [len(tokens) - 1]) for j in range(i + 1)])
+        for i in range(0 if prompts == "repeated" else len(tokens) - 1, len(tokens)) for j in range(i + 1)]
 
 
 def _answer_rows(
     model: nn.Module, labels: str, prompt: EncodedPrompt, edit: Edit | None, of: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The probability of the answer's token and of the likeliest one, read at the prompt's last position."""
-    probability = next_token_probabilities(model, prompt.tokens, edit)
-    n = len(prompt.tokens)
+    probability, n = next_token_probabilities(model, prompt.tokens, edit), len(prompt.tokens)
     tokens = {"answer_probability": prompt.answer[0], "top_probability": int(probability.argmax())}
     return [{"metric": metric, "prompts": labels, "position": n - 1, "to_position": n, **of,
              "token": token_texts(model.tokenizer, [*prompt.tokens, token])[-1], "value": float(probability[token])}

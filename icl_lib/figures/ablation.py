@@ -37,7 +37,12 @@ def _robustness(rows: pd.DataFrame):
         for ax, (control, words) in zip(line, CONTROL_LABEL.items(), strict=True):
             chosen = rows[(rows["metric"] == metric) & (rows["control"] == control)]
             for offset, kind in ((-0.16, "fv"), (0.16, "induction")):
-                _effects(ax, chosen[chosen["ranking"] == kind], cells, offset, kind)
+                ax.plot([], [], **look(kind))
+                for row in chosen[chosen["ranking"] == kind].itertuples():
+                    ax.errorbar(row.value, cells.index([row.replacement, row.positions]) + offset,
+                                xerr=[[row.value - row.low], [row.high - row.value]], markersize=6, capsize=2.5,
+                                markerfacecolor=look(kind)["color"] if row.p_holm < 0.05 else "white",
+                                **look(kind, linestyle="none", label=None))
             ax.axvline(0, linewidth=1, **look(control, marker=None, label=None))
             ax.axhspan(-0.5, 0.5, color=GREY, alpha=0.25, linewidth=0, zorder=0)
             ax.set_xlabel(f"{METRIC_WORDS[metric]} lost{unit}\n{words}", fontsize=10)
@@ -49,27 +54,20 @@ def _robustness(rows: pd.DataFrame):
     return axes
 
 
-def _effects(ax, rows: pd.DataFrame, cells: list, offset: float, kind: str) -> None:
-    ax.plot([], [], **look(kind))
-    points = look(kind, linestyle="none", label=None, markersize=6, capsize=2.5)
-    for row in rows.itertuples():
-        ax.errorbar(row.value, cells.index([row.replacement, row.positions]) + offset,
-                    xerr=[[row.value - row.low], [row.high - row.value]],
-                    markerfacecolor=points["color"] if row.p_holm < 0.05 else "white", **points)
-
-
 def ablation_curves(ablations: pd.DataFrame, positions: str, *, n_shots: int, loss_window: int, seed: int) -> Figure:
     """Figure 4: metrics against the share of heads replaced by their mean; left plain, right with exclusion."""
+    axes = _curves_by_metric(ablations, positions, seed)
     if positions == "last":
-        caption = "Heads replaced by their mean at the last position only. Bands and the line of no ablation as above."
-        alt = "Metric against share of ablated heads at the last position; left plain, right with exclusion."
-    else:
-        caption = (f"Heads replaced by their mean at all positions, {n_shots} demonstrations. Top: means over "
-                   "evaluation tasks (random: also over draws) with 95 % bootstrap intervals over tasks. Bottom: means "
-                   f"over documents, {2 * loss_window + 1} positions around each of the two, with 1.96 standard errors "
-                   "of the change against the clean model, paired by document.")
-        alt = "Metric against share of ablated heads; left plain rankings, right with the other kind's top heads kept."
-    return Figure(_curves_by_metric(ablations, positions, seed), caption, alt)
+        return Figure(
+            axes, "Heads replaced by their mean at the last position only. Bands and the line of no ablation as above.",
+            "Metric against share of ablated heads at the last position; left plain, right with exclusion.")
+    return Figure(
+        axes,
+        f"Heads replaced by their mean at all positions, {n_shots} demonstrations. Top: means over evaluation tasks "
+        "(random: also over draws) with 95 % bootstrap intervals over tasks. Bottom: means over documents, "
+        f"{2 * loss_window + 1} positions around each of the two, with 1.96 standard errors of the change against the "
+        "clean model, paired by document.",
+        "Metric against share of ablated heads; left plain rankings, right with the other kind's top heads kept.")
 
 
 def headline(ablations: pd.DataFrame, *, seed: int) -> Figure:
@@ -115,8 +113,7 @@ def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int, *, matched: bool 
     lines = [(edited[edited["ranking"] == "random"], look("random"))]
     for kind in KINDS:
         if matched:
-            of_layers = edited[(edited["ranking"] == "random_layer_matched") & (edited["matched"] == kind) & kept]
-            lines.append((of_layers, _in_layers(kind)))
+            lines.append((edited[(edited["matched"] == kind) & kept], _in_layers(kind)))
         lines.append((edited[(edited["ranking"] == kind) & kept], look(kind)))
     apart = 0.3 if edited["fraction"].nunique() == 1 else 0  # points at one share would hide one another
     for place, (own, style) in enumerate(lines, start=-(len(lines) // 2)):
@@ -124,7 +121,6 @@ def _curves(ax, rows: pd.DataFrame, excluded: bool, seed: int, *, matched: bool 
 
 
 def _in_layers(kind: str) -> dict:
-    """The look of random heads in the layers of a kind."""
     return look("random_layer_matched", marker=look(kind)["marker"], label=f"random in layers of {LABEL[kind]}",
                 linestyle={"induction": "-.", "fv": "--"}[kind])
 
@@ -135,9 +131,7 @@ def figure_four(
 ) -> Figure:
     """Figure 4, a column per protocol: few-shot metric, the same with exclusion, token-loss difference with exclusion.
 
-    `exclude_fraction` is that of the one intervention. Grey levels: floor and no demonstrations, both of first tokens;
-    what always answering right has in F1. Random heads stand in all rows without exclusion (A16). A token-loss
-    difference that cannot carry its row (`carries_loss`) is not drawn.
+    `exclude_fraction` is that of the one intervention. Random heads stand in all rows without exclusion (A16).
     """
     ablations, columns = with_paired_errors(ablations), titles(protocols)
     figure, axes = plt.subplots(3, len(columns), figsize=(3.9 * len(columns), 8.4), squeeze=False, sharex="col")
@@ -151,8 +145,7 @@ def figure_four(
             for (words, level), line in zip(levels.items(), (":", "-.", "--"), strict=False):
                 ax.axhline(level, color=GREY, linestyle=line, linewidth=1.2, label=words, zorder=0)
             ax.set_ylim(0, None)
-            label = METRIC_LABEL[few_shot["metric"].iloc[0]] + ("\nwith exclusion" if excluded else "")
-            ax.set_ylabel(label, fontsize=11)
+            ax.set_ylabel(METRIC_LABEL[few_shot["metric"].iloc[0]] + "\nwith exclusion" * excluded, fontsize=11)
         if carries_loss(numbers, name):
             _curves(column[2], token_loss, True, seed)
         else:
@@ -187,16 +180,14 @@ def task_grid(ablations: pd.DataFrame, tasks: pd.DataFrame) -> Figure:
     n_rows = -(-len(names) // n_columns)
     figure, axes = plt.subplots(n_rows, n_columns, figsize=(10.5, 2.1 * n_rows), sharex=True, sharey=True,
                                 squeeze=False)
-    for ax in axes.ravel()[len(names):]:
-        ax.set_axis_off()
-    for ax, task in zip(axes.ravel(), names, strict=False):
+    plt.setp(axes.flat[len(names):], visible=False)
+    for ax, task in zip(axes.flat, names, strict=False):
         of_task = rows[rows["task"] == task]
         ax.axhline(of_task[of_task["ranking"] == "none"]["value"].mean(), linewidth=1, **look("none"))
         ax.axhline(floors[task], color=GREY, linestyle=":", label="floor")
         for ranking in ("random", *KINDS):
             own = of_task.query("ranking == @ranking and (excluded == '' or ranking == 'random')")
-            own = own.groupby("fraction")["value"].mean()
-            ax.plot(100 * own.index, own.to_numpy(), markersize=3.5, **look(ranking))
+            ax.plot(own.groupby(100 * own["fraction"])["value"].mean(), markersize=3.5, **look(ranking))
         ax.set_title(fill(task.replace("_", " "), 20), fontsize=8.5)
         ax.set_ylim(-0.03, 1.03)
     figure.supxlabel("heads ablated (%)", fontsize=11)
@@ -256,11 +247,11 @@ def loss_by_position(curves: pd.DataFrame) -> Figure:
     """Left: loss by position in the document under ablation; right: its rise over the clean model. Log positions."""
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), sharex=True)
     clean = curves[curves["ranking"] == "none"].set_index("position")["value"]
-    for (ranking, matched), rows in curves.groupby(["ranking", "matched"], sort=False):
+    for (ranking, matched), rows in curves.set_index("position").groupby(["ranking", "matched"], sort=False):
         style = (_in_layers(matched) if matched else look(ranking)) | {"markersize": 4}
-        axes[0].plot(rows["position"], rows["value"], **style)
+        axes[0].plot(rows["value"], **style)
         if ranking != "none":
-            axes[1].plot(rows["position"], rows["value"] - clean.loc[rows["position"]].to_numpy(), **style)
+            axes[1].plot(rows["value"] - clean, **style)
     for ax in axes:
         for place in (50, 500):
             ax.axvline(place, color=GREY, linewidth=0.8, zorder=0)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,34 +12,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import yaml
 
 from icl_lib.figures.data import drawn
 from icl_lib.stats.intervals import bootstrap_mean
 
-# Okabe-Ito colours: distinct under the common kinds of colour blindness, dark enough on white.
-COLOUR = {"induction": "#0072B2", "fv": "#D55E00", "random": "#8C8C8C", "random_layer_matched": "#5A5A5A",
-          "none": "#000000"}
+_SHOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+COLOUR, MARKER, LINE, LABEL = (
+    {kind: look[part] for kind, look in _SHOWN["kinds"].items()} for part in ("colour", "marker", "line", "label"))
+SCORE_LABEL, METRIC_LABEL, CONTROL_LABEL = (_SHOWN[name] for name in ("scores", "metrics", "controls"))
 GREY = "#BBBBBB"  # of lines that mark a place
 IN_LINKS = " !$()*+,-./:;=?@_~|{}[]^`'"  # what browsers read in a link that holds a file as it is
-MARKER = {"induction": "o", "fv": "s", "random": "v", "random_layer_matched": "^", "none": ""}
-LINE = {"induction": "-", "fv": "-", "random": ":", "random_layer_matched": "--", "none": "-"}
-LABEL = {"induction": "induction heads", "fv": "FV heads", "random": "random heads",
-         "random_layer_matched": "random heads, layer-matched", "none": "no ablation"}
-SCORE_LABEL = {
-    "induction_attention_mass": "induction score\n(attention mass)",
-    "induction_prefix_matching": "prefix-matching score",
-    "fv": "FV score\n(rise in P(answer))",
-}
-METRIC_LABEL = {
-    "first_token_accuracy": "few-shot accuracy\n(first token)",
-    "exact_match": "few-shot accuracy\n(whole answer)",
-    "generated_f1": "few-shot F1",
-    "token_loss_difference": "token-loss difference\n(50th minus 500th, nats)",
-}
-CONTROL_LABEL = {
-    "none": "against no ablation", "random": "beyond random heads",
-    "random_layer_matched": "beyond random heads\nof the same layers",
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,29 +86,26 @@ def task_points(rows: pd.DataFrame, x: str, seed: int) -> pd.DataFrame:
     points = {}
     for at, group in rows.groupby(x):
         by_task = group.groupby("task")[["value", "standard_error"]].mean()
-        if len(by_task) > 1:
-            interval = bootstrap_mean(by_task["value"].to_numpy(), seed=seed)
-        else:
-            value, error = by_task.iloc[0].astype(float)
-            interval = value, value - 1.96 * error, value + 1.96 * error
-        points[at] = interval
+        value, error = by_task.iloc[0].astype(float)
+        points[at] = (bootstrap_mean(by_task["value"].to_numpy(), seed=seed) if len(by_task) > 1 else
+                      (value, value - 1.96 * error, value + 1.96 * error))
     return pd.DataFrame.from_dict(points, orient="index", columns=["value", "low", "high"], dtype=float)
 
 
-def line_with_band(ax, x, rows: pd.DataFrame, **style: Any) -> None:
-    """A line at `x` through the column `value`, and a band from `low` to `high`."""
-    ax.plot(x, rows["value"], **style)
-    ax.fill_between(x, rows["low"], rows["high"], color=style["color"], alpha=0.15, linewidth=0)
+def line_with_band(ax, rows: pd.DataFrame, **style: Any) -> None:
+    """At the places of the index a line through the column `value`, and a band from `low` to `high`."""
+    ax.plot(rows["value"], **style)
+    ax.fill_between(rows.index, rows["low"], rows["high"], color=style["color"], alpha=0.15, linewidth=0)
 
 
 def line_over_tasks(ax, rows: pd.DataFrame, x: str, seed: int, **style: Any) -> None:
     """`task_points` as a line with a band, or as bars where there is one place; nothing where there are no rows."""
     points = task_points(rows, x, seed)
     if len(points) == 1:
-        ax.plot(points.index, points["value"], markersize=5, **style)
+        ax.plot(points["value"], markersize=5, **style)
         ax.vlines(points.index, points["low"], points["high"], color=style["color"], alpha=0.5)
     elif len(points):
-        line_with_band(ax, points.index, points, markersize=5, **style)
+        line_with_band(ax, points, markersize=5, **style)
 
 
 def legend(axes, **style: Any) -> None:

@@ -1,11 +1,11 @@
 """What a figure shows, as numbers: one row per point, line point, interval, band edge or cell of a map."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import Collection, LineCollection, PathCollection, PolyCollection, QuadMesh
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullFormatter, ScalarFormatter
@@ -23,46 +23,38 @@ def drawn(figure: Figure) -> pd.DataFrame:
     for number, ax in enumerate(figure.axes, 1):
         of_panel = {"panel": number, "title": _words(ax.get_title() or ax.get_title("right")),
                     "x_axis": _words(ax.get_xlabel()), "y_axis": _words(ax.get_ylabel())}
-        names = {"x": _names(ax.xaxis), "y": _names(ax.yaxis)}
-        for row in _marks(ax):
-            ends = [end for end in ("x", "y", "x_end", "y_end") if end in row]
-            rows.append(of_panel | row | {end: _named(float(row[end]), names[end[0]]) for end in ends})
+        names = {"x": _names(ax.xaxis), "y": _names(ax.yaxis), "value": {}}
+        for mark, series, places in _marks(ax):
+            ends = ("x", "y", "value") if mark == "cell" else ("x", "y", "x_end", "y_end")
+            rows += [of_panel | {"mark": mark, "series": series} | {
+                end: _named(float(at), names[end.removesuffix("_end")]) for end, at in zip(ends, place, strict=False)}
+                for place in places]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.loc[:, (table.notna() & (table != "")).any()]
 
 
-def _marks(ax: Axes) -> Iterator[dict]:
+def _marks(ax: Axes) -> Iterator[tuple[str, str, Iterable]]:
+    """What marks of one series are, the series, and of each mark its numbers."""
     for line in ax.lines:
-        for x, y in np.asarray(line.get_xydata(), dtype=float):
-            yield {"mark": "line", "series": _label(line), "x": x, "y": y}
-    for collection in ax.collections:
-        yield from _of_collection(collection)
+        yield "line", _label(line), line.get_xydata()
+    for marks in ax.collections:
+        series = _label(marks)
+        if isinstance(marks, QuadMesh):
+            values = np.ma.filled(marks.get_array().astype(float), np.nan)
+            yield "cell", "", [(x + 0.5, y + 0.5, value) for (y, x), value in np.ndenumerate(values)]  # its middle
+        elif isinstance(marks, PathCollection):
+            yield "points", series, np.asarray(marks.get_offsets())
+        elif isinstance(marks, LineCollection):
+            # an interval without ends has no points: one draw or one task has none
+            yield "interval", series, [(*line[0], *line[-1]) for line in marks.get_segments() if len(line)]
+        elif isinstance(marks, PolyCollection):
+            yield "band", series, [place for path in marks.get_paths() for place in path.vertices]
     for container in ax.containers:
-        for bar in container.patches if isinstance(container, BarContainer) else ():
-            x, y, x_end, y_end = bar.get_bbox().extents
-            yield {"mark": "bar", "series": _label(container), "x": x, "y": y, "x_end": x_end, "y_end": y_end}
+        if isinstance(container, BarContainer):
+            yield "bar", _label(container), [bar.get_bbox().extents for bar in container]
     for text in ax.texts:
         if text.get_transform() == ax.transData and text.get_text():
-            x, y = text.get_position()
-            yield {"mark": "text", "series": _words(text.get_text()), "x": x, "y": y}
-
-
-def _of_collection(collection: Collection) -> Iterator[dict]:
-    series = {"series": _label(collection)}
-    if isinstance(collection, QuadMesh):
-        for (y, x), value in np.ndenumerate(np.ma.filled(collection.get_array().astype(float), np.nan)):
-            yield {"mark": "cell", "x": x + 0.5, "y": y + 0.5, "value": value}  # its middle
-    elif isinstance(collection, PathCollection):
-        for x, y in np.asarray(collection.get_offsets(), dtype=float):
-            yield series | {"mark": "points", "x": x, "y": y}
-    elif isinstance(collection, LineCollection):
-        # an interval without ends has no points: one draw or one task has none
-        for (x, y), *_, (x_end, y_end) in filter(len, collection.get_segments()):
-            yield series | {"mark": "interval", "x": x, "y": y, "x_end": x_end, "y_end": y_end}
-    elif isinstance(collection, PolyCollection):
-        for path in collection.get_paths():
-            for x, y in path.vertices:
-                yield series | {"mark": "band", "x": x, "y": y}
+            yield "text", _words(text.get_text()), [text.get_position()]
 
 
 def _label(artist) -> str:

@@ -34,10 +34,9 @@ def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, li
     """Figure 21: as `training_scores`, a panel per model; top heads selected at each checkpoint."""
     rows = -(-len(scores) // 2)
     figure, axes = plt.subplots(rows, min(2, len(scores)), figsize=(6.8, 0.4 + 2.4 * rows), squeeze=False)
-    for ax in axes.ravel()[len(scores):]:
-        ax.set_axis_off()
-    twins = []
-    for ax, (model, table) in zip(axes.ravel(), scores.items(), strict=False):
+    panels, twins = axes.ravel()[:len(scores)], []
+    plt.setp(axes.flat[len(scores):], visible=False)
+    for ax, (model, table) in zip(panels, scores.items(), strict=True):
         twins.append(twin := _both_scores(ax, dynamics.seed_curves(table, fraction=fraction), steps[model]))
         ax.set_title(model, fontsize=10, loc="left")
         for side in (ax, twin):
@@ -45,12 +44,11 @@ def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, li
             side.tick_params(labelsize=9)
         ax.tick_params(axis="x", rotation=60)
         ax.set_xlabel(ax.get_xlabel() if ax in axes[-1] or rows == 1 else "")
-    for sides in (axes.ravel()[:len(scores)], twins):  # one scale for all models
-        ends = [side.get_ylim() for side in sides]
-        for side in sides:
-            side.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+    for sides in (panels, twins):  # one scale for all models
+        low, high = np.transpose([side.get_ylim() for side in sides])
+        plt.setp(sides, ylim=(low.min(), high.max()))
     return Figure(
-        axes.ravel()[:len(scores)],
+        panels,
         f"Mean score of the top {fraction:.0%} of heads at each checkpoint, a panel per model. Blue, left: attention "
         "mass; orange, right: FV score. Bands: lowest to highest of these heads.",
         "A panel per model of both kinds' mean scores against training step.")
@@ -62,7 +60,7 @@ def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
     twin.spines["right"].set_visible(True)
     for side, kind in ((ax, "induction"), (twin, "fv")):
         rows = curves[curves["kind"] == kind].set_index("step")[["value", "low", "high"]]
-        line_with_band(side, *_with_gaps(rows, steps), **look(kind, label=None), markersize=4)
+        line_with_band(side, _with_gaps(rows, steps), **look(kind, label=None), markersize=4)
         side.tick_params(axis="y", colors=COLOUR[kind])
         side.set_ylabel(SCORE_OF_TOP_HEADS[kind], color=COLOUR[kind])
     _step_axis(ax, steps, curves["step"])
@@ -90,14 +88,13 @@ def head_trajectories(scores: pd.DataFrame, steps: Sequence[int], n_heads: int) 
     figure, axes = plt.subplots(2, 2, figsize=(9.2, 5.6), sharex=True, sharey="row")
     heads = dynamics.final_heads(scores, n=n_heads)
     for row, (score, label) in zip(axes, SCORE_OF_HEAD.items(), strict=True):
-        for ax, kind in zip(row, heads, strict=True):
-            _paths(ax, scores, DEFINED_BY[score], heads[kind], kind, steps)
+        for ax, (kind, own) in zip(row, heads.items(), strict=True):
+            _paths(ax, scores, DEFINED_BY[score], own, kind, steps)
         row[0].set_ylabel(label)
-    for ax, kind in zip(axes[0], heads, strict=True):
-        ax.set_title(f"final {LABEL[kind]}", fontsize=11)
-        ax.legend(fontsize=8, ncol=2)
-    for ax in axes[1]:
-        _step_axis(ax, steps, scores["step"])
+    for (top, bottom), kind in zip(axes.T, heads, strict=True):
+        top.set_title(f"final {LABEL[kind]}", fontsize=11)
+        top.legend(fontsize=8, ncol=2)
+        _step_axis(bottom, steps, scores["step"])
     return Figure(
         axes,
         f"Scores of the {n_heads} final induction heads (left) and FV heads (right) along training, fading with rank.",
@@ -127,7 +124,7 @@ def _paths(ax, scores: pd.DataFrame, score: str, heads: list, kind: str, steps: 
     """A score of single heads (layer, head) of a kind at each step, mean over tasks."""
     for rank, (layer, head) in enumerate(heads):
         own = scores[(scores["score"] == score) & (scores["layer"] == layer) & (scores["head"] == head)]
-        ax.plot(*_with_gaps(own.groupby("step")["value"].mean(), steps), markersize=markersize,
+        ax.plot(_with_gaps(own.groupby("step")["value"].mean(), steps), markersize=markersize,
                 alpha=1 - 0.7 * rank / max(1, len(heads)), **look(kind, label=f"L{layer}H{head}"))
 
 
@@ -137,12 +134,12 @@ def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: i
     accuracy = accuracy[accuracy["split"] != "unseen"]
     conditions = accuracy[accuracy["metric"] == FEW_SHOT].groupby(["labels", "n_shots"])
     for colour, ((labels, shots), rows) in zip(sns.color_palette("viridis", len(conditions)), conditions, strict=True):
-        line_with_band(axes[0], *_with_gaps(task_points(rows, "step", seed), steps), marker="o", markersize=5,
+        line_with_band(axes[0], _with_gaps(task_points(rows, "step", seed), steps), marker="o", markersize=5,
                        color=colour, linestyle="-" if labels == "clean" else ":", label=f"{shots} shots, {labels}")
     axes[0].set(ylabel="accuracy (share of prompts)", ylim=(0, 1.02))
     axes[0].legend(fontsize=9)
     losses = accuracy[accuracy["metric"] == "token_loss_difference"]
-    line_with_band(axes[1], *_with_gaps(task_points(losses, "step", seed), steps), marker="o", markersize=5,
+    line_with_band(axes[1], _with_gaps(task_points(losses, "step", seed), steps), marker="o", markersize=5,
                    color=COLOUR["none"])
     axes[1].set_ylabel(METRIC_LABEL["token_loss_difference"])
     _step_axis(axes[1], steps, accuracy["step"])
@@ -164,12 +161,12 @@ def effects_by_step(effects: pd.DataFrame, steps: Mapping[str, list[int]], fract
             own = effects[(effects["metric"] == metric) & (effects["ranking"] == kind)]
             values = own.pivot(index="step", columns="model", values="value")
             if len(values.columns) > 1:
-                ax.plot(*_with_gaps(values, every), color=COLOUR[kind], alpha=0.35, linewidth=0.8)
-                ax.plot(*_with_gaps(values.mean(axis=1), every), **look(kind))
-                continue
-            x, rows = _with_gaps(own.set_index("step")[["value", "low", "high"]], every)
-            error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-            ax.errorbar(x, rows["value"], yerr=error, capsize=3, **look(kind))
+                ax.plot(_with_gaps(values, every), color=COLOUR[kind], alpha=0.35, linewidth=0.8)
+                ax.plot(_with_gaps(values.mean(axis=1), every), **look(kind))
+            else:
+                rows = _with_gaps(own.set_index("step")[["value", "low", "high"]], every)
+                error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+                ax.errorbar(rows.index, rows["value"], yerr=error, capsize=3, **look(kind))
         ax.axhline(0, linewidth=1, **look("random_layer_matched", marker=None, label=None))
         ax.set_ylabel(f"{words} lost\nbeyond random heads")
         if effects.empty:
@@ -189,11 +186,10 @@ def effects_by_step(effects: pd.DataFrame, steps: Mapping[str, list[int]], fract
 def transitions_by_threshold(sweep: pd.DataFrame) -> Figure:
     """Heads that had both scores, by which came first, against the induction threshold (`transition_sweep`)."""
     figure, ax = plt.subplots(figsize=(6.4, 3.4))
-    for order, kind, label in (("induction_first", "induction", "induction first"), ("fv_first", "fv", "FV first")):
-        rows = sweep[sweep["order"] == order].sort_values("threshold")
-        ax.plot(rows["threshold"], rows["heads"], **look(kind, label=label))
-        ax.plot(rows["threshold"], rows["expected by chance"], color=COLOUR[kind], linestyle="--",
-                label=f"{label}, by chance")
+    for kind, label in (("induction", "induction first"), ("fv", "FV first")):
+        rows = sweep[sweep["order"] == f"{kind}_first"].set_index("threshold").sort_index()
+        ax.plot(rows["heads"], **look(kind, label=label))
+        ax.plot(rows["expected by chance"], color=COLOUR[kind], linestyle="--", label=f"{label}, by chance")
     ax.set(xlabel="induction threshold (prefix-matching score)", ylabel="heads", ylim=(0, None))
     ax.legend(fontsize=9)
     return Figure(
@@ -204,30 +200,26 @@ def transitions_by_threshold(sweep: pd.DataFrame) -> Figure:
         "Number of heads against induction threshold: induction first, FV first, and what chance gives for each.")
 
 
-def _with_gaps(by_step, steps: Sequence[int]) -> tuple:
-    """Places of the steps on the axis and the rows there, NaN at the steps that are missing: no line crosses them."""
-    steps = sorted(steps)
-    return _place(steps), by_step.reindex(steps)
+def _with_gaps(by_step, steps: Sequence[int]):
+    """Rows by the places of the steps on the axis, NaN at the steps that are missing: no line crosses them."""
+    return by_step.reindex(sorted(steps)).set_axis(_place(sorted(steps)))
 
 
-def _place(steps) -> np.ndarray:
-    """Where steps stand on a log axis: step 0 half way below the first other one."""
-    steps = np.asarray(steps, dtype=float)
-    later = steps[steps > 0]
-    return np.where(steps > 0, steps, later.min() / 2 if len(later) else 1.0)
+def _place(steps: Sequence[int]) -> np.ndarray:
+    """Where steps in rising order stand on a log axis: step 0 half way below the first other one."""
+    return np.where(steps, steps, next((step / 2 for step in steps if step), 1.0))
 
 
 def _step_axis(ax, steps: Sequence[int], present: pd.Series) -> None:
     """Steps on a log axis that also has a place for step 0, labels apart; those without a table marked as missing."""
-    ticks = np.array(sorted(int(step) for step in steps))
-    shown = [i for i, t in enumerate(ticks) if t in (0, ticks[-1]) or (t & (t - 1)) == 0]
-    places, known = _place(ticks), set(present)
+    steps = sorted(steps)
+    places = dict(zip(steps, _place(steps), strict=True))
+    shown = [step for step in steps if step == steps[-1] or step & (step - 1) == 0]  # powers of two
     ax.set_xscale("log", base=2)
-    ax.set_xticks(places[shown], [f"{ticks[i]:,}" for i in shown])
+    ax.set_xticks([places[step] for step in shown], [f"{step:,}" for step in shown])
     ax.minorticks_off()
     ax.set_xlabel("optimiser step (log scale)")
-    for tick, place in zip(ticks, places, strict=True):
-        if tick not in known:
-            ax.axvline(place, color=COLOUR["random"], linestyle=":", linewidth=1)
-            ax.annotate(f"step {tick:,} missing", (place, 0.5), xycoords=("data", "axes fraction"), rotation=90,
-                        ha="right", va="center", fontsize=8, color=COLOUR["random_layer_matched"])
+    for step in sorted(set(steps) - set(present)):
+        ax.axvline(places[step], color=COLOUR["random"], linestyle=":", linewidth=1)
+        ax.annotate(f"step {step:,} missing", (places[step], 0.5), xycoords=("data", "axes fraction"), rotation=90,
+                    ha="right", va="center", fontsize=8, color=COLOUR["random_layer_matched"])

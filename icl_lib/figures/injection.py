@@ -10,8 +10,10 @@ from icl_lib.figures.common import COLOUR, GREY, MARKER, Figure, line_over_tasks
 PROMPTS_LABEL = {"zero_shot": "no demonstrations", "shuffled": "shuffled labels"}
 TICKS = {"none": "nothing\nadded", "fv": "FV\nheads", "induction": "induction\nheads",
          "random_layer_matched": "random,\nlayer-matched", "random": "random\nheads"}
-# Preset to the items shown and the title of its column.
-PRESETS = {"task": ("all", "each task's own vector"), "released": ("answered", "released code: one vector")}
+# Preset to the items shown, the title of its column and what the caption says of it.
+PRESETS = {"task": ("all", "each task's own vector", "own vectors: {draws}, all items"),
+           "released": ("answered", "released code: one vector",
+                        "one vector: one draw, items answered after clean demonstrations")}
 
 
 def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Figure:
@@ -23,29 +25,25 @@ def execution_points(executions: pd.DataFrame, fraction: float, seed: int) -> Fi
     figure, axes = plt.subplots(2, len(presets), figsize=(5.2 * len(presets), 5.6), squeeze=False, sharex=True,
                                 sharey=True)
     for column, preset in zip(axes.T, presets, strict=True):
-        items, title = PRESETS[preset]
+        items, title, _ = PRESETS[preset]
         rows = executions[(executions["preset"] == preset) & (executions["items"] == items)]
         clean = rows[rows["prompts"] == "clean"].groupby("task")["value"].mean().mean()
         for ax, prompts in zip(column, PROMPTS_LABEL, strict=True):
             at_layer = rows[(rows["prompts"] == prompts) & rows["layer"].isin((-1, layer))]
             points = task_points(at_layer, "heads", seed)  # none where the model answered nothing when clean
-            for place, kind in enumerate(TICKS):
-                if kind in points.index:
-                    value, low, high = points.loc[kind]
-                    ax.errorbar(place, value, yerr=[[value - low], [high - value]], capsize=4, markersize=8,
-                                **look(kind, marker=MARKER[kind] or "D", linestyle="none", label=None))
+            for kind, value, low, high in points.reindex(TICKS).dropna(subset="value").itertuples():
+                ax.errorbar(list(TICKS).index(kind), value, yerr=[[value - low], [high - value]], capsize=4,
+                            markersize=8, **look(kind, marker=MARKER[kind] or "D", linestyle="none", label=None))
             ax.axhline(clean, color=COLOUR["none"], linestyle=":", linewidth=1.2)
             ax.set(xlim=(-0.5, len(TICKS) - 0.5), ylim=(0, 1.02))
         column[0].set_title(title, fontsize=11)
         column[-1].set_xticks(range(len(TICKS)), TICKS.values(), fontsize=9)
     for ax, words in zip(axes[:, 0], PROMPTS_LABEL.values(), strict=True):
         ax.set_ylabel(f"accuracy (first token)\n{words}")
-    columns = {"task": f"own vectors: {draws_words(executions)}, all items",
-               "released": "one vector: one draw, items answered after clean demonstrations"}
     return Figure(
         axes,
         f"Accuracy with a vector added at the output of layer {layer}, made of {fraction:.0%} of heads (counts rounded "
-        f"up); {'; '.join(columns[preset] for preset in presets)}. "
+        f"up); {'; '.join(PRESETS[preset][2] for preset in presets).format(draws=draws_words(executions))}. "
         "Bars: 95 % bootstrap intervals over tasks. Dotted: clean demonstrations.",
         "Points with intervals of accuracy by kind of heads; top no demonstrations, bottom shuffled labels.")
 

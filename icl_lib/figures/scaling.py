@@ -37,10 +37,9 @@ def percentiles_by_size(comparison: pd.DataFrame) -> Figure:
 def _by_size(table: pd.DataFrame, series: str, ylabel: str):
     """Statistics against size; `table`: columns model, parameters, `series` (of kinds or words), value, low, high."""
     figure, ax = plt.subplots(figsize=(6.4, 3.8))
-    names = table[series].unique()
-    for name, colour in zip(names, sns.color_palette("viridis", len(names)), strict=True):
-        _points(ax, table[table[series] == name], COLOUR.get(name, colour), MARKER.get(name, "o"),
-                LABEL.get(name, name))
+    by_name = table.groupby(series, sort=False)
+    for (name, rows), colour in zip(by_name, sns.color_palette("viridis", by_name.ngroups), strict=True):
+        _points(ax, rows, COLOUR.get(name, colour), MARKER.get(name, "o"), LABEL.get(name, name))
     ax.set(ylabel=ylabel)
     size_axis(ax, table["parameters"])
     _families(ax, table["model"])
@@ -52,12 +51,11 @@ def scores_by_model(scores: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     """Boxes of all heads' scores, one per model, smallest first, coloured by size (the paper's box plots)."""
     order = [model for model in sizes.sort_values(["parameters", "model"])["model"] if model in set(scores["model"])]
     figure, axes = plt.subplots(2, 1, figsize=(max(6.4, 0.55 * len(order) + 2), 6), sharex=True)
-    ramp = sns.color_palette("viridis", len(order))
     for ax, score in zip(axes, RANKED_BY.values(), strict=True):
         by_head = scores[scores["score"] == score].groupby(["model", "layer", "head"])["value"].mean()
         boxes = ax.boxplot([by_head[model].to_numpy() for model in order], patch_artist=True,
                            flierprops={"markersize": 4}, medianprops={"color": "black"})
-        for box, colour in zip(boxes["boxes"], ramp, strict=True):
+        for box, colour in zip(boxes["boxes"], sns.color_palette("viridis", len(order)), strict=True):
             box.set(facecolor=colour, alpha=0.75)
         ax.set_ylabel(SCORE_LABEL[score])
     axes[-1].set_xticks(range(1, len(order) + 1), order, rotation=90, fontsize=9)
@@ -104,8 +102,7 @@ def overlap_by_size(overlaps: pd.DataFrame) -> Figure:
     for ax, fraction in zip(axes[0], fractions, strict=True):
         rows = overlaps[overlaps["fraction"] == fraction]
         _points(ax, rows.assign(low=rows["value"], high=rows["value"]), COLOUR["none"], "D", "heads in both top sets")
-        expected = rows.groupby("parameters")["expected"].mean()
-        ax.plot(expected.index, expected.to_numpy(), **look("random", label="random sets of the same layers"))
+        ax.plot(rows.groupby("parameters")["expected"].mean(), **look("random", label="random sets of the same layers"))
         ax.set_title(f"top {fraction:.0%} of heads", fontsize=11)
         ax.set_ylim(-0.04, 1.04)
         size_axis(ax, overlaps["parameters"])
@@ -141,29 +138,25 @@ def depth_by_model(scores: pd.DataFrame, sizes: pd.DataFrame, fraction: float) -
 def size_axis(ax, parameters: pd.Series) -> None:
     """Numbers of parameters on a log axis, a tick for each model; sizes too near for a label each share one."""
     sizes = sorted(parameters.unique())
-    near, labels, last = (sizes[-1] / sizes[0]) ** _NEAR, [], 0
-    for i, size in enumerate(sizes):
-        labels.append(f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M")
-        if i and size < sizes[last] * near:
-            labels[last], labels[i] = f"{labels[last]}\n{labels[i]}", ""
-        else:
-            last = i
+    near, labels, last = (sizes[-1] / sizes[0]) ** _NEAR, dict.fromkeys(sizes, ""), sizes[0]
+    for size in sizes:
+        last = last if size < last * near else size
+        label = f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M"
+        labels[last] = f"{labels[last]}\n{label}".strip()
     ax.set(xscale="log", xlabel="parameters without embeddings")
-    ax.set_xticks(sizes, labels, fontsize=10)
+    ax.set_xticks(sizes, labels.values(), fontsize=10)
     ax.minorticks_off()
 
 
 def _points(ax, rows: pd.DataFrame, colour, marker: str, label: str) -> None:
     """A point with its interval per model, a line through the means of each size; hollow and off it if not `both`."""
-    rows = rows.sort_values("parameters")
-    rows = rows.assign(family=rows["model"].map(family), both=rows["both"] if "both" in rows else True)
+    rows = rows.sort_values("parameters").assign(family=rows["model"].map(family), both=rows.get("both", True))
     for (member, both), part in rows.groupby(["family", "both"]):
         error = [part["value"] - part["low"], part["high"] - part["value"]]
         ax.errorbar(part["parameters"], part["value"], yerr=error, color=colour, capsize=3, linestyle="none", alpha=0.8,
                     markerfacecolor=colour if both else "white",
                     marker=FAMILY_MARKER[member] if rows["family"].nunique() > 1 else marker)
-    means = rows[rows["both"]].groupby("parameters")["value"].mean()
-    ax.plot(means.index, means.to_numpy(), color=colour, label=label)
+    ax.plot(rows[rows["both"]].groupby("parameters")["value"].mean(), color=colour, label=label)
 
 
 def _families(ax, models: pd.Series) -> None:

@@ -26,13 +26,11 @@ COLUMNS = {"induction_attention_mass": "attention mass", "induction_prefix_match
 def accuracy_by_shots(accuracy: pd.DataFrame, tasks: pd.DataFrame, seed: int) -> Figure:
     """Accuracy against shots, one line per group of trained tasks, clean and shuffled labels."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.8), sharey=True, sharex=True)
-    accuracy = trained(accuracy, tasks)
-    groups = list(accuracy["group"].unique())
-    palette = dict(zip(groups, sns.color_palette("viridis", len(groups) + 1), strict=False))
+    by_group = trained(accuracy, tasks).groupby("group", sort=False)
     for ax, labels in zip(axes, ("clean", "shuffled"), strict=True):
-        for group in groups:
-            rows = accuracy[(accuracy["group"] == group) & (accuracy["labels"] == labels)]
-            line_over_tasks(ax, rows, "n_shots", seed, color=palette[group], marker="o", linestyle="-", label=group)
+        for (group, rows), colour in zip(by_group, sns.color_palette("viridis", by_group.ngroups + 1), strict=False):
+            line_over_tasks(ax, rows[rows["labels"] == labels], "n_shots", seed, color=colour, marker="o",
+                            linestyle="-", label=group)
         ax.set(xlabel="demonstrations (shots)", ylabel="accuracy (share of prompts)", ylim=(0, 1.02),
                title=f"{labels} labels")
     axes[1].legend(fontsize=9)
@@ -55,36 +53,31 @@ def head_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 def head_map(scores: pd.DataFrame) -> HTML:
     """The map of one model's heads and a folded table of them, which in the book tell a head's numbers and sort."""
-    table = head_table(scores)
+    table, values = head_table(scores), {score: mean_scores(scores, score) for score in TITLES}
     hover = [
         f"L{layer}H{head}<br>attention mass {mass:.3f} (rank {by_mass})<br>prefix matching {prefix:.3f}"
         f"<br>FV score {fv:.4f} (rank {by_fv})"
         for layer, head, mass, prefix, _, fv, by_mass, by_fv in table.itertuples(index=False)]
-    text = np.array(hover).reshape(mean_scores(scores, "fv").shape).tolist()
-    panels = [{"title": title, "signed": score == "fv", "values": mean_scores(scores, score).round(5).tolist(),
-               "text": text} for score, title in TITLES.items()]
-    # "</" would end the script element wherever it stands in a string.
-    data = json.dumps(panels).replace("</", "<\\/")
-    return HTML(
-        f'<div class="head-map">{_map(scores)._repr_html_()}<script type="application/json">{data}</script></div>'
-        f'<details><summary>All {len(table)} heads</summary><div class="wide">'
-        f"{table.to_html(index=False, classes='sortable', border=0, float_format='{:.4f}'.format)}</div></details>")
-
-
-def _map(scores: pd.DataFrame) -> Figure:
+    panels = [{"title": title, "signed": score == "fv", "values": values[score].round(5).tolist(),
+               "text": np.reshape(hover, values[score].shape).tolist()} for score, title in TITLES.items()]
     figure, axes = plt.subplots(1, len(TITLES), figsize=(4.8 * len(TITLES), 3.8))
-    for ax, name in zip(axes, TITLES, strict=True):
-        values = mean_scores(scores, name)
-        top, signed = np.abs(values).max(), name == "fv"
-        sns.heatmap(values, ax=ax, cmap=SIGNED if signed else UNSIGNED, vmin=-top if signed else 0, vmax=top,
+    for ax, name in zip(axes, values, strict=True):
+        top, signed = np.abs(values[name]).max(), name == "fv"
+        sns.heatmap(values[name], ax=ax, cmap=SIGNED if signed else UNSIGNED, vmin=-top if signed else 0, vmax=top,
                     cbar_kws={"label": SCORE_LABEL[name]}, linewidths=0.5, linecolor="white")
         ax.invert_yaxis()
         ax.set(xlabel="head", ylabel="layer")
-    return Figure(
+    picture = Figure(
         axes,
         "Scores of all heads; layers upward. Left: attention mass, 0 to about 0.5. Right: FV score, signed, mean over "
         "the scoring tasks. In the book, point at a head for its scores and ranks.",
         "Two heat maps of layer against head, one for each score.")
+    # "</" would end the script element wherever it stands in a string.
+    data = json.dumps(panels).replace("</", "<\\/")
+    return HTML(
+        f'<div class="head-map">{picture._repr_html_()}<script type="application/json">{data}</script></div>'
+        f'<details><summary>All {len(table)} heads</summary><div class="wide">'
+        f"{table.to_html(index=False, classes='sortable', border=0, float_format='{:.4f}'.format)}</div></details>")
 
 
 def scores_by_layer(scores: pd.DataFrame, fraction: float) -> Figure:
@@ -175,10 +168,10 @@ def departure_ranks(effects: pd.DataFrame) -> Figure:
         seeds = rows[rows["kind"] == "seed"]["rank_correlation"]
         ax.axvspan(seeds.min(), seeds.max(), color=COLOUR["random"], alpha=0.25, linewidth=0)
         shown = rows[rows["kind"].isin(["departure", "preset"])].iloc[::-1]
-        places = np.arange(len(shown))
         error = [shown["rank_correlation"] - shown["low"], shown["high"] - shown["rank_correlation"]]
-        ax.errorbar(shown["rank_correlation"], places, xerr=error, fmt=MARKER[score], color=COLOUR[score], capsize=3)
-        ax.set_yticks(places, shown["name"], fontsize=9)
+        ax.errorbar(shown["rank_correlation"], range(len(shown)), xerr=error, fmt=MARKER[score], color=COLOUR[score],
+                    capsize=3)
+        ax.set_yticks(range(len(shown)), shown["name"], fontsize=9)
         ax.axvline(1, color=GREY, linewidth=0.8, zorder=0)
         ax.set_title({"induction": "induction score", "fv": "FV score"}[score], fontsize=11)
     axes[-1, 0].set_xlabel("rank correlation with the default, over heads")

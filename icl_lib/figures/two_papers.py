@@ -39,16 +39,12 @@ def protocol_steps(walks: dict[str, pd.DataFrame], names: list[str]) -> Figure:
     n_rows = -(-len(walks) // n_columns)
     figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, sharey=True, sharex=True,
                                 figsize=(3.2 + 3.0 * n_columns, n_rows * (0.7 + 0.6 * len(names))))
-    for ax in axes.flat[len(walks) :]:
-        ax.set_visible(False)
+    plt.setp(axes.flat[len(walks):], visible=False)
     for ax, (model, walk) in zip(axes.flat, walks.items(), strict=False):
-        for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
-            rows = walk[walk["ranking"] == kind]
-            _intervals(ax, rows, [names.index(step) + offset for step in rows["step"]], kind)
+        _both_kinds(ax, walk, "step", names)
         for y in sorted(set(range(len(names))) - {names.index(step) for step in walk["step"]}):
             ax.text(0.5, y, "not measured", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=9,
                     color=COLOUR["random"])
-        ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
         ax.set_title(model, fontsize=11)
         ax.tick_params(labelsize=10)
     low, high = axes[0, 0].get_xlim()
@@ -69,8 +65,7 @@ def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
     shown = {name: words for name, words in TASK_SETS.items()
              if any(name in set(table["task_set"]) for table in benefits.values())}
     fractions = sorted({f for table in benefits.values() for f in table["fraction"] if f})
-    lines = [("none", 0.0), *((ranking, fraction) for fraction in fractions
-                              for ranking in ("random_layer_matched", "fv", "induction"))]
+    lines = [("none", 0.0), *((kind, f) for f in fractions for kind in ("random_layer_matched", "fv", "induction"))]
     _, axes = plt.subplots(len(benefits), len(shown), squeeze=False, sharex="col", sharey=True,
                            figsize=(2.4 + 3.2 * len(shown), 0.4 + 2.5 * len(benefits)))
     for row, (model, table) in zip(axes, benefits.items(), strict=True):
@@ -86,9 +81,8 @@ def benefit_of_demonstrations(benefits: dict[str, pd.DataFrame]) -> Figure:
         ax.tick_params(labelsize=10)
     for ax, words in zip(axes[-1], shown.values(), strict=True):
         ax.set_xlabel(f"accuracy gained, {words}", fontsize=10)
-    axes[0, 0].set_yticks(range(len(lines)), [
-        LABEL[ranking].removesuffix(" heads") + (f", {fraction:.0%}" if fraction else "")
-        for ranking, fraction in lines], fontsize=10)
+    words = [LABEL[kind].removesuffix(" heads") + (f", {f:.0%}" if f else "") for kind, f in lines]
+    axes[0, 0].set_yticks(range(len(lines)), words, fontsize=10)
     axes[0, 0].set_ylim(len(lines) - 0.5, -0.5)
     return Figure(
         axes,
@@ -101,10 +95,7 @@ def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Fig
     """What accuracy loses on each pattern beyond random heads of the same layers, with 95 % intervals."""
     tasks = sorted(effects["task"].unique())
     _, ax = plt.subplots(figsize=(7.2, 1.1 + 0.6 * len(tasks)))
-    for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
-        rows = effects[effects["ranking"] == kind]
-        _intervals(ax, rows, [tasks.index(task) + offset for task in rows["task"]], kind)
-    ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+    _both_kinds(ax, effects, "task", tasks)
     ax.set(xlabel="accuracy lost beyond random heads of the same layers", ylim=(len(tasks) - 0.5, -0.5))
     ax.set_yticks(range(len(tasks)), [task or "mean over patterns" for task in tasks])
     legend([ax], ncols=len(KINDS))
@@ -113,6 +104,14 @@ def pattern_effects(effects: pd.DataFrame, fraction: float, n_shots: int) -> Fig
         f"{fraction:.0%} of heads replaced by their mean at all positions, induction heads by prefix matching, "
         f"{n_shots} demonstrations. Bars: 95 % intervals over prompts and draws.",
         "Points with intervals of accuracy lost, a row per pattern, FV heads and induction heads in each.")
+
+
+def _both_kinds(ax, rows: pd.DataFrame, column: str, places: list[str]) -> None:
+    """Points with intervals of both kinds beside each other, at the place of what is in the column; a line at 0."""
+    for kind, offset in zip(KINDS, (0.15, -0.15), strict=True):
+        own = rows[rows["ranking"] == kind]
+        _intervals(ax, own, [places.index(place) + offset for place in own[column]], kind)
+    ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
 
 
 def _intervals(ax, rows: pd.DataFrame, places: list[float | int], kind: str) -> None:

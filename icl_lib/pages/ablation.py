@@ -14,26 +14,6 @@ from icl_lib.heads import head_names
 from icl_lib.kinds import KINDS, LOWEST, heads_of_kind
 from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words
 
-# What the page calls its numbers, for `common.numbers_table`.
-ZERO_SHOT = {
-    "first_token_accuracy, no ablation": ("with demonstrations, no ablation", ".2f"),
-    "zero_shot_accuracy, no ablation": ("without demonstrations, no ablation", ".2f"),
-    "zero_shot_accuracy, fv with exclusion, mean at all": ("without demonstrations, FV heads ablated", ".2f"),
-    "zero_shot_accuracy, induction with exclusion, mean at all": (
-        "without demonstrations, induction heads ablated", ".2f"),
-    "share of heads ablated at 0 shots": ("share of heads ablated", ".0%"),
-}
-SETS = {
-    "smallest share of heads": ("smallest share of heads ablated", ".1%"),
-    "shared heads at the smallest share": ("share of a plain set's heads that the other has", ".0%"),
-    "largest share of heads": ("largest share of heads ablated", ".0%"),
-    "shared heads at the largest share": ("share of a plain set's heads that the other has there", ".0%"),
-    "percentile in fv after induction": (
-        "mean FV percentile of what is left without induction heads (of all heads: 0.50)", ".2f"),
-    "percentile in induction after fv": (
-        "mean induction percentile of what is left without FV heads (of all heads: 0.50)", ".2f"),
-}
-
 
 def conditions_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.DataFrame:
     """The ablated heads of each ranking that is not random, by fraction, and how many of them are of either kind."""
@@ -46,24 +26,21 @@ def conditions_table(conditions: list[Condition], scores: pd.DataFrame) -> pd.Da
 
 
 def finding_sentence(numbers: pd.DataFrame) -> str:
-    """What either metric loses to each kind replaced by its mean at all positions, beyond layer-matched random heads.
-
-    Where there is no valid control that is said, and the drop without one.
-    """
+    """What either metric loses to each kind replaced by its mean at all positions, beyond layer-matched random heads
+    or, without a valid control, as it is."""
     clean, neither = find(numbers, f"{FEW_SHOT}, no ablation"), find(numbers, "heads of neither kind")
     n, share = (find(numbers, name)["value"] for name in ("heads ablated", "share of heads ablated"))
     heads = f"the top {n:.0f} {'head' if n == 1 else 'heads'} ({share:.0%}) by a kind's score"
     controlled = find(numbers, effect_name(FEW_SHOT, "fv", False, "mean", "all", "random_layer_matched")) is not None
     control = "random_layer_matched" if controlled else "none"
     parts, measured = [], []
-    for metric, words in METRIC_WORDS.items():
+    for metric, the, unit, of in ((FEW_SHOT, "", "", f"prompts of {clean['n']} tasks"),
+                                  (TOKEN_LOSS, "the ", " nats", "documents")):
         drops = {label: row for kind, label in KIND_WORDS.items()
                  if (row := find(numbers, effect_name(metric, kind, False, "mean", "all", control))) is not None}
-        the, unit, of = ("the ", " nats", "documents") if metric == TOKEN_LOSS else (
-            "", "", f"prompts of {clean['n']} tasks")
         if drops:
             texts = [f"{interval_words(row, '.3f')}{unit} when {label} are" for label, row in drops.items()]
-            parts.append(f"**{the}{words}** drops by {' ablated and by '.join(texts)}")
+            parts.append(f"**{the}{METRIC_WORDS[metric]}** drops by {' ablated and by '.join(texts)}")
             measured.append(f"{next(iter(drops.values()))['n']} {of}")
     text = (f"Without ablation few-shot accuracy is {interval_words(clean, '.2f')}. With {heads} replaced by their "
             f"mean at all positions {'; '.join(parts)}, {CONTROL_WORDS[control]} (95 % intervals; "
@@ -78,9 +55,7 @@ def finding_sentence(numbers: pd.DataFrame) -> str:
 
 def controls_table(numbers: pd.DataFrame, positions: str = "all") -> pd.DataFrame:
     """What is lost against each control at the shown share, side by side: a row per metric, kind and exclusion.
-
-    `left`: the metric with the heads ablated, where the page has it; Holm's p is of the effect in the same layers.
-    """
+    Holm's p is of the effect in the same layers."""
     rows = []
     for metric, excluded, kind in product(METRIC_WORDS, (False, True), KIND_WORDS):
         names = {control: effect_name(metric, kind, excluded, "mean", positions, control) for control in CONTROLS}
@@ -112,22 +87,19 @@ def order_table(numbers: pd.DataFrame) -> pd.DataFrame:
         if found[0] is not None:
             rows.append((METRIC_WORDS[metric], set_name(KIND_WORDS[first], excluded),
                          *(int(row["value"]) for row in found), int(found[0]["n"])))
-    columns = ["metric", "drops most for", "in the paper's order", "beyond random", "beyond the other kind",
-               "interventions"]
-    return pd.DataFrame(rows, columns=columns).set_index("metric")
+    return pd.DataFrame(rows, columns=["metric", "drops most for", "in the paper's order", "beyond random",
+                                       "beyond the other kind", "interventions"]).set_index("metric")
 
 
 def protocols_table(numbers: pd.DataFrame, historic: Mapping[str, list[Condition]]) -> pd.DataFrame:
-    """Per protocol the heads it ablates and excludes, and what its token-loss difference can show against its error.
-
-    The third row of Figure 4 is drawn where that difference lies above 0 and losing all of it would be told from none.
-    """
+    """Per protocol the heads it ablates and excludes, and what its token-loss difference can show against its error
+    (`carries_loss`)."""
     rows = {}
     for name, words in titles(list(LOSSES)).items():
         row, own = {}, numbers[numbers["name"].str.startswith(f"heads ablated, {name}, ")]
         if name in historic:
             changed = find(numbers, f"sets changed by exclusion, {name}")
-            row |= {"heads ablated": ", ".join(map(str, sorted({int(value) for value in own["value"]}))),
+            row |= {"heads ablated": ", ".join(f"{n:.0f}" for n in sorted(own["value"].unique())),
                     "excluded": f"top {float(next(c.excluded for c in historic[name] if c.excluded).split()[1]):.0%}",
                     "sets changed by exclusion": f"{changed['value']:.0f} of {changed['n']}"}
         if (carried := carries_loss(numbers, name)) is not None:
@@ -152,31 +124,30 @@ def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[found["ablated"].unique()].rename_axis(columns=None)
 
 
-# Departures that change a number of the grid: places, words, metrics, and what differs from the one intervention.
-_BOTH, _AT_LAST = (FEW_SHOT, TOKEN_LOSS), {"positions": "last", "control": "without"}
+# Departures that change a number of the grid: place in the list, words, what differs from the one intervention.
+_AT_LAST = {"positions": "last", "control": "without"}
 _CHANGES = (
-    ("", "one intervention, as on this page", _BOTH, {}),
-    ("A1", "each task's own mean", _BOTH, {"replacement": "task_mean"}),
-    ("A2", "the last position only", _BOTH, {"positions": "last"}),
-    ("A18", "zero instead of the mean", _BOTH, {"replacement": "zero"}),
-    ("A18", "another prompt's output", _BOTH, {"replacement": "resample"}),
-    ("T5", "the output at the BOS", _BOTH, {"replacement": "bos_value"}),
-    ("A14", "the other kind's top heads kept", _BOTH, {"excluded": True}),
-    ("A4", "F1, last position, no random heads", ("generated_f1",), _AT_LAST),
-    ("", "accuracy, last position, no random heads", (FEW_SHOT,), _AT_LAST),
+    ("", "one intervention, as on this page", {}),
+    ("A1", "each task's own mean", {"replacement": "task_mean"}),
+    ("A2", "the last position only", {"positions": "last"}),
+    ("A18", "zero instead of the mean", {"replacement": "zero"}),
+    ("A18", "another prompt's output", {"replacement": "resample"}),
+    ("T5", "the output at the BOS", {"replacement": "bos_value"}),
+    ("A14", "the other kind's top heads kept", {"excluded": True}),
+    ("A4", "F1, last position, no random heads", _AT_LAST | {"metric": "generated_f1"}),
+    ("", "accuracy, last position, no random heads", _AT_LAST),
 )
 
 
 def changes_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads.
-
-    Beyond random heads of the same layers, as on the page, but where the words say without.
-    """
-    here = {"replacement": "mean", "positions": "all", "excluded": False, "control": "random_layer_matched"}
+    """What each departure does to the difference between the kinds: metric lost to FV heads minus to induction heads,
+    beyond random heads of the same layers but where the words say without."""
     rows = []
-    for place, words, metrics, change in _CHANGES:
-        told = [_told(numbers, effect_name(metric, DIFFERENCE, **here | change), "+.3f") for metric in metrics]
-        rows.append((place, words, *told, *["-"] * (2 - len(told))))
+    for place, words, change in _CHANGES:
+        of = {"metric": FEW_SHOT, "ranking": DIFFERENCE, "replacement": "mean", "positions": "all", "excluded": False,
+              "control": CONTROLS[-1]} | change
+        told = (_told(numbers, effect_name(**of | metric), "+.3f") for metric in ({}, {"metric": TOKEN_LOSS}))
+        rows.append((place, words, *told))
     columns = ["place", "what differs", "few-shot accuracy", "token-loss difference (nats)"]
     return pd.DataFrame(rows, columns=columns).set_index("place")
 
@@ -186,14 +157,11 @@ def task_table(ablations: pd.DataFrame, tasks: pd.DataFrame, share: float) -> pd
     rows = ablations.query("metric == @FEW_SHOT and positions != 'last' and replacement in ('none', 'mean') and "
                            "excluded == ''")
     nearest = nearest_fraction(rows[rows["ranking"] != "none"]["fraction"], share)
-    rows = rows[rows["fraction"].isin((0, nearest))]
-    ceilings = ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"]
-
-    def column(ranking: str, matched: str = "") -> pd.Series:
-        return rows[(rows["ranking"] == ranking) & (rows["matched"] == matched)].groupby("task")["value"].mean()
-
-    table = {"floor": tasks.set_index("task")["floor"][sorted(rows["task"].unique())],
-             "F1 of right answers": ceilings, "clean": column("none")}
+    wide = rows[rows["fraction"].isin((0, nearest))].pivot_table(
+        index="task", columns=["ranking", "matched"], values="value")
+    columns = {("none", ""): "clean"}
     for kind, label in KIND_WORDS.items():
-        table |= {label: column(kind), f"random, layers of {label}": column("random_layer_matched", kind)}
-    return pd.DataFrame(table).round(2).rename_axis("task")
+        columns |= {(kind, ""): label, ("random_layer_matched", kind): f"random, layers of {label}"}
+    ceilings = ablations[ablations["metric"] == "f1_ceiling"].set_index("task")["value"].rename("F1 of right answers")
+    return pd.concat([tasks.set_index("task")["floor"][wide.index], ceilings,
+                      wide.reindex(columns=columns.keys()).set_axis(columns.values(), axis=1)], axis=1).round(2)

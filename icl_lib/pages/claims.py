@@ -8,7 +8,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from icl_lib.analysis.claims import ABSENT, estimate_words, of_largest_model, overall, read_claims, tally_words
-from icl_lib.analysis.paper_figures import AGREES, DIFFERS, UNMEASURED, WORD, PaperFigure, figure_words, read_figures
+from icl_lib.analysis.paper_figures import WORD, WORDS, PaperFigure, figure_words, read_figures
 from icl_lib.names import size_of
 from icl_lib.pages.common import verdict_table
 
@@ -16,7 +16,7 @@ MAIN, AS_THE_PAPER = "H1, 4a", "H1, 4a (last)"  # the claim that the front page 
 # Pages of a model, of seeds the first one's, by the notebook; the others are over all models.
 OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
 # How a word on a figure is coloured: as the ledger's verdict.
-_COLOUR = {AGREES: "holds", DIFFERS: "does-not-hold", UNMEASURED: "not-measured-here"}
+_COLOUR = dict(zip(WORDS, ("holds", "does-not-hold", "not-decided", "not-decided", "not-measured-here"), strict=True))
 # What a verdict says of the main claim.
 _SAID = {"holds": "it does", "does not hold": "it does not", "not decided": "this is not decided",
          "cannot be decided here": "this cannot be decided", "not measured here": "this was not measured"}
@@ -58,47 +58,36 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]
         last, verdict = of_largest_model(rows, sizes), overall(rows)
         differs = "" if last is None or last.verdict == verdict else f", where {_SAID[last.verdict]}"
         of = "" if last is None else f" ({last.model}, the largest{differs}: {estimate_words(last)} of accuracy)"
-        parts.append(f"in {world} {_SAID[verdict]}{of}")
+        parts.append(f"{world} {_SAID[verdict]}{of}")
         at_last.append(f"in {world} {_SAID[overall(found[found['claim'] == AS_THE_PAPER])]}")
     return ("Does few-shot accuracy drop more when FV heads are ablated than when induction heads are, each beyond "
-            f"random heads of the same layers? **{_capital('; '.join(parts))}.** Replaced at the last position only, "
+            f"random heads of the same layers? **In {'; in '.join(parts)}.** Replaced at the last position only, "
             f"as the paper's code does, so that what heads do earlier in the prompt stays: **{'; '.join(at_last)}.**")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], groups: Mapping[str, str]) -> HTML:
     """The claims that have words for the front page: a row each, a column per world, estimates linked to their figure.
-
-    `groups`: by world what follows a notebook's name in those of its runs over all models.
-    """
+    `groups`: by world what follows a notebook's name in those of its runs over all models."""
     lines = []
-    for claim in read_claims():
-        if not claim.front:
-            continue
-        cells = []
+    for claim in (claim for claim in read_claims() if claim.front):
+        lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>"])
         for world, found in worlds.items():
             rows = found[found["claim"] == claim.id]
-            words = ""
+            cell, of_models = chip(overall(rows)), rows[rows["model"].ne("") & rows["verdict"].ne(ABSENT)]
+            if len(of_models):
+                cell += f" <small>{tally_words(of_models)}</small>"
             if (last := of_largest_model(rows, sizes)) is not None:
                 own = "" if last.verdict == overall(rows) else f"{last.verdict}, "
                 said = f"{last.model or 'all models'}: {own}{estimate_words(last)} {claim.front['unit']}"
                 of = f"/{size_of(last.model)}" if claim.page in OF_MODEL else groups[world]
-                words = f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
-            of_models = rows[rows["model"].ne("") & rows["verdict"].ne(ABSENT)]
-            tally = "" if of_models.empty else f" <small>{tally_words(of_models)}</small>"
-            cells.append(chip(overall(rows)) + tally + words)
-        lines.append([f"{escape(claim.front['says'])}<br><small>Paper: {escape(claim.paper)}</small>", *cells])
+                cell += f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
+            lines[-1].append(cell)
     return verdict_table(["claim of the paper", *worlds], lines, kind="ledger front")
 
 
 def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
     """A row per figure of the paper: what it shows, a column per world of models, one word, our figures.
-
-    `rows`: `paper_figures.compared`; `groups` as in `claims_table`. Further claims of a figure open on a click.
-    """
+    `rows`: `paper_figures.compared`; `groups` as in `claims_table`."""
     words, lines = figure_words(rows), []
     rows = rows.assign(page=rows["claim"].map({claim.id: claim.page for claim in read_claims()}))
     for figure in read_figures():
@@ -106,14 +95,14 @@ def figures_table(rows: pd.DataFrame, groups: Mapping[str, str]) -> HTML:
         lines.append([
             f"<b>{figure.number}. {escape(figure.title)}</b><br><small>{escape(figure.shows)}.<br>"
             f"<i>Here: {escape(figure.here[figure.claims[0]])}</i></small>",
-            *(_cell(figure, own[own["world"] == world]) for world in groups), _word(words[figure.number]),
+            *(_cell(figure, own[own["world"] == world]) for world in groups), chip(words[figure.number]),
             f"<small>{'<br>'.join(_links(place, own, groups) for place in figure.ours)}</small>"])
     return verdict_table(["the paper's figure", *groups, "agreement", "our figure"], lines, kind="ledger front")
 
 
 def _cell(figure: PaperFigure, rows: pd.DataFrame) -> str:
     """One world's estimate of a figure's main claim, and the others' on a click."""
-    told = [_word(WORD[row.verdict]) + (f"<br><small>{_estimate(row)}</small>" if pd.notna(row.value) else "")
+    told = [chip(WORD[row.verdict]) + (f"<br><small>{_estimate(row)}</small>" if pd.notna(row.value) else "")
             for row in rows.itertuples()]
     more = [f"{escape(figure.here[claim])}: {words}" for claim, verdict, words in
             zip(rows["claim"][1:], rows["verdict"][1:], told[1:], strict=True) if verdict != ABSENT]
@@ -154,10 +143,7 @@ def _listed(title: str, items: list[str]) -> str:
     return f"<details><summary>{title}</summary><ul>{lines}</ul></details>" if items else ""
 
 
-def _word(word: str) -> str:
-    return chip(word, _COLOUR.get(word, "not-decided"))
-
-
-def chip(said: str, colour: str = "") -> str:
-    """A verdict as it is coloured on a page, or another word in a verdict's colour."""
-    return f'<span class="verdict {colour or said.replace(" ", "-")}">{said}</span>'
+def chip(said: str) -> str:
+    """A verdict as it is coloured on a page, or a figure's word in a verdict's colour."""
+    colour = _COLOUR.get(said, said.replace(" ", "-"))
+    return f'<span class="verdict {colour}">{said}</span>'

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from IPython.display import HTML
 
 from icl_lib.figures.common import CONTROL_LABEL, LABEL
 from icl_lib.provenance import provenance
 from icl_lib.tables import write_table
 
+# By list the name of a number in a table `statistics` to what the page calls it and the format of its value.
+NUMBERS: dict[str, dict[str, list[str]]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 CONTROL_WORDS = {control: " ".join(label.split()) for control, label in CONTROL_LABEL.items()}
 KIND_WORDS = {kind: LABEL[kind] for kind in ("fv", "induction")}  # FV heads first, as pages name them
 
@@ -37,13 +40,11 @@ def interval_words(row: pd.Series, form: str) -> str:
     return value if np.isnan(row["low"]) else f"{value} ({low} to {high})"
 
 
-def numbers_table(numbers: pd.DataFrame, shown: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+def numbers_table(numbers: pd.DataFrame, shown: str) -> pd.DataFrame:
     """Rows of the table `statistics` in a page's words: value with its 95 % interval and its head, p, and `n`.
-
-    `shown`: a row's name to its words and the format of its value. What there is no number of is left out.
-    """
+    `shown`: a list of `NUMBERS`; what there is no number of is left out."""
     of, rows = numbers.set_index("name"), {}
-    for name, (words, form) in shown.items():
+    for name, (words, form) in NUMBERS[shown].items():
         if name in of.index and pd.notna(of.at[name, "value"]):
             row, place = of.loc[name], [f"{name}, layer", f"{name}, head"]
             text = interval_words(row, form)

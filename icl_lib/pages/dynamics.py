@@ -14,10 +14,9 @@ PLACES = (
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
     """Which checkpoints the page is about, and which of them are missing."""
-    present = set(scores["step"])
-    missing = [step for step in steps if step not in present]
-    note = f" Missing: {', '.join(map(str, missing))}; figures have a gap there." if missing else ""
-    known = [step for step in steps if step in present]
+    known = [step for step in steps if step in set(scores["step"])]
+    missing = [str(step) for step in steps if step not in known]
+    note = f" Missing: {', '.join(missing)}; figures have a gap there." if missing else ""
     note += "".join(f" Steps {one} and {other} have the same scores to the last bit: the same weights under two steps."
                     for one, other in same_checkpoints(scores))
     return f"{len(known)} checkpoints of {scores['model'].iloc[0]}: steps {', '.join(map(str, known))}.{note}"
@@ -26,19 +25,15 @@ def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
 def emergence_sentence(emergence: pd.DataFrame) -> str:
     """When each kind came and in which order, with the checkpoints that bound it."""
     came, before = (emergence.set_index("kind")[name] for name in ("first step with it", "last step without"))
-    parts = []
+    text = ""
     for kind, label in (("induction", "Induction heads"), ("fv", "FV heads")):
-        if pd.isna(came[kind]):
-            parts.append(f"{label} did not come within {before[kind]} steps")
-        else:
-            after = f", after {before[kind]}" if pd.notna(before[kind]) else ""
-            parts.append(f"{label} came by step {came[kind]}{after}")
-    text = ". ".join(parts) + "."
-    if came.isna().any():
-        return text
-    if came["induction"] == came["fv"]:
-        return text + " At this spacing of checkpoints they came together."
-    return text + f" {'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first in this training."
+        after = f", after {before[kind]}" if pd.notna(before[kind]) else ""
+        text += (f"{label} did not come within {before[kind]} steps. " if pd.isna(came[kind]) else
+                 f"{label} came by step {came[kind]}{after}. ")
+    if came.notna().all():
+        text += ("At this spacing of checkpoints they came together." if came["induction"] == came["fv"] else
+                 f"{'Induction' if came['induction'] < came['fv'] else 'FV'} heads came first in this training.")
+    return text.strip()
 
 
 def emergence_shown(emergence: pd.DataFrame) -> pd.DataFrame:
@@ -65,10 +60,10 @@ def order_sentence(by_seed: pd.DataFrame) -> str:
 
 def by_seed_shown(table: pd.DataFrame, *index: str) -> pd.DataFrame:
     """A table with a row per model of one size (column `model`, or "all") by the seeds in their names."""
-    told = {name: name.removeprefix(size_of(name)).lstrip("-").removeprefix("seed") or (
-        "0" if name.startswith("lab-") else "first") for name in table["model"]}
-    told |= {name: name for name in table["model"] if name.partition(",")[0] == "all"}
-    return table.assign(model=table["model"].map(told)).rename(columns={"model": "seed"}).set_index([*index, "seed"])
+    seeds = [name if name.partition(",")[0] == "all" else
+             name.removeprefix(size_of(name)).lstrip("-").removeprefix("seed") or (
+                 "0" if name.startswith("lab-") else "first") for name in table["model"]]
+    return table.assign(model=seeds).rename(columns={"model": "seed"}).set_index([*index, "seed"])
 
 
 def ranks_shown(ranks: pd.DataFrame) -> pd.DataFrame:
@@ -87,9 +82,7 @@ def transitions_by_seed_shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def transitions_sentence(table: pd.DataFrame, still: int) -> str:
     """What the rows of all seeds together are compared with, what tells the order, and whether heads change their kind.
-
-    `table`: `transitions.transitions_by_seed`; `still`: how many of the heads with induction first keep it to the end.
-    """
+    `table`: `transitions.transitions_by_seed`; `still`: how many heads with induction first keep it to the end."""
     row = table.set_index("model").loc["all"]
     first, *others = row[["induction first", "FV first", "both at once"]].astype(int)
     by_chance, fv_by_chance = row[["induction first, by chance", "FV first, by chance"]]

@@ -10,8 +10,8 @@ from icl_lib.example.choice import candidate_tasks, fv_by_task, top_head_of_each
 from icl_lib.figures.common import COLOUR, numbers_link
 from icl_lib.figures.example import EXPERIMENTS, HEAD, head_name, outcomes
 from icl_lib.kinds import DEFINED_BY, KINDS
+from icl_lib.pages.common import KIND_WORDS
 
-_ORDER = tuple(reversed(KINDS))  # FV heads first
 _FULL = 0.6  # opacity of the full shade: text on it can be read in light and dark mode
 _NAMED = 0.05  # share of attention from which a token's share is written beside it
 
@@ -51,13 +51,13 @@ def copying_sentence(example: pd.DataFrame) -> str:
 def choice_sentence(example: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame, least: float) -> str:
     """Which task and prompt, by which rule."""
     tasks = candidate_tasks(scores, accuracy, least)
-    passed = int(example.loc[example["metric"] == "passed_over", "value"].item())
-    answer = example.loc[example["metric"] == "answer_probability", "token"].iloc[0].strip()
-    return (f"The task is **{tasks['task'].iloc[0]}**: of the {len(tasks)} abstractive scoring tasks (the answer does "
-            f"not stand in the query) with an accuracy of at least {least:g}, the one with the largest score of this "
-            f"FV head ({tasks['fv'].iloc[0]:.3f}; accuracy {tasks['accuracy'].iloc[0]:.2f}). The prompt is number "
-            f"{passed + 1} of those drawn: the first with an answer of one token that the model gives with right "
-            f"labels and is less sure of with shuffled ones. The right answer is `{answer}`.")
+    best, of = tasks.iloc[0], example.set_index("metric")
+    return (f"The task is **{best['task']}**: of the {len(tasks)} abstractive scoring tasks (the answer does not stand "
+            f"in the query) with an accuracy of at least {least:g}, the one with the largest score of this FV head "
+            f"({best['fv']:.3f}; accuracy {best['accuracy']:.2f}). The prompt is number "
+            f"{of.at['passed_over', 'value'] + 1:.0f} of those drawn: the first with an answer of one token that the "
+            "model gives with right labels and is less sure of with shuffled ones. The right answer is "
+            f"`{of.loc['answer_probability', 'token'].iloc[0].strip()}`.")
 
 
 def prompt_of(example: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -74,15 +74,15 @@ def prompt_of(example: pd.DataFrame, kind: str) -> pd.DataFrame:
 def shaded_prompts(example: pd.DataFrame) -> str:
     """The prompt with right labels, shaded once for each head."""
     names = names_of(example)
-    return _beside(_shaded_prompt(prompt_of(example, kind), kind, f"Attention of {names[kind]}") for kind in _ORDER)
+    return _beside(_shaded_prompt(prompt_of(example, kind), kind, f"Attention of {names[kind]}") for kind in KIND_WORDS)
 
 
 def sampled_prompts(samples: pd.DataFrame) -> str:
     """The prompt with right and with shuffled labels of a table `samples`, as HTML."""
-    of_labels = {words: samples[samples["prompts"] == words.lower()] for words in ("Clean", "Shuffled")}
     return _beside(_shaded_prompt(
-        rows.sort_values("to_position"), "induction", f"{words}. Attention of {head_name(rows)} from the last token")
-        for words, rows in of_labels.items())
+        rows.sort_values("to_position"), "induction",
+        f"{labels.capitalize()}. Attention of {head_name(rows)} from the last token")
+        for labels, rows in samples[samples["prompts"] != "repeated"].groupby("prompts"))
 
 
 def _beside(parts: Iterable[str]) -> str:
@@ -96,11 +96,10 @@ def _shaded_prompt(rows: pd.DataFrame, kind: str, words: str) -> str:
     red, green, blue = (int(COLOUR[kind][i : i + 2], 16) for i in (1, 3, 5))
     spans = []
     for row in rows.itertuples():
-        share = f"<sub>{100 * row.value:.0f}</sub>" if row.value >= _NAMED else ""
+        share = f"<sub>{100 * row.value:.0f}</sub>" * (row.value >= _NAMED) + "<br/>" * (row.token == "BOS")
         shade = f"rgba({red}, {green}, {blue}, {_FULL * min(1, row.value / full):.3f})"
-        told, text = f"{row.value:.1%} of the attention", escape(row.token).replace("↵", "<br/>")
-        share += "<br/>" * (text == "BOS")
-        spans.append(f'<span style="background: {shade}" title="{told}">{text}{share}</span>')
+        spans.append(f'<span style="background: {shade}" title="{row.value:.1%} of the attention">'
+                     f'{escape(row.token).replace("↵", "<br/>")}{share}</span>')
     style = ("white-space: pre-wrap; line-height: 1.5; margin: 0; padding: 0; border: 0; background: none; "
              "color: inherit; font-size: inherit; overflow: visible; -webkit-print-color-adjust: exact; "
              "print-color-adjust: exact")
@@ -111,7 +110,7 @@ def _shaded_prompt(rows: pd.DataFrame, kind: str, words: str) -> str:
 def looking_table(example: pd.DataFrame) -> pd.DataFrame:
     """How each head's attention from the last token is shared out among labels, what copying looks at, and BOS."""
     rows, names = {}, names_of(example)
-    for kind in _ORDER:
+    for kind in KIND_WORDS:
         of = prompt_of(example, kind)
         shares = {"labels of the demonstrations": of["label"], "of these their last tokens": of["end"],
                   f"right after an earlier “{of['token'].iloc[-1]}”": of["after"],
@@ -125,40 +124,35 @@ def answer_table(example: pd.DataFrame) -> str:
     answer, top, rows = outcomes(example, "answer_probability"), outcomes(example, "top_probability"), []
     names = names_of(example)
     for experiment, words in EXPERIMENTS.items():
-        row = {"experiment": words}
-        for kind in _ORDER:
+        rows.append({"experiment": words})
+        for kind in KIND_WORDS:
             at, name = (*experiment, "none" if experiment[1] == "none" else kind), names[kind]
-            row[name] = f"{answer.at[at, 'value']:.3f}"
-            row[f"likeliest, {name.split()[0]}"] = f"{top.at[at, 'token'].strip()} ({top.at[at, 'value']:.3f})"
-        rows.append(row)
+            rows[-1] |= {name: f"{answer.at[at, 'value']:.3f}",
+                         f"likeliest, {name.split()[0]}": f"{top.at[at, 'token'].strip()} ({top.at[at, 'value']:.3f})"}
     return f'<div class="wide" tabindex="0">{pd.DataFrame(rows).to_html(index=False, border=0)}</div>'
 
 
 def expected_table(example: pd.DataFrame) -> pd.DataFrame:
-    """What was expected of the experiments, each head's number, and whether the FV head's is the larger.
-
-    Way back: the probability that the head put back regains, as a share of what shuffling cost; to be larger than the
-    other head's and than the FV head's mean over all tasks.
+    """What was expected of the experiments, each head's number, and whether the FV head's is the larger. Way back: the
+    share of what shuffling cost that the head regains; to be larger also than with the FV head's mean over all tasks.
     """
-    answer = outcomes(example, "answer_probability")["value"]
-    clean, shuffled = answer["clean", "none", "none", "none"], answer["shuffled", "none", "none", "none"]
-    back = {kind: answer["shuffled", "task_mean", "last", kind] for kind in _ORDER}
-    share = {kind: (value - shuffled) / (clean - shuffled) for kind, value in back.items()}
-    found = [("put back: share of the way back", share,
-              back["fv"] > max(back["induction"], answer["shuffled", "mean", "last", "fv"]))]
-    for where, words in (("last", "the last token"), ("all", "every token")):
-        drop = {kind: clean - answer["clean", "mean", where, kind] for kind in _ORDER}
-        found.append((f"ablated at {words}: drop of probability", drop, drop["fv"] > drop["induction"]))
-    names = names_of(example)
-    rows = {words: {names[kind]: f"{value:.3f}" for kind, value in of.items()} | {"it is": "yes" if larger else "no"}
-            for words, of, larger in found}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("the FV head's is expected to be the larger")
+    answer = outcomes(example, "answer_probability")["value"].unstack("ranking")  # a column per head
+    clean, shuffled = answer.at[("clean", "none", "none"), "none"], answer.at[("shuffled", "none", "none"), "none"]
+    back = answer.loc["shuffled", "task_mean", "last"]
+    found = pd.DataFrame({"put back: share of the way back": (back - shuffled) / (clean - shuffled)} | {
+        f"ablated at {words}: drop of probability": clean - answer.loc["clean", "mean", where]
+        for where, words in (("last", "the last token"), ("all", "every token"))}).T
+    larger = found["fv"] > found["induction"]
+    larger.iloc[0] &= back["fv"] > answer.at[("shuffled", "mean", "last"), "fv"]
+    shown = found[list(KIND_WORDS)].map("{:.3f}".format).rename(columns=names_of(example))
+    return shown.assign(**{"it is": larger.map({True: "yes", False: "no"})}).rename_axis(
+        index="the FV head's is expected to be the larger", columns=None)
 
 
 def averages_table(example: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """The FV scores of both heads on the task and over all scoring tasks."""
     task, rows, heads = example["task"].iloc[0], {}, top_head_of_each_kind(scores)
-    for kind in _ORDER:
+    for kind in KIND_WORDS:
         of = fv_by_task(scores, *heads[kind])
         rows[names_of(example)[kind]] = {
             f"on {task}": f"{of[task]:.4f}", f"mean of {len(of)} tasks": f"{of.mean():.4f}",

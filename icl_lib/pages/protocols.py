@@ -26,16 +26,12 @@ def departure_table(effects: pd.DataFrame, score: str) -> HTML:
     """What each departure changes in one score: numbers, or why there are none; other seeds as one row."""
     rows, measured = [], effects[effects["score"] == score]
     seeds = measured[measured["kind"] == "seed"]
-
-    def span(column: str, digits: int) -> str:
-        low, high = seeds[column].min(), seeds[column].max()
-        return f"{low:.{digits}f} to {high:.{digits}f}"
-
     for row in measured.itertuples():
         if row.kind == "default":
             rows.append(("default", f"{row.top:.3f}", "", "", ""))
-            rows.append((f"default, {len(seeds)} other seeds", span("top", 3), span("rank_correlation", 2),
-                         span("shared", 2), ""))
+            spans = (f"{seeds[column].min():{form}} to {seeds[column].max():{form}}"
+                     for column, form in (("top", ".3f"), ("rank_correlation", ".2f"), ("shared", ".2f")))
+            rows.append((f"default, {len(seeds)} other seeds", *spans, ""))
         elif row.kind != "seed":
             numbers = ("-",) * 3 if row.note else (
                 f"{row.top:.3f}", f"{row.rank_correlation:.2f} ({row.low:.2f} to {row.high:.2f})", f"{row.shared:.2f}")
@@ -49,11 +45,10 @@ def departure_sentence(effects: pd.DataFrame) -> str:
     parts = []
     for score, label in (("induction", "induction score"), ("fv", "FV score")):
         rows = effects[effects["score"] == score].set_index("kind")
-        single = rows.loc[["departure"]]
+        single, seeds = rows.loc[["departure"]], rows.loc[["seed"]]["rank_correlation"]
         able = single[single["note"] == ""]
         ranking = able[able["beyond"].str.contains("ranking")]
         default, released = rows.loc["default"], rows.loc[["preset"]].iloc[-1]
-        seeds = rows.loc[["seed"]]["rank_correlation"]
         which = f" ({'; '.join(ranking['name'])})" if len(ranking) else ""
         parts.append(
             f"**{label}**: {len(able)} of {len(single)} departures can act on this model; {len(ranking)} of them"

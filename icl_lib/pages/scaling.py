@@ -7,26 +7,9 @@ import pandas as pd
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scaling_numbers import lost
-from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, interval_words, numbers_table
+from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, NUMBERS, interval_words, numbers_table
 
-# What the page calls its counts and means over models with heads of both kinds.
-COMPARISON = {
-    "FV heads that are induction heads": ("FV heads that are induction heads too; n: FV heads", ".0f"),
-    "models with deeper FV heads": ("models whose top FV heads sit deeper on average", ".0f"),
-    "models with significantly deeper FV heads": ("models whose top FV heads sit deeper at p < 0.05", ".0f"),
-    "models with power for depth": ("models whose heads are enough for such a p", ".0f"),
-    "models with more overlap than by chance": (
-        "models whose top sets share more heads than random sets of their layers", ".0f"),
-    "induction percentile of FV heads": ("mean percentile of top FV heads in the induction score", ".2f"),
-    "FV percentile of induction heads": ("mean percentile of top induction heads in the FV score", ".2f"),
-}
 _UNIT = {"first_token_accuracy": "of accuracy", "token_loss_difference": "nats"}
-# Per share of heads: the names of the counts and means over models, and the column and format that show them.
-OVERLAPS = {
-    "fewest heads": ("fewest", ".0f"), "most heads": ("most", ".0f"), "overlap": ("shared", ".0%"),
-    "overlap by chance": ("by chance", ".0%"), "models with more overlap": ("more than chance in", ".0f"),
-    "models with less overlap": ("fewer in", ".0f"), "models with power for overlap": ("with power", ".0f"),
-}
 
 
 def models_sentence(numbers: pd.DataFrame, models: dict[str, list[int]]) -> str:
@@ -47,33 +30,30 @@ def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for model in by_size(numbers):
         of = numbers[numbers["model"] == model].set_index("name")["value"]
-        missing = [f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0]
-        if missing:
-            found.setdefault(" and ".join(missing), []).append(model)
+        if missing := " and ".join(f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0):
+            found.setdefault(missing, []).append(model)
     return found
 
 
 def comparison_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """Depth, overlap and percentiles over the models with heads of both kinds; `n`: how many these are."""
-    return numbers_table(numbers[numbers["model"] == ""], COMPARISON)
+    return numbers_table(numbers[numbers["model"] == ""], "comparison")
 
 
 def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """Per share of heads how many the top sets and random sets of their layers share, and models in which p < 0.05."""
-    of, rows = _over_models(numbers), {}
-    for share in sorted(float(name.split()[-1]) for name in of.index if name.startswith("overlap, top ")):
-        where = f"top {share:g}"
-        rows[f"top {share:.0%}"] = {column: f"{of.at[f'{name}, {where}', 'value']:{form}}" for name, (column, form) in
-                                    OVERLAPS.items()} | {"models": of.at[f"overlap, {where}", "n"]}
-    columns = [*(column for column, _ in OVERLAPS.values()), "models"]
+    of, shown = _over_models(numbers), NUMBERS["overlaps"]
+    rows = {f"top {share:.0%}": [
+        *(f"{of.at[f'{name}, top {share:g}', 'value']:{form}}" for name, (_, form) in shown.items()),
+        of.at[f"overlap, top {share:g}", "n"]]
+        for share in sorted(float(name.split()[-1]) for name in of.index if name.startswith("overlap, top "))}
+    columns = [*(column for column, _ in shown.values()), "models"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("heads")
 
 
 def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Means over models with heads of both kinds of the drop when a kind is ablated, against each control.
-
-    With the rank correlation of the difference between the kinds with size, its permutation p and the smallest there.
-    """
+    """Means over models with heads of both kinds of the drop when a kind is ablated, against each control; the rank
+    correlation of the difference between the kinds with size, its permutation p and the smallest possible."""
     of, rows = _over_models(numbers), []
     for metric, excluded, control in product(METRIC_WORDS, (False, True), reversed(CONTROLS)):
         fv, induction, gap = (lost(metric, ranking, control, excluded) for ranking in ("fv", "induction", DIFFERENCE))
@@ -81,13 +61,12 @@ def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
             continue
         counts = of["value"][[f"{gap}, {end}" for end in (
             "above zero", "interval above zero", "interval below zero")]].astype(int)
-        trend, p_value = "", ""
+        trend = ("", "")
         if (name := f"{gap}, trend with size") in of.index:
-            trend = f"{of.at[name, 'value']:+.2f}"
-            p_value = f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})"
+            trend = (f"{of.at[name, 'value']:+.2f}",
+                     f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})")
         rows.append((METRIC_WORDS[metric], "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
-                     of.at[fv, "n"], f"{of.at[fv, 'value']:.3f}", f"{of.at[induction, 'value']:.3f}", *counts, trend,
-                     p_value))
+                     of.at[fv, "n"], *(f"{of.at[name, 'value']:.3f}" for name in (fv, induction)), *counts, *trend))
     return pd.DataFrame(rows, columns=[
         "metric", "ranking", "drop", "models", "FV heads", "induction heads", "more with FV heads in",
         "interval above zero", "interval below zero", "trend of the difference with size", "p"])
@@ -103,11 +82,8 @@ def main_effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
 def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """What each ablated model loses to each kind, beyond layer-matched heads; "yes": the 95 % interval is above 0."""
     rows = {}
-    for model in by_size(numbers):
-        own = numbers[numbers["model"] == model].set_index("name")
-        if not own.index.str.contains(" lost, ").any():
-            continue  # not ablated
-        rows[model] = {}
+    for model in _ablated(numbers):
+        own, rows[model] = numbers[numbers["model"] == model].set_index("name"), {}
         for (metric, words), (kind, heads) in product(METRIC_WORDS.items(), KIND_WORDS.items()):
             text, name = "no control", lost(metric, kind, CONTROLS[-1], False)
             if name in own.index:
@@ -120,16 +96,20 @@ def dependence_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def left_out_sentence(numbers: pd.DataFrame) -> str:
     """Which ablated models are in none of the means, or not in those against layer-matched heads, and why."""
-    ablated = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
+    ablated = _ablated(numbers)
     left = {what: kept for what, models in without_kinds(numbers).items()
             if (kept := [model for model in models if model in ablated])}
-    lacking = {model for models in left.values() for model in models}
     gap = lost("first_token_accuracy", DIFFERENCE, CONTROLS[-1], False)
-    controlled = set(numbers[numbers["name"] == gap]["model"])
-    if bare := [model for model in by_size(numbers) if model in ablated - lacking - controlled]:
+    told = {*sum(left.values(), []), *numbers[numbers["name"] == gap]["model"]}
+    if bare := [model for model in ablated if model not in told]:
         left["not enough heads of neither kind for a control of the same layers"] = bare
     words = "; ".join(f"{', '.join(models)} ({what})" for what, models in left.items())
     return f"Left out: {words}." if words else "No ablated model is left out."
+
+
+def _ablated(numbers: pd.DataFrame) -> list[str]:
+    ablated = set(numbers[numbers["name"].str.contains(" lost, ")]["model"])
+    return [model for model in by_size(numbers) if model in ablated]
 
 
 def _over_models(numbers: pd.DataFrame) -> pd.DataFrame:

@@ -8,29 +8,6 @@ from icl_lib.figures.common import LABEL
 from icl_lib.figures.scoring import COLUMNS, head_table
 from icl_lib.kinds import DEFINED_BY, INDUCTION_THRESHOLD, KINDS, RANKED_BY
 
-# What the page calls its numbers, for `common.numbers_table`.
-OVERLAP = {
-    "shared top heads": ("share of the top heads that are in both sets", ".0%"),
-    "shared top heads by chance": ("the same of two random sets of these layers", ".0%"),
-    "rank correlation": ("rank correlation of attention mass and FV score, over heads", ".2f"),
-}
-DONE = {
-    "accuracy lost to shuffled labels": ("accuracy lost to shuffled labels, over scoring tasks", ".2f"),
-    "tasks not done": ("tasks on which no more answers are right than by always giving the commonest label", ".0f"),
-    "token-loss difference": ("loss at token 50 minus loss at token 500 (nats), over documents", ".2f"),
-}
-FEW = {
-    "heads above their own null": ("heads above 0.005 and above their own null", ".0f"),
-    "draws with the top FV head highest": ("draws of the null that the top FV head leads", ".0f"),
-    "tasks with the top FV head highest": ("scoring tasks on which the top FV head has the highest score", ".0f"),
-    "lowest fv": ("lowest FV score: such a head lowers the answer's probability", ".4f"),
-}
-TYPES = {
-    "highest fv, abstractive tasks": ("highest FV score on abstractive tasks", ".4f"),
-    "highest fv, extractive tasks": ("highest FV score on extractive tasks", ".4f"),
-    "rank correlation of types": ("rank correlation of the two, over heads", ".2f"),
-}
-
 
 def kinds_table(numbers: pd.DataFrame) -> pd.DataFrame:
     """How many heads the model has of each kind by the one definition, and its top heads."""
