@@ -113,7 +113,9 @@ def test_signs_are_counted_without_ties():
 
 
 @pytest.mark.parametrize(("call", "message"), [
+    (lambda: group_test([np.ones(2)], seed=0), "expected at least two groups"),
     (lambda: mean_rank_test(np.zeros((2, 2), dtype=bool), np.ones((2, 2)), seed=0), "empty head set"),
+    (lambda: later_test(np.ones(2), np.ones(2, dtype=bool), np.ones(2, dtype=bool)), "2 of 2 runs are the first"),
     (lambda: depth_difference(mask_of([]), mask_of([1]), seed=0), "empty head set"),
 ])
 def test_bad_input_is_refused_in_one_line(call, message):

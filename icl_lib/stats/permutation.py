@@ -34,8 +34,10 @@ def later_test(times: Float[ndarray, "run"], came: Bool[ndarray, "run"], first: 
 
     The value, -1..1, is the share of pairs of a first and another run in which it is known to have come later in the
     first, less that in which earlier; `times` as in `gehan_scores`. p-value: all ways to call as many runs first
-    (random ones above 20,000), two-sided. Needs a run on either side.
+    (random ones above 20,000), two-sided. Raises ValueError where either side is empty.
     """
+    if not 0 < first.sum() < len(first):
+        raise ValueError(f"{int(first.sum())} of {len(first)} runs are the first ones, expected some and not all")
     scores = gehan_scores(times, came)
     sets, exact = subsets(len(scores), int(first.sum()), 0)
     own = float(scores[first].sum())
@@ -43,7 +45,13 @@ def later_test(times: Float[ndarray, "run"], came: Bool[ndarray, "run"], first: 
 
 
 def group_test(groups: list[Float[ndarray, "model"]], *, seed: int) -> Test:
-    """Kruskal and Wallis's H of groups with its permutation p-value; the value is the largest difference of means."""
+    """Kruskal and Wallis's H of groups with its permutation p-value; the value is the largest difference of means.
+
+    Raises ValueError for fewer than two groups or an empty one.
+    """
+    if len(groups) < 2 or not all(map(len, groups)):
+        raise ValueError(f"groups of {[len(group) for group in groups]} values, expected at least two groups and a "
+                         "value in each")
     ranks = stats.rankdata(np.concatenate(groups))
     ends = np.cumsum([len(group) for group in groups])[:-1]
 
@@ -85,8 +93,9 @@ def sign_test(differences: Float[ndarray, "row"]) -> Test:
 def trend_test(sizes: Float[ndarray, "model"], values: Float[ndarray, "model"], *, seed: int) -> Test:
     """Rank correlation of a value with model size and its permutation p-value, two-sided.
 
-    For few models, where Fisher's interval is no use; ties have mean ranks. NaN stands for a missing model and is left
-    out, infinity for one that never came.
+    For few models, where Fisher's interval is no use: up to 8 in all orders, more in random ones; two say nothing
+    (smallest p 1). Ties have mean ranks. NaN stands for a missing model and is left out, infinity for one that never
+    came.
     """
     present = ~(np.isnan(sizes) | np.isnan(values))
     # rounded, so that what is equal but for the order of its sums is a tie
