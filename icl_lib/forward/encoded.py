@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -92,6 +92,12 @@ def refuse_unknown_tokens(model: nn.Module, highest: int, where: str) -> None:
     if highest >= rows:
         raise ValueError(f"{where}: token id {highest}, but the model has embeddings for ids 0 to {rows - 1}; is its "
                          "tokenizer another model's?")
+
+
+def refuse_nan(values: Float[Tensor, "prompt *value"], prompts: Sequence[EncodedPrompt], what: str) -> None:
+    """Raise ValueError naming task and prompt where a prompt has NaN among its values."""
+    if (bad := values.flatten(1).isnan().any(1)).any():
+        raise ValueError(f"{prompts[int(bad.nonzero()[0])].place}: {what}")
 
 
 def token_batches(sequences: Sequence[Sequence[int]], batch_size: int, device: torch.device) -> Iterator[TokenBatch]:

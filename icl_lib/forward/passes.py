@@ -96,7 +96,7 @@ def plain_transformers(
     wrapped = list(_wrapped_modules(hf_model))
     name_before = hf_model.config._attn_implementation
     if attention is not None:
-        AttentionInterface.register(_ATTENTION, _refusing_caps(attention))
+        AttentionInterface.register(_ATTENTION, partial(_without_caps, attention))
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     for parent, name, bridge in wrapped:
         parent._modules[name] = bridge.original_component
@@ -112,13 +112,10 @@ def plain_transformers(
             AttentionInterface._global_mapping.pop(_ATTENTION)
 
 
-def _refusing_caps(attention: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
-    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-            raise ValueError(f"{type(module).__name__}: attention with softcap or sinks is not supported")
-        return attention(module, *args, **kwargs)
-
-    return attend
+def _without_caps(attention: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise ValueError(f"{type(module).__name__}: attention with softcap or sinks is not supported")
+    return attention(module, *args, **kwargs)
 
 
 def _wrapped_modules(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_clean, encode_prompts, in_batches
-from icl_lib.forward.means import MeanZ, means_of, refuse_nan
+from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_prompts, in_batches, refuse_nan
+from icl_lib.forward.means import MeanZ, clean_means
 from icl_lib.forward.passes import device_of
 from icl_lib.forward.run import run
 from icl_lib.names import refuse_unknown
@@ -70,7 +70,7 @@ def fv_scores(
         shuffled = {task: answers_in_context(model, encoded, prompts[task]) for task, encoded in shuffled.items()}
     saved = SavedResults(save_to, model)
     if mean_z is None:
-        mean_z = means_of(model, encode_clean(model, prompts), saved, batch_size or 16)
+        mean_z = clean_means(model, prompts, batch_size=batch_size or 16, saved=saved)
     if missing := sorted(set(shuffled) - set(mean_z)):
         raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
     batch_size = batch_size or _batch_size(model, shuffled)
@@ -164,7 +164,7 @@ def _task_effects(
         return run(model, batch, edits, answers[batch.rows]).log_probability[..., 0]
 
     for rows, log_probability in in_batches(run_batch, [p.tokens for p in encoded], batch_size, device):
-        refuse_nan(log_probability, encoded, rows, "logits of the shuffled")
+        refuse_nan(log_probability, [encoded[row] for row in rows], "NaN in the logits of the shuffled prompt")
         probability[rows] = log_probability.exp().cpu()
     effects = (probability[:, :-1] - probability[:, -1:]).unflatten(1, (n_draws, n_layers, n_heads))
     return {"effects": effects.transpose(0, 1), "shuffled_probability": probability[:, -1]}
