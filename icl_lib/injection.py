@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, bos_text, draw_prompts
 from icl_lib.forward.encoded import encode_prompts, token_batches
 from icl_lib.forward.means import clean_means, mean_over_tasks
-from icl_lib.forward.passes import device_of, output_projections
+from icl_lib.forward.passes import device_of
 from icl_lib.forward.run import run_added
-from icl_lib.forward.written import writes_projection, written_by_heads
+from icl_lib.forward.written import function_vector
 from icl_lib.heads import HeadMask, different_draws, layer_matched_random_heads, random_heads
 from icl_lib.kinds import heads_of_kind, top_sets
 from icl_lib.names import refuse_unknown
@@ -36,31 +36,6 @@ PRESETS = {
     # evaluate_function_vector.py: one vector for all tasks (V1), the bias once per head (V3), one random set (V5)
     "released": Preset(own_task=False, bias_per_head=True, n_draws=1),
 }
-
-
-def function_vector(
-    model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: HeadMask, *, bias_per_head: bool = False
-) -> Float[Tensor, "d_model"]:
-    """The sum over `heads` of what their mean outputs write to the residual stream (appendix A.6).
-
-    That is the output projection applied to them, times what the architecture multiplies it by. With a norm after
-    attention (OLMo2, Gemma 2 and 3), which takes its scale from all heads together, that scale is the one of all
-    heads at their means; the released code has no such model. Without the projection's bias, which is no head's
-    output; the released code adds it once per head (V3), which `bias_per_head` does. Raises ValueError
-    for an architecture in which heads do not write a sum.
-    """
-    heads = torch.from_numpy(heads)
-    if not writes_projection(model):
-        return written_by_heads(model, mean_z, heads, bias_per_head=bias_per_head)
-    weight = next(model.original_model.parameters())
-    chosen = torch.where(heads.to(mean_z.device)[..., None], mean_z, 0).to(weight.device, weight.dtype)
-    vector = torch.zeros(model.cfg.d_model, device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        for layer, projection in enumerate(output_projections(model)):
-            bias = projection(torch.zeros_like(chosen[layer]).flatten()[None])[0]
-            vector += projection(chosen[layer].flatten()[None])[0] - bias
-            vector += bias * int(heads[layer].sum()) * bias_per_head
-    return vector
 
 
 def split_pairs(task: Task, *, share: float = 0.3, seed: int = 0) -> tuple[Task, Task]:
