@@ -1,7 +1,7 @@
 """Function vectors put to work: a vector made of heads' mean outputs, added to prompts that do not tell the task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,24 +18,8 @@ from icl_lib.forward.run import run_added
 from icl_lib.forward.written import function_vector
 from icl_lib.heads import HeadMask, different_draws, layer_matched_random_heads, random_heads
 from icl_lib.kinds import heads_of_kind, top_sets
-from icl_lib.names import refuse_unknown
+from icl_lib.names import WORDS, refuse_unknown
 from icl_lib.progress import progress
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How the vector is made: from whose means, with the projection's bias or not, from how many random draws."""
-
-    own_task: bool
-    bias_per_head: bool
-    n_draws: int | None  # None: as many as are asked for
-
-
-PRESETS = {
-    "task": Preset(own_task=True, bias_per_head=False, n_draws=None),
-    # evaluate_function_vector.py: one vector for all tasks (V1), the bias once per head (V3), one random set (V5)
-    "released": Preset(own_task=False, bias_per_head=True, n_draws=1),
-}
 
 
 def split_pairs(task: Task, *, share: float = 0.3, seed: int = 0) -> tuple[Task, Task]:
@@ -90,8 +74,9 @@ def execution_table(
     code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
     and as `split_pairs`.
     """
-    refuse_unknown("preset", preset_name, PRESETS)
-    how = PRESETS[preset_name]
+    refuse_unknown("preset", preset_name, WORDS["presets"])
+    # evaluate_function_vector.py: one vector for all tasks (V1), the bias once per head (V3), one random set (V5)
+    released = preset_name == "released"
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:
         raise ValueError(f"layer {bad[0]} is outside 0..{model.cfg.n_layers - 1}, the layers of the model")
     bos = bos_text(model)
@@ -102,14 +87,14 @@ def execution_table(
         prompts[task] = draw_prompts(for_testing, seed=seed, **options)
         of_means[task] = draw_prompts(for_means, seed=seed + 1, **options)
     means = clean_means(model, of_means)
-    if not how.own_task:
+    if released:
         means = dict.fromkeys(means, mean_over_tasks(means))
-    sets = head_sets(scores, fraction=fraction, n_draws=how.n_draws or n_draws, seed=seed)
+    sets = head_sets(scores, fraction=fraction, n_draws=1 if released else n_draws, seed=seed)
     rows = [("none", -1, 0)] + [(kind, layer, draw) for kind, draw, _ in sets for layer in layers]
     at = torch.tensor([0] + [layer for _ in sets for layer in layers])
     frames = []
     for task in progress(tasks, "task execution"):
-        vectors = [function_vector(model, means[task], heads, bias_per_head=how.bias_per_head) for *_, heads in sets]
+        vectors = [function_vector(model, means[task], heads, bias_per_head=released) for *_, heads in sets]
         stacked = torch.stack([torch.zeros_like(vectors[0]), *(v for v in vectors for _ in layers)])
         frames.append(_of_task(model, prompts[task], task, bos, stacked, at, rows))
     return pd.concat(frames, ignore_index=True).assign(model=name, step=step, preset=preset_name)
