@@ -71,12 +71,11 @@ def random_heads(
     return _mask(_generator("random", seed, draw).choice(candidates, size=n_heads, replace=False), shape)
 
 
-def random_ranking(shape: tuple[int, int], *, seed: int, draw: int) -> Float[ndarray, "layer head"]:
-    """A random score for every head, for `top_heads`: sets of one draw are nested over sizes.
-
-    What the released code does with its one draw (src/ablate.py). Draws of a seed are independent.
-    """
-    return _generator("random_ranking", seed, draw).random(shape)
+def nested_random_heads(
+    shape: tuple[int, int], n_heads: int, *, seed: int, draw: int, exclude: HeadMask | None = None
+) -> HeadMask:
+    """`random_heads` whose sets of one draw are nested over sizes, as are those of the released code's one draw."""
+    return top_heads(_generator("random_ranking", seed, draw).random(shape), n_heads=n_heads, exclude=exclude)
 
 
 def layer_matched_random_heads(heads: HeadMask, *, seed: int, draw: int, exclude: HeadMask | None = None) -> HeadMask:

@@ -103,12 +103,10 @@ def execution_table(
 def _of_task(
     model: nn.Module, prompts: TaskPrompts, task: str, bos: str, vectors: Tensor, at: Tensor, rows: list[tuple]
 ) -> pd.DataFrame:
-    correct = {
-        "clean": added_correct(model, prompts.clean, task, vectors[:1], at[:1]),
-        "zero_shot": added_correct(
-            model, [without_demonstrations(p, bos) for p in prompts.clean], task, vectors, at),
-        "shuffled": added_correct(model, prompts.shuffled, task, vectors, at),
-    }
+    alone = [without_demonstrations(p, bos) for p in prompts.clean]
+    correct = {"clean": added_correct(model, prompts.clean, task, vectors[:1], at[:1]),
+               "zero_shot": added_correct(model, alone, task, vectors, at),
+               "shuffled": added_correct(model, prompts.shuffled, task, vectors, at)}
     answered = correct["clean"][:, 0]
     frames = []
     for items, kept in (("all", torch.ones_like(answered)), ("answered", answered)):

@@ -40,7 +40,11 @@ def run(
     correct = torch.empty(shape, dtype=torch.bool, device=device)
     for where, chosen in by_positions(edits, unedited="all" if apart else "last").items():
         rows = row_edits(model, [edits[i] for i in chosen], batch.rows)
-        at_once = _at_once(where, len(chosen), batch, at, apart, whole)
+        at_once = len(chosen)  # edits whose residual streams are held together
+        if apart and where == "last":
+            at_once = max(1, RUN_TOKENS // at.numel())
+        elif whole:  # texts of every edit would be too much
+            at_once = max(1, 4 * RUN_TOKENS // batch.tokens.numel())
         for some in torch.arange(len(chosen), device=device).split(at_once):
             part = rows if len(some) == len(chosen) else rows.take(some)
             if where == "all":
@@ -52,15 +56,6 @@ def run(
             columns = torch.tensor(chosen, device=device)[some]
             log_probability[:, columns], correct[:, columns] = readout.log_probability.double(), readout.correct
     return Readout(log_probability, correct)
-
-
-def _at_once(where: str, n_edits: int, batch: TokenBatch, at: Tensor, apart: bool, whole: bool) -> int:
-    """Edits whose residual streams are held together."""
-    if apart and where == "last":
-        return max(1, RUN_TOKENS // at.numel())
-    if whole:  # texts of every edit would be too much
-        return max(1, 4 * RUN_TOKENS // batch.tokens.numel())
-    return n_edits
 
 
 @torch.inference_mode()

@@ -170,13 +170,8 @@ class _LayerSweep:
         if self.stage == "read":
             n = len(query) // len(self.keys)
             key, value = self.keys.repeat(n, 1, 1, 1), self.values.repeat(n, 1, 1, 1)
-            attention_mask = self._mask_at_read(key.shape[2], len(query) // self.n_batch)
+            mask = torch.arange(key.shape[2], device=query.device) <= self.read[:, :, None]
+            if self.mask is not None:  # e.g. a sliding window; the same for all copies
+                mask = passes.take_positions(self.mask[: self.n_batch, 0].expand(self.n_batch, -1, -1), self.read)
+            attention_mask = mask.repeat(len(query) // self.n_batch, 1, 1)[:, None]
         return passes.plain_attention(module, query, key, value, attention_mask, **kwargs)
-
-    def _mask_at_read(self, n_pos: int, n_copies: int) -> Tensor:
-        if self.mask is None:
-            pos = torch.arange(n_pos, device=self.read.device)
-            mask = pos <= self.read[:, :, None]
-        else:  # e.g. a sliding window; the same for all copies
-            mask = passes.take_positions(self.mask[: self.n_batch, 0].expand(self.n_batch, -1, -1), self.read)
-        return mask.repeat(n_copies, 1, 1)[:, None]

@@ -47,12 +47,15 @@ def answer_metrics(
     encoded = {task: encode_prompts(model, task_prompts, task) for task, task_prompts in prompts.items()}
     for prompt in chain.from_iterable(encoded.values()):
         prompt.refuse_too_long(model, len(prompt.answer) - 1)
+    for name, edit in edits.items():
+        if isinstance(edit, Mapping) and (missing := [task for task in prompts if task not in edit]):
+            raise ValueError(f"edit {name!r} has nothing for task {missing[0]!r}")
     # edits that are the same for every prompt let short tasks fill a batch together
     alike = all(edit is None or isinstance(edit, Edit) and len(edit.values) == 1 for edit in edits.values())
     frames = []
     for tasks in [list(prompts)] if alike else [[task] for task in prompts]:
         of_tasks = [prompt for task in tasks for prompt in encoded[task]]
-        chosen = [_edit_of(name, edit, tasks[0]) for name, edit in edits.items()]
+        chosen = [edit[tasks[0]] if isinstance(edit, Mapping) else edit for edit in edits.values()]
         readouts = answer_readouts(model, of_tasks, chosen, batch_size=batch_size)
         values = {
             "exact_match": torch.stack([r.correct.all(1) for r in readouts]),
@@ -180,11 +183,3 @@ def token_loss_differences(
     losses = edited_token_losses(model, tokens, edits, at=at).double().unflatten(2, (2, -1))
     early, late = torch.stack([losses[..., widest - n : widest + n + 1].mean(3) for n in windows]).unbind(3)
     return early - late
-
-
-def _edit_of(name: str, edit: Edit | Mapping[str, Edit] | None, task: str) -> Edit | None:
-    if not isinstance(edit, Mapping):
-        return edit
-    if task not in edit:
-        raise ValueError(f"edit {name!r} has nothing for task {task!r}")
-    return edit[task]

@@ -127,7 +127,9 @@ def permuted_mean_scores(
     generator = torch.Generator().manual_seed(seed)
     shuffled = {task: encode_prompts(model, p.shuffled, task) for task, p in prompts.items()}
     others = [derangement(len(tasks), generator) for _ in range(n_draws)]
-    at_once = _draws_at_once(model, n_draws)
+    # draws whose values, one set of all heads per row, stay small beside the model
+    n_all = model.cfg.n_layers * model.cfg.n_heads
+    at_once = max(1, min(n_draws, _VALUE_BYTES // (4 * n_all**2 * model.cfg.d_head)))
     batch_size = batch_size or _batch_size(model, shuffled, at_once)
     saved = SavedResults(save_to, model)
     total = torch.zeros(n_draws, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
@@ -168,12 +170,6 @@ def _task_effects(
         probability[rows] = log_probability.exp().cpu()
     effects = (probability[:, :-1] - probability[:, -1:]).unflatten(1, (n_draws, n_layers, n_heads))
     return {"effects": effects.transpose(0, 1), "shuffled_probability": probability[:, -1]}
-
-
-def _draws_at_once(model: nn.Module, n_draws: int) -> int:
-    """Draws of the means whose values, one set of all heads per row, stay small beside the model."""
-    n_all = model.cfg.n_layers * model.cfg.n_heads
-    return max(1, min(n_draws, _VALUE_BYTES // (4 * n_all**2 * model.cfg.d_head)))
 
 
 def _batch_size(model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], n_draws: int = 1) -> int:
