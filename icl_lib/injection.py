@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, bos_text, draw_prompts
-from icl_lib.forward.encoded import encode_prompts, token_batches
+from icl_lib.forward.encoded import TokenBatch, encode_prompts, in_batches
 from icl_lib.forward.means import clean_means, mean_over_tasks
 from icl_lib.forward.passes import device_of
 from icl_lib.forward.run import run_added
@@ -124,10 +124,10 @@ def added_correct(
     at: Int[Tensor, "row"],
 ) -> Bool[Tensor, "prompt row"]:
     """Whether the answer's first token is the likeliest one with each vector added (top-1, as in appendix A.6)."""
-    encoded = encode_prompts(model, prompts, task)
-    correct = torch.empty(len(encoded), len(vectors), dtype=torch.bool)
-    for batch in token_batches([p.tokens for p in encoded], 16, device_of(model)):
-        targets = torch.tensor([[encoded[i].answer[0]] for i in batch.rows], device=batch.tokens.device)
-        readout = run_added(model, batch, vectors, at.to(batch.tokens.device), targets)
-        correct[batch.rows] = readout.correct[..., 0].cpu()
-    return correct
+    encoded, device = encode_prompts(model, prompts, task), device_of(model)
+    targets = torch.tensor([prompt.answer[:1] for prompt in encoded], device=device)
+
+    def read(batch: TokenBatch) -> Tensor:
+        return run_added(model, batch, vectors, at.to(device), targets[batch.rows]).correct[..., 0].cpu()
+
+    return in_batches(read, [prompt.tokens for prompt in encoded], 16, device)

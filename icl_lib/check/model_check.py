@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from icl_lib.check import eager_reference as eager
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import token_batches
 from icl_lib.forward.passes import device_of, last_head_outputs
-from icl_lib.forward.run import run
+from icl_lib.forward.run import run_prompts
 from icl_lib.metrics.evaluate import edited_token_losses
 from icl_lib.scores.induction import reduced_patterns
 
@@ -138,7 +137,7 @@ def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
 
     targets = torch.stack([r.log_probabilities[0, -2:].argmax(-1) for r in references])
     edits = [Edit(mask, values) for mask in masks[:3]] + [Edit(mask, values, "all") for mask in masks]
-    readout = run(model, next(token_batches(ids, 2, device)), edits, targets).log_probability
+    readout = run_prompts(model, ids, targets, edits, batch_size=2).log_probability.to(device)
     for of_edits, own, target in zip(readout, references, targets, strict=True):
         said = _said(own.log_probabilities[:, -2:], target)
         found.add("the sweep over edits at the last position", of_edits[:3], said[at_last])

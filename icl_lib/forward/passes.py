@@ -179,9 +179,7 @@ def last_head_outputs(
         return torch.stack(seen, dim=1)
 
     with plain_transformers(model) as hf_model:
-        batches = in_batches(run, sequences, batch_size, device_of(model))
-        outputs = {row: of_row for rows, z in batches for row, of_row in zip(rows, z, strict=True)}
-    return torch.stack([outputs[row] for row in range(len(sequences))])
+        return in_batches(run, sequences, batch_size, device_of(model))
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ edits; an architecture with an attention of its own is fed whole prompts.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from icl_lib.forward import shared_prefix, whole_prompts
 from icl_lib.forward.edits import Edit, by_positions, row_edits
-from icl_lib.forward.encoded import TokenBatch
-from icl_lib.forward.passes import last_positions
+from icl_lib.forward.encoded import TokenBatch, in_batches
+from icl_lib.forward.passes import device_of, last_positions
 from icl_lib.forward.readout import Readout, read_targets
 from icl_lib.forward.shared_layers import edited_residuals
 
@@ -56,6 +57,28 @@ def run(
             columns = torch.tensor(chosen, device=device)[some]
             log_probability[:, columns], correct[:, columns] = readout.log_probability.double(), readout.correct
     return Readout(log_probability, correct)
+
+
+def run_prompts(
+    model: nn.Module, prompts: Sequence[Sequence[int]], targets: Int[Tensor, "prompt pos"],
+    edits: Sequence[Edit | None], *, batch_size: int, rows: Sequence[int] | None = None, at_last: bool = False,
+) -> Readout:
+    """`run` of prompts in batches, put together on the CPU, prompts on the first axis.
+
+    `rows`: their places among the sequences that edits have values for, if they are not all of these. `at_last`: all
+    targets are predicted at the last position.
+    """
+    device = device_of(model)
+
+    def read(batch: TokenBatch) -> Tensor:
+        wanted = targets[batch.rows].to(device)
+        at = (batch.lengths - 1)[:, None].expand_as(wanted) if at_last else None
+        batch = batch if rows is None else replace(batch, rows=[rows[i] for i in batch.rows])
+        readout = run(model, batch, edits, wanted, at=at)
+        return torch.stack([readout.log_probability, readout.correct.double()]).movedim(0, 1).cpu()
+
+    log_probability, correct = in_batches(read, prompts, batch_size, device).unbind(1)
+    return Readout(log_probability, correct.bool())
 
 
 @torch.inference_mode()

@@ -1,7 +1,6 @@
 """Few-shot metrics and token losses, with and without edited heads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 
 import pandas as pd
@@ -11,17 +10,10 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import Prompt
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import (
-    EncodedPrompt,
-    TokenBatch,
-    encode_prompts,
-    refuse_nan,
-    refuse_unknown_tokens,
-    token_batches,
-)
+from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_prompts, refuse_nan, refuse_unknown_tokens
 from icl_lib.forward.passes import device_of
 from icl_lib.forward.readout import Readout
-from icl_lib.forward.run import RUN_TOKENS, run
+from icl_lib.forward.run import RUN_TOKENS, run, run_prompts
 from icl_lib.metrics.generation import generated_f1s
 
 PLACES = (50, 500)  # the losses whose difference is taken
@@ -84,13 +76,11 @@ def answer_readouts(
     for n in sorted({len(prompt.answer) for prompt in encoded}):
         same = [i for i, prompt in enumerate(encoded) if len(prompt.answer) == n]
         fed = [encoded[i].tokens + encoded[i].answer[:-1] for i in same]
-        for batch in token_batches(fed, batch_size, device_of(model)):
-            prompts = [same[row] for row in batch.rows]
-            targets = torch.tensor([encoded[i].answer for i in prompts], device=batch.tokens.device)
-            readout = run(model, replace(batch, rows=prompts), edits, targets)
-            refuse_nan(readout.log_probability, [encoded[i] for i in prompts], "NaN logits")
-            for row, i in enumerate(prompts):
-                readouts[i] = Readout(readout.log_probability[row].cpu(), readout.correct[row].cpu())
+        targets = torch.tensor([encoded[i].answer for i in same])
+        found = run_prompts(model, fed, targets, edits, batch_size=batch_size, rows=same)
+        refuse_nan(found.log_probability, [encoded[i] for i in same], "NaN logits")
+        for i, *of_prompt in zip(same, found.log_probability, found.correct, strict=True):
+            readouts[i] = Readout(*of_prompt)
     return readouts
 
 
@@ -110,19 +100,13 @@ def label_metrics(
     if len(set(first)) < len(first) or not set(answers) <= set(first):
         raise ValueError(f"task {encoded[0].task!r}: expected every answer to be one of {', '.join(labels)} and "
                          "these to begin with different tokens")
-    device, chosen = device_of(model), torch.tensor([first.index(answer) for answer in answers])
-    log_probability = torch.empty(len(encoded), len(edits), len(first), dtype=torch.float64)
-    correct = torch.empty(log_probability.shape, dtype=torch.bool)
-    for batch in token_batches([prompt.tokens for prompt in encoded], batch_size, device):
-        targets = torch.tensor(first, device=device).expand(len(batch.rows), -1)
-        at = (batch.lengths - 1)[:, None].expand_as(targets)
-        readout = run(model, batch, edits, targets, at=at)
-        log_probability[batch.rows], correct[batch.rows] = readout.log_probability.cpu(), readout.correct.cpu()
-    refuse_nan(log_probability, encoded, "NaN logits")
-    rows = torch.arange(len(encoded))
-    return {"label_correct": (log_probability.argmax(2).T == chosen).double(),
-            "first_token_correct": correct[rows, :, chosen].T.double(),
-            "first_token_probability": log_probability[rows, :, chosen].T.exp()}
+    targets = torch.tensor(first).expand(len(encoded), -1)
+    found = run_prompts(model, [p.tokens for p in encoded], targets, edits, batch_size=batch_size, at_last=True)
+    refuse_nan(found.log_probability, encoded, "NaN logits")
+    rows, chosen = torch.arange(len(encoded)), torch.tensor([first.index(answer) for answer in answers])
+    return {"label_correct": (found.log_probability.argmax(2).T == chosen).double(),
+            "first_token_correct": found.correct[rows, :, chosen].T.double(),
+            "first_token_probability": found.log_probability[rows, :, chosen].T.exp()}
 
 
 def token_losses(

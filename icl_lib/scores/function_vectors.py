@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_prompts, in_batches, refuse_nan
+from icl_lib.forward.encoded import EncodedPrompt, encode_prompts, refuse_nan
 from icl_lib.forward.means import MeanZ, clean_means
 from icl_lib.forward.passes import device_of
-from icl_lib.forward.run import run
+from icl_lib.forward.run import run_prompts
 from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
@@ -158,16 +158,10 @@ def _task_effects(
     n_draws, n_layers, n_heads, _ = means.shape
     one_head_each = torch.eye(n_layers * n_heads, dtype=torch.bool).unflatten(1, (n_layers, n_heads))
     edits = [*(Edit(head, mean) for mean in means.split(1) for head in one_head_each), None]
-    device = device_of(model)
-    answers = torch.tensor([p.answer[:1] for p in encoded], device=device)
-    probability = torch.empty(len(encoded), len(edits), dtype=torch.float64)
-
-    def run_batch(batch: TokenBatch) -> Tensor:
-        return run(model, batch, edits, answers[batch.rows]).log_probability[..., 0]
-
-    for rows, log_probability in in_batches(run_batch, [p.tokens for p in encoded], batch_size, device):
-        refuse_nan(log_probability, [encoded[row] for row in rows], "NaN in the logits of the shuffled prompt")
-        probability[rows] = log_probability.exp().cpu()
+    answers = torch.tensor([p.answer[:1] for p in encoded])
+    found = run_prompts(model, [p.tokens for p in encoded], answers, edits, batch_size=batch_size)
+    refuse_nan(found.log_probability, encoded, "NaN in the logits of the shuffled prompt")
+    probability = found.log_probability[..., 0].exp()
     effects = (probability[:, :-1] - probability[:, -1:]).unflatten(1, (n_draws, n_layers, n_heads))
     return {"effects": effects.transpose(0, 1), "shuffled_probability": probability[:, -1]}
 
