@@ -19,9 +19,8 @@ def head_count(fraction: float, n_total: int, *, rounding: str = "ceil", minimum
     """Number of heads in a share of all heads: rounded up everywhere in this project, as the paper's plots do.
 
     Only the preset of the released code rounds "floor": its ablation takes int(share x heads) and at least one
-    (src/ablate.py), its exclusion int(share x heads) with no minimum (pass `minimum=0`).
-    A share of 0 is no heads under every rule. Products are rounded at nine digits first, so that 0.07 of
-    100 heads is 7 and not 8 when rounding up; no model and share of the paper is affected by that.
+    (src/ablate.py), its exclusion may take none (`minimum=0`). A share of 0 is no heads under every rule. Products
+    are rounded at nine digits first, so that 0.07 of 100 heads is 7 and not 8 when rounding up.
 
     Raises ValueError for a fraction outside 0..1 or an unknown rounding.
     """
@@ -125,8 +124,7 @@ def different_heads(sets: list[HeadMask]) -> tuple[list[HeadMask], list[int]]:
 
 def different_draws(draw_one: Callable[..., HeadMask], n_draws: int) -> list[tuple[int, HeadMask]]:
     """The different ones of the sets `draw_one(draw=...)`, numbered from 0."""
-    different, _ = different_heads([draw_one(draw=draw) for draw in range(n_draws)])
-    return list(enumerate(different))
+    return list(enumerate(different_heads([draw_one(draw=draw) for draw in range(n_draws)])[0]))
 
 
 def overlap(heads: HeadMask, others: HeadMask) -> float:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -157,13 +158,12 @@ def loss_curves(model, documents, conditions: list[Condition], value, *, name: s
     edits = [None if c.ranking == "none" else Edit(torch.from_numpy(c.heads), value, "all") for c in conditions]
     losses = edited_token_losses(model, documents, edits).double().numpy()
     edges = np.unique(np.geomspace(1, losses.shape[2] + 1, 17).round().astype(int))
-    rows = []
+    frames = []
     for ranking, matched, fraction in dict.fromkeys((c.ranking, c.matched, c.fraction) for c in conditions):
-        draws = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
-        mean = losses[draws].mean(0)
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
-            by_document = pd.Series(mean[:, low - 1 : high - 1].mean(1))
-            rows.append({"ranking": ranking, "matched": matched, "fraction": fraction,
-                         "position": (low * (high - 1)) ** 0.5, "value": by_document.mean(),
-                         "standard_error": by_document.sem(), "n_prompts": len(mean)})
-    return pd.DataFrame(rows).assign(model=name, step=step)
+        mean = losses[[(c.ranking, c.matched) == (ranking, matched) for c in conditions]].mean(0)
+        by_bin = pd.DataFrame([mean[:, low - 1 : high - 1].mean(1) for low, high in pairwise(edges)])
+        frames.append(pd.DataFrame({
+            "ranking": ranking, "matched": matched, "fraction": fraction,
+            "position": [(low * (high - 1)) ** 0.5 for low, high in pairwise(edges)],
+            "value": by_bin.mean(axis=1), "standard_error": by_bin.sem(axis=1), "n_prompts": len(mean)}))
+    return pd.concat(frames, ignore_index=True).assign(model=name, step=step)

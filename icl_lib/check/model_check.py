@@ -1,11 +1,8 @@
 """Every model proves itself once on loading: the passes used here against transformers' own forward pass.
 
-The reference is the eager forward pass of the whole causal model, one unpadded sequence at a time, with plain hooks
-on the output projections. Against it stand, on two short random sequences padded on the right: the pass that reads
-heads' outputs, the sweep over edits at the last positions, the sweep over edits at all positions, the token losses
-under edits at either, and the attention patterns. First with transformers' attention functions, which let prompts be
-shared; where these are wrong, with the architecture's own attention, prompt by prompt; where that is wrong too the
-model is refused.
+Heads' outputs, sweeps over edits, token losses and attention patterns of two short random sequences are held against
+the eager pass (`eager_reference`). First with transformers' attention functions, which let prompts be shared; where
+these are wrong, with the architecture's own attention, prompt by prompt; where that is wrong too the model is refused.
 """
 
 from dataclasses import dataclass

@@ -78,9 +78,8 @@ def row_edits(model: nn.Module, edits: Sequence[Edit | None], sequences: Sequenc
     values = [unread if e is None else e.values for e in edits]
     if all(v is unread for v in values):
         values = [unread]
-    of_batch = [v if len(v) == 1 else v[sequences] for v in values]
-    n = max(map(len, of_batch))
-    stacked = torch.stack([v.expand(n, -1, -1, -1) for v in of_batch], dim=1)
+    of_batch = torch.broadcast_tensors(*(v if len(v) == 1 else v[sequences] for v in values))
+    stacked = torch.stack(of_batch, dim=1)
     return RowEdits(torch.stack(masks).to(device), stacked.to(device))
 
 

@@ -1,8 +1,6 @@
-"""Plain forward passes: a model without the bridge's wrappers.
+"""Plain forward passes: the transformers modules without the bridge's wrappers, which the sweeps here do not need.
 
-TransformerBridge splits fused projections, computes attention eagerly and calls a hook at every
-module. The sweeps here need none of that, so they run the transformers modules that the bridge
-wraps: same parameters, the architecture's own mathematics, about twice as fast on small models.
+Same parameters, the architecture's own mathematics, about twice as fast on small models.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,11 +57,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 
 def output_projections(model: nn.Module) -> list[nn.Module]:
-    """The modules whose input holds the heads' outputs side by side, one per layer.
-
-    A forward pre-hook here acts in the bridge and in the plain model alike, and equals an edit of
-    `blocks.{l}.attn.hook_z`.
-    """
+    """The modules whose input holds the heads' outputs side by side (the bridge's hook_z), one per layer."""
     return [block.attn.o.original_component for block in model.blocks]
 
 

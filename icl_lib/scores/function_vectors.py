@@ -115,11 +115,10 @@ def permuted_mean_scores(
     model: nn.Module, prompts: Mapping[str, TaskPrompts], mean_z: Mapping[str, MeanZ], *, n_draws: int = 1,
     seed: int = 0, batch_size: int | None = None, save_to: str | Path | None = None,
 ) -> Float[Tensor, "draw layer head"]:
-    """A null for the FV score: the same score with each task's clean means taken from another task.
+    """A null for the FV score (not in the paper): the same score with each task's clean means taken from another task.
 
-    Not in the paper. Each draw is a derangement of the tasks: every task gets some other task's
-    means, each task's means are used once. Range, position, BOS, averaging and `save_to` as in
-    `fv_scores`. Raises ValueError for fewer than two tasks, and as `fv_scores` does.
+    Each draw is a derangement of the tasks: each task's means are used once. Range, position, BOS, averaging and
+    `save_to` as in `fv_scores`. Raises ValueError for fewer than two tasks, and as `fv_scores` does.
     """
     tasks = list(prompts)
     if len(tasks) < 2:
@@ -151,10 +150,7 @@ def derangement(n: int, generator: torch.Generator) -> list[int]:
 def _task_effects(
     model: nn.Module, encoded: list[EncodedPrompt], means: Float[Tensor, "draw layer head d_head"], batch_size: int
 ) -> dict[str, Tensor]:
-    """P(first answer token | replaced) - P(same | not) by draw, prompt and head, and P(same | not) by prompt.
-
-    All draws of the means share the pass over the prompt.
-    """
+    """P(first answer token | replaced) - P(same | not) by draw, prompt and head, and P(same | not) by prompt."""
     n_draws, n_layers, n_heads, _ = means.shape
     one_head_each = torch.eye(n_layers * n_heads, dtype=torch.bool).unflatten(1, (n_layers, n_heads))
     edits = [*(Edit(head, mean) for mean in means.split(1) for head in one_head_each), None]

@@ -52,9 +52,8 @@ def previous_token_scores(model: nn.Module, tokens: Int[Tensor, "batch pos"]) ->
     Not in the paper's text; the first half of an induction circuit (Olsson et al. 2022). Raises
     ValueError for sequences of one token.
     """
-    if tokens.shape[1] < 2:
+    if (n := tokens.shape[1]) < 2:
         raise ValueError("tokens: sequences of one token have no previous token")
-    n = tokens.shape[1]
     targets = torch.eye(n, dtype=torch.bool, device=tokens.device).roll(-1, 1).tril().expand(len(tokens), n, n)
     return _mean_attention(model, tokens, targets, queries=targets.any(-1))
 
