@@ -85,23 +85,17 @@ def layer_matched_random_heads(heads: HeadMask, *, seed: int, draw: int, exclude
     the nearest layers that have heads left (of two equally near ones, from both alike); `layer_distance` says how far
     the match is. Raises ValueError where all layers together have too few: then there is no such control.
     """
-    taken = heads if exclude is None else heads | exclude
-    allowed = _allowed(heads.shape, taken, int(heads.sum()))
+    allowed = _allowed(heads.shape, heads if exclude is None else heads | exclude, int(heads.sum()))
     # equally likely heads: the first ones of a random order
-    order = _generator("random_layer_matched", seed, draw).permutation(heads.size).reshape(heads.shape)
-    free = np.where(allowed, order, heads.size)
-    matched = np.zeros(heads.size, dtype=bool)
-    layers, wanted = np.arange(len(heads)), heads.sum(1)
+    order = _generator("random_layer_matched", seed, draw).permutation(heads.size)
+    free, layers, wanted = allowed.copy(), np.arange(len(heads)), heads.sum(1)
     for distance in range(len(heads)):  # every layer's own heads are taken before any neighbour asks for them
         for layer in np.flatnonzero(wanted):
-            near = (np.abs(layers - layer) == distance)[:, None]
-            candidates = np.where(near, free, heads.size).ravel()
-            best = candidates.argsort(kind="stable")[: wanted[layer]]
-            best = best[candidates[best] < heads.size]
-            matched[best] = True
-            free.ravel()[best] = heads.size
+            candidates = np.flatnonzero(free & (np.abs(layers - layer) == distance)[:, None])
+            best = candidates[order[candidates].argsort()][: wanted[layer]]
+            free.flat[best] = False
             wanted[layer] -= len(best)
-    return matched.reshape(heads.shape)
+    return allowed & ~free
 
 
 def layer_distance(heads: HeadMask, control: HeadMask) -> float:

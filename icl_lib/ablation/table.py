@@ -43,8 +43,7 @@ def ablation_table(
         if m.metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS) and clean:
             change = _rows(m, m.values - m.values[clean[:1]], f"{m.metric}_change")
             frames.append(change[change["ranking"] != "none"])
-    frames += [] if ceilings is None else [ceilings]
-    table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
+    table = pd.concat([*frames, ceilings], ignore_index=True).assign(model=name, step=step)
     return table.drop_duplicates(KEYS["ablations"], ignore_index=True)
 
 
