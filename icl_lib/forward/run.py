@@ -40,22 +40,20 @@ def run(
     log_probability = torch.empty(shape, dtype=torch.float64, device=device)
     correct = torch.empty(shape, dtype=torch.bool, device=device)
     for where, chosen in by_positions(edits, unedited="all" if apart else "last").items():
-        rows = row_edits(model, [edits[i] for i in chosen], batch.rows)
         at_once = len(chosen)  # edits whose residual streams are held together
         if apart and where == "last":
             at_once = max(1, RUN_TOKENS // at.numel())
         elif whole:  # texts of every edit would be too much
             at_once = max(1, 4 * RUN_TOKENS // batch.tokens.numel())
-        for some in torch.arange(len(chosen), device=device).split(at_once):
-            part = rows if len(some) == len(chosen) else rows.take(some)
+        for some in torch.tensor(chosen).split(at_once):
+            rows = row_edits(model, [edits[i] for i in some], batch.rows)
             if where == "all":
-                residual = edited_residuals(model, batch.tokens, part, None if whole else at)
+                residual = edited_residuals(model, batch.tokens, rows, None if whole else at)
             else:
                 sweep = whole_prompts if model.own_attention else shared_prefix
-                residual = sweep.edited_rows(model, batch.tokens, part, at, apart=apart)
+                residual = sweep.edited_rows(model, batch.tokens, rows, at, apart=apart)
             readout = read_targets(model, residual, targets)
-            columns = torch.tensor(chosen, device=device)[some]
-            log_probability[:, columns], correct[:, columns] = readout.log_probability.double(), readout.correct
+            log_probability[:, some], correct[:, some] = readout.log_probability.double(), readout.correct
     return Readout(log_probability, correct)
 
 
