@@ -19,9 +19,8 @@ def head_count(fraction: float, n_total: int, *, rounding: str = "ceil", minimum
     """Number of heads in a share of all heads: rounded up everywhere in this project, as the paper's plots do.
 
     Only the preset of the released code rounds "floor": its ablation takes int(share x heads) and at least one
-    (src/ablate.py), its exclusion int(share x heads) with no minimum (pass `minimum=0`).
-    A share of 0 is no heads under every rule. Products are rounded at nine digits first, so that 0.07 of
-    100 heads is 7 and not 8 when rounding up; no model and share of the paper is affected by that.
+    (src/ablate.py), its exclusion may take none (`minimum=0`). A share of 0 is no heads under every rule. Products
+    are rounded at nine digits first, so that 0.07 of 100 heads is 7 and not 8 when rounding up.
 
     Raises ValueError for a fraction outside 0..1 or an unknown rounding.
     """
@@ -71,12 +70,11 @@ def random_heads(
     return _mask(_generator("random", seed, draw).choice(candidates, size=n_heads, replace=False), shape)
 
 
-def random_ranking(shape: tuple[int, int], *, seed: int, draw: int) -> Float[ndarray, "layer head"]:
-    """A random score for every head, for `top_heads`: sets of one draw are nested over sizes.
-
-    What the released code does with its one draw (src/ablate.py). Draws of a seed are independent.
-    """
-    return _generator("random_ranking", seed, draw).random(shape)
+def nested_random_heads(
+    shape: tuple[int, int], n_heads: int, *, seed: int, draw: int, exclude: HeadMask | None = None
+) -> HeadMask:
+    """`random_heads` whose sets of one draw are nested over sizes, as are those of the released code's one draw."""
+    return top_heads(_generator("random_ranking", seed, draw).random(shape), n_heads=n_heads, exclude=exclude)
 
 
 def layer_matched_random_heads(heads: HeadMask, *, seed: int, draw: int, exclude: HeadMask | None = None) -> HeadMask:
@@ -87,23 +85,17 @@ def layer_matched_random_heads(heads: HeadMask, *, seed: int, draw: int, exclude
     the nearest layers that have heads left (of two equally near ones, from both alike); `layer_distance` says how far
     the match is. Raises ValueError where all layers together have too few: then there is no such control.
     """
-    taken = heads if exclude is None else heads | exclude
-    allowed = _allowed(heads.shape, taken, int(heads.sum()))
+    allowed = _allowed(heads.shape, heads if exclude is None else heads | exclude, int(heads.sum()))
     # equally likely heads: the first ones of a random order
-    order = _generator("random_layer_matched", seed, draw).permutation(heads.size).reshape(heads.shape)
-    free = np.where(allowed, order, heads.size)
-    matched = np.zeros(heads.size, dtype=bool)
-    layers, wanted = np.arange(len(heads)), heads.sum(1)
+    order = _generator("random_layer_matched", seed, draw).permutation(heads.size)
+    free, layers, wanted = allowed.copy(), np.arange(len(heads)), heads.sum(1)
     for distance in range(len(heads)):  # every layer's own heads are taken before any neighbour asks for them
         for layer in np.flatnonzero(wanted):
-            near = (np.abs(layers - layer) == distance)[:, None]
-            candidates = np.where(near, free, heads.size).ravel()
-            best = candidates.argsort(kind="stable")[: wanted[layer]]
-            best = best[candidates[best] < heads.size]
-            matched[best] = True
-            free.ravel()[best] = heads.size
+            candidates = np.flatnonzero(free & (np.abs(layers - layer) == distance)[:, None])
+            best = candidates[order[candidates].argsort()][: wanted[layer]]
+            free.flat[best] = False
             wanted[layer] -= len(best)
-    return matched.reshape(heads.shape)
+    return allowed & ~free
 
 
 def layer_distance(heads: HeadMask, control: HeadMask) -> float:
@@ -126,8 +118,7 @@ def different_heads(sets: list[HeadMask]) -> tuple[list[HeadMask], list[int]]:
 
 def different_draws(draw_one: Callable[..., HeadMask], n_draws: int) -> list[tuple[int, HeadMask]]:
     """The different ones of the sets `draw_one(draw=...)`, numbered from 0."""
-    different, _ = different_heads([draw_one(draw=draw) for draw in range(n_draws)])
-    return list(enumerate(different))
+    return list(enumerate(different_heads([draw_one(draw=draw) for draw in range(n_draws)])[0]))
 
 
 def overlap(heads: HeadMask, others: HeadMask) -> float:

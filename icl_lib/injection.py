@@ -1,7 +1,7 @@
 """Function vectors put to work: a vector made of heads' mean outputs, added to prompts that do not tell the task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,56 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, bos_text, draw_prompts
-from icl_lib.forward.encoded import encode_prompts, token_batches
+from icl_lib.forward.encoded import TokenBatch, encode_prompts, in_batches
 from icl_lib.forward.means import clean_means, mean_over_tasks
-from icl_lib.forward.passes import device_of, output_projections
+from icl_lib.forward.passes import device_of
 from icl_lib.forward.run import run_added
-from icl_lib.forward.written import writes_projection, written_by_heads
+from icl_lib.forward.written import function_vector
 from icl_lib.heads import HeadMask, different_draws, layer_matched_random_heads, random_heads
 from icl_lib.kinds import heads_of_kind, top_sets
-from icl_lib.names import refuse_unknown
+from icl_lib.names import WORDS, refuse_unknown
 from icl_lib.progress import progress
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How the vector is made: from whose means, with the projection's bias or not, from how many random draws."""
-
-    own_task: bool
-    bias_per_head: bool
-    n_draws: int | None  # None: as many as are asked for
-
-
-PRESETS = {
-    "task": Preset(own_task=True, bias_per_head=False, n_draws=None),
-    # evaluate_function_vector.py: one vector for all tasks (V1), the bias once per head (V3), one random set (V5)
-    "released": Preset(own_task=False, bias_per_head=True, n_draws=1),
-}
-
-
-def function_vector(
-    model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: HeadMask, *, bias_per_head: bool = False
-) -> Float[Tensor, "d_model"]:
-    """The sum over `heads` of what their mean outputs write to the residual stream (appendix A.6).
-
-    That is the output projection applied to them, times what the architecture multiplies it by. With a norm after
-    attention (OLMo2, Gemma 2 and 3), which takes its scale from all heads together, that scale is the one of all
-    heads at their means; the released code has no such model. Without the projection's bias, which is no head's
-    output; the released code adds it once per head (V3), which `bias_per_head` does. Raises ValueError
-    for an architecture in which heads do not write a sum.
-    """
-    heads = torch.from_numpy(heads)
-    if not writes_projection(model):
-        return written_by_heads(model, mean_z, heads, bias_per_head=bias_per_head)
-    weight = next(model.original_model.parameters())
-    chosen = torch.where(heads.to(mean_z.device)[..., None], mean_z, 0).to(weight.device, weight.dtype)
-    vector = torch.zeros(model.cfg.d_model, device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        for layer, projection in enumerate(output_projections(model)):
-            bias = projection(torch.zeros_like(chosen[layer]).flatten()[None])[0]
-            vector += projection(chosen[layer].flatten()[None])[0] - bias
-            vector += bias * int(heads[layer].sum()) * bias_per_head
-    return vector
 
 
 def split_pairs(task: Task, *, share: float = 0.3, seed: int = 0) -> tuple[Task, Task]:
@@ -115,8 +74,9 @@ def execution_table(
     code keeps (a task without any is left out). Raises ValueError for an unknown preset, a layer that the model lacks,
     and as `split_pairs`.
     """
-    refuse_unknown("preset", preset_name, PRESETS)
-    how = PRESETS[preset_name]
+    refuse_unknown("preset", preset_name, WORDS["presets"])
+    # evaluate_function_vector.py: one vector for all tasks (V1), the bias once per head (V3), one random set (V5)
+    released = preset_name == "released"
     if bad := [layer for layer in layers if not 0 <= layer < model.cfg.n_layers]:
         raise ValueError(f"layer {bad[0]} is outside 0..{model.cfg.n_layers - 1}, the layers of the model")
     bos = bos_text(model)
@@ -127,14 +87,14 @@ def execution_table(
         prompts[task] = draw_prompts(for_testing, seed=seed, **options)
         of_means[task] = draw_prompts(for_means, seed=seed + 1, **options)
     means = clean_means(model, of_means)
-    if not how.own_task:
+    if released:
         means = dict.fromkeys(means, mean_over_tasks(means))
-    sets = head_sets(scores, fraction=fraction, n_draws=how.n_draws or n_draws, seed=seed)
+    sets = head_sets(scores, fraction=fraction, n_draws=1 if released else n_draws, seed=seed)
     rows = [("none", -1, 0)] + [(kind, layer, draw) for kind, draw, _ in sets for layer in layers]
     at = torch.tensor([0] + [layer for _ in sets for layer in layers])
     frames = []
     for task in progress(tasks, "task execution"):
-        vectors = [function_vector(model, means[task], heads, bias_per_head=how.bias_per_head) for *_, heads in sets]
+        vectors = [function_vector(model, means[task], heads, bias_per_head=released) for *_, heads in sets]
         stacked = torch.stack([torch.zeros_like(vectors[0]), *(v for v in vectors for _ in layers)])
         frames.append(_of_task(model, prompts[task], task, bos, stacked, at, rows))
     return pd.concat(frames, ignore_index=True).assign(model=name, step=step, preset=preset_name)
@@ -143,12 +103,10 @@ def execution_table(
 def _of_task(
     model: nn.Module, prompts: TaskPrompts, task: str, bos: str, vectors: Tensor, at: Tensor, rows: list[tuple]
 ) -> pd.DataFrame:
-    correct = {
-        "clean": added_correct(model, prompts.clean, task, vectors[:1], at[:1]),
-        "zero_shot": added_correct(
-            model, [without_demonstrations(p, bos) for p in prompts.clean], task, vectors, at),
-        "shuffled": added_correct(model, prompts.shuffled, task, vectors, at),
-    }
+    alone = [without_demonstrations(p, bos) for p in prompts.clean]
+    correct = {"clean": added_correct(model, prompts.clean, task, vectors[:1], at[:1]),
+               "zero_shot": added_correct(model, alone, task, vectors, at),
+               "shuffled": added_correct(model, prompts.shuffled, task, vectors, at)}
     answered = correct["clean"][:, 0]
     frames = []
     for items, kept in (("all", torch.ones_like(answered)), ("answered", answered)):
@@ -166,10 +124,10 @@ def added_correct(
     at: Int[Tensor, "row"],
 ) -> Bool[Tensor, "prompt row"]:
     """Whether the answer's first token is the likeliest one with each vector added (top-1, as in appendix A.6)."""
-    encoded = encode_prompts(model, prompts, task)
-    correct = torch.empty(len(encoded), len(vectors), dtype=torch.bool)
-    for batch in token_batches([p.tokens for p in encoded], 16, device_of(model)):
-        targets = torch.tensor([[encoded[i].answer[0]] for i in batch.rows], device=batch.tokens.device)
-        readout = run_added(model, batch, vectors, at.to(batch.tokens.device), targets)
-        correct[batch.rows] = readout.correct[..., 0].cpu()
-    return correct
+    encoded, device = encode_prompts(model, prompts, task), device_of(model)
+    targets = torch.tensor([prompt.answer[:1] for prompt in encoded], device=device)
+
+    def read(batch: TokenBatch) -> Tensor:
+        return run_added(model, batch, vectors, at.to(device), targets[batch.rows]).correct[..., 0].cpu()
+
+    return in_batches(read, [prompt.tokens for prompt in encoded], 16, device)

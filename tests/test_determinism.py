@@ -13,7 +13,7 @@ from icl_lib.data.sources import read_tasks
 from icl_lib.data.tasks import draw_prompts
 from icl_lib.forward.edits import Edit
 from icl_lib.forward.replacements import replacement_values
-from icl_lib.heads import layer_matched_random_heads, random_heads, random_ranking, top_heads
+from icl_lib.heads import layer_matched_random_heads, nested_random_heads, random_heads, top_heads
 from icl_lib.metrics.evaluate import answer_metrics, token_losses
 from lab.text import lab_documents
 from tests.project import make_project, suite
@@ -74,7 +74,7 @@ SEEDED = {
     "sequences": lambda neox, seed: repeated_random_tokens(neox.model, n_sequences=2, length=10, seed=seed).tolist(),
     "documents": lambda neox, seed: lab_documents(lab_tokenizer(), n_documents=1, length=64, seed=seed).tolist(),
     "random heads": lambda neox, seed: random_heads((8, 8), 9, seed=seed, draw=0).tolist(),
-    "random ranking": lambda neox, seed: random_ranking((8, 8), seed=seed, draw=0).tolist(),
+    "nested heads": lambda neox, seed: nested_random_heads((8, 8), 9, seed=seed, draw=0).tolist(),
     "matched heads": lambda neox, seed: layer_matched_random_heads(
         np.eye(8) > 0, seed=seed, draw=0).tolist(),
     "resampled values": lambda neox, seed: [

@@ -120,16 +120,16 @@ def test_by_prompt_values_give_the_means_and_standard_errors(neox):
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
-    import icl_lib.scores.function_vectors as module
+    import icl_lib.forward.run as module
 
     expected = fv_scores(neox.model, neox.prompts)
     sizes, read = [], module.run
 
-    def scarce(model, batch, edits, targets):
+    def scarce(model, batch, edits, targets, **options):
         sizes.append(len(batch.rows))
         if len(batch.rows) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return read(model, batch, edits, targets)
+        return read(model, batch, edits, targets, **options)
 
     monkeypatch.setattr(module, "run", scarce)
     scored = fv_scores(neox.model, neox.prompts, batch_size=6)
@@ -138,9 +138,9 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
 
 
 def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, monkeypatch):
+    import icl_lib.forward.run as engine
     from icl_lib.forward import passes
     from icl_lib.forward.means import clean_means
-    from icl_lib.scores import function_vectors
 
     expected = clean_means(neox.model, neox.prompts)
     sizes, feed = [], passes.feed
@@ -160,7 +160,7 @@ def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, 
     def broken(*_, **__):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(function_vectors, "run", broken)
+    monkeypatch.setattr(engine, "run", broken)
     with pytest.raises(RuntimeError, match="something else"):
         fv_scores(neox.model, neox.prompts, mean_z=means)
 

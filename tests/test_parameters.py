@@ -63,7 +63,7 @@ def test_a_results_folder_that_cannot_be_written_is_refused_before_a_measurement
 
 def test_the_words_of_lists_are_those_of_the_code():
     from icl_lib.ablation.protocols import PROTOCOLS
-    from icl_lib.injection import PRESETS
+    from icl_lib.figures.injection import PRESETS
 
     assert ("single", *WORDS["protocols"]) == tuple(PROTOCOLS) and WORDS["presets"] == tuple(PRESETS)
     assert all({"none", *WORDS[name]} == set(VALUES[column])

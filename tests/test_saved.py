@@ -85,7 +85,7 @@ def test_finished_tasks_are_read_and_null_draws_saved_too(neox, tmp_path, comput
     null_again = permuted_mean_scores(
         neox.model, neox.prompts, first.mean_z, n_draws=2, save_to=tmp_path)
     assert torch.equal(null, null_again) and len(computed) == n_computed
-    means = clean_means(neox.model, neox.prompts, save_to=tmp_path)
+    means = clean_means(neox.model, neox.prompts, saved=SavedResults(tmp_path, neox.model))
     assert all(torch.equal(means[task], first.mean_z[task]) for task in means)
     assert not list(tmp_path.glob(".*"))
 

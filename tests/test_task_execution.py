@@ -12,7 +12,6 @@ from icl_lib.forward.encoded import TokenBatch
 from icl_lib.forward.run import run_added
 from icl_lib.heads import head_names
 from icl_lib.injection import (
-    PRESETS,
     execution_table,
     function_vector,
     head_sets,
@@ -129,7 +128,7 @@ def test_the_released_vector_is_the_same_for_every_task(neox, monkeypatch):
 
     tasks = {name: task for name, task in list(read_tasks().items())[:2]}
     seen = {}
-    for name in PRESETS:
+    for name in ("task", "released"):
         vectors = []
         monkeypatch.setattr(module, "_of_task", lambda *a, vectors=vectors: vectors.append(a[4]) or _empty())
         table(neox, tasks, preset_name=name)

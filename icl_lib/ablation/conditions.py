@@ -1,7 +1,7 @@
 """Which heads are ablated: rankings of both kinds without and with exclusion, and the random heads beside them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -14,7 +14,7 @@ from icl_lib.heads import (
     head_count,
     head_names,
     layer_matched_random_heads,
-    random_ranking,
+    nested_random_heads,
     top_heads,
 )
 from icl_lib.kinds import ANY_HEADS, DEFINED_BY, LOWEST, OF_EITHER_KIND, RANKED_BY, heads_of_kind, mean_scores
@@ -60,8 +60,7 @@ def ablation_conditions(
     of_kind = np.any(list(heads_of_kind(scores).values()), axis=0)
     shape, n_total = by_kind["fv"].shape, by_kind["fv"].size
     n_excluded = head_count(exclude_fraction, n_total, rounding=rounding, minimum=int(rounding == "ceil"))
-    nothing = np.zeros(shape, dtype=bool)
-    conditions = [Condition("none", "", "", 0.0, 0, nothing)]
+    conditions = [Condition("none", "", "", 0.0, 0, np.zeros(shape, dtype=bool))]
     for fraction in fractions:
         n_heads = head_count(fraction, n_total, rounding=rounding)
         sets = []
@@ -72,32 +71,18 @@ def ablation_conditions(
                 sets.append(Condition(kind, words, "", fraction, 0, heads))
         if lowest:
             sets.append(Condition(LOWEST, "", "", fraction, 0, top_heads(-by_kind["fv"], n_heads=n_heads)))
-        conditions += sets
-        anywhere = partial(_nested_random_heads, shape, n_heads, seed=seed)
-        if random_from == "all" or any_heads:
-            ranking = "random" if random_from == "all" else ANY_HEADS
-            conditions += _drawn(Condition(ranking, "", "", fraction, 0, nothing), anywhere, n_draws)
+        anywhere = partial(nested_random_heads, shape, n_heads, seed=seed)
         taken = np.any([of_kind, *(c.heads for c in sets)], axis=0)
-        if random_from == "all" or n_heads > int((~taken).sum()):
-            continue
-        at_large = Condition("random", OF_EITHER_KIND, "", fraction, 0, nothing)
-        conditions += _drawn(at_large, partial(anywhere, exclude=taken), n_draws)
-        for c in sets[:4]:
-            matched = Condition("random_layer_matched", c.excluded, c.ranking, fraction, 0, nothing)
-            draw_one = partial(layer_matched_random_heads, c.heads, seed=seed, exclude=taken)
-            conditions += _drawn(matched, draw_one, n_draws)
+        drawn = []  # ranking, excluded, matched, and what draws the heads
+        if random_from == "all" or any_heads:
+            drawn.append(("random" if random_from == "all" else ANY_HEADS, "", "", anywhere))
+        if random_from != "all" and n_heads <= int((~taken).sum()):
+            drawn.append(("random", OF_EITHER_KIND, "", partial(anywhere, exclude=taken)))
+            drawn += [("random_layer_matched", c.excluded, c.ranking,
+                       partial(layer_matched_random_heads, c.heads, seed=seed, exclude=taken)) for c in sets[:4]]
+        conditions += sets + [Condition(*names, fraction, draw, heads) for *names, draw_one in drawn
+                              for draw, heads in different_draws(draw_one, n_draws)]
     return conditions
-
-
-def _nested_random_heads(
-    shape: tuple[int, int], n_heads: int, *, seed: int, draw: int, exclude: HeadMask | None = None
-) -> HeadMask:
-    return top_heads(random_ranking(shape, seed=seed, draw=draw), n_heads=n_heads, exclude=exclude)
-
-
-def _drawn(control: Condition, draw_one: Callable[..., HeadMask], n_draws: int) -> list[Condition]:
-    """A control with each different draw of its heads."""
-    return [replace(control, draw=draw, heads=heads) for draw, heads in different_draws(draw_one, n_draws)]
 
 
 def refuse_overlap(conditions: list[Condition]) -> None:

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -18,15 +17,10 @@ from icl_lib.ablation.table import TOKEN_LOSS, TOKEN_LOSS_POINTS, Measurement
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import POSITIONS, Edit
 from icl_lib.forward.encoded import EncodedPrompt, encode_clean
-from icl_lib.forward.replacements import document_values, values_of
+from icl_lib.forward.replacements import document_values, replacement_values
 from icl_lib.heads import different_heads
 from icl_lib.measurements import METRICS
-from icl_lib.metrics.evaluate import (
-    answer_metrics,
-    edited_token_losses,
-    label_metrics,
-    token_loss_differences,
-)
+from icl_lib.metrics.evaluate import answer_metrics, edited_token_losses, label_metrics, token_loss_differences
 from icl_lib.metrics.generation import f1_ceiling
 from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
@@ -56,81 +50,65 @@ def measure(
     others are NaN. `saved`: finished tasks and documents are kept there and read again.
     """
     refuse_unknown("positions", positions, POSITIONS)
-    how = _Intervention(model, conditions, replacement, positions, spread_draws, saved or SavedResults(None, model))
-    replaced = dict(scoring=scoring, replacement=replacement, seed=seed, saved=how.saved)
+    saved = saved or SavedResults(None, model)
+    replaced = dict(replacement=replacement, scoring_prompts=scoring, seed=seed, saved=saved)
+    in_parts = partial(_in_parts, model, conditions, (replacement, positions), spread_draws, saved)
     measured = []
     if prompts:
         encoded = encode_clean(model, prompts)
-        values = values_of(model, encoded, **replaced)
-        measured += how.few_shot(encoded, values, labels, f1=f1, reach_back=reach_back)
+        values = replacement_values(model, prompts, **replaced)
+        measured += in_parts(_few_shot, [(task, of_task, values[task], (f1, reach_back, labels and labels[task]))
+                                         for task, of_task in encoded.items()])
     if documents is not None:
-        measured += how.token_loss(documents, document_values(model, documents, **replaced), loss_window)
+        value = document_values(model, documents, **replaced)
+        measured += in_parts(_token_loss, [
+            ("documents", documents[rows], value if len(value) == 1 else value[rows], (loss_window,))
+            for rows in torch.arange(len(documents)).split(_DOCUMENTS)])
     return measured
 
 
-@dataclass(frozen=True)
-class _Intervention:
-    """What is done under all conditions, and where finished parts are kept."""
+def _few_shot(
+    model, prompts: list[EncodedPrompt], edits: list[Edit | None], f1: bool, reach_back: bool,
+    labels: Sequence[str] | None,
+) -> dict[str, Tensor]:
+    if labels:
+        return label_metrics(model, prompts, labels, edits)
+    table = answer_metrics(model, {prompts[0].task: prompts}, {str(i): edit for i, edit in enumerate(edits)}, f1=f1,
+                           reach_back=reach_back)
+    return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(prompts), len(edits)).T.copy())
+            for name in FEW_SHOT_METRICS if name in table}
 
-    model: Any
-    conditions: list[Condition]
-    replacement: str
-    positions: str
-    spread_draws: bool
-    saved: SavedResults
 
-    def few_shot(
-        self, encoded: Mapping[str, list[EncodedPrompt]], values: Mapping[str, Tensor],
-        labels: Mapping[str, Sequence[str]] | None, **metrics: bool,
-    ) -> list[Measurement]:
-        def compute(task: str, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
-            chosen = {task: [encoded[task][row] for row in rows]}
-            if labels:
-                return label_metrics(self.model, chosen[task], labels[task], edits)
-            table = answer_metrics(self.model, chosen, {str(i): edit for i, edit in enumerate(edits)}, **metrics)
-            return {name: torch.from_numpy(table[name].to_numpy(dtype=float).reshape(len(rows), len(edits)).T.copy())
-                    for name in FEW_SHOT_METRICS if name in table}
+def _token_loss(model, documents: Tensor, edits: list[Edit | None], window: int) -> dict[str, Tensor]:
+    around, points = token_loss_differences(model, documents, edits, windows=(window, 0))
+    return {TOKEN_LOSS: around, TOKEN_LOSS_POINTS: points}
 
-        def made_from(task: str, rows: list[int]) -> tuple:
-            chosen = [encoded[task][row] for row in rows]
-            of_labels = (labels[task],) if labels else ()
-            return *metrics.values(), *of_labels, [(p.task, p.tokens, p.answer, p.answer_text) for p in chosen]
 
-        tasks = np.repeat(list(encoded), [len(of_task) for of_task in encoded.values()])
-        parts = [(task, len(of_task), values[task]) for task, of_task in encoded.items()]
-        return self._measured(parts, tasks, compute, made_from)
+def _in_parts(
+    model, conditions: list[Condition], how: tuple[str, str], spread_draws: bool, saved: SavedResults, compute,
+    parts: list[tuple],
+) -> list[Measurement]:
+    """Measurements of parts of the rows: task, texts, their replaced values, options of `compute`.
 
-    def token_loss(self, documents: Tensor, value: Tensor, window: int) -> list[Measurement]:
-        def compute(block: Tensor, rows: list[int], edits: list[Edit | None]) -> dict[str, Tensor]:
-            around, points = token_loss_differences(self.model, block[rows], edits, windows=(window, 0))
-            return {TOKEN_LOSS: around, TOKEN_LOSS_POINTS: points}
-
-        blocks = documents.split(_DOCUMENTS)
-        values = [value] * len(blocks) if len(value) == 1 else value.split(_DOCUMENTS)
-        parts = [(block, len(block), of_block) for block, of_block in zip(blocks, values, strict=True)]
-        tasks = np.full(len(documents), "documents")
-        return self._measured(parts, tasks, compute, lambda block, rows: (window, block[rows]))
-
-    def _measured(self, parts: list[tuple], tasks: np.ndarray, compute, made_from) -> list[Measurement]:
-        """Measurements of parts of the rows, each with its replaced values; NaN where nothing was measured.
-
-        Sets of heads that are the same are measured once.
-        """
-        how, values, first = (self.replacement, self.positions), {}, 0
-        for part, n, replaced in progress(parts, ", ".join(how), unit="part"):
-            for of_turn, rows in _turns(self.conditions, n, first, self.spread_draws):
-                heads, which = different_heads([self.conditions[i].heads for i in of_turn])
-                chosen = replaced if len(replaced) == 1 else replaced[rows]
-                masks = [torch.from_numpy(mask) for mask in heads]
-                edits = [Edit(mask, chosen, self.positions) if mask.any() else None for mask in masks]
-                by_metric = self.saved.recall(
-                    partial(compute, part, rows, edits), *how, *made_from(part, rows), torch.stack(masks), chosen)
-                for name, by_edit in by_metric.items():
-                    whole = values.setdefault(name, np.full((len(self.conditions), len(tasks)), np.nan))
-                    whole[np.ix_(of_turn, [first + row for row in rows])] = by_edit[which].numpy()
-            first += n
-        return [Measurement(FEW_SHOT_METRICS.get(name, name), *how, self.conditions, tasks, of_metric)
-                for name, of_metric in values.items()]
+    Sets of heads that are the same are measured once. NaN where nothing was measured.
+    """
+    tasks = np.repeat([task for task, *_ in parts], [len(texts) for _, texts, *_ in parts])
+    values, first = {}, 0
+    for _, texts, replaced, options in progress(parts, ", ".join(how), unit="part"):
+        for of_turn, rows in _turns(conditions, len(texts), first, spread_draws):
+            heads, which = different_heads([conditions[i].heads for i in of_turn])
+            some = texts[rows] if isinstance(texts, Tensor) else [texts[row] for row in rows]
+            chosen = replaced if len(replaced) == 1 else replaced[rows]
+            masks = [torch.from_numpy(mask) for mask in heads]
+            edits = [Edit(mask, chosen, how[1]) if mask.any() else None for mask in masks]
+            by_metric = saved.recall(
+                partial(compute, model, some, edits, *options), *how, *options, some, torch.stack(masks), chosen)
+            for name, by_edit in by_metric.items():
+                whole = values.setdefault(name, np.full((len(conditions), len(tasks)), np.nan))
+                whole[np.ix_(of_turn, [first + row for row in rows])] = by_edit[which].numpy()
+        first += len(texts)
+    return [Measurement(FEW_SHOT_METRICS.get(name, name), *how, conditions, tasks, of_metric)
+            for name, of_metric in values.items()]
 
 
 def _turns(conditions: list[Condition], n_rows: int, first: int, spread: bool) -> Iterator[tuple[list[int], list[int]]]:
@@ -180,13 +158,12 @@ def loss_curves(model, documents, conditions: list[Condition], value, *, name: s
     edits = [None if c.ranking == "none" else Edit(torch.from_numpy(c.heads), value, "all") for c in conditions]
     losses = edited_token_losses(model, documents, edits).double().numpy()
     edges = np.unique(np.geomspace(1, losses.shape[2] + 1, 17).round().astype(int))
-    rows = []
+    frames = []
     for ranking, matched, fraction in dict.fromkeys((c.ranking, c.matched, c.fraction) for c in conditions):
-        draws = [i for i, c in enumerate(conditions) if (c.ranking, c.matched) == (ranking, matched)]
-        mean = losses[draws].mean(0)
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
-            by_document = pd.Series(mean[:, low - 1 : high - 1].mean(1))
-            rows.append({"ranking": ranking, "matched": matched, "fraction": fraction,
-                         "position": (low * (high - 1)) ** 0.5, "value": by_document.mean(),
-                         "standard_error": by_document.sem(), "n_prompts": len(mean)})
-    return pd.DataFrame(rows).assign(model=name, step=step)
+        mean = losses[[(c.ranking, c.matched) == (ranking, matched) for c in conditions]].mean(0)
+        by_bin = pd.DataFrame([mean[:, low - 1 : high - 1].mean(1) for low, high in pairwise(edges)])
+        frames.append(pd.DataFrame({
+            "ranking": ranking, "matched": matched, "fraction": fraction,
+            "position": [(low * (high - 1)) ** 0.5 for low, high in pairwise(edges)],
+            "value": by_bin.mean(axis=1), "standard_error": by_bin.sem(axis=1), "n_prompts": len(mean)}))
+    return pd.concat(frames, ignore_index=True).assign(model=name, step=step)

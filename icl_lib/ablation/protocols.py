@@ -1,8 +1,4 @@
-"""The historical ablation protocols as points of the grid.
-
-A protocol is not another way to measure: it names a replacement, positions, metric and head counts, which are rows
-of the table `ablations` like any other.
-"""
+"""The historical ablation protocols as points of the grid: rows of the table `ablations` like any other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,8 +41,7 @@ PROTOCOLS = {
 
 
 def protocol(name: str) -> Protocol:
-    """A protocol by name: `single` (one intervention for both metrics, this project's), `paper` (the text: mean
-    ablation, accuracy, exclusion of the top 2 % rounded up as in its figures) or `released` (the code).
+    """A protocol by name: `single` (one intervention for both metrics), `paper` (the text) or `released` (the code).
 
     Raises ValueError naming the nearest for another name.
     """
@@ -77,9 +72,8 @@ def protocol_rows(
 ) -> pd.DataFrame:
     """The rows of the table `ablations` that a protocol shows for "few_shot" or "token_loss", clean model included.
 
-    With columns as there; `excluded` is "" or what the protocol excludes. `exclude_fraction` in place of its own, for
-    `single`, whose share is a parameter. Where a fraction was measured with two numbers of heads,
-    the smaller is the released code's, which rounds down; it also adds up one row more than it divides by (T2).
+    `exclude_fraction` in place of its own, for `single`, whose share is a parameter. Where a fraction was measured with
+    two numbers of heads, the smaller is the released code's; it also adds up one row more than it divides by (T2).
     """
     p = protocol(name)
     (replacement, positions), column = {

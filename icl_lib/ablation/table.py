@@ -43,8 +43,7 @@ def ablation_table(
         if m.metric in (TOKEN_LOSS, TOKEN_LOSS_POINTS) and clean:
             change = _rows(m, m.values - m.values[clean[:1]], f"{m.metric}_change")
             frames.append(change[change["ranking"] != "none"])
-    frames += [] if ceilings is None else [ceilings]
-    table = pd.concat(frames, ignore_index=True).assign(model=name, step=step)
+    table = pd.concat([*frames, ceilings], ignore_index=True).assign(model=name, step=step)
     return table.drop_duplicates(KEYS["ablations"], ignore_index=True)
 
 
@@ -56,11 +55,9 @@ def with_paired_errors(ablations: pd.DataFrame) -> pd.DataFrame:
     """
     key = KEYS["ablations"]
     change = ablations[ablations["metric"].str.endswith("_change")]
-    paired = change.assign(metric=change["metric"].str.removesuffix("_change")).set_index(key)["standard_error"]
-    edited = ablations["metric"].isin(paired.index.unique("metric")) & (ablations["ranking"] != "none")
-    error = ablations["standard_error"].copy()
-    error[edited] = paired.reindex(pd.MultiIndex.from_frame(ablations.loc[edited, key])).to_numpy()
-    return ablations.assign(standard_error=error)
+    change = change.assign(metric=change["metric"].str.removesuffix("_change"))[[*key, "standard_error"]]
+    paired = ablations[key].merge(change, how="left", on=key)["standard_error"].set_axis(ablations.index)
+    return ablations.assign(standard_error=paired.fillna(ablations["standard_error"]))
 
 
 def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: str) -> pd.DataFrame:
@@ -69,11 +66,8 @@ def _rows(m: Measurement, values: Float[np.ndarray, "condition row"], metric: st
     means = {"value": by_task.mean(), "standard_error": by_task.sem(), "n_prompts": by_task.count()}
     table = pd.DataFrame({name: of_task.stack(future_stack=True) for name, of_task in means.items()})
     table = table.rename_axis(["task", "condition"]).reset_index()
-    table = table[table["n_prompts"] > 0].reset_index(drop=True)
-    which = table.pop("condition")
-    for column in ("ranking", "excluded", "matched", "fraction", "draw"):
-        table[column] = [getattr(m.conditions[i], column) for i in which]
-    table["n_heads"] = [int(m.conditions[i].heads.sum()) for i in which]
+    sets = pd.DataFrame([{**vars(c), "n_heads": int(c.heads.sum())} for c in m.conditions]).drop(columns="heads")
+    table = table[table["n_prompts"] > 0].join(sets, on="condition").drop(columns="condition").reset_index(drop=True)
     edited = table["ranking"] != "none"
     return table.assign(metric=metric, replacement=np.where(edited, m.replacement, "none"),
                         positions=np.where(edited, m.positions, "none"))

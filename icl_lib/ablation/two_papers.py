@@ -13,7 +13,7 @@ from math import gcd
 import pandas as pd
 from scipy.stats import binomtest
 
-from icl_lib.ablation.conditions import PAPERS, RANKINGS, THEIRS, Condition, ablation_conditions, at_fractions
+from icl_lib.ablation.conditions import PAPERS, RANKINGS, THEIRS, Condition, ablation_conditions
 from icl_lib.ablation.effects import effects_table
 from icl_lib.ablation.measure import measure
 from icl_lib.ablation.table import Measurement, ablation_table
@@ -30,9 +30,9 @@ def conditions_of_both(scores: pd.DataFrame, *, fractions: list[float], **option
 
     Under the paper's score only at the largest share. `options` and errors as there.
     """
-    found = {by: ablation_conditions(scores, fractions=fractions, induction_score=score, any_heads=True, **options)
-             for by, score in RANKINGS.items()}
-    return found | {PAPERS: at_fractions(found[PAPERS], [max(fractions)])}
+    at = {THEIRS: fractions, PAPERS: [max(fractions)]}
+    return {by: ablation_conditions(scores, fractions=at[by], induction_score=score, any_heads=True, **options)
+            for by, score in RANKINGS.items()}
 
 
 def prompts_of_seeds(
@@ -52,8 +52,7 @@ def measure_sets(
 
     On "patterns" accuracy is by the likelier label, on the "paper"'s tasks by the answer's first token, both 0..1.
     Random draws are spread over prompts (`measure`). Without `scoring` the clean model alone can be measured. Raises
-    ValueError for a number of draws that shares a factor with a pattern's number of labels: prompts take the labels in
-    turn as they take the draws, so that a draw would not meet every label.
+    ValueError for a number of draws that shares a factor with a pattern's number of labels, both taken in turn.
     """
     labels = {name: tasks[name].label_names for name in prompts} if task_set == "patterns" else None
     n_draws = 1 + max(c.draw for c in conditions)

@@ -1,25 +1,21 @@
 """Every model proves itself once on loading: the passes used here against transformers' own forward pass.
 
-The reference is the eager forward pass of the whole causal model, one unpadded sequence at a time, with plain hooks
-on the output projections. Against it stand, on two short random sequences padded on the right: the pass that reads
-heads' outputs, the sweep over edits at the last positions, the sweep over edits at all positions, the token losses
-under edits at either, and the attention patterns. First with transformers' attention functions, which let prompts be
-shared; where these are wrong, with the architecture's own attention, prompt by prompt; where that is wrong too the
-model is refused.
+Heads' outputs, sweeps over edits, token losses and attention patterns of two short random sequences are held against
+the eager pass (`eager_reference`). First with transformers' attention functions, which let prompts be shared; where
+these are wrong, with the architecture's own attention, prompt by prompt; where that is wrong too the model is refused.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from icl_lib.check import eager_reference as eager
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import token_batches
 from icl_lib.forward.passes import device_of, last_head_outputs
-from icl_lib.forward.run import run
+from icl_lib.forward.run import run_prompts
 from icl_lib.metrics.evaluate import edited_token_losses
 from icl_lib.scores.induction import reduced_patterns
 
@@ -122,45 +118,40 @@ def line_of(error: Exception, length: int = 160) -> str:
 def _compared(model: nn.Module, expected: list[Tensor]) -> Checked:
     config, device = model.original_model.config, device_of(model)
     sequences = [tokens.to(device) for tokens in eager.probe_sequences(config)]
-    batch = next(token_batches([tokens[0].tolist() for tokens in sequences], 2, device))
-    values = _values(model, sequences[0])
-    masks = _masks(model).to(device)
-    reference = [eager.Reference(model, tokens, masks, values) for tokens in sequences]
-    found = _Differences(expected)
-
-    for own, wanted in zip(reference, expected, strict=True):
-        found.add("the forward pass in the bridge", own.unedited, wanted)
-    if all(torch.allclose(r.everywhere[1], r.unedited, atol=found.limit) for r in reference):
+    ids = [tokens[0].tolist() for tokens in sequences]
+    z = last_head_outputs(model, ids)
+    masks, values, found = _masks(model).to(device), _values(z[:1]), _Differences(expected)
+    # every mask at all positions; one head a layer and one head at the last two; one head a layer at one position
+    rows, everywhere, at_last, apart = masks[[0, 1, 2, 3, 1, 2, 1, 1]], [0, 1, 2, 3], [0, 4, 5], [6, 7]
+    references = []
+    for tokens, wanted in zip(sequences, expected, strict=True):
+        from_end = torch.arange(-tokens.shape[1], 0, device=device)
+        places = torch.stack([from_end < 0] * 4 + [from_end >= -2] * 2 + [from_end == -4, from_end == -2])
+        references.append(eager.reference(model, tokens, rows, places, values))
+        found.add("the forward pass in the bridge", references[-1].log_probabilities[0], wanted)
+    if all(torch.allclose(r.log_probabilities[1], r.log_probabilities[0], atol=found.limit) for r in references):
         raise eager.Refused("replacing heads' outputs at the output projection changes nothing")
-    targets = torch.stack([own.targets(2) for own in reference])
+
+    targets = torch.stack([r.log_probabilities[0, -2:].argmax(-1) for r in references])
     edits = [Edit(mask, values) for mask in masks[:3]] + [Edit(mask, values, "all") for mask in masks]
-    at_last, everywhere = run(model, batch, edits, targets).log_probability.split([3, len(masks)], dim=1)
-    for i, own in enumerate(reference):
-        found.add("the sweep over edits at the last position", at_last[i], own.read(own.at_last, targets[i]))
-        found.add("the sweep over edits at all positions", everywhere[i], own.read(own.everywhere, targets[i]))
-    _compare_losses(model, sequences[0], masks[1], values, reference[0], found)
+    readout = run_prompts(model, ids, targets, edits, batch_size=2).log_probability.to(device)
+    for of_edits, own, target in zip(readout, references, targets, strict=True):
+        said = _said(own.log_probabilities[:, -2:], target)
+        found.add("the sweep over edits at the last position", of_edits[:3], said[at_last])
+        found.add("the sweep over edits at all positions", of_edits[3:], said[everywhere])
+    n, said = len(ids[0]), _said(references[0].log_probabilities[:, :-1], sequences[0][0, 1:])
+    for positions, unedited, at, wanted in (("all", [None], None, said[:2]),
+                                            ("last", [], [n - 4, n - 2], said[apart, [n - 4, n - 2]][None])):
+        losses = edited_token_losses(model, sequences[0], [*unedited, Edit(masks[1], values, positions)], at=at)[:, 0]
+        found.add(f"token losses under an edit at {positions} positions", losses.to(device), -wanted)
     # relative to their size, in the units of a log-probability of one nat
-    z = last_head_outputs(model, [tokens[0].tolist() for tokens in sequences])
-    wanted = torch.stack([own.z[:, -1] for own in reference])
+    wanted = torch.stack([own.z[:, -1] for own in references])
     found.add("heads' outputs", z / wanted.std(), wanted / wanted.std())
     patterns = reduced_patterns(model, sequences[0], lambda pattern: pattern[0])
-    uncovered = _compare_patterns(torch.stack(patterns), reference[0].patterns, config, found)
+    uncovered = _compare_patterns(torch.stack(patterns), references[0].patterns, config, found)
     if values.dtype in (torch.float16, torch.bfloat16):
         uncovered = "; ".join([*filter(None, [uncovered]), "float32, for which there is no room"])
     return Checked(found.worst, "own" if model.own_attention else "shared", uncovered)
-
-
-def _compare_losses(
-    model: nn.Module, tokens: Tensor, heads: Tensor, values: Tensor, reference: eager.Reference, found: "_Differences"
-) -> None:
-    n = tokens.shape[1] - 1
-    everywhere, last = (Edit(heads, values, positions) for positions in ("all", "last"))
-    some = [n - 3, n - 1]
-    for edits, at, rows in (([None, everywhere], list(range(n)), reference.everywhere[:2]),
-                            ([last], some, reference.apart(some))):
-        losses = edited_token_losses(model, tokens, edits, at=at)[:, 0]
-        wanted = -rows[:, at].gather(-1, tokens[0, 1:][at].expand(len(rows), -1)[..., None])[..., 0]
-        found.add(f"token losses under an edit at {edits[-1].positions} positions", losses.to(wanted.device), wanted)
 
 
 def _compare_patterns(patterns: Tensor, wanted: Tensor | None, config: Any, found: "_Differences") -> str:
@@ -200,8 +191,12 @@ def _masks(model: nn.Module) -> Bool[Tensor, "row layer head"]:
     return torch.stack([one & False, one, one & (layer == n_layers // 2), one & (layer == n_layers - 1)])
 
 
-def _values(model: nn.Module, tokens: Tensor) -> Float[Tensor, "1 layer head d_head"]:
+def _values(z: Float[Tensor, "1 layer head d_head"]) -> Float[Tensor, "1 layer head d_head"]:
     """What heads are replaced by: noise larger than their outputs, so that each edit shows."""
-    z = last_head_outputs(model, [tokens[0].tolist()])
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     return noise.to(z) * z.std(dim=(2, 3), keepdim=True) * _EDIT_SIZE
+
+
+def _said(log_probabilities: Float[Tensor, "row pos vocab"], tokens: Int[Tensor, "pos"]) -> Float[Tensor, "row pos"]:
+    """What each row says of the one token asked for at each position."""
+    return log_probabilities.gather(-1, tokens.expand(len(log_probabilities), -1)[..., None])[..., 0]

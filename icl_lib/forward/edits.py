@@ -74,17 +74,13 @@ def row_edits(model: nn.Module, edits: Sequence[Edit | None], sequences: Sequenc
     device = device_of(model)
     shape = (model.cfg.n_layers, model.cfg.n_heads)
     masks = [torch.zeros(shape, dtype=torch.bool) if e is None else e.heads.cpu() for e in edits]
-    masks = torch.stack(masks).to(device)
-    values = {id(e.values): e.values for e in edits if e is not None}
-    if not values:
-        return RowEdits(masks, torch.zeros(1, 1, *shape, 1, device=device))
-    of_batch = {i: v if len(v) == 1 else v[sequences] for i, v in values.items()}
-    if len(of_batch) == 1:
-        return RowEdits(masks, next(iter(of_batch.values()))[:, None].to(device))
-    n = max(len(v) for v in of_batch.values())
-    some = next(iter(of_batch))
-    stacked = [of_batch[some if e is None else id(e.values)].expand(n, -1, -1, -1) for e in edits]
-    return RowEdits(masks, torch.stack(stacked, dim=1).to(device))
+    unread = next((e.values for e in edits if e is not None), torch.zeros(1, *shape, 1))  # where no head is edited
+    values = [unread if e is None else e.values for e in edits]
+    if all(v is unread for v in values):
+        values = [unread]
+    of_batch = torch.broadcast_tensors(*(v if len(v) == 1 else v[sequences] for v in values))
+    stacked = torch.stack(of_batch, dim=1)
+    return RowEdits(torch.stack(masks).to(device), stacked.to(device))
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Prompts as tokens, and batches of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -94,33 +94,32 @@ def refuse_unknown_tokens(model: nn.Module, highest: int, where: str) -> None:
                          "tokenizer another model's?")
 
 
-def token_batches(sequences: Sequence[Sequence[int]], batch_size: int, device: torch.device) -> Iterator[TokenBatch]:
-    """Batches of sequences of similar length, longest first (so memory runs out early, not late)."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        tokens = pad_sequence([torch.tensor(sequences[i]) for i in rows], batch_first=True)
-        lengths = torch.tensor([len(sequences[i]) for i in rows], device=device)
-        yield TokenBatch(tokens.to(device), lengths, rows)
+def refuse_nan(values: Float[Tensor, "prompt *value"], prompts: Sequence[EncodedPrompt], what: str) -> None:
+    """Raise ValueError naming task and prompt where a prompt has NaN among its values."""
+    if (bad := values.flatten(1).isnan().any(1)).any():
+        raise ValueError(f"{prompts[int(bad.nonzero()[0])].place}: {what}")
 
 
 def in_batches(
     run: Callable[[TokenBatch], Tensor], sequences: Sequence[Sequence[int]], batch_size: int, device: torch.device
-) -> Iterator[tuple[list[int], Tensor]]:
-    """What `run` gives for each batch, with the places of its sequences; batches are halved where memory runs out."""
-    pending = list(token_batches(sequences, batch_size, device))
+) -> Shaped[Tensor, "sequence *value"]:
+    """What `run` gives, in the order of the sequences, for batches of similar length; halved where memory runs out."""
+    # longest first, so that memory runs out early, not late
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    pending = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    results, place = [], torch.tensor(order).argsort()
     while pending:
-        batch = pending.pop(0)
+        rows = pending.pop(0)
+        tokens = pad_sequence([torch.tensor(sequences[i]) for i in rows], batch_first=True)
+        lengths = torch.tensor([len(sequences[i]) for i in rows], device=device)
         try:
-            result = run(batch)
+            results.append(run(TokenBatch(tokens.to(device), lengths, rows)))
         except RuntimeError as error:
-            half = len(batch.rows) // 2
+            half = len(rows) // 2
             # the CPU allocator has no exception of its own
             if not half or not (isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)):
                 raise
-            if batch.tokens.is_cuda:
+            if device.type == "cuda":
                 torch.cuda.empty_cache()
-            pending[:0] = [TokenBatch(batch.tokens[part], batch.lengths[part], batch.rows[part])
-                           for part in (slice(half), slice(half, None))]
-            continue
-        yield batch.rows, result
+            pending[:0] = [rows[:half], rows[half:]]
+    return torch.cat(results)[place]

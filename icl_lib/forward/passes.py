@@ -1,8 +1,6 @@
-"""Plain forward passes: a model without the bridge's wrappers.
+"""Plain forward passes: the transformers modules without the bridge's wrappers, which the sweeps here do not need.
 
-TransformerBridge splits fused projections, computes attention eagerly and calls a hook at every
-module. The sweeps here need none of that, so they run the transformers modules that the bridge
-wraps: same parameters, the architecture's own mathematics, about twice as fast on small models.
+Same parameters, the architecture's own mathematics, about twice as fast on small models.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,11 +57,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 
 def output_projections(model: nn.Module) -> list[nn.Module]:
-    """The modules whose input holds the heads' outputs side by side, one per layer.
-
-    A forward pre-hook here acts in the bridge and in the plain model alike, and equals an edit of
-    `blocks.{l}.attn.hook_z`.
-    """
+    """The modules whose input holds the heads' outputs side by side (the bridge's hook_z), one per layer."""
     return [block.attn.o.original_component for block in model.blocks]
 
 
@@ -96,7 +90,7 @@ def plain_transformers(
     wrapped = list(_wrapped_modules(hf_model))
     name_before = hf_model.config._attn_implementation
     if attention is not None:
-        AttentionInterface.register(_ATTENTION, _refusing_caps(attention))
+        AttentionInterface.register(_ATTENTION, partial(_without_caps, attention))
         AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     for parent, name, bridge in wrapped:
         parent._modules[name] = bridge.original_component
@@ -112,13 +106,10 @@ def plain_transformers(
             AttentionInterface._global_mapping.pop(_ATTENTION)
 
 
-def _refusing_caps(attention: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
-    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-        if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-            raise ValueError(f"{type(module).__name__}: attention with softcap or sinks is not supported")
-        return attention(module, *args, **kwargs)
-
-    return attend
+def _without_caps(attention: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise ValueError(f"{type(module).__name__}: attention with softcap or sinks is not supported")
+    return attention(module, *args, **kwargs)
 
 
 def _wrapped_modules(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
@@ -182,9 +173,7 @@ def last_head_outputs(
         return torch.stack(seen, dim=1)
 
     with plain_transformers(model) as hf_model:
-        batches = in_batches(run, sequences, batch_size, device_of(model))
-        outputs = {row: of_row for rows, z in batches for row, of_row in zip(rows, z, strict=True)}
-    return torch.stack([outputs[row] for row in range(len(sequences))])
+        return in_batches(run, sequences, batch_size, device_of(model))
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ edits; an architecture with an attention of its own is fed whole prompts.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from icl_lib.forward import shared_prefix, whole_prompts
 from icl_lib.forward.edits import Edit, by_positions, row_edits
-from icl_lib.forward.encoded import TokenBatch
-from icl_lib.forward.passes import last_positions
+from icl_lib.forward.encoded import TokenBatch, in_batches
+from icl_lib.forward.passes import device_of, last_positions
 from icl_lib.forward.readout import Readout, read_targets
 from icl_lib.forward.shared_layers import edited_residuals
 
@@ -39,28 +40,43 @@ def run(
     log_probability = torch.empty(shape, dtype=torch.float64, device=device)
     correct = torch.empty(shape, dtype=torch.bool, device=device)
     for where, chosen in by_positions(edits, unedited="all" if apart else "last").items():
-        rows = row_edits(model, [edits[i] for i in chosen], batch.rows)
-        at_once = _at_once(where, len(chosen), batch, at, apart, whole)
-        for some in torch.arange(len(chosen), device=device).split(at_once):
-            part = rows if len(some) == len(chosen) else rows.take(some)
+        at_once = len(chosen)  # edits whose residual streams are held together
+        if apart and where == "last":
+            at_once = max(1, RUN_TOKENS // at.numel())
+        elif whole:  # texts of every edit would be too much
+            at_once = max(1, 4 * RUN_TOKENS // batch.tokens.numel())
+        for some in torch.tensor(chosen).split(at_once):
+            rows = row_edits(model, [edits[i] for i in some], batch.rows)
             if where == "all":
-                residual = edited_residuals(model, batch.tokens, part, None if whole else at)
+                residual = edited_residuals(model, batch.tokens, rows, None if whole else at)
             else:
                 sweep = whole_prompts if model.own_attention else shared_prefix
-                residual = sweep.edited_rows(model, batch.tokens, part, at, apart=apart)
+                residual = sweep.edited_rows(model, batch.tokens, rows, at, apart=apart)
             readout = read_targets(model, residual, targets)
-            columns = torch.tensor(chosen, device=device)[some]
-            log_probability[:, columns], correct[:, columns] = readout.log_probability.double(), readout.correct
+            log_probability[:, some], correct[:, some] = readout.log_probability.double(), readout.correct
     return Readout(log_probability, correct)
 
 
-def _at_once(where: str, n_edits: int, batch: TokenBatch, at: Tensor, apart: bool, whole: bool) -> int:
-    """Edits whose residual streams are held together."""
-    if apart and where == "last":
-        return max(1, RUN_TOKENS // at.numel())
-    if whole:  # texts of every edit would be too much
-        return max(1, 4 * RUN_TOKENS // batch.tokens.numel())
-    return n_edits
+def run_prompts(
+    model: nn.Module, prompts: Sequence[Sequence[int]], targets: Int[Tensor, "prompt pos"],
+    edits: Sequence[Edit | None], *, batch_size: int, rows: Sequence[int] | None = None, at_last: bool = False,
+) -> Readout:
+    """`run` of prompts in batches, put together on the CPU, prompts on the first axis.
+
+    `rows`: their places among the sequences that edits have values for, if they are not all of these. `at_last`: all
+    targets are predicted at the last position.
+    """
+    device = device_of(model)
+
+    def read(batch: TokenBatch) -> Tensor:
+        wanted = targets[batch.rows].to(device)
+        at = (batch.lengths - 1)[:, None].expand_as(wanted) if at_last else None
+        batch = batch if rows is None else replace(batch, rows=[rows[i] for i in batch.rows])
+        readout = run(model, batch, edits, wanted, at=at)
+        return torch.stack([readout.log_probability, readout.correct.double()]).movedim(0, 1).cpu()
+
+    log_probability, correct = in_batches(read, prompts, batch_size, device).unbind(1)
+    return Readout(log_probability, correct.bool())
 
 
 @torch.inference_mode()

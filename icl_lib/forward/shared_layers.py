@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from icl_lib.forward import passes
@@ -149,17 +150,11 @@ class _LayerSweep:
 
     def _call(self, layer: int, hidden: Tensor, rows: list[int], stage: str) -> Tensor:
         self.carried, self.stage, n_copies = rows, stage, len(hidden) // self.n_batch
-        args, kwargs = self.calls[layer]
-        args = [self._argument(value, n_copies) for value in args]
-        kwargs = {name: self._argument(value, n_copies) for name, value in kwargs.items()}
+        args, kwargs = tree_map_only(Tensor, partial(self._argument, n_copies), self.calls[layer])
         return passes.hidden_of(self.layers[layer](hidden, *args, **kwargs))
 
-    def _argument(self, value: Any, n_copies: int) -> Any:
-        """An argument of the layer's call in the unedited pass, as it has to be for the copies."""
-        if isinstance(value, tuple):
-            return tuple(self._argument(part, n_copies) for part in value)
-        if not isinstance(value, Tensor):
-            return value
+    def _argument(self, n_copies: int, value: Tensor) -> Tensor | None:
+        """A tensor of the layer's call in the unedited pass, as it has to be for the copies."""
         if self.stage == "read":
             if value.ndim == 4:
                 return None  # the mask; `attend` has its own
@@ -175,13 +170,8 @@ class _LayerSweep:
         if self.stage == "read":
             n = len(query) // len(self.keys)
             key, value = self.keys.repeat(n, 1, 1, 1), self.values.repeat(n, 1, 1, 1)
-            attention_mask = self._mask_at_read(key.shape[2], len(query) // self.n_batch)
+            mask = torch.arange(key.shape[2], device=query.device) <= self.read[:, :, None]
+            if self.mask is not None:  # e.g. a sliding window; the same for all copies
+                mask = passes.take_positions(self.mask[: self.n_batch, 0].expand(self.n_batch, -1, -1), self.read)
+            attention_mask = mask.repeat(len(query) // self.n_batch, 1, 1)[:, None]
         return passes.plain_attention(module, query, key, value, attention_mask, **kwargs)
-
-    def _mask_at_read(self, n_pos: int, n_copies: int) -> Tensor:
-        if self.mask is None:
-            pos = torch.arange(n_pos, device=self.read.device)
-            mask = pos <= self.read[:, :, None]
-        else:  # e.g. a sliding window; the same for all copies
-            mask = passes.take_positions(self.mask[: self.n_batch, 0].expand(self.n_batch, -1, -1), self.read)
-        return mask.repeat(n_copies, 1, 1)[:, None]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from icl_lib.forward import passes
@@ -31,7 +32,8 @@ def edited_rows(
     mask is the unedited model.
     """
     order = torch.argsort(edits.first_layers, stable=True)
-    return _Sweep(model, edits.take(order), at, apart).run(tokens)[:, torch.argsort(order)]
+    sweep = _Sweep(model, edits.first_layers[order].tolist(), at, edits=edits.take(order), apart=apart)
+    return sweep.run(tokens)[:, torch.argsort(order)]
 
 
 @torch.inference_mode()
@@ -41,15 +43,21 @@ def added_rows(
 ) -> Float[Tensor, "batch row 1 d_model"]:
     """The same with a vector added to the output of each row's `layer` at the position, in place of edited heads."""
     order = torch.argsort(layer, stable=True)
-    return _AddingSweep(model, vectors[order], layer[order].tolist(), at).run(tokens)[:, torch.argsort(order)]
+    return _Sweep(model, layer[order].tolist(), at, vectors=vectors[order]).run(tokens)[:, torch.argsort(order)]
 
 
 class _Sweep:
-    """The state of one upward sweep over one batch; reads and replaces through hooks. Rows stand by first layer."""
+    """The state of one upward sweep over one batch; reads and replaces through hooks. Rows stand by first layer.
 
-    def __init__(self, model: nn.Module, edits: RowEdits, at: Int[Tensor, "batch n"], apart: bool = False):
+    Rows replace heads' outputs (`edits`) or add a vector to the output of their first layer (`vectors`).
+    """
+
+    def __init__(
+        self, model: nn.Module, first_layers: list[int], at: Int[Tensor, "batch n"], *, edits: RowEdits | None = None,
+        vectors: Float[Tensor, "row d_model"] | None = None, apart: bool = False,
+    ):
         self.layers, self.projections = passes.layers(model), passes.output_projections(model)
-        self.model, self.edits, self.positions, self.apart = model, edits, at, apart
+        self.model, self.edits, self.vectors, self.positions, self.apart = model, edits, vectors, at, apart
         self.n_suffix = at.shape[1]
         # apart, a suffix position also sees, unedited, the ones before it
         self.n_prefix = int(at.max()) + (0 if apart else 1 - self.n_suffix)
@@ -58,7 +66,7 @@ class _Sweep:
         hidden = prefix >= end  # [batch, 1, suffix or 1, prefix]
         # without padding there is nothing to hide, and adding zeros costs time
         self.hidden_prefix = hidden[:, :, None, None] if bool(hidden.any()) else None
-        self.first_layers = edits.first_layers.tolist()
+        self.first_layers = first_layers
         self.rows: Tensor | None = None  # [batch, row * suffix, d_model]
         self.in_rows = False
         self.layer = -1
@@ -92,18 +100,14 @@ class _Sweep:
         if self.rows is None:
             return
         self.in_rows = True
-        try:
-            kwargs = {k: self._at_suffix(v) for k, v in kwargs.items()}
-            self.rows = passes.hidden_of(self.layers[self.layer](self.rows, *map(self._at_suffix, args), **kwargs))
-        finally:
-            self.in_rows = False
+        args, kwargs = tree_map_only(Tensor, self._at_suffix, (args, kwargs))
+        self.rows = passes.hidden_of(self.layers[self.layer](self.rows, *args, **kwargs))
+        self.in_rows = False
+        if self.vectors is not None and n_new:  # those that joined stand last
+            self.rows[:, -n_new:] += self.vectors[self.rows.shape[1] - n_new : self.rows.shape[1]].to(self.rows.dtype)
 
-    def _at_suffix(self, value: Any) -> Any:
-        """An argument of the layer's call on the prompt, as it has to be for the rows."""
-        if isinstance(value, tuple):
-            return tuple(self._at_suffix(part) for part in value)
-        if not isinstance(value, Tensor):
-            return value
+    def _at_suffix(self, value: Tensor) -> Tensor | None:
+        """A tensor of the layer's call on the prompt, as it has to be for the rows."""
         if value.ndim == 4:  # the mask; our attention has its own copy
             return None
         value = value.expand(self.positions.shape[0], *value.shape[1:])
@@ -113,7 +117,7 @@ class _Sweep:
         return suffix if self.n_suffix == 1 else suffix.repeat(1, n_rows, *[1] * (suffix.ndim - 2))
 
     def _replace(self, _projection: nn.Module, args: tuple) -> tuple | None:
-        if not self.in_rows:
+        if not self.in_rows or self.edits is None:
             return None
         n_rows = args[0].shape[1] // self.n_suffix
         mask = self.edits.masks[:n_rows, self.layer]
@@ -173,18 +177,3 @@ def attend_rows(
     out = (pattern.flatten(2, 4)[..., :n_prefix] @ values).view(*by_row, -1)
     out = out + pattern[..., n_prefix:] @ row_values[:, :, None]
     return out.reshape(batch, n_heads, n_queries, -1).transpose(1, 2)
-
-
-class _AddingSweep(_Sweep):
-    """A sweep whose rows add a vector to the output of a layer instead of replacing heads' outputs."""
-
-    def __init__(self, model: nn.Module, vectors: Float[Tensor, "row d_model"], layer: list[int], at: Tensor):
-        masks = torch.zeros(len(vectors), model.cfg.n_layers, model.cfg.n_heads, dtype=torch.bool, device=at.device)
-        super().__init__(model, RowEdits(masks, torch.zeros(1, 1, *masks.shape[1:], 1, device=at.device)), at)
-        self.first_layers, self.vectors = layer, vectors
-
-    def _run_rows(self) -> None:
-        super()._run_rows()
-        added = [row for row, layer in enumerate(self.first_layers) if layer == self.layer]
-        if added:
-            self.rows[:, added] += self.vectors[added].to(self.rows.dtype)

@@ -4,7 +4,6 @@ For architectures with an attention of their own (biases, sinks, caps, masks mad
 compute it right. Slower than `icl_lib.forward.shared_prefix` by about the length of the prompt.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from icl_lib.forward.edits import RowEdits
 from icl_lib.forward.passes import feed, hidden_of, hooked, layers, plain_transformers, take_positions
-from icl_lib.forward.shared_layers import MAX_TOKENS, edited_residuals
+from icl_lib.forward.shared_layers import edited_residuals
 
 
 def edited_rows(
@@ -33,22 +32,15 @@ def added_rows(
     layer: Int[Tensor, "row"], at: Int[Tensor, "batch 1"],
 ) -> Float[Tensor, "batch row 1 d_model"]:
     """`shared_prefix.added_rows`, whole prompts at a time."""
-    residuals = []
-    for rows in torch.arange(len(vectors), device=layer.device).split(max(1, MAX_TOKENS // tokens.numel())):
-        where, seen = at.repeat(len(rows), 1), []
-        added = [torch.where((layer[rows] == i)[:, None], vectors[rows], 0).repeat_interleave(len(tokens), 0)
-                 for i in range(model.cfg.n_layers)]
-        hooks = hooked(module.register_forward_hook(partial(_add, where, of_layer, seen))
-                       for module, of_layer in zip(layers(model), added, strict=True))
-        with plain_transformers(model) as hf_model, hooks:
-            feed(hf_model, tokens.repeat(len(rows), 1))
-        residuals.append(take_positions(seen[-1], where).unflatten(0, (len(rows), -1)))
-    return torch.cat(residuals).transpose(0, 1)
+    modules, sequences, residuals = layers(model), torch.arange(len(tokens), device=tokens.device), []
+    for vector, i in zip(vectors, layer.tolist(), strict=True):
+        def add(_layer: nn.Module, _args: tuple, output: Any, vector: Tensor = vector) -> None:
+            hidden_of(output)[sequences, at[:, 0]] += vector.to(hidden_of(output).dtype)
 
+        def read(_layer: nn.Module, _args: tuple, output: Any) -> None:
+            residuals.append(take_positions(hidden_of(output), at))
 
-def _add(where: Tensor, added: Tensor, seen: list[Tensor], _layer: nn.Module, _args: tuple, output: Any) -> Any:
-    hidden = hidden_of(output)
-    index = where[..., None].expand(-1, -1, hidden.shape[-1])
-    hidden = hidden.scatter_add(1, index, added[:, None].to(hidden.dtype))
-    seen[:] = [hidden]
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        hooks = [modules[i].register_forward_hook(add), modules[-1].register_forward_hook(read)]
+        with plain_transformers(model) as hf_model, hooked(hooks):
+            feed(hf_model, tokens)
+    return torch.stack(residuals, dim=1)

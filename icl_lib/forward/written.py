@@ -7,10 +7,11 @@ with nothing in the stream, no MLP and a given output of attention, a layer's ou
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from icl_lib.forward import passes
+from icl_lib.heads import HeadMask
 
 _FAR = 1024.0  # a factor at which the small constant in a norm's root is nothing
 
@@ -49,42 +50,36 @@ def _silent(_mlp: nn.Module, _args: tuple, result: Any) -> Any:
     return torch.zeros_like(result)
 
 
-def writes_projection(model: nn.Module) -> bool:
-    """Whether the output projection's output reaches the residual stream as it is; asked of a model once."""
-    if not hasattr(model, "writes_as_is"):
-        given = torch.randn(model.cfg.n_layers, 2, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
-        weight = next(model.original_model.parameters())
-        given = given.to(weight.device, weight.dtype)
-        one, other = written(model, given).unbind(1)
-        model.writes_as_is = torch.allclose(one - other, given[:, 0] - given[:, 1], rtol=1e-2, atol=1e-3)
-    return model.writes_as_is
-
-
 @torch.inference_mode()
-def written_by_heads(
-    model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: Bool[Tensor, "layer head"], *,
-    bias_per_head: bool = False,
+def function_vector(
+    model: nn.Module, mean_z: Float[Tensor, "layer head d_head"], heads: HeadMask, *, bias_per_head: bool = False
 ) -> Float[Tensor, "d_model"]:
-    """The sum over layers of what the chosen heads write at their means; see `task_execution.function_vector`."""
+    """The sum over `heads` of what their mean outputs write to the residual stream (appendix A.6).
+
+    That is the output projection applied to them, times what the architecture multiplies it by. With a norm after
+    attention (OLMo2, Gemma 2 and 3), which takes its scale from all heads together, that scale is the one of all
+    heads at their means; the released code has no such model. Without the projection's bias, which is no head's
+    output; the released code adds it once per head (V3), which `bias_per_head` does. Raises ValueError
+    for an architecture in which heads do not write a sum.
+    """
     weight = next(model.original_model.parameters())
-    mean_z = mean_z.to(weight.device, weight.dtype)
-    chosen = torch.where(heads.to(weight.device)[..., None], mean_z, 0)
+    mean_z, mask = mean_z.to(weight.device, weight.dtype), torch.from_numpy(heads).to(weight.device)
+    chosen, some = torch.where(mask[..., None], mean_z, 0), mask.any(1)
     projections = passes.output_projections(model)
     bias, part, whole = (
         torch.stack([projection(z.flatten()) for projection, z in zip(projections, of, strict=True)])
         for of in (torch.zeros_like(mean_z), chosen, mean_z)
     )
-    part = part - bias + bias * heads.sum(1).to(weight.device)[:, None] * bias_per_head
+    part = part - bias + bias * mask.sum(1)[:, None] * bias_per_head
     rows = torch.stack([torch.zeros_like(part), part, _FAR * part, 2 * _FAR * part, whole, _FAR * whole], dim=1)
-    nothing, once, far, farther, all_heads, all_far = written(model, rows).unbind(1)
-    some = heads.any(1).to(weight.device)
-    if torch.allclose((far - nothing)[some], _FAR * (once - nothing)[some], rtol=1e-2, atol=1e-3):
-        return (once - nothing)[some].sum(0)
-    if not torch.allclose(farther[some], far[some], rtol=1e-2, atol=1e-3):
+    nothing, once, far, farther, all_heads, all_far = written(model, rows)[some].unbind(1)
+    if torch.allclose(far - nothing, _FAR * (once - nothing), rtol=1e-2, atol=1e-3):
+        return (once - nothing).sum(0)
+    if not torch.allclose(farther, far, rtol=1e-2, atol=1e-3):
         raise ValueError(f"{type(model.original_model).__name__}: what a head writes to the residual stream depends on "
                          "the other heads other than by a norm's scale, so there is no function vector")
-    scale = _size(all_heads) / _size(all_far) / _size(whole)  # of the norm, with all heads at their means
-    return (far * _size(part) * scale)[some].sum(0)
+    scale = _size(all_heads) / _size(all_far) / _size(whole[some])  # of the norm, with all heads at their means
+    return (far * _size(part[some]) * scale).sum(0)
 
 
 def _size(vectors: Float[Tensor, "layer d_model"]) -> Float[Tensor, "layer 1"]:

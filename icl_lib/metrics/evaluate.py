@@ -1,9 +1,8 @@
 """Few-shot metrics and token losses, with and without edited heads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import chain
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import Prompt
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_prompts, refuse_unknown_tokens, token_batches
+from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_prompts, refuse_nan, refuse_unknown_tokens
 from icl_lib.forward.passes import device_of
 from icl_lib.forward.readout import Readout
-from icl_lib.forward.run import RUN_TOKENS, run
+from icl_lib.forward.run import RUN_TOKENS, run, run_prompts
 from icl_lib.metrics.generation import generated_f1s
 
 PLACES = (50, 500)  # the losses whose difference is taken
@@ -38,30 +37,29 @@ def answer_metrics(
     """
     edits = {"none": None} if edits is None else edits
     encoded = {task: encode_prompts(model, task_prompts, task) for task, task_prompts in prompts.items()}
-    measured = [prompt for of_task in encoded.values() for prompt in of_task]
-    for prompt in measured:
+    for prompt in chain.from_iterable(encoded.values()):
         prompt.refuse_too_long(model, len(prompt.answer) - 1)
+    for name, edit in edits.items():
+        if isinstance(edit, Mapping) and (missing := [task for task in prompts if task not in edit]):
+            raise ValueError(f"edit {name!r} has nothing for task {missing[0]!r}")
     # edits that are the same for every prompt let short tasks fill a batch together
     alike = all(edit is None or isinstance(edit, Edit) and len(edit.values) == 1 for edit in edits.values())
-    columns: dict[str, list[Tensor]] = {}
+    frames = []
     for tasks in [list(prompts)] if alike else [[task] for task in prompts]:
         of_tasks = [prompt for task in tasks for prompt in encoded[task]]
-        chosen = [_edit_of(name, edit, tasks[0]) for name, edit in edits.items()]
+        chosen = [edit[tasks[0]] if isinstance(edit, Mapping) else edit for edit in edits.values()]
         readouts = answer_readouts(model, of_tasks, chosen, batch_size=batch_size)
         values = {
-            "exact_match": [r.correct.all(1) for r in readouts],
-            "first_token_correct": [r.correct[:, 0] for r in readouts],
-            "first_token_probability": [r.log_probability[:, 0].double().exp() for r in readouts],
+            "exact_match": torch.stack([r.correct.all(1) for r in readouts]),
+            "first_token_correct": torch.stack([r.correct[:, 0] for r in readouts]),
+            "first_token_probability": torch.stack([r.log_probability[:, 0].double().exp() for r in readouts]),
         }
         if f1:
             values["generated_f1"] = generated_f1s(model, of_tasks, chosen, reach_back=reach_back)
-        for name, by_prompt in values.items():
-            columns.setdefault(name, []).extend(by_prompt)
-    return pd.DataFrame({
-        "edit": list(edits) * len(measured),
-        "task": np.repeat([prompt.task for prompt in measured], len(edits)),
-        "prompt": np.repeat([prompt.index for prompt in measured], len(edits)),
-    } | {name: torch.stack(values).flatten().numpy() for name, values in columns.items()})
+        places = [(name, prompt.task, prompt.index) for prompt in of_tasks for name in edits]
+        frames.append(pd.DataFrame(places, columns=["edit", "task", "prompt"]).assign(
+            **{name: of_prompts.flatten().numpy() for name, of_prompts in values.items()}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def answer_readouts(
@@ -78,14 +76,11 @@ def answer_readouts(
     for n in sorted({len(prompt.answer) for prompt in encoded}):
         same = [i for i, prompt in enumerate(encoded) if len(prompt.answer) == n]
         fed = [encoded[i].tokens + encoded[i].answer[:-1] for i in same]
-        for batch in token_batches(fed, batch_size, device_of(model)):
-            prompts = [same[row] for row in batch.rows]
-            targets = torch.tensor([encoded[i].answer for i in prompts], device=batch.tokens.device)
-            readout = run(model, replace(batch, rows=prompts), edits, targets)
-            for row, i in enumerate(prompts):
-                readouts[i] = Readout(readout.log_probability[row].cpu(), readout.correct[row].cpu())
-                if readouts[i].log_probability.isnan().any():
-                    raise ValueError(f"{encoded[i].place}: NaN logits")
+        targets = torch.tensor([encoded[i].answer for i in same])
+        found = run_prompts(model, fed, targets, edits, batch_size=batch_size, rows=same)
+        refuse_nan(found.log_probability, [encoded[i] for i in same], "NaN logits")
+        for i, *of_prompt in zip(same, found.log_probability, found.correct, strict=True):
+            readouts[i] = Readout(*of_prompt)
     return readouts
 
 
@@ -105,22 +100,13 @@ def label_metrics(
     if len(set(first)) < len(first) or not set(answers) <= set(first):
         raise ValueError(f"task {encoded[0].task!r}: expected every answer to be one of {', '.join(labels)} and "
                          "these to begin with different tokens")
-    device, chosen = device_of(model), torch.tensor([first.index(answer) for answer in answers])
-    log_probability = torch.empty(len(edits), len(encoded), len(first), dtype=torch.float64)
-    correct = torch.empty(log_probability.shape, dtype=torch.bool)
-    for batch in token_batches([prompt.tokens for prompt in encoded], batch_size, device):
-        targets = torch.tensor(first, device=device).expand(len(batch.rows), -1)
-        at = (batch.lengths - 1)[:, None].expand_as(targets)
-        readout = run(model, batch, edits, targets, at=at)
-        log_probability[:, batch.rows] = readout.log_probability.transpose(0, 1).cpu()
-        correct[:, batch.rows] = readout.correct.transpose(0, 1).cpu()
-    if log_probability.isnan().any():
-        of_prompt = encoded[int(log_probability.isnan().any(2).any(0).nonzero()[0])]
-        raise ValueError(f"{of_prompt.place}: NaN logits")
-    rows = torch.arange(len(encoded))
-    return {"label_correct": (log_probability.argmax(2) == chosen).double(),
-            "first_token_correct": correct[:, rows, chosen].double(),
-            "first_token_probability": log_probability[:, rows, chosen].exp()}
+    targets = torch.tensor(first).expand(len(encoded), -1)
+    found = run_prompts(model, [p.tokens for p in encoded], targets, edits, batch_size=batch_size, at_last=True)
+    refuse_nan(found.log_probability, encoded, "NaN logits")
+    rows, chosen = torch.arange(len(encoded)), torch.tensor([first.index(answer) for answer in answers])
+    return {"label_correct": (found.log_probability.argmax(2).T == chosen).double(),
+            "first_token_correct": found.correct[rows, :, chosen].T.double(),
+            "first_token_probability": found.log_probability[rows, :, chosen].T.exp()}
 
 
 def token_losses(
@@ -181,11 +167,3 @@ def token_loss_differences(
     losses = edited_token_losses(model, tokens, edits, at=at).double().unflatten(2, (2, -1))
     early, late = torch.stack([losses[..., widest - n : widest + n + 1].mean(3) for n in windows]).unbind(3)
     return early - late
-
-
-def _edit_of(name: str, edit: Edit | Mapping[str, Edit] | None, task: str) -> Edit | None:
-    if not isinstance(edit, Mapping):
-        return edit
-    if task not in edit:
-        raise ValueError(f"edit {name!r} has nothing for task {task!r}")
-    return edit[task]

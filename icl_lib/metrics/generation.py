@@ -58,13 +58,9 @@ def generated_f1s(
     model: nn.Module, encoded: Sequence[EncodedPrompt], edits: Sequence[Edit | None], *, reach_back: bool = False
 ) -> Float[Tensor, "prompt edit"]:
     """`generated_f1` of five greedy tokens after each prompt under each edit; see `generate`, `generated_text`."""
-    generated = generate(model, encoded, edits)
-    scores = torch.empty(generated.shape[:2], dtype=torch.float64)
-    for i, prompt in enumerate(encoded):
-        known: dict[tuple, float] = {}  # most edits generate what others do
-        for j, ids in enumerate(map(tuple, generated[i].tolist())):
-            if ids not in known:
-                text = generated_text(model, prompt.tokens, ids, reach_back=reach_back)
-                known[ids] = generated_f1(text, prompt.answer_text)
-            scores[i, j] = known[ids]
-    return scores
+    scores = []
+    for prompt, generated in zip(encoded, generate(model, encoded, edits).tolist(), strict=True):
+        by_edit = [tuple(ids) for ids in generated]
+        texts = {ids: generated_text(model, prompt.tokens, ids, reach_back=reach_back) for ids in set(by_edit)}
+        scores.append([generated_f1(texts[ids], prompt.answer_text) for ids in by_edit])
+    return torch.tensor(scores, dtype=torch.float64)

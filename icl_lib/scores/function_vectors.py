@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from icl_lib.data.tasks import TaskPrompts
 from icl_lib.forward.edits import Edit
-from icl_lib.forward.encoded import EncodedPrompt, TokenBatch, encode_clean, encode_prompts, in_batches
-from icl_lib.forward.means import MeanZ, means_of, refuse_nan
+from icl_lib.forward.encoded import EncodedPrompt, encode_prompts, refuse_nan
+from icl_lib.forward.means import MeanZ, clean_means
 from icl_lib.forward.passes import device_of
-from icl_lib.forward.run import run
+from icl_lib.forward.run import run_prompts
 from icl_lib.names import refuse_unknown
 from icl_lib.progress import progress
 from icl_lib.saved import SavedResults
@@ -70,7 +70,7 @@ def fv_scores(
         shuffled = {task: answers_in_context(model, encoded, prompts[task]) for task, encoded in shuffled.items()}
     saved = SavedResults(save_to, model)
     if mean_z is None:
-        mean_z = means_of(model, encode_clean(model, prompts), saved, batch_size or 16)
+        mean_z = clean_means(model, prompts, batch_size=batch_size or 16, saved=saved)
     if missing := sorted(set(shuffled) - set(mean_z)):
         raise ValueError(f"mean_z has no means for task {missing[0]!r}; give every scored task's")
     batch_size = batch_size or _batch_size(model, shuffled)
@@ -115,11 +115,10 @@ def permuted_mean_scores(
     model: nn.Module, prompts: Mapping[str, TaskPrompts], mean_z: Mapping[str, MeanZ], *, n_draws: int = 1,
     seed: int = 0, batch_size: int | None = None, save_to: str | Path | None = None,
 ) -> Float[Tensor, "draw layer head"]:
-    """A null for the FV score: the same score with each task's clean means taken from another task.
+    """A null for the FV score (not in the paper): the same score with each task's clean means taken from another task.
 
-    Not in the paper. Each draw is a derangement of the tasks: every task gets some other task's
-    means, each task's means are used once. Range, position, BOS, averaging and `save_to` as in
-    `fv_scores`. Raises ValueError for fewer than two tasks, and as `fv_scores` does.
+    Each draw is a derangement of the tasks: each task's means are used once. Range, position, BOS, averaging and
+    `save_to` as in `fv_scores`. Raises ValueError for fewer than two tasks, and as `fv_scores` does.
     """
     tasks = list(prompts)
     if len(tasks) < 2:
@@ -127,7 +126,9 @@ def permuted_mean_scores(
     generator = torch.Generator().manual_seed(seed)
     shuffled = {task: encode_prompts(model, p.shuffled, task) for task, p in prompts.items()}
     others = [derangement(len(tasks), generator) for _ in range(n_draws)]
-    at_once = _draws_at_once(model, n_draws)
+    # draws whose values, one set of all heads per row, stay small beside the model
+    n_all = model.cfg.n_layers * model.cfg.n_heads
+    at_once = max(1, min(n_draws, _VALUE_BYTES // (4 * n_all**2 * model.cfg.d_head)))
     batch_size = batch_size or _batch_size(model, shuffled, at_once)
     saved = SavedResults(save_to, model)
     total = torch.zeros(n_draws, model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
@@ -149,31 +150,16 @@ def derangement(n: int, generator: torch.Generator) -> list[int]:
 def _task_effects(
     model: nn.Module, encoded: list[EncodedPrompt], means: Float[Tensor, "draw layer head d_head"], batch_size: int
 ) -> dict[str, Tensor]:
-    """P(first answer token | replaced) - P(same | not) by draw, prompt and head, and P(same | not) by prompt.
-
-    All draws of the means share the pass over the prompt.
-    """
+    """P(first answer token | replaced) - P(same | not) by draw, prompt and head, and P(same | not) by prompt."""
     n_draws, n_layers, n_heads, _ = means.shape
     one_head_each = torch.eye(n_layers * n_heads, dtype=torch.bool).unflatten(1, (n_layers, n_heads))
     edits = [*(Edit(head, mean) for mean in means.split(1) for head in one_head_each), None]
-    device = device_of(model)
-    answers = torch.tensor([p.answer[:1] for p in encoded], device=device)
-    probability = torch.empty(len(encoded), len(edits), dtype=torch.float64)
-
-    def run_batch(batch: TokenBatch) -> Tensor:
-        return run(model, batch, edits, answers[batch.rows]).log_probability[..., 0]
-
-    for rows, log_probability in in_batches(run_batch, [p.tokens for p in encoded], batch_size, device):
-        refuse_nan(log_probability, encoded, rows, "logits of the shuffled")
-        probability[rows] = log_probability.exp().cpu()
+    answers = torch.tensor([p.answer[:1] for p in encoded])
+    found = run_prompts(model, [p.tokens for p in encoded], answers, edits, batch_size=batch_size)
+    refuse_nan(found.log_probability, encoded, "NaN in the logits of the shuffled prompt")
+    probability = found.log_probability[..., 0].exp()
     effects = (probability[:, :-1] - probability[:, -1:]).unflatten(1, (n_draws, n_layers, n_heads))
     return {"effects": effects.transpose(0, 1), "shuffled_probability": probability[:, -1]}
-
-
-def _draws_at_once(model: nn.Module, n_draws: int) -> int:
-    """Draws of the means whose values, one set of all heads per row, stay small beside the model."""
-    n_all = model.cfg.n_layers * model.cfg.n_heads
-    return max(1, min(n_draws, _VALUE_BYTES // (4 * n_all**2 * model.cfg.d_head)))
 
 
 def _batch_size(model: nn.Module, encoded: Mapping[str, list[EncodedPrompt]], n_draws: int = 1) -> int:

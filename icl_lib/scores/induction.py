@@ -52,9 +52,8 @@ def previous_token_scores(model: nn.Module, tokens: Int[Tensor, "batch pos"]) ->
     Not in the paper's text; the first half of an induction circuit (Olsson et al. 2022). Raises
     ValueError for sequences of one token.
     """
-    if tokens.shape[1] < 2:
+    if (n := tokens.shape[1]) < 2:
         raise ValueError("tokens: sequences of one token have no previous token")
-    n = tokens.shape[1]
     targets = torch.eye(n, dtype=torch.bool, device=tokens.device).roll(-1, 1).tril().expand(len(tokens), n, n)
     return _mean_attention(model, tokens, targets, queries=targets.any(-1))
 
@@ -138,9 +137,7 @@ def _mean_attention(
     batch_size = max(1, _PATTERN_BYTES // (4 * 3 * model.cfg.n_heads * n_pos**2))
     total = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
     for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
-        hit, asked = targets[rows], queries[rows]
-
-        def reduce(pattern: Tensor, hit: Tensor = hit, asked: Tensor = asked) -> Tensor:
+        def reduce(pattern: Tensor, hit: Tensor = targets[rows], asked: Tensor = queries[rows]) -> Tensor:
             # on queries without a target the hit is zero: they count in the denominator only
             on_target = torch.einsum("bhqk,bqk->bh", pattern, hit.to(pattern.dtype))
             return (on_target.double() / asked.sum(1)[:, None]).sum(0)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import icl_lib.files as files
+import icl_lib.forward.run as engine
 import icl_lib.scores.function_vectors as fv
 from tests.conftest import golden_case
 
@@ -30,7 +31,7 @@ def counted(function: Callable[..., Any], deadly: int) -> Callable[..., Any]:
 if __name__ == "__main__":
     folder, target, deadly = sys.argv[1], sys.argv[2], int(sys.argv[3])
     if target == "effects":
-        fv.run = counted(fv.run, deadly)
+        engine.run = counted(engine.run, deadly)
     else:
         files.os.replace = counted(files.os.replace, deadly)
     golden = golden_case("gpt_neox")
