@@ -99,9 +99,7 @@ def _logged(log: Path) -> Iterator[None]:
         handler.close()
 
 
-def put_back(
-    tables: Sequence[Path], results: Path, measured: dict[str, Any], committed: Sequence[Path]
-) -> None:
+def put_back(tables: Sequence[Path], results: Path, measured: dict[str, Any], committed: Sequence[Path]) -> None:
     """Copy tables to where a run writes them: committed ones, and kept ones that were measured from the same."""
     for path in tables:
         name = path.relative_to(results)

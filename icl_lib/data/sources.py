@@ -62,7 +62,10 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
     Names in brackets choose some of a source, as in `SOME_TASKS`.
     """
     if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
-        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
+        tasks, names = read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")]
+        for name in names:
+            refuse_unknown("task", name, tasks)
+        return {name: tasks[name] for name in names}
     if str(source).startswith("upstream"):
         return upstream_tasks(str(source))
     if source == "patterns":
@@ -84,13 +87,6 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
         siblings = [other for other, its in cards.items() if (its.inputs, its.labels) == (card.inputs, card.labels)]
         tasks[name] = Task(name, pairs=pairs, siblings=siblings, **card.model_dump())
     return tasks
-
-
-def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
-    """The named tasks; an unknown name is refused with the nearest valid ones."""
-    for name in names:
-        refuse_unknown("task", name, tasks)
-    return {name: tasks[name] for name in names}
 
 
 def read_json(path: str | Path, form: Any, *, parse_float: Callable[[str], Any] = float) -> Any:

