@@ -196,4 +196,3 @@ def _made_by_workflow(path: Path) -> bool:
         return path.is_file() and bool(read_table(path).attrs["provenance"]["made_from"])
     except ValueError:  # a damaged one may be replaced
         return False
-

@@ -89,5 +89,3 @@ def differences(record: Any, parameters: dict[str, Any], results: Path, stale: C
         f"parameter {name} was {json.dumps(was.get(name, 'not given'))}, is {json.dumps(now.get(name, 'not given'))}"
         for name in sorted(was.keys() | now.keys())
         if name not in was or name not in now or was[name] != now[name]]
-
-

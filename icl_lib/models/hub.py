@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 
 _FILES = ["*.json", "*.txt", "*.model"]
-_TENSORS = ["*.safetensors"]
-_PICKLES = ["pytorch_model*.bin"]
 # What else lies in the repositories: other formats in subfolders, and the same weights in a maker's own layout.
 _IGNORED = ["*/*", "consolidated*"]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,7 +33,7 @@ def download(repository: str, revision: str | None = None) -> Path:
     if said and said != TRUST:
         raise ValueError(f"ICL_PICKLED_WEIGHTS is {said!r}, expected {TRUST!r} or nothing")
     what = f"model {repository!r}" + (f" at revision {revision!r}" if revision else "")
-    snapshot = _snapshot(what, repository, revision, _FILES + _TENSORS)
+    snapshot = _snapshot(what, repository, revision, [*_FILES, "*.safetensors"])
     if not (snapshot / "config.json").is_file():
         raise ValueError(f"{what} has no config.json; expected a model in the format of transformers")
     if absent := _absent_shards(snapshot):
@@ -43,7 +41,7 @@ def download(repository: str, revision: str | None = None) -> Path:
                          "HF_HUB_OFFLINE=0")
     if not list(snapshot.glob("*.safetensors")):
         if said:
-            snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
+            snapshot = _snapshot(what, repository, revision, [*_FILES, "pytorch_model*.bin"])
         if not list(snapshot.glob("*.bin")):
             _refuse_unlisted(what, repository, revision)
         if not said or not list(snapshot.glob("*.bin")):  # they may be there from before
