@@ -132,9 +132,8 @@ def _sections(pages: dict[str, str]) -> list[dict[str, str]]:
 def _as_page(results: Path, name: str, up: str = "") -> str:
     """An executed notebook whose title says of which run it is, with its figures numbered: `#figure-1` leads to one.
 
-    Code, with the parameters that it got, stands below what it shows; where the template's own parameters are left out
-    of the page, so are these. Links of outputs lead to pages at the book's root, which lies `up` from here. The last
-    line leads to its data.
+    Code, with the parameters that it got, stands below what it shows; where the template's own parameters are left out,
+    so are these. Links of outputs lead to the book's root, which lies `up` from here, and the last line to its data.
     """
     found = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     numbers, left_out = itertools.count(1), False

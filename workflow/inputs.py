@@ -32,8 +32,7 @@ def made_from(inputs: Sequence[Path], parameters: dict[str, Any], results: Path)
 def measured_from(template: Path, inputs: Sequence[Path], parameters: dict[str, Any], results: Path) -> dict[str, Any]:
     """What the measured tables of a run are made from: of `made_from` what its cells tagged `measure` can see.
 
-    Other code and other parameters change what is shown, not what was measured. The cells themselves count as the
-    file `<template>#measure`.
+    Other code and parameters change what is shown, not measured. The cells count as the file `<template>#measure`.
     """
     shown = set(library_files(template)) - set(library_files(template, measuring=True))
     kept = [path for path in inputs if path != template and path.as_posix() not in shown]

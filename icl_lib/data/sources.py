@@ -126,8 +126,7 @@ def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
 def tasks_for(model: str, given: str = AUTO) -> str:
     """The tasks to measure a model on, as `read_tasks` takes them: "auto" is lab for lab models, else the paper's.
 
-    Raises ValueError for the lab's tasks on a model without the lab's words; some of them by name (`lab[...]`) are
-    taken as meant.
+    Raises ValueError for the lab's tasks on a model without the lab's words, but not for some by name (`lab[...]`).
     """
     return _fitting(model, given, "task_files", "upstream", f"a folder of tasks, or some of the lab's: {SOME_TASKS}")
 

@@ -22,9 +22,8 @@ def download(repository: str, revision: str | None = None) -> Path:
     """The folder of a model's revision (a commit, branch or tag; None is main) in the hub's cache, named by its commit.
 
     What is in the cache is not downloaded again; without network, or with `HF_HUB_OFFLINE=1`, the cache alone counts.
-    Large files are compared with the SHA-256 sum that the hub gives for them, once. Only where the variable
-    ICL_PICKLED_WEIGHTS has the words "I trust this repository" are weights taken that are not safetensors, where there
-    are no others.
+    Large files are compared with the SHA-256 sum that the hub gives for them, once. Pickled weights are taken
+    where there are no others and the variable ICL_PICKLED_WEIGHTS has the words "I trust this repository".
 
     Raises ValueError in one line for a gated or unknown model, an unknown revision, no network and nothing in the
     cache, a cut connection, a wrong checksum, no safetensors, and no room on the disk.
