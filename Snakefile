@@ -151,7 +151,7 @@ rule book:
     input:
         notebooks=PAGES,
         settings=["_config.yml", "_toc.yml"],
-        code=["workflow/book.py", "workflow/inert.py", "workflow/links.py", "workflow/runs.py"],
+        code=["workflow/book.py", "workflow/inert.py", "workflow/runs.py"],
         pages=sorted(str(p) for p in Path("book").rglob("*") if p.is_file() and "_build" not in p.parts),
     output:
         PAGE,

@@ -21,7 +21,7 @@ from icl_lib.data.sources import read_tasks, tasks_for
 from icl_lib.data.upstream import EVALUATION_TASKS, SCORING_TASKS
 from icl_lib.files import whole
 from icl_lib.models.locate import locate
-from icl_lib.models.paper_models import GIB, PaperModel, paper_models
+from icl_lib.models.paper_models import GIB, PaperModel, family, paper_models
 from workflow import command
 from workflow.notebooks import OF_STEP, Run
 from workflow.suite import TEMPLATES, Suite, read_suite
@@ -174,7 +174,7 @@ def suite_costs(suite: Suite, *, flops: float) -> pd.DataFrame:
         if model:
             passes, tokens = sum((run_cost(run.notebook, model, suite.given(run)) for run in left), np.zeros(2))
             # Pythia's files are float16, GPT-2's float32
-            stored = {"gpt2": "float32", "pythia": "float16"}.get(model.family, "bfloat16")
+            stored = {"gpt2": "float32", "pythia": "float16"}.get(family(model.id), "bfloat16")
             row |= {"passes": round(passes), "hours": tokens * 2 * model.parameters / flops / 3600,
                     "disk_gib": len(set(steps)) * model.weights_gib(stored) if of_hub(name) else 0.0,
                     "weights_gib": model.weights_gib(), "memory_gib": model.memory_gib()}

@@ -13,24 +13,15 @@ from scipy import stats
 from icl_lib.heads import HeadMask, top_heads
 
 KINDS = ("induction", "fv")
-# The score that ranks heads of a kind (section 2 of the paper); prefix matching is shown beside it.
-RANKED_BY = {"induction": "induction_attention_mass", "fv": "fv"}
-# The score that says whether a head is an induction head: prefix matching, which has a ceiling of 1 in every model.
-DEFINED_BY = {"induction": "induction_prefix_matching", "fv": "fv"}
-# Attention from a repeated token to the token after its earlier copy: three tenths of all the head has to give.
-INDUCTION_THRESHOLD = 0.3
-# The smallest FV score that counts: half a percentage point of the answer's probability.
-FV_MINIMUM = 0.005
-# An FV head beats the best of all heads in all but this share of the draws of the null.
-NULL_QUANTILE = 0.99
-# Accuracy with demonstrations minus accuracy with their labels shuffled from which a model reads labels.
-LABELS_READ = 0.05
-# The ranking of heads with the lowest, most negative FV scores first: those that lower the answer's probability.
-LOWEST = "fv_lowest"
-# Random heads of all heads, those of either kind included.
-ANY_HEADS = "random_any"
-# What the column `excluded` of random heads says: they are of neither kind.
-OF_EITHER_KIND = "heads of either kind"
+RANKED_BY = {"induction": "induction_attention_mass", "fv": "fv"}  # the paper's ranking of a kind (section 2)
+DEFINED_BY = {"induction": "induction_prefix_matching", "fv": "fv"}  # prefix matching has a ceiling of 1 in every model
+INDUCTION_THRESHOLD = 0.3  # share of a repeated token's attention that goes to the token after its earlier copy
+FV_MINIMUM = 0.005  # the smallest FV score that counts: half a percentage point of the answer's probability
+NULL_QUANTILE = 0.99  # an FV head beats the best of all heads in this share of the draws of the null
+LABELS_READ = 0.05  # accuracy minus accuracy with shuffled labels from which a model reads labels
+LOWEST = "fv_lowest"  # the ranking with the lowest FV scores first: heads that lower the answer's probability
+ANY_HEADS = "random_any"  # random heads of all heads, those of either kind included
+OF_EITHER_KIND = "heads of either kind"  # what the column `excluded` of random heads says: they are of neither kind
 
 
 def mean_scores(scores: pd.DataFrame, score: str) -> Float[ndarray, "layer head"]:

@@ -26,9 +26,8 @@ def load_model(
     optimiser step of a checkpoint; None is the last one, for a hub id the revision of the table of the paper's models
     or main. `dtype` "auto": on a CPU float32, or "mixed" where the table of packaged models says so; on a GPU the type
     of the paper's table, for other models bfloat16 above 0.8 billion parameters. "mixed": `icl_lib.models.mixed`.
-    Weights stored in half precision are widened on loading. The bridge's `revision` says which revision and commit of
-    the hub it is, its `number_type` what it computes in, its `checked` how it proved itself
-    (`icl_lib.check.model_check`).
+    Weights in half precision are widened on loading. The bridge's `revision` says which revision and commit of the hub
+    it is, its `number_type` what it computes in, its `checked` how it proved itself (`icl_lib.check.model_check`).
 
     Raises FileNotFoundError for a folder without weights and ValueError for an unknown model, step,
     device or dtype, for what the hub refuses (`hub.download`; pickled weights too), for a model larger than the memory
@@ -68,10 +67,9 @@ def load_model(
 def wrap_model(hf_model: torch.nn.Module, tokenizer: Any, *, name: str = "model") -> Any:
     """A transformers model as `load_model` gives it: evaluation mode, no gradients, in a bridge.
 
-    For models that are in memory already (random weights of a public shape, say). Its parameters are
-    shared, not copied; the bridge puts its wrappers into the model given. For fused projections the
-    bridge holds queries, keys and values a second time. Raises ValueError in one line for a model that
-    `icl_lib.check.model_check` refuses.
+    For models that are in memory already (random weights of a public shape, say). Its parameters are shared, not
+    copied; the bridge puts its wrappers into the model given, and holds queries, keys and values of fused projections a
+    second time. Raises ValueError in one line for a model that `icl_lib.check.model_check` refuses.
     """
     hf_model.eval().requires_grad_(False)
     with quiet():

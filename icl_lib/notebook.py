@@ -22,8 +22,7 @@ def check_given(namespace: dict[str, Any]) -> None:
 
     `namespace` is the notebook's `globals()`: papermill's cell stands in its history of inputs, and the annotations of
     the parameters cell are the names that there are. Papermill itself only logs a misspelled name and goes on. Where it
-    measures a model, also for a results folder that cannot be written. The name of a model's folder loses the slash at
-    its end: with and without it is one model.
+    measures a model, also for a results folder that cannot be written; a slash at the end of the model's name is cut.
     """
     given = [source for source in namespace.get("In", []) if source.lstrip().startswith("# Parameters")]
     known = namespace.get("__annotations__", {})

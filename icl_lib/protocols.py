@@ -3,8 +3,9 @@
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,104 +27,80 @@ from icl_lib.stats.intervals import spearman
 _RELEASED_TASKS = {"abstractive": 9, "extractive": 20}  # of the 29 tasks in src/find_fv_heads.py
 
 
-@dataclass(frozen=True)
-class InductionProtocol:
-    """How induction scores are made. `dtype` None is the model's own."""
-
-    n_sequences: int = 1000
-    length: int = 50
-    convention: str = "attention_mass"
-    special_ids: bool = False
-    padding_ids: bool = False
-    retokenised: bool = False
-    n_bos: int = 1
-    dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class FVProtocol:
-    """How FV scores are made.
-
-    `tasks`: `all` tasks given, or `released_share`, as large a draw of them as has the released code's 9 abstractive
-    to 20 extractive ones. `queries`: `own`, from a task's query pairs, or `released`, from 9 % of its pairs with 70 %
-    as demonstrations. `shuffle`: `derangement` (no label in its place where possible) or `permutation` (any). `clean`:
-    means over `all` clean prompts or over `correct`ly answered ones. `answer`: see `fv_scores`.
-    """
-
-    n_prompts: int = 100
-    n_shots: int = 10
-    tasks: str = "all"
-    queries: str = "own"
-    shuffle: str = "derangement"
-    clean: str = "all"
-    answer: str = "alone"
-    dtype: str | None = None
-
-
-# `paper`: the text, and the default where it says nothing. `released`: kayoyin/icl-heads at c0ba06e; of its dtypes
-# that of Llama for induction and that of Pythia and Llama for FV scores.
+# What a protocol does otherwise than by default. `paper`: the text, and the default where it says nothing. `released`:
+# kayoyin/icl-heads at c0ba06e; of its dtypes that of Llama for induction and that of Pythia and Llama for FV scores.
 PRESETS = {
     "induction": {
-        "default": InductionProtocol(),
-        "paper": InductionProtocol(),
-        "released": InductionProtocol(special_ids=True, padding_ids=True, retokenised=True, n_bos=2, dtype="bfloat16"),
+        "paper": {},
+        "released": dict(special_ids=True, padding_ids=True, retokenised=True, n_bos=2, dtype="bfloat16"),
     },
     "fv": {
-        "default": FVProtocol(),
-        "paper": FVProtocol(shuffle="permutation"),
-        "released": FVProtocol(tasks="released_share", queries="released", shuffle="permutation", dtype="float16"),
+        "paper": dict(shuffle="permutation"),
+        "released": dict(tasks="released_share", queries="released", shuffle="permutation", dtype="float16"),
     },
 }
 
 
 def protocol_tokens(
-    model: nn.Module, protocol: InductionProtocol, *, seed: int
+    model: nn.Module, *, seed: int, n_sequences: int = 1000, length: int = 50, special_ids: bool = False,
+    padding_ids: bool = False, retokenised: bool = False, n_bos: int = 1,
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch"]]:
     """Sequences of the protocol, padded on the right, and their lengths. Errors as in `repeated_random_tokens`."""
     drawn = repeated_random_tokens(
-        model, n_sequences=protocol.n_sequences, length=protocol.length, seed=seed, bos=protocol.n_bos > 0,
-        special_ids=protocol.special_ids, padding_ids=protocol.padding_ids)
+        model, n_sequences=n_sequences, length=length, seed=seed, bos=n_bos > 0, special_ids=special_ids,
+        padding_ids=padding_ids)
     sequences = list(drawn)
-    if protocol.retokenised:
+    if retokenised:
         texts = model.tokenizer.batch_decode(drawn, clean_up_tokenization_spaces=False)
         sequences = [torch.tensor(ids) for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    bos = [model.tokenizer.bos_token_id] * (protocol.n_bos - 1)
-    sequences = [torch.cat([torch.tensor(bos, dtype=torch.long), ids]) for ids in sequences]
+    bos = torch.tensor([model.tokenizer.bos_token_id] * (n_bos - 1), dtype=torch.long)
+    sequences = [torch.cat([bos, ids]) for ids in sequences]
     return pad_sequence(sequences, batch_first=True), torch.tensor([len(ids) for ids in sequences])
 
 
 def protocol_induction_scores(
-    model: nn.Module, protocol: InductionProtocol, *, seed: int
+    model: nn.Module, *, convention: str = "attention_mass", dtype: str | None = None, **drawn: Any
 ) -> Float[Tensor, "layer head"]:
-    """Induction scores as the protocol makes them; unit, averaging and errors as in `induction_scores`."""
-    tokens, lengths = protocol_tokens(model, protocol, seed=seed)
-    with _in_dtype(model, protocol.dtype):
-        return induction_scores(model, tokens, convention=protocol.convention, lengths=lengths)
+    """Induction scores as the protocol makes them; unit, averaging and errors as in `induction_scores`.
+
+    `dtype` None is the model's own; `drawn` as in `protocol_tokens`.
+    """
+    tokens, lengths = protocol_tokens(model, **drawn)
+    with _in_dtype(model, dtype):
+        return induction_scores(model, tokens, convention=convention, lengths=lengths)
 
 
 def protocol_prompts(
-    model: nn.Module, tasks: Mapping[str, Task], protocol: FVProtocol, *, seed: int
+    model: nn.Module, given: Mapping[str, Task], *, seed: int, n_prompts: int = 100, n_shots: int = 10,
+    tasks: str = "all", queries: str = "own", shuffle: str = "derangement",
 ) -> dict[str, TaskPrompts]:
-    """Prompts of the protocol's tasks. The released split is the same for every seed, as in the released code."""
-    if protocol.tasks == "released_share":
-        tasks = _released_share(tasks, seed)
-    if protocol.queries == "released":
-        tasks = {name: _released_split(task) for name, task in tasks.items()}
-    how = dict(n_prompts=protocol.n_prompts, n_shots=protocol.n_shots, bos=bos_text(model), seed=seed)
-    return {name: draw_prompts(task, any_permutation=protocol.shuffle == "permutation", **how)
-            for name, task in tasks.items()}
+    """Prompts of the protocol's tasks. The released split is the same for every seed, as in the released code.
+
+    `tasks`: `all` tasks given, or `released_share`, as large a draw of them as has the released code's 9 abstractive
+    to 20 extractive ones. `queries`: `own`, from a task's query pairs, or `released`, from 9 % of its pairs with 70 %
+    as demonstrations. `shuffle`: `derangement` (no label in its place where possible) or `permutation` (any).
+    """
+    if tasks == "released_share":
+        given = _released_share(given, seed)
+    if queries == "released":
+        given = {name: _released_split(task) for name, task in given.items()}
+    how = dict(n_prompts=n_prompts, n_shots=n_shots, bos=bos_text(model), seed=seed)
+    return {name: draw_prompts(task, any_permutation=shuffle == "permutation", **how) for name, task in given.items()}
 
 
-def protocol_fv_scores(model: nn.Module, tasks: Mapping[str, Task], protocol: FVProtocol, *, seed: int) -> FVScores:
+def protocol_fv_scores(
+    model: nn.Module, given: Mapping[str, Task], *, clean: str = "all", answer: str = "alone", dtype: str | None = None,
+    **drawn: Any,
+) -> FVScores:
     """FV scores as the protocol makes them; unit, position, BOS, averaging and errors as in `fv_scores`.
 
-    Where means are over correctly answered prompts, a task with none keeps all.
+    `clean`: means over `all` clean prompts or over `correct`ly answered ones, of a task with none over all. `answer`:
+    see `fv_scores`. `dtype` None is the model's own; `drawn` as in `protocol_prompts`.
     """
-    prompts = protocol_prompts(model, tasks, protocol, seed=seed)
-    with _in_dtype(model, protocol.dtype):
-        correct = _correct(model, prompts) if protocol.clean == "correct" else prompts
-        mean_z = clean_means(model, correct)
-        return fv_scores(model, prompts, mean_z=mean_z, answer=protocol.answer)
+    prompts = protocol_prompts(model, given, **drawn)
+    with _in_dtype(model, dtype):
+        mean_z = clean_means(model, _correct(model, prompts) if clean == "correct" else prompts)
+        return fv_scores(model, prompts, mean_z=mean_z, answer=answer)
 
 
 def departure_effects(
@@ -138,23 +115,21 @@ def departure_effects(
     that are in its own top), `n_heads`, `beyond` (which of the three lie further from the default than under any of
     the other seeds) and `note`. A switch without anything to act on has a note and NaN. Errors as in `fv_scores`.
     """
-    sizes = {"induction": {"n_sequences": n_sequences, "length": sequence_length},
-             "fv": {"n_prompts": n_prompts, "n_shots": n_shots}}
-    run = {"induction": partial(protocol_induction_scores, model),
-           "fv": lambda protocol, *, seed: protocol_fv_scores(model, tasks, protocol, seed=seed).scores}
+    score_heads = {
+        "induction": partial(protocol_induction_scores, model, n_sequences=n_sequences, length=sequence_length),
+        "fv": lambda **how: protocol_fv_scores(model, tasks, n_prompts=n_prompts, n_shots=n_shots, **how).scores}
     tables = []
     for score, presets in PRESETS.items():
-        default = replace(presets["default"], **sizes[score])
-        reference = run[score](default, seed=seed)
-        runs = [("default", "default", default, seed, None)]
-        runs += [("seed", f"seed {other}", default, other, None) for other in range(seed + 1, seed + 1 + n_seeds)]
-        runs += [("departure", f"{d['places']}: {d['departure']}", replace(default, **d["switch"]), seed,
+        reference = score_heads[score](seed=seed)
+        runs = [("default", "default", {}, seed, None)]
+        runs += [("seed", f"seed {other}", {}, other, None) for other in range(seed + 1, seed + 1 + n_seeds)]
+        runs += [("departure", f"{d['places']}: {d['departure']}", d["switch"], seed,
                   f"nothing to act on: {d['idle']}") for d in SCORING if d["score"] == score]
-        runs += [("preset", f"all of {name}", replace(presets[name], **sizes[score]), seed, "the same as the default")
-                 for name in ("paper", "released")]
+        runs += [("preset", f"all of {name}", switches, seed, "the same as the default")
+                 for name, switches in presets.items()]
         rows = []
-        for kind, name, protocol, of_seed, idle in runs:
-            scores = reference if kind == "default" else run[score](protocol, seed=of_seed)
+        for kind, name, switches, of_seed, idle in runs:
+            scores = reference if kind == "default" else score_heads[score](seed=of_seed, **switches)
             same = idle is not None and torch.equal(scores, reference)
             rows.append({"score": score, "kind": kind, "name": name, "n_heads": scores.numel(),
                          **({} if same else _compared(reference, scores, top_fraction)), "note": idle if same else ""})

@@ -36,10 +36,9 @@ _MARKUP = re.compile(r"[<>`\x00-\x1f\x7f]")  # names are put into pages
 def write_table(frame: pd.DataFrame, path: str | Path, *, schema_name: str, provenance: dict[str, Any]) -> None:
     """Write a table: checked, columns in order, rows sorted, under its final name only once complete.
 
-    The same rows and provenance give the same bytes. Raises ValueError in one line for an unknown schema,
-    missing, extra or wrongly typed columns, values outside a column's set, numbers that are not finite, rows
-    that repeat a key, and incomplete provenance. A table that the workflow made is left as it is by anything else,
-    which is said in a printed line.
+    The same rows and provenance give the same bytes. Raises ValueError in one line for an unknown schema, missing,
+    extra or wrongly typed columns, values outside a column's set, numbers that are not finite, rows that repeat a key,
+    and incomplete provenance. A table that the workflow made is left as it is by anything else, which is printed.
     """
     path = Path(path)
     frame = checked(frame, schema_name)
@@ -121,8 +120,7 @@ def run_path(results: str | Path, kind: str, model: str, step: int, *, notebook:
 def table_fingerprint(path: str | Path) -> str:
     """SHA-256 over a table's rows, bit for bit, and its provenance, as 64 hex digits: whether two were made alike.
 
-    Of the provenance everything counts but time, git state, processor, rounding found on loading and the results
-    folder, which differ by nature.
+    Of the provenance all counts but time, git state, processor, rounding found on loading and the results folder.
     """
     frame = read_table(path)
     made_by = frame.attrs["provenance"] | {
@@ -196,4 +194,3 @@ def _made_by_workflow(path: Path) -> bool:
         return path.is_file() and bool(read_table(path).attrs["provenance"]["made_from"])
     except ValueError:  # a damaged one may be replaced
         return False
-

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from icl_lib.models.paper_models import family
+
 TABLE = Path(__file__).parents[1] / "book" / "architectures.csv"
 TOKENIZER = Path(__file__).parent / "golden" / "llama" / "model"
 SEEDS = (0, 1)
@@ -172,14 +174,15 @@ def configuration(model):
     """The transformers configuration of one of the paper's models, from its shape in the table alone."""
     import transformers
 
-    if model.family == "gpt2":
+    of = family(model.id)
+    if of == "gpt2":
         return transformers.GPT2Config(
             n_embd=model.d_model, n_layer=model.layers, n_head=model.heads, n_inner=model.d_mlp,
             n_positions=CONTEXT["gpt2"], vocab_size=model.vocab)
     kind = {"pythia": transformers.GPTNeoXConfig, "llama": transformers.LlamaConfig,
-            "qwen": transformers.Qwen2Config}[model.family]
-    groups = {} if model.family == "pythia" else {"num_key_value_heads": model.kv_heads}
+            "qwen": transformers.Qwen2Config}[of]
+    groups = {} if of == "pythia" else {"num_key_value_heads": model.kv_heads}
     return kind(
         hidden_size=model.d_model, num_hidden_layers=model.layers, num_attention_heads=model.heads,
-        intermediate_size=model.d_mlp, vocab_size=model.vocab, max_position_embeddings=CONTEXT[model.family],
+        intermediate_size=model.d_mlp, vocab_size=model.vocab, max_position_embeddings=CONTEXT[of],
         tie_word_embeddings=False, **groups)

@@ -17,7 +17,7 @@ from benchmarks import book as cold_book
 from icl_lib import load_model, read_prompts
 from icl_lib.ablation.protocols import protocol_conditions
 from icl_lib.data.documents import read_documents
-from icl_lib.data.sources import documents_for, read_pairs, read_tasks, select_tasks
+from icl_lib.data.sources import documents_for, read_pairs, read_tasks
 from icl_lib.data.tasks import Task
 from icl_lib.heads import head_count, layer_matched_random_heads, overlap, random_heads, top_heads
 from icl_lib.measurements import in_split
@@ -224,8 +224,8 @@ CASES = {
     "tasks missing": (lambda: read_tasks("bogus"), "task_files 'bogus': no such tasks; expected lab, upstream, .* bes"),
     "tasks without cards": (lambda: (Path("tasks").mkdir(), read_tasks("tasks")), "task_files 'tasks': no such tasks;"),
     "documents of no kind": (lambda: documents_for("owner/name", "bogus"), "documents 'bogus': no such file; give 'la"),
-    "task unknown": (lambda: select_tasks({"months": TASK}, ["month"]),
-                     "unknown task 'month'; valid are months; nearest: months"),
+    "task unknown": (lambda: read_tasks("lab[months_nxt]"),
+                     "unknown task 'months_nxt'; nearest valid names: months_next, months_second_next, elements_next"),
     "tasks all of another split": (
         lambda: in_split(read_tasks("lab[country-capital,country-continent]"), "evaluation"),
         r"none of the 2 tasks is of the split evaluation \(they are of scoring\), expected at least 1; name others in"),

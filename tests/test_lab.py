@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icl_lib.data.sources import LAB_TASKS, read_tasks, select_tasks
+from icl_lib.data.sources import LAB_TASKS, read_tasks
 from icl_lib.data.tasks import draw_prompts
 from icl_lib.models.locate import steps_of
 from lab import check, tokenizer, world
@@ -223,7 +223,7 @@ def test_committed_checkpoints_are_of_their_rung_and_the_last_is_there(rung):
 
 def test_questions_outside_the_context_of_tasks_are_refused():
     with pytest.raises(ValueError, match="unknown task 'letters_nxt'; nearest valid names: letters_next"):
-        select_tasks(read_tasks(), ["letters_nxt"])
+        read_tasks("lab[letters_nxt]")
 
 
 def test_shuffled_prompts_move_every_label_and_nothing_else():

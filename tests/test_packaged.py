@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from icl_lib import load_model
 from icl_lib.models import packaged
 from icl_lib.models.locate import count_parameters, locate, steps_of
-from icl_lib.models.packaged import PackagedModel, Wheel, packaged_models
+from icl_lib.models.packaged import PackagedModel, packaged_models
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-def wheel(folder: Path, number: int, content: bytes) -> Wheel:
+def wheel(folder: Path, number: int, content: bytes) -> dict[str, str]:
     """A wheel whose one data file is `content`, with a module that would betray an import or an installation."""
     name = f"part{number}_of_model"
     path = folder / "wheels" / f"{name}-1.0-py3-none-any.whl"
@@ -46,7 +46,8 @@ def wheel(folder: Path, number: int, content: bytes) -> Wheel:
         archive.writestr(
             f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
-    return Wheel(name, "1.0", hashlib.sha256(path.read_bytes()).hexdigest(), f"{name}/data.bin")
+    return {"distribution": name, "version": "1.0", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "member": f"{name}/data.bin"}
 
 
 def tiny_gguf(path: Path, *, architecture: str = "llama") -> bytes:
@@ -88,7 +89,7 @@ def tiny_gguf(path: Path, *, architecture: str = "llama") -> bytes:
 def table(monkeypatch, folder: Path, content: bytes, **changes) -> None:
     """The table of packaged models with one, its file cut in two wheels."""
     half = len(content) // 2
-    wheels = tuple(wheel(folder, i, part) for i, part in enumerate((content[:half], content[half:])))
+    wheels = [wheel(folder, i, part) for i, part in enumerate((content[:half], content[half:]))]
     model = {"name": "tiny", "parameters": 1, "gguf_sha256": hashlib.sha256(content).hexdigest(),
              "gguf_bytes": len(content), "wheels": wheels} | changes
     known = lambda: {"tiny": PackagedModel(**model)}  # noqa: E731
@@ -137,8 +138,8 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(cache, monkeypatch, faul
     elif fault == "wrong sum":
         table(monkeypatch, cache, content, gguf_sha256="0" * 64)
     elif fault == "no member":
-        first = Wheel(**vars(model.wheels[0]) | {"member": "absent.bin"})
-        table(monkeypatch, cache, content, wheels=(first, model.wheels[1]))
+        first = model.wheels[0] | {"member": "absent.bin"}
+        table(monkeypatch, cache, content, wheels=[first, model.wheels[1]])
     elif fault == "no room":
         table(monkeypatch, cache, content, gguf_bytes=10**15)
     with pytest.raises(ValueError) as error:
@@ -163,7 +164,7 @@ def test_the_table_names_four_models_that_need_no_weights_to_be_known():
     assert list(packaged_models()) == ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"]
     for name, model in packaged_models().items():
         assert locate(name) == (name, None) and steps_of(name) == [] and count_parameters(name) > 10**8
-        assert len({w.sha256 for w in model.wheels}) == len(model.wheels) and len(model.gguf_sha256) == 64
+        assert len({w["sha256"] for w in model.wheels}) == len(model.wheels) and len(model.gguf_sha256) == 64
     with pytest.raises(ValueError, match="unknown model 'smollm2'; nearest valid names: smollm2-135m"):
         locate("smollm2")
     with pytest.raises(ValueError, match="model 'gemma3-270m' has no step 3; it has no step<N> checkpoints"):

@@ -22,7 +22,7 @@ from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.figures.scoring import layers_by_model
 from icl_lib.pages.claims import figures_table
 from tests.project import ROOT
-from workflow.links import link_figures
+from workflow.book import link_figures
 
 OVERLAP, FV, INDUCTION = "H2 (distinct), 3b", "3c (FV)", "3c (induction)"
 # As value, low, high, p, smallest p: what the ledger's rules call so. Overlap is below 0.2, percentiles above 0.

@@ -33,7 +33,7 @@ def test_each_configuration_has_the_heads_and_the_published_parameters(name):
     layers = sum(name.endswith((".attention.dense", ".attn.c_proj", ".self_attn.o_proj"))
                  for name, _ in built.named_modules())
     assert layers * config.num_attention_heads == HEADS[name.rsplit("/")[-1]]
-    assert getattr(config, "head_dim", None) in (None, model.d_head)
+    assert getattr(config, "head_dim", None) in (None, model.d_model // model.heads)
     assert sum(p.numel() for p in built.parameters()) == model.parameters
 
 

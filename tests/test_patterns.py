@@ -38,7 +38,7 @@ def test_patterns_of_letters(name):
 def test_pairs_of_categories(name):
     tasks, of_word = read_tasks("patterns"), {word: kind for kind, words in WORDS.items() for word in words.split()}
     assert len(of_word) == sum(len(words.split()) for words in WORDS.values()), "no word is of two categories"
-    labels = {kinds: label for kinds, label in zip(PAIRS[name], ("Foo", "Bar", "Mur", "Res"), strict=False)}
+    labels = {tuple(kinds): label for kinds, label in zip(PAIRS[name], ("Foo", "Bar", "Mur", "Res"), strict=False)}
     for task in (tasks[name], tasks[f"{name}-scoring"]):
         assert all(labels[tuple(of_word[word] for word in pair.split())] == label for pair, label in task.pairs)
         assert task.floor == 1 / len(labels)

@@ -1,6 +1,6 @@
 """Protocols: presets by name, every switch does what it says or says why it cannot, all listed departures are there."""
 
-from dataclasses import fields, replace
+from inspect import signature
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,13 @@ from icl_lib.data.tasks import Task, draw_prompts
 from icl_lib.departures import SCORING, SCORING_WITHOUT_SWITCH
 from icl_lib.pages import common as report
 from icl_lib.pages import protocols as protocol_report
-from icl_lib.protocols import PRESETS, FVProtocol, InductionProtocol
+from icl_lib.protocols import PRESETS
 from tests.conftest import ARCHITECTURES, golden_case, tiny_model
 
-INDUCTION, FV = PRESETS["induction"], PRESETS["fv"]
+SWITCHES = {score: {name: parameter.default for function in functions for name, parameter in
+                    signature(function).parameters.items() if parameter.default is not parameter.empty}
+            for score, functions in {"induction": (protocols.protocol_tokens, protocols.protocol_induction_scores),
+                                     "fv": (protocols.protocol_prompts, protocols.protocol_fv_scores)}.items()}
 LETTERS = "abcdefghijklmnopqrst"
 SMALL = {"n_prompts": 2, "n_shots": 3}
 
@@ -36,39 +39,34 @@ def test_every_listed_departure_has_a_switch_or_a_reason():
     assert switched | unswitched == {f"I{i}" for i in range(1, 10)} | {f"F{i}" for i in range(1, 11)}
 
 
-def test_every_switch_is_a_field_and_departs_from_the_default():
+def test_every_switch_is_a_parameter_and_departs_from_the_default():
     switches = {"induction": set(), "fv": set()}
     for departure in SCORING:
-        default = PRESETS[departure["score"]]["default"]
-        assert replace(default, **departure["switch"]) != default
+        assert all(SWITCHES[departure["score"]][name] != value for name, value in departure["switch"].items())
         switches[departure["score"]] |= set(departure["switch"])
     sizes = {"n_sequences", "length", "n_prompts", "n_shots"}
-    for score, protocol in (("induction", InductionProtocol), ("fv", FVProtocol)):
-        assert switches[score] | sizes >= {field.name for field in fields(protocol)}
+    for score, defaults in SWITCHES.items():
+        assert switches[score] | sizes >= set(defaults)
         # the released preset is made of these departures
-        released = PRESETS[score]["released"]
-        changed = {f.name for f in fields(protocol) if getattr(released, f.name) != f.default}
-        assert changed <= switches[score]
+        assert set(PRESETS[score]["released"]) <= switches[score]
 
 
 def test_the_default_is_what_the_library_does_without_protocols(neox):
-    small = replace(INDUCTION["default"], n_sequences=4, length=10)
     tokens = repeated_random_tokens(neox.model, n_sequences=4, length=10, seed=3)
-    scores = protocols.protocol_induction_scores(neox.model, small, seed=3)
+    scores = protocols.protocol_induction_scores(neox.model, n_sequences=4, length=10, seed=3)
     assert torch.equal(scores, induction_scores(neox.model, tokens))
-    protocol = replace(FV["default"], **SMALL)
     prompts = measurements.prompts_of(neox.model, TASKS, **SMALL, seed=3)
-    assert protocols.protocol_prompts(neox.model, TASKS, protocol, seed=3) == prompts
-    scored = protocols.protocol_fv_scores(neox.model, TASKS, protocol, seed=3)
+    assert protocols.protocol_prompts(neox.model, TASKS, **SMALL, seed=3) == prompts
+    scored = protocols.protocol_fv_scores(neox.model, TASKS, **SMALL, seed=3)
     assert torch.equal(scored.scores, fv_scores(neox.model, prompts).scores)
 
 
 def test_induction_switches_change_the_tokens_as_they_say(neox):
-    tokenizer, small = neox.model.tokenizer, replace(INDUCTION["default"], n_sequences=300, length=10)
+    tokenizer = neox.model.tokenizer
     bos, special = tokenizer.bos_token_id, set(tokenizer.all_special_ids)
 
     def drawn(**switch):
-        return protocols.protocol_tokens(neox.model, replace(small, **switch), seed=0)
+        return protocols.protocol_tokens(neox.model, n_sequences=300, length=10, **switch, seed=0)
 
     tokens, lengths = drawn()
     assert tokens.shape == (300, 21) and (lengths == 21).all()
@@ -87,15 +85,14 @@ def test_induction_switches_change_the_tokens_as_they_say(neox):
 def test_padding_ids_are_drawn_where_the_embedding_has_rows_without_a_token():
     model, _ = tiny_model("gpt_neox", 1, 2)
     model.cfg.d_vocab = len(model.tokenizer) + 50
-    protocol = replace(INDUCTION["default"], n_sequences=50, length=10)
     for padding_ids in (False, True):
-        tokens, _ = protocols.protocol_tokens(model, replace(protocol, padding_ids=padding_ids), seed=0)
+        tokens, _ = protocols.protocol_tokens(model, n_sequences=50, length=10, padding_ids=padding_ids, seed=0)
         assert (tokens >= len(model.tokenizer)).any() == padding_ids
 
 
 def test_scores_of_padded_sequences_are_those_of_each_alone(neox):
-    protocol = replace(INDUCTION["released"], n_sequences=6, length=10, dtype=None)
-    tokens, lengths = protocols.protocol_tokens(neox.model, protocol, seed=1)
+    switches = {name: value for name, value in PRESETS["induction"]["released"].items() if name != "dtype"}
+    tokens, lengths = protocols.protocol_tokens(neox.model, n_sequences=6, length=10, **switches, seed=1)
     assert lengths.unique().numel() > 1
     for convention in ("attention_mass", "prefix_matching"):
         alone = [induction_scores(neox.model, row[None, :n], convention=convention)
@@ -106,12 +103,12 @@ def test_scores_of_padded_sequences_are_those_of_each_alone(neox):
 
 def test_released_tasks_are_9_abstractive_to_20_extractive_ones(neox):
     many = {f"{kind}{i}": task(f"{kind}{i}", kind) for kind in ("abstractive", "extractive") for i in range(40)}
-    protocol = replace(FV["default"], tasks="released_share", **SMALL)
+    protocol = dict(tasks="released_share", **SMALL)
     for seed in (0, 1):
-        chosen = protocols.protocol_prompts(neox.model, many, protocol, seed=seed)
+        chosen = protocols.protocol_prompts(neox.model, many, **protocol, seed=seed)
         assert [sum(name.startswith(kind) for name in chosen) for kind in ("abs", "ext")] == [18, 40]
     one_type = {name: t for name, t in many.items() if t.type == "abstractive"}
-    assert set(protocols.protocol_prompts(neox.model, one_type, protocol, seed=0)) == set(one_type)
+    assert set(protocols.protocol_prompts(neox.model, one_type, **protocol, seed=0)) == set(one_type)
 
 
 def test_released_queries_come_from_nine_percent_and_no_demonstration(neox):
@@ -121,8 +118,8 @@ def test_released_queries_come_from_nine_percent_and_no_demonstration(neox):
         split = protocols._released_split(Task("t", "abstractive", "scoring", pairs))
         assert (len(split.training_pairs), len(split.query_pairs)) == sizes
         assert len(set(split.pairs)) == len(split.pairs) and set(split.pairs) <= set(pairs)
-    protocol = replace(FV["default"], queries="released", n_prompts=30, n_shots=10)
-    prompts = protocols.protocol_prompts(neox.model, {"x": TASKS["x"]}, protocol, seed=0)["x"]
+    prompts = protocols.protocol_prompts(
+        neox.model, {"x": TASKS["x"]}, queries="released", n_prompts=30, n_shots=10, seed=0)["x"]
     assert len({p.answer for p in prompts.clean}) == 2
     assert not any(prompt.answer in prompt.text for prompt in prompts.clean)
 
@@ -153,11 +150,10 @@ def test_means_over_correct_prompts_leave_out_the_others(neox, monkeypatch):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_another_dtype_is_as_if_loaded_in_it_and_leaves_the_model_as_it_was(architecture, dtype):
     model, loaded = (golden_case(architecture, name).model for name in ("float32", dtype))
-    fv, mass = replace(FV["default"], **SMALL), replace(INDUCTION["default"], n_sequences=3, length=8)
 
     def scores(model, **switch):
-        return (protocols.protocol_fv_scores(model, TASKS, replace(fv, **switch), seed=0).scores,
-                protocols.protocol_induction_scores(model, replace(mass, **switch), seed=0))
+        return (protocols.protocol_fv_scores(model, TASKS, **SMALL, **switch, seed=0).scores,
+                protocols.protocol_induction_scores(model, n_sequences=3, length=8, **switch, seed=0))
 
     before, switched, expected = scores(model), scores(model, dtype=dtype), scores(loaded)
     for values, others in zip(switched, expected, strict=True):

@@ -1,9 +1,8 @@
 """Build the book of a suite: `python -m workflow.book RESULTS --notebooks FILE...`; prints the page to open.
 
 The builder walks the whole folder it is given, so it gets one that holds the pages and executed notebooks and
-nothing else, RESULTS/book/source: the settings and the hand-written pages of book/ at its root, the executed
-notebooks under notebooks/ as they lie under RESULTS, and a page of all runs. Where
-`_toc.yml` names a chapter after a notebook ("scoring"), the runs of that notebook are filled in.
+nothing else, RESULTS/book/source. Where `_toc.yml` names a chapter after a notebook ("scoring"), the runs of that
+notebook are filled in.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ import yaml
 
 from workflow import command
 from workflow.inert import refuse_active
-from workflow.links import link_figures
 from workflow.lock import lock_sweep
 from workflow.notebooks import NOTEBOOKS, Run
 from workflow.runs import data_of_page, dictionary_page, runs_page, write_data
@@ -35,6 +33,7 @@ SCRIPTS = (
     ("plotly", "package_data/plotly.min.js", "plotly.min.js"),
     ("sphinx-mathjax-offline", "static/mathjax/tex-svg-full.js", "mathjax/tex-svg-full.js"),
 )
+LINK = re.compile(r'<a data-run=\\"([^"]+)\\" data-cell=\\"([\w-]+)(?:\.(\d+))?\\">')  # in JSON
 FIGURE_ELEMENT = re.compile(r"<figure\b([^>]*>.*?)<figcaption>(.*?</figcaption>)", re.DOTALL)
 # A table whose index has a name: pandas gives the name a row of its own below the columns' heads.
 TWO_HEADS = re.compile(r"<thead>\s*<tr[^>]*>\s*((?:<th></th>\s*)+)((?:<th>[^<]*</th>\s*)+)</tr>\s*"
@@ -67,7 +66,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     (source / "_config.yml").write_text(_settings(), encoding="utf-8")
     by_hand = {path.stem for path in source.iterdir()}
     names, absent = ([_run_name(results, path) for path in paths] for paths in (notebooks, missing))
-    last = {_kind(name): name for name in names}
+    last = {name.partition("/")[0]: name for name in names}
     pages = {name: f"notebooks/{name}" for name in names}
     pages |= {name: kind for kind, name in last.items() if kind not in by_hand}
     for notebook, (name, page_of) in zip(notebooks, pages.items(), strict=True):
@@ -88,6 +87,27 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
             chapter["sections"] = others
     (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return source
+
+
+def link_figures(source: Path, pages: Mapping[str, str]) -> None:
+    """Fill in links from one page to a figure of another: `<a data-run="ablation/lab-1m" data-cell="curves">`.
+
+    A notebook names the run, without a step for its last, and the cell that draws the figure, `cell.2` for a second
+    one. `pages`, run to its page's name, and the staged pages say where that is. A place that the book lacks stays an
+    element without an address, which a browser shows as text.
+    """
+
+    def address(link: re.Match[str]) -> str:
+        run, cell, nth = link.groups(default="1")
+        runs = [name for name in pages if name == run or name.startswith(f"{run}/step")]
+        cells = json.loads((source / f"{pages[runs[-1]]}.ipynb").read_text(encoding="utf-8"))["cells"] if runs else []
+        html = "".join(part for one in cells if one["id"] == cell for output in one.get("outputs", [])
+                       for part in output.get("data", {}).get("text/html", ""))
+        found = re.findall(r'<figure id="(figure-\d+)"', html)
+        return rf'<a href=\"{pages[runs[-1]]}.html#{found[int(nth) - 1]}\">' if len(found) >= int(nth) else link[0]
+
+    for path in source.glob("*.ipynb"):
+        path.write_text(LINK.sub(address, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _settings() -> str:
@@ -112,9 +132,8 @@ def _sections(pages: dict[str, str]) -> list[dict[str, str]]:
 def _as_page(results: Path, name: str, up: str = "") -> str:
     """An executed notebook whose title says of which run it is, with its figures numbered: `#figure-1` leads to one.
 
-    Code, with the parameters that it got, stands below what it shows; where the template's own parameters are left out
-    of the page, so are these. Links of outputs lead to pages at the book's root, which lies `up` from here. The last
-    line leads to its data.
+    Code, with the parameters that it got, stands below what it shows; where the template's own parameters are left out,
+    so are these. Links of outputs lead to the book's root, which lies `up` from here, and the last line to its data.
     """
     found = json.loads((results / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
     numbers, left_out = itertools.count(1), False
@@ -165,16 +184,12 @@ def _findings_first(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return page
 
 
-def _kind(name: str) -> str:
-    return name.partition("/")[0]
-
-
 def _run_name(results: Path, notebook: Path) -> str:
     return notebook.relative_to(results / "notebooks").with_suffix("").as_posix()
 
 
 def _without_runs(kind: str, absent: list[str]) -> str:
-    names = ", ".join(f"`{name}`" for name in absent if _kind(name) == kind)
+    names = ", ".join(f"`{name}`" for name in absent if name.partition("/")[0] == kind)
     why = f"Not finished: {names}." if names else \
         "No model of this suite is measured here; its suite file says for which models this notebook runs."
     return f"# {title(Run(kind).template)}\n\n{why}\n"

@@ -29,13 +29,10 @@ def made_from(inputs: Sequence[Path], parameters: dict[str, Any], results: Path)
         "parameters": {name: value for name, value in parameters.items() if name != "results"}}
 
 
-def measured_from(
-    template: Path, inputs: Sequence[Path], parameters: dict[str, Any], results: Path
-) -> dict[str, Any]:
+def measured_from(template: Path, inputs: Sequence[Path], parameters: dict[str, Any], results: Path) -> dict[str, Any]:
     """What the measured tables of a run are made from: of `made_from` what its cells tagged `measure` can see.
 
-    Other code and other parameters change what is shown, not what was measured. The cells themselves count as the
-    file `<template>#measure`.
+    Other code and parameters change what is shown, not measured. The cells count as the file `<template>#measure`.
     """
     shown = set(library_files(template)) - set(library_files(template, measuring=True))
     kept = [path for path in inputs if path != template and path.as_posix() not in shown]
@@ -71,9 +68,7 @@ def own_data(given: dict[str, Any]) -> list[str]:
     return sorted(path.as_posix() for path in (*cards, *tasks, documents) if path.is_file())
 
 
-def differences(
-    record: Any, parameters: dict[str, Any], results: Path, stale: Collection[str] = ()
-) -> list[str]:
+def differences(record: Any, parameters: dict[str, Any], results: Path, stale: Collection[str] = ()) -> list[str]:
     """What is no longer as a record says, in words: files, tables (those `stale` too), parameters."""
     kinds = ("files", "tables", "parameters")
     if not isinstance(record, dict) or not all(isinstance(record.get(kind), dict) for kind in kinds):
@@ -93,5 +88,3 @@ def differences(
         f"parameter {name} was {json.dumps(was.get(name, 'not given'))}, is {json.dumps(now.get(name, 'not given'))}"
         for name in sorted(was.keys() | now.keys())
         if name not in was or name not in now or was[name] != now[name]]
-
-

@@ -35,9 +35,8 @@ def run_notebook(
 
     With `inputs`, all files that the run depends on, their fingerprints go into the executed notebook, and those that a
     measurement depends on into its tables. Tables of an earlier run that were measured from the same are put back
-    first, so that the notebook measures nothing and shows them; so are those of the folders `committed`, whatever they
-    were made from. Raises ValueError before anything runs, and RuntimeError in one line when a cell or the kernel
-    fails or a table was not written.
+    first, so that the notebook measures nothing and shows them; so are those of the folders `committed`, whatever made
+    them. Raises ValueError before anything runs, RuntimeError in one line when a cell fails or a table was not written.
     """
     check_parameters(template, parameters)
     import papermill  # late: it takes longer to import than a bad parameter takes to find
@@ -99,9 +98,7 @@ def _logged(log: Path) -> Iterator[None]:
         handler.close()
 
 
-def put_back(
-    tables: Sequence[Path], results: Path, measured: dict[str, Any], committed: Sequence[Path]
-) -> None:
+def put_back(tables: Sequence[Path], results: Path, measured: dict[str, Any], committed: Sequence[Path]) -> None:
     """Copy tables to where a run writes them: committed ones, and kept ones that were measured from the same."""
     for path in tables:
         name = path.relative_to(results)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -74,18 +73,14 @@ def _row(results: Path, name: str, target: str) -> str:
     made = _read(files[0]).attrs["provenance"] if files else {}
     commit = [f"commit {made['git_commit'][:9]}{', changed since' if made['git_dirty'] else ''}"] if made else []
     versions = [f"{package} {version}" for package, version in made.get("versions", {}).items()]
+    parameters = yaml.safe_dump(run.get("parameters", {}), sort_keys=False, default_flow_style=None, width=80)
+    in_line = escape(parameters.strip()).replace("\n", "&#10;")  # a blank line would end the block it stands in
     return (
         f'<tr><td><a href="{target}.html">{escape(name)}</a><details><summary>parameters</summary>'
-        f"<pre>{_yaml(run.get('parameters', {}))}</pre></details></td>"
+        f"<pre>{in_line}</pre></details></td>"
         f"<td>{escape(str(run.get('start_time', ''))[:19].replace('T', ' '))}</td>"
         f"<td>{run.get('duration') or 0:.0f}</td><td>{escape(', '.join(commit + versions))}</td>"
         f"<td>{' '.join(_links(results, name))}</td></tr>")
-
-
-def _yaml(parameters: dict[str, Any]) -> str:
-    """Plain text on one HTML line, so that no blank line ends the block it stands in."""
-    text = yaml.safe_dump(parameters, sort_keys=False, default_flow_style=None, width=80)
-    return escape(text.strip()).replace("\n", "&#10;")
 
 
 def _tables_of(results: Path, name: str) -> list[Path]:

@@ -26,8 +26,7 @@ def read_documents(
     of a dataset of the hub (`owner/name`, with `@revision` for a commit, branch or tag of it and `:column` if its texts
     are not in the column "text"), of which the split "train" is streamed. Texts are joined and cut into rows of BOS and
     `length` - 1 tokens without a separator, as the released code does (T4), so that a row may begin inside a text;
-    those of a file or the reference are drawn at random, and lab stories are one a row. The same arguments give the
-    same rows.
+    those of a file or the reference are drawn at random by `seed`, and lab stories are one a row.
 
     Raises ValueError for a tokenizer without BOS, fewer rows than wanted, a dataset that cannot be read, and
     FileNotFoundError for a path that does not exist.

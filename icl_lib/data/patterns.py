@@ -7,9 +7,11 @@ Tasks for evaluation and for scoring are made of different letters and words.
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from string import ascii_uppercase
 
 import numpy as np
+import yaml
 
 from icl_lib.data.tasks import Task, Template
 
@@ -17,22 +19,8 @@ PER_LABEL = 60  # sequences of letters
 LABELS = ("Foo", "Bar", "Mur", "Res")
 # What comes of the different letters of a sequence: the pattern as places among them, and how many there are.
 LETTERS = {"repetition": (0, 1, 0, 1), "recursion": (0, 1, 1, 1), "centre-embedding": (0, 1, 2, 1, 0)}
-WORDS = {
-    "fruit": "apple banana cherry grape lemon mango orange peach pear plum melon fig",
-    "animal": "dog cat horse lion tiger bear wolf rabbit monkey sheep goat mouse",
-    "furniture": "chair table sofa bed desk shelf bench stool cabinet wardrobe couch dresser",
-    "profession": "doctor teacher lawyer nurse farmer pilot chef baker judge plumber artist writer",
-    "vegetable": "carrot potato onion cabbage spinach pea bean lettuce tomato pepper garlic celery",
-    "vehicle": "car bus train truck bicycle boat plane van tram ship scooter taxi",
-    "body part": "arm leg hand foot head knee nose ear eye mouth neck shoulder",
-    "instrument": "piano guitar violin drum flute trumpet harp cello clarinet organ banjo tuba",
-}
-PAIRS = {
-    "pairs-fruit-animal": [("fruit", "animal"), ("furniture", "profession")],
-    "pairs-vegetable-vehicle": [("vegetable", "vehicle"), ("body part", "instrument")],
-    "pairs-four-way": [("fruit", "animal"), ("furniture", "profession"), ("vegetable", "vehicle"),
-                       ("body part", "instrument")],
-}
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+WORDS, PAIRS = _TABLE["words"], _TABLE["pairs"]
 
 
 def pattern_tasks(letters: Sequence[str] = ascii_uppercase) -> dict[str, Task]:
@@ -51,8 +39,8 @@ def pattern_tasks(letters: Sequence[str] = ascii_uppercase) -> dict[str, Task]:
             made = [_sequences(own, places, PER_LABEL, seed) for seed, places in enumerate((pattern, different))]
             tasks[name + ending] = _task(name + ending, split, made, "letters")
         for name, kinds in PAIRS.items():
-            made = [_mixed([" ".join(pair) for pair in product(*(WORDS[kind].split()[words] for kind in of_label))])
-                    for of_label in kinds]
+            every = [list(product(*(WORDS[kind].split()[words] for kind in of_label))) for of_label in kinds]
+            made = [[" ".join(pairs[i]) for i in np.random.default_rng(0).permutation(len(pairs))] for pairs in every]
             tasks[name + ending] = _task(name + ending, split, made, "words")
     return dict(sorted(tasks.items()))
 
@@ -64,10 +52,6 @@ def _sequences(letters: Sequence[str], places: Sequence[int], n: int, seed: int)
         drawn = rng.permutation(list(letters))
         found[" ".join(drawn[place] for place in places)] = None
     return list(found)
-
-
-def _mixed(pairs: list[str]) -> list[str]:
-    return [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))]
 
 
 def _task(name: str, split: str, by_label: list[list[str]], inputs: str) -> Task:

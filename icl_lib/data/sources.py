@@ -62,7 +62,10 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
     Names in brackets choose some of a source, as in `SOME_TASKS`.
     """
     if chosen := re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(source)):
-        return select_tasks(read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")])
+        tasks, names = read_tasks(chosen[1]), [name.strip() for name in chosen[2].split(",")]
+        for name in names:
+            refuse_unknown("task", name, tasks)
+        return {name: tasks[name] for name in names}
     if str(source).startswith("upstream"):
         return upstream_tasks(str(source))
     if source == "patterns":
@@ -84,13 +87,6 @@ def read_tasks(source: str | Path = LAB_TASKS) -> dict[str, Task]:
         siblings = [other for other, its in cards.items() if (its.inputs, its.labels) == (card.inputs, card.labels)]
         tasks[name] = Task(name, pairs=pairs, siblings=siblings, **card.model_dump())
     return tasks
-
-
-def select_tasks(tasks: dict[str, Task], names: list[str]) -> dict[str, Task]:
-    """The named tasks; an unknown name is refused with the nearest valid ones."""
-    for name in names:
-        refuse_unknown("task", name, tasks)
-    return {name: tasks[name] for name in names}
 
 
 def read_json(path: str | Path, form: Any, *, parse_float: Callable[[str], Any] = float) -> Any:
@@ -130,8 +126,7 @@ def read_prompts(path: str | Path) -> dict[str, TaskPrompts]:
 def tasks_for(model: str, given: str = AUTO) -> str:
     """The tasks to measure a model on, as `read_tasks` takes them: "auto" is lab for lab models, else the paper's.
 
-    Raises ValueError for the lab's tasks on a model without the lab's words; some of them by name (`lab[...]`) are
-    taken as meant.
+    Raises ValueError for the lab's tasks on a model without the lab's words, but not for some by name (`lab[...]`).
     """
     return _fitting(model, given, "task_files", "upstream", f"a folder of tasks, or some of the lab's: {SOME_TASKS}")
 

@@ -107,9 +107,7 @@ def bos_text(model: Any) -> str:
     return model.tokenizer.bos_token
 
 
-def write_prompt(
-    demonstrations: list[tuple[str, str]], query: str, bos: str, template: Template = Template()
-) -> str:
+def write_prompt(demonstrations: list[tuple[str, str]], query: str, bos: str, template: Template = Template()) -> str:
     """The paper's template: BOS, "Q:" input, "A:" output, a blank line between, ending at the query's "A:"."""
     shown = "".join(template.demonstration.format(*pair) for pair in demonstrations)
     return f"{bos}{template.instruction}{shown}{template.query.format(query)}"

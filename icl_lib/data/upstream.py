@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
+import yaml
 
 from icl_lib.data.tasks import Task
 from icl_lib.files import whole
@@ -26,27 +27,10 @@ SUMS = Path(__file__).with_name("upstream_tasks.sha256")
 PRESETS = ("upstream", "upstream:released")
 _PARTS = ("", "_train", "_val")
 
-# Tasks of the FV score and of the ablations (section 4 of the paper, lists of its code) with their folders.
-SCORING_TASKS = dict.fromkeys(
-    "antonym capitalize english-french english-spanish landmark-country lowercase_first_letter product-company "
-    "sentiment synonym".split(), "abstractive",
-) | dict.fromkeys(
-    "adjective_v_verb_3 adjective_v_verb_5 animal_v_object_5 choose_first_of_3 choose_last_of_3 choose_last_of_5 "
-    "choose_middle_of_3 choose_middle_of_5 color_v_animal_3 color_v_animal_5 concept_v_object_3 concept_v_object_5 "
-    "conll2003_location conll2003_person fruit_v_animal_3 fruit_v_animal_5 object_v_concept_3 object_v_concept_5 "
-    "verb_v_adjective_3 verb_v_adjective_5".split(), "extractive",
-)  # fmt: skip
-EVALUATION_TASKS = dict.fromkeys(
-    "ag_news capitalize_first_letter capitalize_second_letter commonsense_qa english-german national_parks "
-    "park-country person-instrument person-occupation".split(), "abstractive",
-) | dict.fromkeys("animal_v_object_3 choose_first_of_5 conll2003_organization".split(), "extractive") | dict.fromkeys(
-    "abstract_clf bind_capital bind_capital_par bind_fruit bind_shape capital_index french-english".split(),
-    "new_tasks",
-)  # fmt: skip
-# The file that the released code reads where it is not the usual one: _train for scoring, _val for evaluation.
-_RELEASED_FILE = {"animal_v_object_5": "_val", "verb_v_adjective_5": "", "capitalize_second_letter": "_train"}
-# Share of pairs outside the demonstrations, and seed, of the released code's splits: find_fv_heads.py, ablate.py.
-_RELEASED_SPLIT = {"scoring": (0.3, 0), "evaluation": (0.9, 32)}
+_TABLE = yaml.safe_load(Path(__file__).with_name("upstream_tasks.yaml").read_text(encoding="utf-8"))
+SCORING_TASKS, EVALUATION_TASKS = (  # task to its folder
+    {task: folder for folder, names in _TABLE[split].items() for task in names.split()}
+    for split in ("scoring", "evaluation"))
 
 
 def upstream_tasks(preset: str = "upstream") -> dict[str, Task]:
@@ -70,8 +54,8 @@ def upstream_tasks(preset: str = "upstream") -> dict[str, Task]:
             if preset == "upstream":
                 demonstrations, queries = split_by_input(contents)
             else:
-                part = _RELEASED_FILE.get(name, "_train" if split == "scoring" else "_val")
-                demonstrations, queries = released_split(contents[part], *_RELEASED_SPLIT[split])
+                part = _TABLE["released_file"].get(name, "_train" if split == "scoring" else "_val")
+                demonstrations, queries = released_split(contents[part], *_TABLE["released_split"][split])
             kind = "extractive" if folder == "extractive" else "abstractive"
             tasks[name] = Task(name, kind, split, demonstrations + queries, len(queries),
                                faults=tuple(find_faults(contents, new=folder == "new_tasks")))

@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 
 _FILES = ["*.json", "*.txt", "*.model"]
-_TENSORS = ["*.safetensors"]
-_PICKLES = ["pytorch_model*.bin"]
 # What else lies in the repositories: other formats in subfolders, and the same weights in a maker's own layout.
 _IGNORED = ["*/*", "consolidated*"]
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,9 +22,8 @@ def download(repository: str, revision: str | None = None) -> Path:
     """The folder of a model's revision (a commit, branch or tag; None is main) in the hub's cache, named by its commit.
 
     What is in the cache is not downloaded again; without network, or with `HF_HUB_OFFLINE=1`, the cache alone counts.
-    Large files are compared with the SHA-256 sum that the hub gives for them, once. Only where the variable
-    ICL_PICKLED_WEIGHTS has the words "I trust this repository" are weights taken that are not safetensors, where there
-    are no others.
+    Large files are compared with the SHA-256 sum that the hub gives for them, once. Pickled weights are taken
+    where there are no others and the variable ICL_PICKLED_WEIGHTS has the words "I trust this repository".
 
     Raises ValueError in one line for a gated or unknown model, an unknown revision, no network and nothing in the
     cache, a cut connection, a wrong checksum, no safetensors, and no room on the disk.
@@ -35,7 +32,7 @@ def download(repository: str, revision: str | None = None) -> Path:
     if said and said != TRUST:
         raise ValueError(f"ICL_PICKLED_WEIGHTS is {said!r}, expected {TRUST!r} or nothing")
     what = f"model {repository!r}" + (f" at revision {revision!r}" if revision else "")
-    snapshot = _snapshot(what, repository, revision, _FILES + _TENSORS)
+    snapshot = _snapshot(what, repository, revision, [*_FILES, "*.safetensors"])
     if not (snapshot / "config.json").is_file():
         raise ValueError(f"{what} has no config.json; expected a model in the format of transformers")
     if absent := _absent_shards(snapshot):
@@ -43,7 +40,7 @@ def download(repository: str, revision: str | None = None) -> Path:
                          "HF_HUB_OFFLINE=0")
     if not list(snapshot.glob("*.safetensors")):
         if said:
-            snapshot = _snapshot(what, repository, revision, _FILES + _PICKLES)
+            snapshot = _snapshot(what, repository, revision, [*_FILES, "pytorch_model*.bin"])
         if not list(snapshot.glob("*.bin")):
             _refuse_unlisted(what, repository, revision)
         if not said or not list(snapshot.glob("*.bin")):  # they may be there from before

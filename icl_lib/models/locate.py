@@ -6,6 +6,7 @@ from pathlib import Path
 
 from icl_lib.models.packaged import packaged_models
 from icl_lib.models.paper_models import paper_models, published_steps
+from icl_lib.models.quiet import quiet
 from icl_lib.names import size_of, unknown
 
 LAB_MODELS = Path(__file__).resolve().parents[2] / "lab" / "models"
@@ -87,8 +88,6 @@ def count_parameters(name_or_path: str | Path, step: int | None = None) -> int:
     if source in packaged_models():
         return packaged_models()[source].parameters
     import torch
-
-    from icl_lib.models.quiet import quiet
 
     if not Path(source).is_dir():
         from icl_lib.models.hub import configuration_folder

