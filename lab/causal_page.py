@@ -262,13 +262,16 @@ def dose_shown(table: pd.DataFrame, shares: Shares) -> pd.DataFrame:
     return pd.DataFrame(told).rename_axis("share of repeats")
 
 
-def dose_sentence(table: pd.DataFrame) -> str:
-    """What else than the share of repeats changes in a `dose_table`, and which runs its steps and orders leave out."""
+def dose_sentence(table: pd.DataFrame, tests: pd.DataFrame) -> str:
+    """How many runs of a `dose_table` have FV heads, and what the plan's `dose_tests` found, if they are given."""
     formed = {kind: np.isfinite(table[f"{kind} came"]) for kind in ("induction", "fv")}
     alone, lost = int((formed["fv"] & ~formed["induction"]).sum()), int(table["fv lost"].sum())
-    count = f"; {lost} had FV heads at some step and not at the last, and count as never" if lost else ""
-    return ("With fewer repeats, few-shot prompts have more of the loss, so that the series changes both. Of "
-            f"{len(table)} runs {alone} have FV heads and no induction heads, and so no order{count}.")
+    count = f"; {lost} had them at some step and not at the last, and count as never" if lost else ""
+    found = "; ".join(f"{words} {value:.2f} ({p:.2g})" for words, value, p in zip(
+        tests["with the share of repeats"], tests["rank correlation"], tests["p (Holm)"], strict=True))
+    return (f"Of {len(table)} runs {int(formed['fv'].sum())} have FV heads, {alone} of these no induction heads, and "
+            f"so no order{count}. With fewer repeats, few-shot prompts have more of the loss, so that the series "
+            "changes both." + f" Rank correlation with the share of repeats (p by Holm): {found}." * bool(found))
 
 
 def dose_rows(tests: pd.DataFrame, plan: dict[str, Any]) -> pd.DataFrame:

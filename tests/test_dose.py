@@ -87,8 +87,12 @@ def test_the_page_counts_runs_without_an_order_and_heads_that_were_lost():
     runs.loc[(runs["strength"] == 0) & (runs["seed"] < 2) & (runs["step"] == 4096), "fv_score"] = 0.001
     table = dose_table(runs, read_plan(DOSE))
     assert table["fv lost"].sum() == 2 and np.isinf(table.loc[table["fv lost"], "fv came"]).all()
-    told = dose_sentence(table)
-    assert "Of 18 runs 2 have FV heads and no induction heads, and so no order; 2 had FV heads" in told
+    tests = dose_tests(table, seed=0)
+    told = dose_sentence(table, tests)
+    assert "Of 18 runs 16 have FV heads, 2 of these no induction heads, and so no order; 2 had them" in told
+    row = tests.set_index("with the share of repeats").loc["step at which FV heads came"]
+    assert f"step at which FV heads came {row['rank correlation']:.2f} ({row['p (Holm)']:.2g})" in told
+    assert "Rank correlation" not in dose_sentence(table, tests.head(0))
 
 
 def test_a_correlation_that_rests_on_the_known_end_is_gone_without_it():
