@@ -23,6 +23,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from transformers.utils.logging import disable_progress_bar
 
 from icl_lib.data.sources import read_tasks
+from icl_lib.files import whole
 from lab.files import MODELS, last_checkpoint, locked, read_rung, rungs
 from lab.interventions import clamp, read_intervention
 from lab.text import Generator, Rows
@@ -100,8 +101,12 @@ def tokens_per_step(config: dict) -> int:
     return sum(shape["rows"] * shape["length"] for shape in config["mixture"].values())
 
 
-def save_checkpoint(model, tokenizer, optimizer, step: int, folder: Path) -> None:
-    """Write `step<N>/` in half precision and the state to go on from; a kill leaves neither half-written."""
+def save_checkpoint(model, tokenizer, optimizer, steps: list[tuple[float, float]], folder: Path) -> None:
+    """Write `step<N>/` in half precision and the state to go on from, with loss and seconds of the steps until then.
+
+    A kill leaves neither half-written.
+    """
+    step = len(steps)
     target, partial = folder / f"step{step}", folder / f".partial-step{step}"
     shutil.rmtree(partial, ignore_errors=True)
     # named_parameters holds tied weights once, as the files do
@@ -111,27 +116,43 @@ def save_checkpoint(model, tokenizer, optimizer, step: int, folder: Path) -> Non
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
 
-    state = {}
+    state = {"steps": torch.tensor(steps, dtype=torch.float64).reshape(-1, 2)}
     for name, parameter in model.named_parameters():
         state[f"model.{name}"] = parameter.detach()
         state |= {f"{key}.{name}": value for key, value in optimizer.state[parameter].items()}
-    save_file(state, folder / f".{RESUME}", metadata={"step": str(step)})
+    save_file(state, folder / f".{RESUME}")
     os.replace(folder / f".{RESUME}", folder / RESUME)
 
 
-def resume(model, optimizer, folder: Path) -> int:
-    """Put the saved state back into model and optimiser; the step it was saved at, 0 where there is none."""
+def resume(model, optimizer, folder: Path) -> list[tuple[float, float]]:
+    """Put the saved state back into model and optimiser; loss and seconds of the steps until then, none without one.
+
+    Raises ValueError for a state without them.
+    """
     path = folder / RESUME
     if not path.is_file():
-        return 0
-    state, step = load_file(path), 0
+        return []
+    state = load_file(path)
+    if "steps" not in state:
+        raise ValueError(f"{path} was left by an earlier trainer, which this one cannot go on from: remove {folder} to "
+                         "train anew")
     for name, parameter in model.named_parameters():
         parameter.data.copy_(state[f"model.{name}"])
         if f"step.{name}" in state:
             optimizer.state[parameter] = {
                 key: state[f"{key}.{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq", "step")}
-            step = int(state[f"step.{name}"])
-    return step
+    return [(loss, seconds) for loss, seconds in state["steps"].tolist()]
+
+
+def training_curve(steps: list[tuple[float, float]], config: dict) -> pd.DataFrame:
+    """Mean loss over every `log_every` steps and up to the last; of the tokens how many there were, and a second."""
+    n_tokens, rows = tokens_per_step(config), []
+    for start in range(0, len(steps), config["log_every"]):
+        loss, seconds = np.transpose(steps[start : start + config["log_every"]])
+        done = start + len(loss)
+        if len(loss) == config["log_every"] or done == config["steps"]:
+            rows.append((done, loss.mean(), done * n_tokens, round(len(loss) * n_tokens / seconds.sum())))
+    return pd.DataFrame(rows, columns=["step", "loss", "tokens", "tokens_per_second"])
 
 
 def train(rung: str, *, seed: int = 0, models: Path = MODELS, config: dict | None = None) -> Path:
@@ -164,16 +185,14 @@ def _train(rung: str, seed: int, folder: Path, config: dict) -> None:
     model = new_model(config["shape"], tokenizer, seed).to(device)
     clamp(model, intervention.heads)
     optimizer = new_optimizer(model, config)
-    start = resume(model, optimizer, folder)
-    curve = pd.read_csv(folder / "curve.csv").query("step <= @start").to_dict("records") if start else []
-    if start == 0:
-        save_checkpoint(model, tokenizer, optimizer, 0, folder)
+    steps = resume(model, optimizer, folder)
+    if not steps:
+        save_checkpoint(model, tokenizer, optimizer, steps, folder)
 
-    n_tokens = tokens_per_step(config)
-    bar = tqdm(range(start, config["steps"]), initial=start, total=config["steps"], desc=f"{rung} seed {seed}",
-               disable=None)
-    losses, began = [], time.perf_counter()
+    left = range(len(steps), config["steps"])
+    bar = tqdm(left, initial=len(steps), total=config["steps"], desc=f"{rung} seed {seed}", disable=None)
     for step in bar:
+        began = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         batch = generator.batch(np.random.default_rng([seed, step]), config["mixture"])
@@ -183,21 +202,19 @@ def _train(rung: str, seed: int, folder: Path, config: dict) -> None:
                                   rng=np.random.default_rng([seed, step, 2]))
         try:
             with without_attention(model, left_out):
-                losses.append(training_step(model, optimizer, batch, device))
+                loss = training_step(model, optimizer, batch, device)
         except FloatingPointError as error:
             raise FloatingPointError(f"rung {rung} seed {seed}: {error} at step {step}; lower its lr") from None
         if config.get("shared_moments"):
             share_moments(model, optimizer)
+        steps.append((loss, time.perf_counter() - began))
         done = step + 1
-        if done % config["log_every"] == 0 or done == config["steps"]:
-            seconds = time.perf_counter() - began
-            curve.append({"step": done, "loss": float(np.mean(losses)), "tokens": done * n_tokens,
-                          "tokens_per_second": round(len(losses) * n_tokens / seconds)})
-            bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}")
-            losses, began = [], time.perf_counter()
+        if done % config["log_every"] == 0:
+            bar.set_postfix(loss=f"{np.mean(steps[-config['log_every']:], axis=0)[0]:.3f}")
         if done in config["checkpoints"] or done == config["steps"]:
-            pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
-            save_checkpoint(model, tokenizer, optimizer, done, folder)
+            with whole(folder / "curve.csv") as partial:
+                training_curve(steps, config).to_csv(partial, index=False)
+            save_checkpoint(model, tokenizer, optimizer, steps, folder)
     (folder / RESUME).unlink(missing_ok=True)
 
 

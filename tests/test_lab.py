@@ -124,26 +124,37 @@ def weights_of(folder, step):
     return load_file(folder / f"step{step}" / "model.safetensors")
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
-    whole = trainer.train("tiny", models=tmp_path / "whole", config=TINY)
+@pytest.mark.parametrize(("log_every", "at"), [(2, 5), (4, 3)])  # the second one before the first row of the curve
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch, log_every, at):
+    config = TINY | {"log_every": log_every}
+    whole = trainer.train("tiny", models=tmp_path / "whole", config=config)
 
     def interrupt(step, config):
-        if step == 5:
+        if step == at:
             raise KeyboardInterrupt
         return original(step, config)
 
     original = trainer.learning_rate
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "learning_rate", interrupt)
-        trainer.train("tiny", models=tmp_path / "cut", config=TINY)
-    resumed = trainer.train("tiny", models=tmp_path / "cut", config=TINY)
+        trainer.train("tiny", models=tmp_path / "cut", config=config)
+    resumed = trainer.train("tiny", models=tmp_path / "cut", config=config)
     for step in (0, 2, 4, 6):
         a, b = weights_of(whole, step), weights_of(resumed, step)
         assert all(torch.equal(a[name], b[name]) for name in a), step
     columns = ["step", "loss", "tokens"]
     curves = [trainer.pd.read_csv(folder / "curve.csv")[columns] for folder in (whole, resumed)]
-    assert curves[0].equals(curves[1])
+    assert curves[0].equals(curves[1]) and curves[0]["step"].tolist() == [*range(log_every, 6, log_every), 6]
     assert not list(resumed.glob("resume*")) and not list(resumed.glob(".*"))
+
+
+def test_what_an_earlier_trainer_left_is_refused_in_one_line(tmp_path):
+    folder = tmp_path / "tiny" / "seed0"
+    folder.mkdir(parents=True)
+    trainer.save_file({"model.x": trainer.torch.zeros(1)}, folder / trainer.RESUME)
+    with pytest.raises(ValueError, match=r"earlier trainer, .* remove .*seed0 to train anew"):
+        trainer.train("tiny", models=tmp_path, config=TINY)
+    assert [path.name for path in folder.iterdir()] == [trainer.RESUME]
 
 
 def test_a_finished_training_is_left_as_it_is(tmp_path, capsys, monkeypatch):
