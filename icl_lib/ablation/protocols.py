@@ -41,7 +41,8 @@ PROTOCOLS = {
 
 
 def protocol(name: str) -> Protocol:
-    """A protocol by name: `single` (one intervention for both metrics), `paper` (the text) or `released` (the code).
+    """A protocol by name: `single` (one intervention for both metrics, this project's), `paper` (the text: mean
+    ablation, accuracy, exclusion of the top 2 % rounded up as in its figures) or `released` (the code).
 
     Raises ValueError naming the nearest for another name.
     """

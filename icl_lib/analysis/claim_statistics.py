@@ -32,7 +32,11 @@ def effect(
     suite: SuiteTables, *, metric: str, ranking: str, excluded: bool, positions: str = "all", among=None,
     larger_than: int = 0,
 ) -> Iterator[Estimate]:
-    """What is lost beyond layer-matched random heads; `larger_than`: parameters above which a model can tell."""
+    """What is lost beyond layer-matched random heads, per model.
+
+    Cannot be decided without such heads, where the model has nothing to lose, where nothing varied, and of models that
+    are not `larger_than` what a claim speaks of, in parameters.
+    """
     for model, rows in _effects(suite, metric, ranking, excluded, positions).items():
         if among is not None and model not in among:
             continue
@@ -162,7 +166,11 @@ def tasks_with_larger_fv_loss(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
-    """Share of accuracy lost to FV heads with demonstrations minus that lost without; where it rises none is lost."""
+    """Share of accuracy lost to FV heads with demonstrations minus that lost without, beyond random heads.
+
+    As shares, for what is lost in proportion with and without demonstrations says nothing of them; accuracy that rises
+    without them counts as none lost.
+    """
     metrics = (ACCURACY, ZERO_SHOT)
     for model in suite.ablated:
         lost = [_lost_by_task(suite, model, metric, "fv") for metric in metrics]
@@ -184,7 +192,11 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
 
 
 def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
-    """Accuracy on shuffled prompts with the FV heads' vector, above both controls, of value and ends the smaller."""
+    """Accuracy on shuffled prompts with the FV heads' vector at a third of the layers, above both controls.
+
+    Those are random heads' vectors, which may do harm, and nothing added: the smaller gain counts, with the lower of
+    each end of their intervals over tasks and draws. It is above zero where both are.
+    """
     for model in suite.executed:
         rows = suite.executions(model)
         at = rows[(rows["prompts"] == "shuffled") & rows["layer"].isin([third(rows), -1])]  # -1: nothing added
