@@ -137,6 +137,19 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(neox, monkeypatch):
     torch.testing.assert_close(scored.scores, expected.scores, rtol=1e-4, atol=1e-9)
 
 
+def test_results_of_batches_come_in_the_order_of_the_sequences():
+    from icl_lib.forward.encoded import in_batches
+
+    def firsts(batch):  # two sequences at once are too much
+        if len(batch.rows) > 1:
+            raise RuntimeError("not enough memory")
+        return batch.tokens[:, 0]
+
+    sequences = [[7], [5, 0, 0], [9, 0], [4, 0, 0, 0], [8, 0]]
+    for run in (firsts, lambda batch: batch.tokens[:, 0]):
+        assert in_batches(run, sequences, 3, torch.device("cpu")).tolist() == [7, 5, 9, 4, 8]
+
+
 def test_out_of_memory_in_the_clean_pass_halves_too_and_other_errors_pass(neox, monkeypatch):
     import icl_lib.forward.run as engine
     from icl_lib.forward import passes
