@@ -16,8 +16,9 @@ from icl_lib.data.documents import documents_sum
 from icl_lib.data.sources import SOME_TASKS
 from icl_lib.data.tasks import SPLITS, Task, TaskPrompts, bos_text, draw_prompts, tasks_sum
 from icl_lib.metrics.evaluate import answer_metrics, token_loss_differences
-from icl_lib.models.locate import files_sum
+from icl_lib.models.locate import files_sum, sum_of
 from icl_lib.names import refuse_unknown
+from icl_lib.parameters import own_data
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
 from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
@@ -72,7 +73,8 @@ def task_group(task: Task) -> str:
 def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
     """Provenance of a table measured on a model, its revision on the hub included; `details` as in `provenance`.
 
-    What is run by hand also gets the sum of a local model's files; of a suite's runs `made_from` has these.
+    What is run by hand also gets the sums of a local model's files and of the user's own tasks and documents; of a
+    suite's runs `made_from` has these.
     """
     weight = next(model.original_model.parameters())
     dtype = getattr(model, "number_type", str(weight.dtype).removeprefix("torch."))
@@ -80,9 +82,9 @@ def made_by(model, *, suite: str, seed: int, parameters: dict[str, Any], **detai
                       device=weight.device.type, bos="in the prompt's text, first token", parameters=parameters,
                       revision=getattr(model, "revision", ""), seconds=time.process_time(),
                       checked=str(getattr(model, "checked", "")), **details)
-    by_hand = "model" in parameters and not made["made_from"]
-    if by_hand and (of_files := files_sum(parameters["model"], parameters["step"])):
-        made["sums"] = made["sums"] | {"model": of_files}
+    if "model" in parameters and not made["made_from"]:
+        own = {"model": files_sum(parameters["model"], parameters["step"]), "own_data": sum_of(own_data(parameters))}
+        made["sums"] = made["sums"] | {name: found for name, found in own.items() if found}
     return made
 
 

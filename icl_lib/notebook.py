@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from icl_lib.models.locate import files_sum
+from icl_lib.models.locate import files_sum, sum_of
 from icl_lib.names import refuse_unknown
-from icl_lib.parameters import misfit
+from icl_lib.parameters import misfit, own_data
 from icl_lib.tables import model_folder, read_table, results_path, run_path
 
 
@@ -58,7 +58,8 @@ def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> boo
     """Whether the tables of a run are there, by schema. Errors for one that cannot be read as in `read_table`.
 
     A table measured with other parameters is neither shown nor replaced: ValueError names the file and what differs.
-    So is one measured by hand before a local model's files changed, or before its scores were measured anew.
+    So is one measured by hand before a local model's files, or the user's own tasks or documents, changed, or before
+    its scores were measured anew.
     """
     present = {schema: path for schema, path in paths.items() if path.is_file()}
     for schema, path in present.items():
@@ -75,11 +76,14 @@ def is_measured(paths: Mapping[str, Path], parameters: Mapping[str, Any]) -> boo
 
 
 def _refuse_older(path: Path, made_by: Mapping[str, Any], *, with_scores: bool) -> None:
-    """Raise ValueError where a model's files or scores are not those that a table beside them was measured with."""
-    of_model, again = made_by.get("sums", {}).get("model"), "give another results folder, or remove it"
-    model, step = (made_by["parameters"].get(name) for name in ("model", "step"))
-    if of_model and files_sum(model, step) not in ("", of_model):
+    """Raise ValueError where files or scores are no longer those that a table was measured with."""
+    sums, given, again = made_by.get("sums", {}), made_by["parameters"], "give another results folder, or remove it"
+    model, step = given.get("model"), given.get("step")
+    if "model" in sums and files_sum(model, step) not in ("", sums["model"]):
         raise ValueError(f"{path} was measured before the files of model {model!r} changed; {again}")
+    if "own_data" in sums and sum_of(own_data(given)) not in ("", sums["own_data"]):
+        own = " or ".join(f"{name} {given[name]!r}" for name in ("task_files", "documents") if name in given)
+        raise ValueError(f"{path} was measured before files of {own} changed; {again}")
     if with_scores and model is not None:
         results = path.parents[len(Path(model_folder(model)).parts) + 1]
         scores = run_path(results, "scores", model, step)

@@ -1,6 +1,9 @@
 """What a notebook's parameters may be: of the declared type, and numbers and lists that something can be made of."""
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from icl_lib.names import WORDS
 
@@ -37,3 +40,11 @@ def misfit(name: str, value: object, kind: str) -> str:
         wrong = [of_item for item in value if inner and (of_item := misfit(name, item, inner))]
         return f"{value!r}, which holds {wrong[0]}" if wrong else ""
     return ""
+
+
+def own_data(given: Mapping[str, Any]) -> list[str]:
+    """Files of a user's own tasks and documents that parameters name."""
+    folder, documents = Path(str(given.get("task_files", "")).partition("[")[0]), Path(str(given.get("documents", "")))
+    tasks = [*folder.glob("abstractive/*.json"), *folder.glob("extractive/*.json")]
+    cards = [folder.parent / "cards.json"] if tasks else []
+    return sorted(path.as_posix() for path in (*cards, *tasks, documents) if path.is_file())

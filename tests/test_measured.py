@@ -81,6 +81,32 @@ def test_a_table_made_by_hand_before_the_model_or_its_scores_changed_is_refused(
     assert is_measured(paths, parameters), "tables are read where the model is gone"
 
 
+@pytest.mark.parametrize("by_suite", [False, True])
+@pytest.mark.parametrize("change", [
+    "tasks/abstractive/antonym.json", "cards.json", "text.txt", "tasks/extractive/new.json"])
+def test_a_table_made_by_hand_before_the_user_s_own_tasks_or_documents_changed_is_refused(
+    tmp_path, monkeypatch, neox, by_suite, change
+):
+    if by_suite:
+        (tmp_path / "record").write_text('{"files": {}}')
+        monkeypatch.setenv(MADE_FROM, str(tmp_path / "record"))
+    for name in ("tasks/abstractive/antonym.json", "tasks/extractive/kept.json", "cards.json", "text.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    parameters = {"model": "a/b", "step": -1, "task_files": f"{tmp_path / 'tasks'}[antonym]",
+                  "documents": str(tmp_path / "text.txt")}
+    kept = measured_by(neox.model, suite="s", seed=0, parameters=parameters) | {"made_from": {}}
+    paths = {"accuracy": run_path(tmp_path / "r", "accuracy", "a/b", -1)}
+    write_table(pd.DataFrame([ACCURACY]), paths["accuracy"], schema_name="accuracy", provenance=kept)
+    assert is_measured(paths, parameters)
+    (tmp_path / change).write_text("another")
+    refused_by_hand(by_suite, paths, parameters,
+                    r"was measured before files of task_files '.*\[antonym\]' or documents '.*txt' changed; give ")
+    shutil.rmtree(tmp_path / "tasks")
+    (tmp_path / "text.txt").unlink()
+    assert is_measured(paths, parameters), "tables are read where their tasks are gone"
+
+
 def refused_by_hand(by_suite, paths, parameters, message):
     """A suite knows what its tables were made from."""
     if by_suite:

@@ -60,14 +60,6 @@ def _fingerprint(path: Path, state: tuple[int, ...]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
-def own_data(given: dict[str, Any]) -> list[str]:
-    """Files of a user's own tasks and documents that parameters name."""
-    folder, documents = Path(str(given.get("task_files", "")).partition("[")[0]), Path(str(given.get("documents", "")))
-    tasks = [*folder.glob("abstractive/*.json"), *folder.glob("extractive/*.json")]
-    cards = [folder.parent / "cards.json"] if tasks else []
-    return sorted(path.as_posix() for path in (*cards, *tasks, documents) if path.is_file())
-
-
 def differences(record: Any, parameters: dict[str, Any], results: Path, stale: Collection[str] = ()) -> list[str]:
     """What is no longer as a record says, in words: files, tables (those `stale` too), parameters."""
     kinds = ("files", "tables", "parameters")

@@ -11,8 +11,8 @@ import yaml
 
 from icl_lib.models.locate import locate, steps_of
 from icl_lib.names import size_of
+from icl_lib.parameters import own_data
 from workflow import command
-from workflow.inputs import own_data
 from workflow.notebooks import NOTEBOOKS, OF_STEP, WRITER, Run, points
 from workflow.schema import SCHEMA, UniqueKeys, check_schema, short
 from workflow.templates import check_parameters, library_files, template_parameters

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from icl_lib.models.packaged import packaged_models
@@ -43,12 +44,17 @@ def files_sum(model: str, step: int) -> str:
         folder = Path(locate(model, None if step < 0 else step)[0])
     except (ValueError, OSError):
         return ""
-    digest = hashlib.sha256()
     files = [path for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".json", ".txt", ".model")]
+    return sum_of(files)
+
+
+def sum_of(files: Iterable[str | Path]) -> str:
+    """The SHA-256 sum over the names and contents of files, "" for none."""
+    lines = []
     for path in files:
         with open(path, "rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest() if files else ""
+            lines.append(f"{Path(path).name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
 
 
 def _folder(name: str) -> Path | None:
