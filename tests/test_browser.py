@@ -96,7 +96,7 @@ def test_there_is_a_book():
     assert "index.html" in pages(), f"no book in {BOOK}: make book"
     size = sum(path.stat().st_size for path in BOOK.rglob("*") if path.is_file())
     assert size < 60e6, f"{size / 1e6:.1f} MB"  # with every table, notebook and figure's numbers to save
-    assert not list(BOOK.rglob("*.map")), "source maps, which no reader opens"
+    assert not [*BOOK.rglob("*.map"), *BOOK.rglob("*.ttf"), *BOOK.rglob("*.mo")], "what no reader opens"
 
 
 def test_every_page_is_whole_and_asks_nothing_of_the_network(opened):

@@ -224,8 +224,9 @@ def _finish(html: Path) -> None:
     for file in html.rglob("*.html"):
         text = NOT_FROM_DISK.sub("", file.read_text(encoding="utf-8"))
         file.write_text(LAUNCHED.sub(r"\1", text), encoding="utf-8")
-    for file in html.rglob("_static/**/*.map"):  # of the theme's scripts, for those who write it
-        file.unlink()
+    for unread in ("*.map", "*.ttf", "*.mo", "*.po"):  # of the theme: smaller fonts are there too, and one language
+        for file in html.rglob(f"_static/**/{unread}"):
+            file.unlink()
 
 
 def build_unfinished(suite: Suite) -> Path | None:
