@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from icl_lib.ablation.effects import DIFFERENCE, at_fraction, corrected
-from icl_lib.analysis.ablation_numbers import ablation_numbers, carries_loss, find
+from icl_lib.analysis.ablation_numbers import ablation_numbers, carries_loss, effect_name, find
 from icl_lib.figures.ablation import ablation_curves, figure_four, robustness
 from icl_lib.pages import ablation as report
 from tests import ablation_page as page
@@ -82,6 +82,18 @@ def test_what_was_measured_and_the_same_set_for_both_kinds_are_said(plain):
     assert told in report.finding_sentence(numbers)
     same = numbers.assign(value=numbers["value"].where(numbers["name"] != "shared heads at the shown share", 1.0))
     assert "The plain sets of both kinds are the same heads" in report.finding_sentence(same)
+
+
+def test_of_two_shares_equally_near_the_smaller_is_taken_alone(plain):
+    at = plain.ablations["fraction"] == 0.1
+    other = plain.ablations[at & (plain.ablations["positions"] == "last")]
+    other = other.assign(value=other["value"].where(other["ranking"] != "fv", 0.0))
+    both = pd.concat([plain.ablations.assign(fraction=plain.ablations["fraction"].replace(0.1, 0.0625)),
+                      other.assign(fraction=0.1375)], ignore_index=True)
+    name = effect_name(FEW_SHOT, DIFFERENCE, False, "mean", "last", "without")
+    alone, of_two = (find(numbers_of(plain._replace(ablations=table)), name) for table in (
+        plain.ablations, both))
+    assert of_two["value"] == alone["value"] and alone["n"] == page.TASKS
 
 
 @pytest.mark.parametrize(("clean", "low", "least", "carries"), [

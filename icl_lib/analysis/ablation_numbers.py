@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from icl_lib.ablation.conditions import Condition
+from icl_lib.ablation.conditions import Condition, nearest_fraction
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, FEW_SHOT, at_fraction, corrected, set_table, with_holm
 from icl_lib.ablation.protocols import protocol_rows
 from icl_lib.ablation.table import TOKEN_LOSS, TOKEN_LOSS_POINTS, with_paired_errors
@@ -205,5 +205,4 @@ def _gaps_at_last(ablations: pd.DataFrame, share: float, seed: int) -> Iterable[
 
 
 def _nearest(rows: pd.DataFrame, share: float) -> pd.DataFrame:
-    distance = (rows["fraction"] - share).abs()
-    return rows[distance == distance.min()]
+    return rows[rows["fraction"] == nearest_fraction(rows["fraction"], share)] if len(rows) else rows
