@@ -110,10 +110,13 @@ def test_the_order_can_be_told_by_each_steps_own_threshold():
 
 def test_heads_that_keep_their_first_kind_are_told_from_those_that_change_it():
     head = one_head()
-    assert transitions.still_induction_heads(head, UNKNOWN) == 1
-    assert transitions.still_induction_heads(score_tables(), UNKNOWN) == 0
-    head.loc[(head["step"] == 40) & head["score"].str.startswith("induction"), "value"] = 0.1
-    assert transitions.still_induction_heads(head, UNKNOWN) == 0
+    assert transitions.kinds_at_the_end(head, UNKNOWN) == {"induction": 1, "fv": 1}
+    assert transitions.kinds_at_the_end(score_tables(), UNKNOWN) == {"induction": 0, "fv": 0}
+    lost = head["step"] == 40
+    changed = head.assign(value=head["value"].mask(lost & head["score"].str.startswith("induction"), 0.1))
+    assert transitions.kinds_at_the_end(changed, UNKNOWN) == {"induction": 0, "fv": 1}
+    back = head.assign(value=head["value"].mask(lost & (head["score"] == "fv"), 0.0))
+    assert transitions.kinds_at_the_end(back, UNKNOWN) == {"induction": 1, "fv": 0}
 
 
 def test_seeds_together_have_the_power_that_one_lacks():
@@ -143,9 +146,11 @@ def test_seeds_together_have_the_power_that_one_lacks():
     assert layers_differ["all"] < 0.05 and layers_differ["all, in layers"] == 1
     assert found.loc["all, in layers", "p (induction first)"] < 0.06  # 2 x 0.3 ** 3
     assert found.loc["all, same places", "p (induction first)"] == 1  # the same heads in every seed
-    told = dynamics_report.transitions_sentence(found.reset_index(), 2)
+    told = dynamics_report.transitions_sentence(found.reset_index(), {"induction": 2, "fv": 3})
     assert "Of 3 heads with both scores induction came first in 3, a share of 1.00; in random" in told
-    assert "Of these 3 heads 2 are induction heads at the end too" in told
+    assert told.endswith("At the end 2 of these 3 heads are induction heads and 3 FV heads.")
+    both = dynamics_report.transitions_sentence(found.reset_index(), {"induction": 3, "fv": 3})
+    assert both.endswith("they added a kind and did not change it.")
     named = found.rename(index={"a": "lab-1k", "b": "lab-1k-seed1", "c": "lab-1k-data-seed2"}).reset_index()
     shown = dynamics_report.transitions_by_seed_shown(named)
     assert shown.index.tolist() == ["0", "1", "data-seed2", *list(found.index)[3:]]

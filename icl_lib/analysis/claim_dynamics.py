@@ -132,7 +132,7 @@ def induction_first_share(suite: SuiteTables, models: list[str], *, many: float)
 def changed_share(suite: SuiteTables, models: list[str], *, most: float) -> Estimate:
     """Share that is no induction head at the end, of the heads with an FV score that were induction heads before."""
     first = int(suite.transitions(models)["heads"]["induction_first"])
-    still = transitions.still_induction_heads(*suite.together(models))
+    still = transitions.kinds_at_the_end(*suite.together(models))["induction"]
     return _share(models[0], first - still, first, most)
 
 

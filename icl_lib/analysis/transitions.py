@@ -92,14 +92,15 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: i
     return pd.DataFrame(rows)
 
 
-def still_induction_heads(scores: pd.DataFrame, accuracy: pd.DataFrame) -> int:
-    """Of all models' heads with both scores, induction first, how many are induction heads at the last step too."""
-    still = 0
+def kinds_at_the_end(scores: pd.DataFrame, accuracy: pd.DataFrame) -> dict[str, int]:
+    """Of all models' heads with both scores, induction first, how many are of each kind at the last step."""
+    found = dict.fromkeys(KINDS, 0)
     for of in _models(scores, accuracy):
-        first, last = _firsts(of), of.scores["induction"][-1]
+        first = _firsts(of)
         heads = (first["induction"] < first["fv"]) & (first["fv"] < len(of.fv))
-        still += int((last[heads] > of.bars["induction"]).sum())
-    return still
+        for kind in KINDS:
+            found[kind] += int((of.scores[kind][-1, heads] > of.bars[kind]).sum())
+    return found
 
 
 def ranks_at_places(scores: pd.DataFrame, accuracy: pd.DataFrame, kind: str, *, seed: int) -> RanksBefore:

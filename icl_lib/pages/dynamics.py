@@ -8,8 +8,8 @@ from icl_lib.names import size_of
 from icl_lib.stats.permutation import sign_test
 
 PLACES = (
-    "Where heads of a layer start at unequal scales, alike in every seed (`lab-370k`), a head's place may explain both "
-    "scores; against the same heads of other seeds it cannot.")
+    "Where heads of a layer start at unequal scales, alike in every seed (all lab sizes with such a page), a head's "
+    "place may explain both scores; against the same heads of other seeds it cannot.")
 
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
@@ -80,9 +80,9 @@ def transitions_by_seed_shown(table: pd.DataFrame) -> pd.DataFrame:
     return by_seed_shown(table).round(2)
 
 
-def transitions_sentence(table: pd.DataFrame, still: int) -> str:
+def transitions_sentence(table: pd.DataFrame, still: dict[str, int]) -> str:
     """What the rows of all seeds together are compared with, what tells the order, and whether heads change their kind.
-    `table`: `transitions.transitions_by_seed`; `still`: how many heads with induction first keep it to the end."""
+    `table`: `transitions.transitions_by_seed`; `still`: `transitions.kinds_at_the_end`."""
     row = table.set_index("model").loc["all"]
     first, *others = row[["induction first", "FV first", "both at once"]].astype(int)
     by_chance, fv_by_chance = row[["induction first, by chance", "FV first, by chance"]]
@@ -94,8 +94,8 @@ def transitions_sentence(table: pd.DataFrame, still: int) -> str:
     both, share = first + sum(others), by_chance / (by_chance + fv_by_chance)
     return text + (
         f" Of {both} heads with both scores induction came first in {first}, a share of {first / both:.2f}; in random "
-        f"pairings it is {share:.2f}. Of these {first} heads {still} are induction heads at the end too"
-        + (": they added a kind and did not change it." if still == first else "."))
+        f"pairings it is {share:.2f}. At the end {still['induction']} of these {first} heads are induction heads and "
+        f"{still['fv']} FV heads{': they added a kind and did not change it' * ({*still.values()} == {first})}.")
 
 
 def transitions_shown(transitions: pd.DataFrame) -> pd.DataFrame:
