@@ -9,7 +9,7 @@ import seaborn as sns
 
 from icl_lib.ablation.effects import FEW_SHOT, METRIC_WORDS
 from icl_lib.analysis import dynamics
-from icl_lib.figures.common import COLOUR, LABEL, METRIC_LABEL, Figure, line_with_band, look, note, task_points
+from icl_lib.figures.common import COLOUR, LABEL, METRIC_LABEL, Figure, line_with_band, look, task_points
 from icl_lib.kinds import DEFINED_BY, KINDS
 
 SCORE_OF_TOP_HEADS = {"induction": "attention mass, top heads", "fv": "FV score, top heads"}
@@ -169,10 +169,7 @@ def effects_by_step(effects: pd.DataFrame, steps: Mapping[str, list[int]], fract
                 ax.errorbar(rows.index, rows["value"], yerr=error, capsize=3, **look(kind))
         ax.axhline(0, linewidth=1, **look("random_layer_matched", marker=None, label=None))
         ax.set_ylabel(f"{words} lost\nbeyond random heads")
-        if effects.empty:
-            note(ax, "no checkpoint was ablated,\nor none has heads of neither kind")
-        else:
-            _step_axis(ax, every, effects["step"])
+        _step_axis(ax, every, effects["step"])
     axes[0].legend(fontsize=9)
     return Figure(
         axes,
