@@ -31,16 +31,16 @@ def reached_by_size(reached: pd.DataFrame) -> Figure:
     for colour, column in zip(sns.color_palette("viridis", len(columns)), columns, strict=True):
         _seeds(axes[0], reached, column, colour, "o", ":" if "shuffled" in column else "-")
     axes[0].set(ylabel="accuracy (share of prompts)", ylim=(0, 1.02))
-    axes[0].legend(fontsize=9)
     _seeds(axes[1], reached, "prefix matching", COLOUR["induction"], MARKER["induction"], "-")
     axes[1].set(ylabel=SCORE_LABEL["induction_prefix_matching"], ylim=(0, 1.02))
     _seeds(axes[2], reached, "FV score", COLOUR["fv"], MARKER["fv"], "-")
     axes[2].scatter(reached["parameters"], reached["FV threshold"], marker="_", color=COLOUR["random"], s=120,
                     label="from here an FV head")
     axes[2].set(ylabel=SCORE_LABEL["fv"], ylim=(0, None))
-    axes[2].legend(fontsize=9)
     for ax in axes:
         size_axis(ax, reached["parameters"])
+    for ax in axes[[0, 2]]:  # above, for points may be anywhere
+        ax.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     return Figure(
         axes,
         "What the models reached at their last checkpoint, a point per seed. Left: accuracy on tasks that share inputs "

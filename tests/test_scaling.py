@@ -197,9 +197,9 @@ def test_overlap_is_measured_at_every_share_against_random_sets_of_the_layers():
     assert table["smallest_p"].iloc[1] == pytest.approx(2 / 45)
 
 
-def test_sizes_too_near_for_a_label_each_share_one():
+def test_labels_of_sizes_too_near_to_each_other_are_on_lines_of_their_own():
     ax = plt.subplots()[1]
     scaling_figures.size_axis(ax, pd.Series([1310.3e6, 100.3e6, 106.2e6, 357.9e6, 100.3e6]))
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["100.3M\n106.2M", "", "357.9M", "1,310.3M"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["100.3M", "\n106.2M", "357.9M", "1,310.3M"]
     scaling_figures.size_axis(ax, pd.Series([7e3]))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["7k"]

@@ -1,5 +1,7 @@
 """Figures across models: tables in, a `Figure` out. Families as markers, a point per model or seed."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from icl_lib.models.paper_models import family
 
 FAMILY_MARKER = {"lab": "o", "pythia": "s", "gpt2": "^", "llama": "D", "qwen": "P", "smollm": "v", "gemma": "d",
                  "other": "X"}
-_NEAR = 0.08  # of the axis: two labels nearer than this would overlap
+_NEAR = 0.12  # of the axis: two labels nearer than this would overlap
 
 
 def strength_by_size(strength: pd.DataFrame) -> list[Figure]:
@@ -136,15 +138,13 @@ def depth_by_model(scores: pd.DataFrame, sizes: pd.DataFrame, fraction: float) -
 
 
 def size_axis(ax, parameters: pd.Series) -> None:
-    """Numbers of parameters on a log axis, a tick for each model; sizes too near for a label each share one."""
-    sizes = sorted(parameters.unique())
-    near, labels, last = (sizes[-1] / sizes[0]) ** _NEAR, dict.fromkeys(sizes, ""), sizes[0]
-    for size in sizes:
-        last = last if size < last * near else size
-        label = f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M"
-        labels[last] = f"{labels[last]}\n{label}".strip()
+    """Numbers of parameters on a log axis, a tick for each size; labels too near to the one before are a line lower."""
+    sizes, labels, depth = sorted(parameters.unique()), [], 0
+    for before, size in pairwise([0, *sizes]):
+        depth = depth + 1 if size < before * (sizes[-1] / sizes[0]) ** _NEAR else 0
+        labels.append("\n" * depth + (f"{size / 1000:,.0f}k" if size < 1e6 else f"{size / 1e6:,.1f}M"))
     ax.set(xscale="log", xlabel="parameters without embeddings")
-    ax.set_xticks(sizes, labels.values(), fontsize=10)
+    ax.set_xticks(sizes, labels, fontsize=10)
     ax.minorticks_off()
 
 
