@@ -23,7 +23,7 @@ PERCENTILES = {
 def model_sizes(models: dict[str, list[int]]) -> pd.DataFrame:
     """Parameters without embeddings of each model, from its configuration; columns model, parameters, rising."""
     rows = [(model, count_parameters(model, steps[-1])) for model, steps in models.items() if steps]
-    return pd.DataFrame(rows, columns=["model", "parameters"]).sort_values("parameters", ignore_index=True)
+    return pd.DataFrame(rows, columns=["model", "parameters"]).sort_values(["parameters", "model"], ignore_index=True)
 
 
 def with_kinds(sizes: pd.DataFrame, scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def comparison_table(
             "depth difference (layers)": depth.value, "p (depth)": depth.p_value,
             "smallest possible p (depth)": depth.smallest_p,
         })
-    return pd.DataFrame(rows).merge(sizes, on="model").sort_values("parameters", ignore_index=True)
+    return pd.DataFrame(rows).merge(sizes, on="model").sort_values(["parameters", "model"], ignore_index=True)
 
 
 def layer_overlap(heads: Bool[ndarray, "layer head"], others: Bool[ndarray, "layer head"]) -> float:

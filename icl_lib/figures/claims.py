@@ -37,6 +37,6 @@ def verdict_map(found: pd.DataFrame, sizes: pd.DataFrame, world: str) -> Figure:
     return Figure(
         ax,
         f"Verdicts, {world}, models by size. +: holds; −: does not hold; ?: not decided; ×: cannot be decided here; "
-        "white: not measured.",
+        "empty: not measured.",
         "Grid of verdicts: a row per claim, a column per model, then statistics over all models and the overall "
         "verdict.")
