@@ -108,10 +108,9 @@ def overlap_by_size(overlaps: pd.DataFrame) -> Figure:
         ax.set_title(f"top {fraction:.0%} of heads", fontsize=11)
         ax.set_ylim(-0.04, 1.04)
         size_axis(ax, overlaps["parameters"])
-        ax.tick_params(axis="x", rotation=60)
     axes[0, 0].set_ylabel("share of the top sets")
     _families(axes[0, -1], overlaps["model"])
-    axes[0, -1].legend(fontsize=9)
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9)
     return Figure(
         axes,
         "Share of the top heads of one kind that is also in the other's top set; grey: random sets with as many heads "
