@@ -96,6 +96,16 @@ def test_of_two_shares_equally_near_the_smaller_is_taken_alone(plain):
     assert of_two["value"] == alone["value"] and alone["n"] == page.TASKS
 
 
+def test_single_heads_come_before_the_lowest_and_these_by_their_number():
+    rows = [{"name": f"{FEW_SHOT} lost, {of}, mean at {at}", "value": 0.1, "low": 0.0, "high": 0.2, "n": 9}
+            for of, at in [("10 heads of fv_lowest", "all"), ("4 heads of fv_lowest", "last"),
+                           ("1 heads of induction", "last"), ("1 heads of fv", "last")]]
+    table = report.few_heads_table(pd.DataFrame(rows))
+    assert table.index.tolist() == ["1 FV head, the top one", "1 induction head, the top one", "4 lowest FV scores",
+                                    "10 lowest FV scores"]
+    assert table["lost, all positions"].tolist() == ["-", "-", "-", "+0.100 (+0.000 to +0.200)"]
+
+
 @pytest.mark.parametrize(("clean", "low", "least", "carries"), [
     (2.0, 1.5, 0.3, True),
     (0.3, -0.2, 0.1, False),  # nothing shown to be lost

@@ -118,6 +118,8 @@ def few_heads_table(numbers: pd.DataFrame) -> pd.DataFrame:
         rf"^{FEW_SHOT} lost, (?P<n>\d+) heads of (?P<ranking>\w+), mean at (?P<at>\w+)$")
     found = found.assign(text=[interval_words(row, "+.3f") for _, row in numbers.iterrows()]).dropna()
     words = {"fv": "FV head, the top one", "induction": "induction head, the top one", LOWEST: "lowest FV scores"}
+    found = found.sort_values(
+        ["ranking", "n"], key=lambda of: of.map(list(words).index) if of.name == "ranking" else of.astype(int))
     found["ablated"] = found["n"] + " " + found["ranking"].map(words)
     found["where"] = found["at"].map({"all": "lost, all positions", "last": "lost, last position"})
     wide = found.pivot(index="ablated", columns="where", values="text").fillna("-")
