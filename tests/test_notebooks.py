@@ -168,6 +168,13 @@ def test_a_figure_without_data_is_told_from_one_with(draw, points):
 
 
 @pytest.mark.slow
+def test_when_heads_start_to_matter_is_not_told_of_one_checkpoint(results):
+    text = page_text(results, "training_dynamics")
+    assert "It takes ablations with a control at two checkpoints or more (here: 1)." in text
+    assert "matter by step" not in text and "by checkpoint" not in text
+
+
+@pytest.mark.slow
 def test_departures_of_scoring_are_measured_or_said_to_be_idle(results):
     table = read_table(results / "statistics" / "protocols" / MODEL / f"step{STEPS[-1]}.parquet")
     statistics = table.set_index("name")["value"]
