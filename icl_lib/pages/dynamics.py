@@ -8,8 +8,8 @@ from icl_lib.names import size_of
 from icl_lib.stats.permutation import sign_test
 
 PLACES = (
-    "Where heads of a layer start at unequal scales, alike in every seed (all lab sizes with such a page), a head's "
-    "place may explain both scores; against the same heads of other seeds it cannot.")
+    "Where heads of a layer start at unequal scales, alike in every seed (`lab-113k`, `lab-370k`, `lab-1500k`), a "
+    "head's place may explain both scores; against the same heads of other seeds it cannot.")
 
 
 def steps_sentence(scores: pd.DataFrame, steps: list[int]) -> str:
