@@ -50,7 +50,10 @@ def log_probabilities(hf_model, ids):
 
 
 class Case:
-    """A model, its untouched copy, random tokens, and one random head of each layer with random values."""
+    """A model, its untouched copy, random tokens, and edits by positions.
+
+    Random values of one random head of each layer, of others, and of one of the last layer: two edits start together.
+    """
 
     def __init__(self, kind, seed):
         self.model, self.plain, self.line = tried(kind, seed)
@@ -60,18 +63,20 @@ class Case:
         n_layers, self.n_heads = self.model.cfg.n_layers, self.model.cfg.n_heads
         self.ids = torch.randint(1, 420, (2, 12), generator=generator).tolist()
         self.ids[1] = self.ids[1][:9]
-        heads = torch.zeros(n_layers, self.n_heads, dtype=torch.bool)
-        heads[torch.arange(n_layers), torch.randint(self.n_heads, (n_layers,), generator=generator)] = True
+        heads = torch.zeros(3, n_layers, self.n_heads, dtype=torch.bool)
+        drawn = torch.randint(self.n_heads, (3, n_layers, 1), generator=generator)
+        heads = heads.scatter(2, drawn, True)
+        heads[2, :-1] = False
         d_head = projections(self.plain)[0].weight.numel() // self.model.cfg.d_model // self.n_heads
         values = torch.randn(1, n_layers, self.n_heads, d_head, generator=generator, dtype=torch.float64)
-        self.edits = {p: Edit(heads, values, p) for p in ("last", "all")}
+        self.edits = {p: [Edit(some, values, p) for some in heads] for p in ("last", "all")}
         self.layer_output = next(m for m in self.plain.modules() if isinstance(m, torch.nn.ModuleList))
 
-    def brute(self, ids, positions=None, from_place=0):
-        if positions is None:
+    def brute(self, ids, edit=None, from_place=0):
+        if edit is None:
             return log_probabilities(self.plain, ids)
-        places = list(range(from_place if positions == "last" else 0, len(ids)))
-        with replaced(self.plain, self.n_heads, self.edits[positions], places):
+        places = list(range(from_place if edit.positions == "last" else 0, len(ids)))
+        with replaced(self.plain, self.n_heads, edit, places):
             return log_probabilities(self.plain, ids)
 
 
@@ -92,13 +97,13 @@ def test_exact_or_refused_in_one_line(case):
     if case.model is None:
         assert type(case.plain).__name__ in case.line and "\n" not in case.line and len(case.line) < 400
         return
-    ids, edits = case.ids[0], case.edits
+    ids, everywhere, at_last = case.ids[0], case.edits["all"][0], case.edits["last"][0]
     after = torch.tensor(ids[1:])[:, None]
     close(token_losses(case.model, torch.tensor([ids]))[0], -case.brute(ids)[:-1].gather(1, after)[:, 0])
-    close(token_losses(case.model, torch.tensor([ids]), edits["all"])[0],
-          -case.brute(ids, "all")[:-1].gather(1, after)[:, 0])
-    apart = torch.stack([case.brute(ids[: n + 1], "last", n)[-1, ids[n + 1]] for n in range(len(ids) - 1)])
-    close(token_losses(case.model, torch.tensor([ids]), edits["last"])[0], -apart)
+    close(token_losses(case.model, torch.tensor([ids]), everywhere)[0],
+          -case.brute(ids, everywhere)[:-1].gather(1, after)[:, 0])
+    apart = torch.stack([case.brute(ids[: n + 1], at_last, n)[-1, ids[n + 1]] for n in range(len(ids) - 1)])
+    close(token_losses(case.model, torch.tensor([ids]), at_last)[0], -apart)
     with torch.no_grad():
         eager = case.plain(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False)
     patterns = torch.stack(eager.attentions)[:, 0]
@@ -109,11 +114,12 @@ def test_answers_under_edits_are_exact(case):
     if case.model is None:
         return
     prompts = [EncodedPrompt("t", i, ids[:-2], ids[-2:]) for i, ids in enumerate(case.ids)]
-    readouts = answer_readouts(case.model, prompts, [None, case.edits["last"], case.edits["all"]])
+    edits = [None, *case.edits["last"], *case.edits["all"]]
+    readouts = answer_readouts(case.model, prompts, edits)
     for prompt, readout in zip(prompts, readouts, strict=True):
         ids, n = prompt.tokens + prompt.answer[:1], len(prompt.tokens)
-        for row, positions in enumerate((None, "last", "all")):
-            expected = case.brute(ids, positions, n - 1)[-2:]
+        for row, edit in enumerate(edits):
+            expected = case.brute(ids, edit, n - 1)[-2:]
             close(readout.log_probability[row], expected.gather(1, torch.tensor(prompt.answer)[:, None])[:, 0])
 
 
@@ -121,12 +127,13 @@ def test_generated_tokens_are_exact(case):
     if case.model is None:
         return
     prompts = [EncodedPrompt("t", i, ids, [1]) for i, ids in enumerate(case.ids)]
-    found = generate(case.model, prompts, [None, case.edits["last"], case.edits["all"]], n_tokens=3)
+    edits = [None, *case.edits["last"], *case.edits["all"]]
+    found = generate(case.model, prompts, edits, n_tokens=3)
     for i, prompt in enumerate(prompts):
-        for row, positions in enumerate((None, "last", "all")):
+        for row, edit in enumerate(edits):
             ids = list(prompt.tokens)
             for _ in range(3):
-                ids.append(int(case.brute(ids, positions, len(prompt.tokens) - 1)[-1].argmax()))
+                ids.append(int(case.brute(ids, edit, len(prompt.tokens) - 1)[-1].argmax()))
             assert found[i, row].tolist() == ids[-3:]
 
 

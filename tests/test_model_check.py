@@ -1,6 +1,7 @@
 """Models that used to give wrong numbers silently are right or refused in one line, and unclear errors are clear."""
 
 import copy
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers
 
 import icl_lib.forward.run
-import icl_lib.forward.shared_layers
 import icl_lib.forward.shared_prefix
+import icl_lib.forward.whole_prompts
 from icl_lib import fv_scores, load_model, token_losses, wrap_model
 from icl_lib.data.sources import read_pairs
 from icl_lib.data.tasks import Prompt, Task, TaskPrompts, bos_text, draw_prompts
@@ -150,17 +151,24 @@ def test_what_a_head_writes_is_multiplied_as_the_architecture_does():
     assert torch.allclose(function_vector(model, mean_z, heads.numpy()), expected, atol=1e-5)
 
 
-def test_a_sweep_that_edits_nothing_falls_back_or_is_refused(monkeypatch):
-    hf_model = tiny("Cohere")
+@pytest.mark.parametrize("sweep", ["shared_prefix._Sweep", "shared_layers._LayerSweep"])
+def test_a_shared_sweep_that_edits_nothing_falls_back(monkeypatch, sweep):
+    def silent(self, *args):
+        self.z = args[-1][0]  # what the sweep over layers notes
+
+    monkeypatch.setattr(f"icl_lib.forward.{sweep}._replace", silent)
+    assert wrap_model(tiny("Cohere"), tokenizer()).checked.attention == "own"
+
+
+def test_where_whole_prompts_are_not_edited_either_a_model_is_refused(monkeypatch):
     monkeypatch.setattr(icl_lib.forward.shared_prefix._Sweep, "_replace", lambda *_: None)
-    assert wrap_model(copy.deepcopy(hf_model), tokenizer()).checked.attention == "own"
+    real = icl_lib.forward.whole_prompts.edited_residuals
 
-    def silent(sweep, _layer, _projection, args):
-        if sweep.stage == "unedited":
-            sweep.z = args[0]
+    def silent(model, tokens, edits, *args, **kwargs):
+        return real(model, tokens, replace(edits, masks=edits.masks & False), *args, **kwargs)
 
-    monkeypatch.setattr(icl_lib.forward.shared_layers._LayerSweep, "_replace", silent)
-    refused(wrap_model, hf_model, tokenizer(), words=["CohereForCausalLM", "sweep over edits", "differs by"])
+    monkeypatch.setattr(icl_lib.forward.whole_prompts, "edited_residuals", silent)
+    refused(wrap_model, tiny("Cohere"), tokenizer(), words=["CohereForCausalLM", "sweep over edits", "differs by"])
 
 
 def test_logits_made_otherwise_are_refused(monkeypatch):

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from icl_lib.forward import shared_prefix, whole_prompts
+from icl_lib.forward import shared_layers, shared_prefix, whole_prompts
 from icl_lib.forward.edits import Edit, by_positions, row_edits
 from icl_lib.forward.encoded import TokenBatch, in_batches
 from icl_lib.forward.passes import device_of, last_positions
 from icl_lib.forward.readout import Readout, read_targets
-from icl_lib.forward.shared_layers import edited_residuals
 
 RUN_TOKENS = 4096  # positions of edited texts that are read at a time, where each is a text of its own
 
@@ -48,7 +47,8 @@ def run(
         for some in torch.tensor(chosen).split(at_once):
             rows = row_edits(model, [edits[i] for i in some], batch.rows)
             if where == "all":
-                residual = edited_residuals(model, batch.tokens, rows, None if whole else at)
+                sweep = whole_prompts if model.own_attention else shared_layers
+                residual = sweep.edited_residuals(model, batch.tokens, rows, None if whole else at)
             else:
                 sweep = whole_prompts if model.own_attention else shared_prefix
                 residual = sweep.edited_rows(model, batch.tokens, rows, at, apart=apart)

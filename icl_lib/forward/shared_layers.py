@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
@@ -26,27 +26,18 @@ MAX_TOKENS_CPU = 2048  # there more is slower: what a layer makes of them leaves
 
 @torch.inference_mode()
 def edited_residuals(
-    model: nn.Module, tokens: Int[Tensor, "batch pos"], edits: RowEdits, read: Int[Tensor, "batch read"] | None = None,
-    *, edited: Bool[Tensor, "batch pos"] | None = None,
+    model: nn.Module, tokens: Int[Tensor, "batch pos"], edits: RowEdits, read: Int[Tensor, "batch read"] | None = None
 ) -> Float[Tensor, "batch row read d_model"]:
     """The residual stream after the last layer, before the final norm, under each row's edits at all positions.
 
-    At the positions `read` of each sequence, None for all. `edited`: the positions that edits act on, None for all.
-    Sequences may be padded on the right, behind what is read.
+    At the positions `read` of each sequence, None for all. Sequences may be padded on the right, behind what is read.
     """
-    by_modules = model.own_attention  # then the last layer's keys cannot be had apart: all its positions are computed
-    sweep = _LayerSweep(model, tokens, edits, None if by_modules else read, edited)
+    sweep = _LayerSweep(model, tokens, edits, read)
     order = torch.argsort(edits.first_layers, stable=True)
     n_rows = max(1, (MAX_TOKENS_CPU if tokens.device.type == "cpu" else MAX_TOKENS) // tokens.numel())
-    attention = None if by_modules else sweep.attend
-    with passes.plain_transformers(model, attention) as hf_model, passes.hooked(sweep.hooks()):
+    with passes.plain_transformers(model, sweep.attend) as hf_model, passes.hooked(sweep.hooks()):
         passes.feed(hf_model, tokens)
-        parts = []
-        for rows in order.split(n_rows):
-            residual = sweep.run(rows.tolist())
-            if by_modules and read is not None:
-                residual = passes.take_positions(residual, read.repeat(len(rows), 1))
-            parts.append(residual.unflatten(0, (len(rows), -1)))
+        parts = [sweep.run(rows.tolist()).unflatten(0, (len(rows), -1)) for rows in order.split(n_rows)]
     return torch.cat(parts)[torch.argsort(order)].transpose(0, 1)
 
 
@@ -55,9 +46,9 @@ class _LayerSweep:
 
     def __init__(
         self, model: nn.Module, tokens: Int[Tensor, "batch pos"], edits: RowEdits,
-        read: Int[Tensor, "batch read"] | None, edited: Bool[Tensor, "batch pos"] | None,
+        read: Int[Tensor, "batch read"] | None,
     ):
-        self.model, self.edits, self.read, self.edited, self.n_batch = model, edits, read, edited, len(tokens)
+        self.model, self.edits, self.read, self.n_batch = model, edits, read, len(tokens)
         self.layers, self.projections = passes.layers(model), passes.output_projections(model)
         self.attentions = passes.attentions(model)
         self.first, self.last = edits.first_layers.tolist(), len(self.layers) - 1
@@ -104,11 +95,7 @@ class _LayerSweep:
         if values.shape[1] > 1:
             values = values[:, self.carried]
         z = passes.split_heads(self.model, args[0]).unflatten(0, (len(self.carried), self.n_batch))
-        where = mask[:, None, None, :, None]
-        if self.edited is not None:
-            now = self.edited if self.stage == "rows" else passes.take_positions(self.edited, self.read)
-            where = where & now[:, :, None, None]
-        z = torch.where(where, values.transpose(0, 1)[:, :, None].to(z.dtype), z)
+        z = torch.where(mask[:, None, None, :, None], values.transpose(0, 1)[:, :, None].to(z.dtype), z)
         return (z.reshape(args[0].shape), *args[1:])
 
     def run(self, rows: list[int]) -> Float[Tensor, "copies read d_model"]:
