@@ -60,13 +60,20 @@ def top_sets(scores: pd.DataFrame, *, fraction: float) -> dict[str, HeadMask]:
 def fv_threshold(null: Float[ndarray, "draw *head"]) -> float:
     """The FV score from which a head is an FV head: above the null, and at least 0.005 in any case.
 
-    `null`: FV scores of all heads under another task's means, one draw per row. In each draw the best head counts,
-    which guards against choosing heads by their score. A null below the smallest effect that counts, or below zero,
-    does not lower the bar. Raises ValueError for NaN or no draws.
+    A null below the smallest effect that counts, or below zero, does not lower the bar. Errors as in `best_of_null`.
+    """
+    return max(FV_MINIMUM, best_of_null(null))
+
+
+def best_of_null(null: Float[ndarray, "draw *head"]) -> float:
+    """What the best head's FV score under another task's means stays below in 99 % of draws.
+
+    In each draw the best head counts, which guards against choosing heads by their score. Raises ValueError for NaN or
+    no draws.
     """
     if null.size == 0 or np.isnan(null).any():
         raise ValueError("the null has NaN or no draws, expected a number for every draw and head")
-    return max(FV_MINIMUM, float(np.quantile(null.reshape(len(null), -1).max(axis=1), NULL_QUANTILE)))
+    return float(np.quantile(null.reshape(len(null), -1).max(axis=1), NULL_QUANTILE))
 
 
 def null_draws(scores: pd.DataFrame) -> Float[ndarray, "draw head"]:

@@ -21,7 +21,7 @@ from icl_lib.names import refuse_unknown
 from icl_lib.parameters import own_data
 from icl_lib.progress import progress
 from icl_lib.provenance import provenance
-from icl_lib.scores.function_vectors import FVScores, permuted_mean_scores
+from icl_lib.scores.function_vectors import FVScores
 from icl_lib.scores.induction import duplicate_token_scores, induction_scores, previous_token_scores
 from icl_lib.tables import checked, write_table
 
@@ -42,7 +42,10 @@ def prompts_of(model, tasks: Mapping[str, Task], *, n_prompts: int, n_shots: int
 
 
 def first_prompts(prompts: Mapping[str, TaskPrompts], n: int) -> dict[str, TaskPrompts]:
-    """The first `n` prompts of each task, clean and shuffled; 0 for all."""
+    """The first `n` prompts of each task, clean and shuffled; 0 for all.
+
+    A null made from fewer prompts than the scores is wider, never narrower, on average: its bar is on the safe side.
+    """
     return {task: TaskPrompts(p.clean[: n or None], p.shuffled[: n or None]) for task, p in prompts.items()}
 
 
@@ -178,7 +181,7 @@ def score_table(
 ) -> pd.DataFrame:
     """Table `scores`: four attention scores on `tokens`, the FV score per task, and its null (`task`: the draw).
 
-    `n_null_prompts`: per task, of which `null_scores` made the null.
+    `n_null_prompts`: per task, of which `permuted_mean_scores` made the null.
     """
     n = len(tokens)
     frames = [score_rows(induction_scores(model, tokens, convention=convention), f"induction_{convention}", n=n)
@@ -190,19 +193,6 @@ def score_table(
     n_null = sum(min(n, n_null_prompts or n) for n in fv.n_prompts.values())
     frames += [score_rows(values, "fv_null", task=f"draw {i}", n=n_null) for i, values in enumerate(null)]
     return pd.concat(frames, ignore_index=True).assign(model=name, step=step)
-
-
-def null_scores(
-    model, prompts: Mapping[str, TaskPrompts], fv: FVScores, *, n_draws: int, seed: int, n_prompts: int = 0,
-    save_to: str | Path | None = None,
-):
-    """`n_draws` draws of the FV score under another task's clean means, `[draw layer head]`.
-
-    On the first `n_prompts` shuffled prompts of each task, 0 for all: fewer make the null wider, never narrower, on
-    average, so that a bar taken from it is on the safe side.
-    """
-    return permuted_mean_scores(
-        model, first_prompts(prompts, n_prompts), fv.mean_z, n_draws=n_draws, seed=seed, save_to=save_to)
 
 
 def departure_statistics(effects: pd.DataFrame, *, name: str) -> pd.DataFrame:

@@ -22,11 +22,12 @@ from transformers.utils.logging import disable_progress_bar
 from icl_lib.data.sources import read_tasks
 from icl_lib.data.tasks import Prompt, Task, write_prompt
 from icl_lib.forward.edits import Edit
+from icl_lib.kinds import best_of_null
 from icl_lib.load import load_model
-from icl_lib.measurements import in_split, null_scores, prompts_of, task_group
+from icl_lib.measurements import in_split, prompts_of, task_group
 from icl_lib.metrics.evaluate import answer_metrics, token_losses
 from icl_lib.names import refuse_unknown
-from icl_lib.scores.function_vectors import fv_scores
+from icl_lib.scores.function_vectors import fv_scores, permuted_mean_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.check import beyond
 from lab.files import CAUSAL, changed, locked, put, read_plan, read_rows, read_rung
@@ -101,8 +102,8 @@ def measure(model, tasks: dict[str, Task], plan: dict[str, Any], *, last: bool) 
     edit = Edit(induction, torch.zeros(1, *induction.shape, model.cfg.d_head), positions="all")
     scoring = prompts_of(model, in_split(tasks, "scoring"), n_prompts=n, n_shots=10, seed=seed)
     fv = fv_scores(model, scoring)
-    null = float(np.quantile(null_scores(model, scoring, fv, n_draws=given["null_draws"], seed=seed).flatten(1)
-                             .amax(1).numpy(), 0.99))
+    null = best_of_null(permuted_mean_scores(
+        model, scoring, fv.mean_z, n_draws=given["null_draws"], seed=seed).numpy())
     wanted = tasks if last else {name: task for name, task in tasks.items() if _shares_labels(task)}
     prompts = prompts_of(model, wanted, n_prompts=n, n_shots=10, seed=seed)
     clean = _accuracies(model, {name: p.clean for name, p in prompts.items()}, {"none": None, "ablated": edit})

@@ -7,15 +7,14 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from icl_lib.data.sources import read_tasks
-from icl_lib.kinds import FV_MINIMUM, INDUCTION_THRESHOLD
+from icl_lib.kinds import FV_MINIMUM, INDUCTION_THRESHOLD, best_of_null
 from icl_lib.load import load_model
-from icl_lib.measurements import accuracy_table, in_split, null_scores, prompts_of, task_group
+from icl_lib.measurements import accuracy_table, in_split, prompts_of, task_group
 from icl_lib.models.locate import count_parameters
-from icl_lib.scores.function_vectors import fv_scores
+from icl_lib.scores.function_vectors import fv_scores, permuted_mean_scores
 from icl_lib.scores.induction import induction_scores, repeated_random_tokens
 from lab.files import read_rung, rungs, trained
 from workflow import command
@@ -48,7 +47,7 @@ def measure(name: str, *, n_prompts: int, seed: int) -> dict[str, float]:
     induction = matching > INDUCTION_THRESHOLD
     scoring = prompts_of(model, in_split(tasks, "scoring"), n_prompts=n_prompts, n_shots=10, seed=seed)
     fv = fv_scores(model, scoring)
-    null = float(np.quantile(null_scores(model, scoring, fv, n_draws=10, seed=seed).flatten(1).amax(1).numpy(), 0.99))
+    null = best_of_null(permuted_mean_scores(model, scoring, fv.mean_z, n_draws=10, seed=seed).numpy())
     ten = accuracy(10, names=sharing)
     return {
         "parameters": count_parameters(name), "0 shots": accuracy(0), "1 shot": accuracy(1), "10 shots": accuracy(10),

@@ -22,7 +22,7 @@ from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.injection import execution_table
 from icl_lib.load import load_model
 from icl_lib.provenance import provenance
-from icl_lib.scores.function_vectors import fv_scores
+from icl_lib.scores.function_vectors import fv_scores, permuted_mean_scores
 from icl_lib.scores.induction import (
     duplicate_token_scores,
     induction_scores,
@@ -49,7 +49,7 @@ def scored(model):
     """Attention scores' tokens, FV scores and their null."""
     prompts = of_split(model, "scoring")
     fv = fv_scores(model, prompts)
-    null = measurements.null_scores(model, prompts, fv, n_draws=N_DRAWS, seed=0)
+    null = permuted_mean_scores(model, prompts, fv.mean_z, n_draws=N_DRAWS, seed=0)
     return repeated_random_tokens(model, n_sequences=20, length=15, seed=0), fv, null
 
 

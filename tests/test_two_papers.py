@@ -9,7 +9,7 @@ from icl_lib.ablation.conditions import Condition
 from icl_lib.ablation.table import Measurement
 from icl_lib.load import load_model
 from icl_lib.provenance import provenance
-from icl_lib.scores.function_vectors import fv_scores
+from icl_lib.scores.function_vectors import fv_scores, permuted_mean_scores
 from icl_lib.scores.induction import repeated_random_tokens
 from icl_lib.tables import read_table, write_table
 from tests import planted, planted_patterns
@@ -26,7 +26,7 @@ def measured(folder, by):
     scoring = measurements.prompts_of(
         model, measurements.in_split(tasks, "scoring"), n_prompts=8, n_shots=2, seed=0)
     fv = fv_scores(model, scoring)
-    null = measurements.null_scores(model, scoring, fv, n_draws=2, seed=0)
+    null = permuted_mean_scores(model, scoring, fv.mean_z, n_draws=2, seed=0)
     tokens = repeated_random_tokens(model, n_sequences=20, length=15, seed=0)
     scores = measurements.score_table(model, tokens, fv, null, name=by, step=-1)
     conditions = two_papers.conditions_of_both(
