@@ -85,10 +85,11 @@ def rule_changed_sentence(plans: dict[str, tuple[pd.DataFrame, dict[str, Any]]])
             f"how steps of emergence are compared; and, for the later plans, the check for induction{check}.")
 
 
-def objection_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
+def objection_sentence(runs: pd.DataFrame, plan: dict[str, Any], trained: tuple[pd.DataFrame, dict[str, Any]]) -> str:
     """What a plan without glossaries said beforehand that its count would mean; empty for other plans.
 
-    The objection: FV heads in masked models come from glossaries, which train copying inside prompts.
+    The objection: FV heads in masked models come from glossaries, which train copying inside prompts. `trained`: runs
+    and plan of the same arm with glossaries.
     """
     if plan.get("change", {}).get("mixture", {}).get("glossary", True) is not None:
         return ""
@@ -96,15 +97,28 @@ def objection_sentence(runs: pd.DataFrame, plan: dict[str, Any]) -> str:
     if table.empty:
         return ""
     row, = table.itertuples()
-    p_value = stats.fisher_exact([[row.formed, n - row.formed], [row.sham_formed, n - row.sham_formed]]).pvalue
+    (other,), n_with = judge.arms_table(*trained).itertuples(), len(trained[1]["seeds"])
+    p_value = stats.fisher_exact([[row.formed, n - row.formed], [other.formed, n_with - other.formed]]).pvalue
+    late, soon = (last.loc[last["arm"].str.startswith("sham_"), "emergence"].median()
+                  for last in (judge.last_rows(runs, plan), judge.last_rows(*trained)))
     if row.formed >= 4:
         means = "FV heads in at least four masked runs **take away**"
     elif row.formed <= 1 and row.sham_formed >= plan["rules"]["informative"]:
         means = "FV heads in at most one masked run, where the sham has them, **uphold**"
     else:
         means = "FV heads in neither so few nor so many masked runs **leave open**"
-    return (f"Stated beforehand: {means} the objection that they come from glossaries ({row.formed} of {n}; Fisher's "
-            f"exact test, not planned: p = {p_value:.2g}).")
+    told = (f"Stated beforehand: {means} the objection that they come from glossaries ({row.formed} of {n}, with "
+            f"glossaries {other.formed} of {n_with}; Fisher's exact test, not planned: p = {p_value:.2g}).")
+    return told + (f" But without glossaries all comes later (the sham's FV heads at step {late:.0f}, not {soon:.0f}): "
+                   "never and not yet cannot be told apart." if late > soon else "")
+
+
+def longer_sentence(table: pd.DataFrame) -> str:
+    """What came of runs without any repeats in the dose series (`dose.dose_table`), which are trained for longer."""
+    none = table[table["repeats"] < 1e-9]
+    return "" if none.empty else (
+        f"Trained for {none['step'].max():.0f} steps, {np.isfinite(none['fv came']).sum()} of {len(none)} runs without "
+        "repeats have FV heads.")
 
 
 def _reason(found: judge.Verdict) -> str:

@@ -117,9 +117,9 @@ def test_the_ledger_prints_its_numbers_and_tallies(suite, ledger):
             assert verdict in (HOLDS, FAILS, OPEN, POWERLESS)
         votes = Counter()
         for size in {size_of(model) for _, model, _ in models if model != "all models"}:
-            own = [verdict for verdict, model, _ in models if size_of(model) == size and verdict != POWERLESS]
+            own = [verdict for verdict, model, _ in models if size_of(model) == size]
             best = [v for v in (HOLDS, FAILS) if own.count(v) > len(own) / 2]
-            votes[(best or [OPEN])[0] if own else POWERLESS] += 1
+            votes[POWERLESS if set(own) == {POWERLESS} else (best or [OPEN])[0]] += 1
         if votes:
             if len(models) > 1:
                 check(tally, [votes[word] for word in (HOLDS, FAILS, OPEN, POWERLESS) if votes[word]])
@@ -147,8 +147,8 @@ def stands_for(said, sizes, table):
         return able and ""
     most = max(sizes[model] for _, model in able)
     seeds = [one for one in able if sizes[one[1]] == most]
-    same = [verdict for verdict, model, _ in said if size_of(model) == size_of(seeds[0][1]) and verdict != POWERLESS]
-    vote = next((v for v in (HOLDS, FAILS) if same.count(v) > len(same) / 2), OPEN) if same else POWERLESS
+    same = [verdict for verdict, model, _ in said if size_of(model) == size_of(seeds[0][1])]
+    vote = next((v for v in (HOLDS, FAILS) if same.count(v) > len(same) / 2), OPEN)
     return next((model for verdict, model in seeds if verdict == vote), seeds[0][1])
 
 
@@ -249,7 +249,7 @@ def test_the_papers_figures_have_the_ledgers_numbers_and_words(suite, sizes):
                 if model == [] or claim not in measured:
                     assert not number
                     continue
-                seeds = re.fullmatch(r"(.*?)(?: \(one of (\d) seeds\))?", number[1])
+                seeds = re.fullmatch(r"(.*?)(?:, one of (\d) seeds)?", number[1])
                 assert seeds[1] == (model or "all models")
                 value, low, high, p = own[own["model"] == model][["value", "low", "high", "p_value"]].to_numpy()[0]
                 check(number[2], [value, low, high] if low < high else [value] if np.isnan(p) else [value, p])

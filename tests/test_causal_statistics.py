@@ -258,13 +258,24 @@ def test_a_plan_without_glossaries_says_what_its_count_means(formed, means):
     arms = {name: PLAN["arms"][name] for name in ("none", "a", "sham_a")}
     plan = PLAN | {"arms": arms, "change": {"mixture": {"glossary": None}}}
     runs = runs_of(a=[WITHOUT] * formed + [FAILED] * (5 - formed))
-    told = causal_report.objection_sentence(runs, plan)
-    assert f"**{means}** the objection" in told and f"({formed} of 5;" in told and "not planned" in told
-    assert ("p = 0.048" in told) == (formed == 1)
-    assert causal_report.objection_sentence(runs, PLAN | {"arms": arms}) == ""
+    trained = runs_of(a=[WITHOUT] * 4 + [FAILED]), PLAN | {"arms": arms}
+    told = causal_report.objection_sentence(runs, plan, trained)
+    assert f"**{means}** the objection" in told and f"({formed} of 5, with glossaries 4 of 5;" in told
+    assert ("p = 0.21)" in told) == (formed == 1) and "not planned" in told and "later" not in told
+    assert causal_report.objection_sentence(runs, PLAN | {"arms": arms}, trained) == ""
     few = runs_of(a=FAILED, sham_a=[WITH] * 3 + [FAILED] * 2)
-    assert "**leave open**" in causal_report.objection_sentence(few, plan)
-    assert causal_report.objection_sentence(runs[runs["arm"] == "none"], plan) == ""
+    assert "**leave open**" in causal_report.objection_sentence(few, plan, trained)
+    assert causal_report.objection_sentence(runs[runs["arm"] == "none"], plan, trained) == ""
+
+
+def test_the_page_says_that_without_glossaries_all_comes_later():
+    of = {name: (judge.read_runs(folder), read_plan(folder)) for name, folder in PLANS.items()}
+    _, trained, without = of.values()
+    told = causal_report.objection_sentence(*without, trained)
+    step = {plan["change"].get("mixture") is None: np.median([
+        run[run["fv_score"] > run["fv_null"].clip(lower=0.02)]["step"].min()
+        for _, run in runs[runs["arm"] == "sham_mask_outside"].groupby("seed")]) for runs, plan in (trained, without)}
+    assert f"(the sham's FV heads at step {step[False]:.0f}, not {step[True]:.0f})" in told
 
 
 def test_the_page_says_where_the_first_plans_check_would_fail():

@@ -163,7 +163,7 @@ def test_places_name_the_model_whose_number_is_shown():
 
 def test_a_number_of_one_seed_beside_the_verdict_of_all_says_so():
     word, row = of_figure({"lab": ledger(**{"lab-1k": FAILS, "lab-1k-seed1": HOLDS, "lab-1k-seed2": HOLDS})})
-    assert word == paper_figures.AGREES and "lab-1k-seed1 (one of 3 seeds): 0.05 (" in unescape(row)
+    assert word == paper_figures.AGREES and "lab-1k-seed1, one of 3 seeds: 0.05 (" in unescape(row)
     assert "seeds)" not in of_figure({"lab": ledger(**{"lab-1k": HOLDS, "lab-2k": HOLDS})})[1]
 
 

@@ -9,14 +9,13 @@ from icl_lib.ablation.effects import DIFFERENCE, corrected
 from icl_lib.analysis import claim_dynamics, claim_two_papers
 from icl_lib.analysis.claim_dynamics import size_trend
 from icl_lib.analysis.claim_estimates import NO_CONTROL, Estimate, spanned, tested, undecidable
-from icl_lib.analysis.reading import third
+from icl_lib.analysis.reading import vector_gains
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import overlap, top_heads
 from icl_lib.kinds import RANKED_BY, mean_scores, scores_by_task, top_sets
 from icl_lib.models.paper_models import family
 from icl_lib.names import size_of
-from icl_lib.stats.intervals import effect as effect_of
-from icl_lib.stats.intervals import lost_beyond, spearman
+from icl_lib.stats.intervals import spearman
 from icl_lib.stats.permutation import depth_difference as depth_test
 from icl_lib.stats.permutation import group_test, mean_rank_test, sign_test
 
@@ -50,6 +49,8 @@ def effect(
             yield undecidable(model, NOTHING[metric], row.value, row.n_prompts)
         else:
             estimate = spanned(model, (row.value, row.low, row.high), n=row.n_prompts, of="prompts or documents")
+            if ranking == DIFFERENCE and row.low == row.high == 0:
+                estimate = estimate._replace(why="the ablated sets of the two kinds are the same heads")
             yield estimate._replace(p_value=row.p_value) if estimate.decidable else estimate
 
 
@@ -162,7 +163,8 @@ def tasks_with_larger_fv_loss(suite: SuiteTables) -> Iterator[Estimate]:
         if fv is None or induction is None:
             continue
         more = (fv - induction).dropna().to_numpy()
-        yield tested(model, sign_test(more), n=len(more), of="tasks") if len(more) else undecidable(model, NO_CONTROL)
+        differ = f"tasks, of which {np.count_nonzero(more)} differ"
+        yield tested(model, sign_test(more), n=len(more), of=differ) if len(more) else undecidable(model, NO_CONTROL)
 
 
 def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
@@ -199,16 +201,13 @@ def execution_gain(suite: SuiteTables) -> Iterator[Estimate]:
     """
     for model in suite.executed:
         rows = suite.executions(model)
-        at = rows[(rows["prompts"] == "shuffled") & rows["layer"].isin([third(rows), -1])]  # -1: nothing added
-        by_task = at.pivot_table(index=["heads", "draw"], columns="task", values="value").dropna(axis=1)
-        of, controls = set(by_task.index.get_level_values("heads")), ("none", "random_layer_matched")
-        if "fv" in of and not set(controls) <= of:
+        if not rows["heads"].eq("fv").any():
+            continue
+        gains = vector_gains(rows, "shuffled")
+        if len(gains) < 2:
             yield undecidable(model, NO_CONTROL)
-        elif "fv" in of:
-            fv, tasks = by_task.loc["fv"].to_numpy()[0], by_task.columns.to_numpy()
-            lost = [effect_of(lost_beyond(fv, by_task.loc[control].to_numpy(), tasks))[:3] for control in controls]
-            value, high, low = np.min(np.negative(lost), axis=0)
-            yield spanned(model, (value, low, high), n=len(tasks), of="tasks")
+        else:
+            yield spanned(model, np.min([*gains.values()], axis=0), n=rows["task"].nunique(), of="tasks")
 
 
 def _effects(

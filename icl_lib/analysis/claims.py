@@ -104,13 +104,13 @@ def ledger(suite: SuiteTables, claims: tuple[Claim, ...] | None = None) -> pd.Da
 
 
 def votes(rows: pd.DataFrame) -> dict[str, str]:
-    """The verdict of each size of model that was measured on a claim: what more than half of its seeds with power say.
+    """The verdict of each size of model that was measured on a claim: what more than half of its seeds say.
 
     Without such a majority it is not decided; where no seed has power it cannot be decided here.
     """
     measured = rows[rows["verdict"] != ABSENT]
     by_size = measured.groupby(measured["model"].map(size_of))["verdict"]
-    return {str(size): _majority(list(said)) for size, said in by_size}
+    return {str(size): _majority(list(said), len(said)) for size, said in by_size}
 
 
 def tally_words(rows: pd.DataFrame) -> str:
@@ -121,14 +121,18 @@ def tally_words(rows: pd.DataFrame) -> str:
 
 def overall(rows: pd.DataFrame) -> str:
     """The verdict over sizes of model: what more than half of those with power say."""
-    return _majority(list(votes(rows).values()))
+    said = list(votes(rows).values())
+    return _majority(said, len(said) - said.count(POWERLESS))
 
 
 def of_largest_model(rows: pd.DataFrame, sizes: Mapping[str, int]):
     """The row of the largest model that has an estimate, or that over all models; None where nothing was measured.
 
-    Of models with power, where there are any; of its seeds the first that says what most of them say.
+    Of models with power, where there are any; of its seeds, whose number the column `seeds` has, the first that says
+    what most of them say.
     """
+    sizes_of = rows["model"].map(size_of)
+    rows = rows.assign(seeds=sizes_of.groupby(sizes_of).transform("size"))
     measured = rows[(rows["verdict"] != ABSENT) & rows["value"].notna()]
     said = votes(rows)
 
@@ -137,11 +141,11 @@ def of_largest_model(rows: pd.DataFrame, sizes: Mapping[str, int]):
     return max(measured.itertuples(), key=place, default=None)
 
 
-def _majority(said: list[str]) -> str:
-    powered = [word for word in said if word != POWERLESS]
-    if not powered:
+def _majority(said: list[str], n: int) -> str:
+    """What more than half of `n` voters say; those without power say neither."""
+    if said.count(POWERLESS) == len(said):
         return POWERLESS if said else ABSENT
-    return next((word for word in (HOLDS, FAILS) if powered.count(word) > len(powered) / 2), OPEN)
+    return next((word for word in (HOLDS, FAILS) if said.count(word) > n / 2), OPEN)
 
 
 def counts_sentence(found: pd.DataFrame) -> str:

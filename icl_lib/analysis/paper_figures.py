@@ -70,8 +70,7 @@ def compared(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]) -> pd
             for world, found in worlds.items():
                 own = found[found["claim"] == claim]
                 last = of_largest_model(own, sizes)
-                numbers = {} if last is None else last._asdict() | {
-                    "seeds": own["model"].map(size_of).eq(size_of(last.model)).sum()}
+                numbers = {} if last is None else last._asdict()
                 of = {"figure": figure.number, "claim": claim, "world": world, "verdict": overall(own)}
                 rows.append(numbers | of)
     return pd.DataFrame(rows, columns=["figure", "claim", "world", "verdict", *Estimate._fields, "seeds"])

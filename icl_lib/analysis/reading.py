@@ -6,6 +6,7 @@ from typing import Any, SupportsFloat, SupportsInt
 import numpy as np
 import pandas as pd
 
+from icl_lib.stats.intervals import Interval, effect, lost_beyond
 from icl_lib.tables import SCHEMAS, read_table, run_path
 
 
@@ -67,6 +68,21 @@ def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFram
 def third(executions: pd.DataFrame) -> int:
     """The layer at a third of the model's, where the paper adds vectors (figure 14)."""
     return 0 if executions.empty else (int(executions["layer"].max()) + 1) // 3
+
+
+def vector_gains(executions: pd.DataFrame, prompts: str) -> dict[str, Interval]:
+    """What the FV heads' vector at a third of the layers gains in accuracy, mean over tasks, beyond each control.
+
+    Those are nothing added ("none") and layer-matched random heads' vectors, as far as they were measured. 95 %
+    intervals over tasks and draws (`intervals.effect`).
+    """
+    rows = executions[(executions["prompts"] == prompts) & executions["layer"].isin([third(executions), -1])]
+    by_task = rows.pivot_table(index=["heads", "draw"], columns="task", values="value").dropna(axis=1)
+    fv, tasks = by_task.loc["fv"].to_numpy()[0], by_task.columns.to_numpy()
+    there = by_task.index.get_level_values("heads")
+    lost = {control: effect(lost_beyond(fv, by_task.loc[control].to_numpy(), tasks))
+            for control in ("none", "random_layer_matched") if control in there}
+    return {control: Interval(-of.value, -of.high, -of.low) for control, of in lost.items()}
 
 
 def draws_words(executions: pd.DataFrame) -> str:

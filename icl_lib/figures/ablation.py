@@ -125,6 +125,14 @@ def _in_layers(kind: str) -> dict:
                 linestyle={"induction": "-.", "fv": "--"}[kind])
 
 
+_PROTOCOL_WORDS = {
+    "paper": "Paper's text: mean at the last position for accuracy, at all positions for the loss.",
+    "released": "Released code: F1 on five generated tokens, mean at the last position; for the loss the value at the "
+                "BOS at all positions; one random draw.",
+    "single": "One intervention: mean at all positions for both.",
+}
+
+
 def figure_four(
     ablations: pd.DataFrame, numbers: pd.DataFrame, tasks: pd.DataFrame, protocols: list[str], *,
     exclude_fraction: float, seed: int,
@@ -157,10 +165,8 @@ def figure_four(
     legend(axes[0], loc="outside lower center", ncols=4)
     return Figure(
         axes,
-        "Left: mean at the last position for accuracy, at all positions for the loss. Middle: F1 on five generated "
-        "tokens, mean at the last position; for the loss the value at the BOS at all positions; one random draw. "
-        "Right: mean at all positions for both. Bands as above. Grey: floor (commonest label), accuracy without "
-        "demonstrations. A token-loss difference whose error is too large to carry its row is not drawn.",
+        " ".join(_PROTOCOL_WORDS[name] for name in columns) + " Bands as above. Grey: floor (commonest label), "
+        "accuracy without demonstrations. A token-loss difference whose error is too large for its row is not drawn.",
         "Three rows of few-shot metric, the same with exclusion and token-loss difference; a column per protocol.")
 
 

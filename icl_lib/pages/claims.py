@@ -57,7 +57,8 @@ def answer_sentence(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int]
         rows = found[found["claim"] == MAIN]
         last, verdict = of_largest_model(rows, sizes), overall(rows)
         differs = "" if last is None or last.verdict == verdict else f", where {_SAID[last.verdict]}"
-        of = "" if last is None else f" ({last.model}, the largest{differs}: {estimate_words(last)} of accuracy)"
+        of = "" if last is None else (
+            f" ({last.model}, the largest{_of_seeds(last)}{differs}: {estimate_words(last)} of accuracy)")
         parts.append(f"{world} {_SAID[verdict]}{of}")
         at_last.append(f"in {world} {_SAID[overall(found[found['claim'] == AS_THE_PAPER])]}")
     return ("Does few-shot accuracy drop more when FV heads are ablated than when induction heads are, each beyond "
@@ -78,7 +79,8 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
                 cell += f" <small>{tally_words(of_models)}</small>"
             if (last := of_largest_model(rows, sizes)) is not None:
                 own = "" if last.verdict == overall(rows) else f"{last.verdict}, "
-                said = f"{last.model or 'all models'}: {own}{estimate_words(last)} {claim.front['unit']}"
+                said = (f"{last.model or 'all models'}{_of_seeds(last)}: {own}{estimate_words(last)} "
+                        f"{claim.front['unit']}")
                 of = f"/{size_of(last.model)}" if claim.page in OF_MODEL else groups[world]
                 cell += f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
             lines[-1].append(cell)
@@ -133,8 +135,12 @@ def _link(run: str, cell: str, words: str) -> str:
 
 
 def _estimate(row) -> str:
-    of = f" (one of {row.seeds:.0f} seeds)" if getattr(row, "seeds", 1) > 1 else ""
-    return escape(f"{row.model or 'all models'}{of}: {estimate_words(row)}")
+    return escape(f"{row.model or 'all models'}{_of_seeds(row)}: {estimate_words(row)}")
+
+
+def _of_seeds(row) -> str:
+    """How many seeds of its size a row stands for, where there are several."""
+    return f", one of {row.seeds:.0f} seeds" if getattr(row, "seeds", 1) > 1 else ""
 
 
 def _listed(title: str, items: list[str]) -> str:

@@ -32,13 +32,13 @@ def accuracy_table(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Per score the highest value with its head, and which share of the sum (FV: of positive scores) few heads have."""
+    """Per score the highest value with its head, and which share of the sum of positive scores few heads have."""
     of, rows = numbers.set_index("name")["value"], []
     for label, score, kind, digits in (
             ("attention mass (ranks)", RANKED_BY["induction"], "induction", 3),
             ("prefix matching (defines)", DEFINED_BY["induction"], "", 3),
             ("FV score (ranks, defines)", "fv", "fv", 4)):
-        shares = {f"share of the sum in the top {k}": f"{of[f'share of top {k}, {kind}']:.0%}"
+        shares = {f"share of the positive sum in the top {k}": f"{of[f'share of top {k}, {kind}']:.0%}"
                   if f"share of top {k}, {kind}" in of else "-" for k in TOP}
         value, layer, head = (of[f"highest {score}{part}"] for part in ("", ", layer", ", head"))
         rows.append({"score": label, "highest": f"{value:.{digits}f}", "head": f"L{layer:.0f}H{head:.0f}", **shares})
