@@ -60,7 +60,7 @@ def _both_scores(ax, curves: pd.DataFrame, steps: Sequence[int]):
     twin.spines["right"].set_visible(True)
     for side, kind in ((ax, "induction"), (twin, "fv")):
         rows = curves[curves["kind"] == kind].set_index("step")[["value", "low", "high"]]
-        line_with_band(side, _with_gaps(rows, steps), **look(kind, label=None), markersize=4)
+        line_with_band(side, rows.reindex(sorted(steps)), **look(kind, label=None), markersize=4)
         side.tick_params(axis="y", colors=COLOUR[kind])
         side.set_ylabel(SCORE_OF_TOP_HEADS[kind], color=COLOUR[kind])
     _step_axis(ax, steps, curves["step"])
@@ -124,7 +124,7 @@ def _paths(ax, scores: pd.DataFrame, score: str, heads: list, kind: str, steps: 
     """A score of single heads (layer, head) of a kind at each step, mean over tasks."""
     for rank, (layer, head) in enumerate(heads):
         own = scores[(scores["score"] == score) & (scores["layer"] == layer) & (scores["head"] == head)]
-        ax.plot(_with_gaps(own.groupby("step")["value"].mean(), steps), markersize=markersize,
+        ax.plot(own.groupby("step")["value"].mean().reindex(sorted(steps)), markersize=markersize,
                 alpha=1 - 0.7 * rank / max(1, len(heads)), **look(kind, label=f"L{layer}H{head}"))
 
 
@@ -134,12 +134,12 @@ def metrics_along_training(accuracy: pd.DataFrame, steps: Sequence[int], seed: i
     accuracy = accuracy[accuracy["split"] != "unseen"]
     conditions = accuracy[accuracy["metric"] == FEW_SHOT].groupby(["labels", "n_shots"])
     for colour, ((labels, shots), rows) in zip(sns.color_palette("viridis", len(conditions)), conditions, strict=True):
-        line_with_band(axes[0], _with_gaps(task_points(rows, "step", seed), steps), marker="o", markersize=5,
+        line_with_band(axes[0], task_points(rows, "step", seed).reindex(sorted(steps)), marker="o", markersize=5,
                        color=colour, linestyle="-" if labels == "clean" else ":", label=f"{shots} shots, {labels}")
     axes[0].set(ylabel="accuracy (share of prompts)", ylim=(0, 1.02))
     axes[0].legend(fontsize=9)
     losses = accuracy[accuracy["metric"] == "token_loss_difference"]
-    line_with_band(axes[1], _with_gaps(task_points(losses, "step", seed), steps), marker="o", markersize=5,
+    line_with_band(axes[1], task_points(losses, "step", seed).reindex(sorted(steps)), marker="o", markersize=5,
                    color=COLOUR["none"])
     axes[1].set_ylabel(METRIC_LABEL["token_loss_difference"])
     _step_axis(axes[1], steps, accuracy["step"])
@@ -161,10 +161,10 @@ def effects_by_step(effects: pd.DataFrame, steps: Mapping[str, list[int]], fract
             own = effects[(effects["metric"] == metric) & (effects["ranking"] == kind)]
             values = own.pivot(index="step", columns="model", values="value")
             if len(values.columns) > 1:
-                ax.plot(_with_gaps(values, every), color=COLOUR[kind], alpha=0.35, linewidth=0.8)
-                ax.plot(_with_gaps(values.mean(axis=1), every), **look(kind))
+                ax.plot(values.reindex(every), color=COLOUR[kind], alpha=0.35, linewidth=0.8)
+                ax.plot(values.mean(axis=1).reindex(every), **look(kind))
             else:
-                rows = _with_gaps(own.set_index("step")[["value", "low", "high"]], every)
+                rows = own.set_index("step")[["value", "low", "high"]].reindex(every)
                 error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
                 ax.errorbar(rows.index, rows["value"], yerr=error, capsize=3, **look(kind))
         ax.axhline(0, linewidth=1, **look("random_layer_matched", marker=None, label=None))
@@ -197,26 +197,14 @@ def transitions_by_threshold(sweep: pd.DataFrame) -> Figure:
         "Number of heads against induction threshold: induction first, FV first, and what chance gives for each.")
 
 
-def _with_gaps(by_step, steps: Sequence[int]):
-    """Rows by the places of the steps on the axis, NaN at the steps that are missing: no line crosses them."""
-    return by_step.reindex(sorted(steps)).set_axis(_place(sorted(steps)))
-
-
-def _place(steps: Sequence[int]) -> np.ndarray:
-    """Where steps in rising order stand on a log axis: step 0 half way below the first other one."""
-    return np.where(steps, steps, next((step / 2 for step in steps if step), 1.0))
-
-
 def _step_axis(ax, steps: Sequence[int], present: pd.Series) -> None:
-    """Steps on a log axis that also has a place for step 0, labels apart; those without a table marked as missing."""
-    steps = sorted(steps)
-    places = dict(zip(steps, _place(steps), strict=True))
-    shown = [step for step in steps if step == steps[-1] or step & (step - 1) == 0]  # powers of two
-    ax.set_xscale("log", base=2)
-    ax.set_xticks([places[step] for step in shown], [f"{step:,}" for step in shown])
+    """Steps on a log axis with a place for step 0, half of the first other one; those without a table are marked."""
+    shown = [step for step in sorted(steps) if step == max(steps) or step & (step - 1) == 0]  # powers of two
+    ax.set_xscale("symlog", base=2, linthresh=min(filter(None, steps), default=1), linscale=0.5)
+    ax.set_xticks(shown, [f"{step:,}" for step in shown])
     ax.minorticks_off()
     ax.set_xlabel("optimiser step (log scale)")
     for step in sorted(set(steps) - set(present)):
-        ax.axvline(places[step], color=COLOUR["random"], linestyle=":", linewidth=1)
-        ax.annotate(f"step {step:,} missing", (places[step], 0.5), xycoords=("data", "axes fraction"), rotation=90,
+        ax.axvline(step, color=COLOUR["random"], linestyle=":", linewidth=1)
+        ax.annotate(f"step {step:,} missing", (step, 0.5), xycoords=("data", "axes fraction"), rotation=90,
                     ha="right", va="center", fontsize=8, color=COLOUR["random_layer_matched"])
