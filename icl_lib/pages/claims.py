@@ -8,15 +8,13 @@ import pandas as pd
 from IPython.display import HTML
 
 from icl_lib.analysis.claims import ABSENT, estimate_words, of_largest_model, overall, read_claims, tally_words
-from icl_lib.analysis.paper_figures import WORD, WORDS, PaperFigure, figure_words, read_figures
+from icl_lib.analysis.paper_figures import WORD, PaperFigure, figure_words, read_figures
 from icl_lib.names import size_of
 from icl_lib.pages.common import verdict_table
 
 MAIN, AS_THE_PAPER = "H1, 4a", "H1, 4a (last)"  # the claim that the front page opens with
 # Pages of a model, of seeds the first one's, by the notebook; the others are over all models.
 OF_MODEL = ("scoring", "ablation", "task_execution", "training_dynamics")
-# How a word on a figure is coloured: as the ledger's verdict.
-_COLOUR = dict(zip(WORDS, ("holds", "does-not-hold", "not-decided", "not-decided", "not-measured-here"), strict=True))
 # What a verdict says of the main claim.
 _SAID = {"holds": "it does", "does not hold": "it does not", "not decided": "this is not decided",
          "cannot be decided here": "this cannot be decided", "not measured here": "this was not measured"}
@@ -150,6 +148,5 @@ def _listed(title: str, items: list[str]) -> str:
 
 
 def chip(said: str) -> str:
-    """A verdict as it is coloured on a page, or a figure's word in a verdict's colour."""
-    colour = _COLOUR.get(said, said.replace(" ", "-"))
-    return f'<span class="verdict {colour}">{said}</span>'
+    """A verdict or a figure's word, which book.css colours."""
+    return f'<span class="verdict {said.replace(" ", "-")}">{said}</span>'
