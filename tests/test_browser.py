@@ -232,7 +232,7 @@ def test_pointing_at_the_head_map_tells_a_heads_scores(page):
     plot.hover()
     page.wait_for_selector(".hoverlayer text")
     told = page.locator(".hoverlayer").first.text_content()
-    assert re.search(r"L\d+H\d+attention mass \d\.\d{3} \(rank \d+\)prefix matching \d\.\d{3}"
+    assert re.search(r"L\d+H\d+attention mass \d\.\d{4} \(rank \d+\)prefix matching \d\.\d{4}"
                      r"FV score -?\d\.\d{4} \(rank \d+\)", told), told
 
 

@@ -12,19 +12,33 @@
     });
   }
 
-  function panel(data, place) {
-    const largest = Math.max(...data.values.flat().map(Math.abs));
-    const scale = data.signed ? [[0, "#5E3C99"], [0.5, "#F4F4F4"], [1, "#D55E00"]] : [[0, "#F4F4F4"], [1, "#0072B2"]];
+  const MAPS = { "attention mass": "induction score (attention mass)", "FV score": "FV score" }; // column, title
+
+  function heads(table) { // the rows of the table of all heads, by the names of its columns
+    const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+    return [...table.tBodies[0].rows].map((row) => Object.fromEntries(
+      names.map((name, i) => [name, row.cells[i].textContent.trim()])));
+  }
+
+  function told(head) {
+    return `L${head.layer}H${head.head}<br>attention mass ${head["attention mass"]} (rank ${head["rank by attention mass"]})`
+      + `<br>prefix matching ${head["prefix matching"]}<br>FV score ${head["FV score"]} (rank ${head["rank by FV score"]})`;
+  }
+
+  function panel(heads, name, place) {
+    const column = (name) => heads.map((head) => Number(head[name]));
+    const signed = name === "FV score", largest = Math.max(...column(name).map(Math.abs));
+    const scale = signed ? [[0, "#5E3C99"], [0.5, "#F4F4F4"], [1, "#D55E00"]] : [[0, "#F4F4F4"], [1, "#0072B2"]];
     return {
-      type: "heatmap", z: data.values, text: data.text, hoverinfo: "text", xgap: 1, ygap: 1,
-      xaxis: "x" + place, yaxis: "y" + place, colorscale: scale,
-      zmin: data.signed ? -largest : 0, zmax: largest,
+      type: "heatmap", x: column("head"), y: column("layer"), z: column(name), text: heads.map(told),
+      hoverinfo: "text", xgap: 1, ygap: 1, xaxis: "x" + place, yaxis: "y" + place, colorscale: scale,
+      zmin: signed ? -largest : 0, zmax: largest,
       colorbar: { thickness: 10, len: 0.8, x: place === "" ? 0.43 : 1 },
     };
   }
 
   function draw(box) {
-    const panels = JSON.parse(box.querySelector("script").textContent);
+    const rows = heads(box.nextElementSibling.querySelector("table"));
     const target = document.createElement("div");
     target.className = "map";
     target.setAttribute("role", "img");
@@ -32,8 +46,8 @@
     const layout = {
       height: 360, margin: { l: 40, r: 10, t: 40, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: text() }, grid: { rows: 1, columns: 2, pattern: "independent", xgap: 0.25 },
-      annotations: panels.map((p, i) => ({
-        text: p.title, x: i ? 0.78 : 0.21, y: 1.1, xref: "paper", yref: "paper", showarrow: false,
+      annotations: Object.values(MAPS).map((text, i) => ({
+        text, x: i ? 0.78 : 0.21, y: 1.1, xref: "paper", yref: "paper", showarrow: false,
       })),
     };
     for (const end of ["", "2"]) {
@@ -41,7 +55,7 @@
       layout["yaxis" + end] = { title: { text: end ? "" : "layer" }, dtick: 1, fixedrange: true };
     }
     box.querySelector("img").replaceWith(target);
-    Plotly.newPlot(target, panels.map((p, i) => panel(p, i ? "2" : "")), layout,
+    Plotly.newPlot(target, Object.keys(MAPS).map((name, i) => panel(rows, name, i ? "2" : "")), layout,
       { responsive: true, displayModeBar: false });
     new MutationObserver(() => Plotly.relayout(target, { "font.color": text() }))
       .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });

@@ -1,6 +1,5 @@
 """Figures of the scores of all heads and of what a model can do: tables in, a `Figure` with its caption out."""
 
-import json
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -18,7 +17,6 @@ from icl_lib.kinds import RANKED_BY, mean_scores, top_sets
 # Maps of a score go to its kind's colour, negative FV scores to one of their own. The book's script has the same.
 UNSIGNED = LinearSegmentedColormap.from_list("unsigned", ["#F4F4F4", COLOUR["induction"]])
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#5E3C99", "#F4F4F4", COLOUR["fv"]])
-TITLES = {"induction_attention_mass": "induction score (attention mass)", "fv": "FV score"}
 COLUMNS = {"induction_attention_mass": "attention mass", "induction_prefix_matching": "prefix matching",
            "previous_token": "previous token", "fv": "FV score"}
 
@@ -52,19 +50,16 @@ def head_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def head_map(scores: pd.DataFrame) -> HTML:
-    """The map of one model's heads and a folded table of them, which in the book tell a head's numbers and sort."""
-    table, values = head_table(scores), {score: mean_scores(scores, score) for score in TITLES}
-    hover = [
-        f"L{layer}H{head}<br>attention mass {mass:.3f} (rank {by_mass})<br>prefix matching {prefix:.3f}"
-        f"<br>FV score {fv:.4f} (rank {by_fv})"
-        for layer, head, mass, prefix, _, fv, by_mass, by_fv in table.itertuples(index=False)]
-    panels = [{"title": title, "signed": score == "fv", "values": values[score].round(5).tolist(),
-               "text": np.reshape(hover, values[score].shape).tolist()} for score, title in TITLES.items()]
-    figure, axes = plt.subplots(1, len(TITLES), figsize=(4.8 * len(TITLES), 3.8))
-    for ax, name in zip(axes, values, strict=True):
-        top, signed = np.abs(values[name]).max(), name == "fv"
-        sns.heatmap(values[name], ax=ax, cmap=SIGNED if signed else UNSIGNED, vmin=-top if signed else 0, vmax=top,
-                    cbar_kws={"label": SCORE_LABEL[name]}, linewidths=0.5, linecolor="white")
+    """The map of one model's heads and a folded table of them, of which the book's script makes a map that tells a
+    head's scores and ranks."""
+    table = head_table(scores)
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.8))
+    for ax, (score, colours, lowest) in zip(axes, ((RANKED_BY["induction"], UNSIGNED, 0), ("fv", SIGNED, -1)),
+                                            strict=True):
+        values = mean_scores(scores, score)
+        top = np.abs(values).max()
+        sns.heatmap(values, ax=ax, cmap=colours, vmin=lowest * top, vmax=top, cbar_kws={"label": SCORE_LABEL[score]},
+                    linewidths=0.5, linecolor="white")
         ax.invert_yaxis()
         ax.set(xlabel="head", ylabel="layer")
     picture = Figure(
@@ -72,10 +67,8 @@ def head_map(scores: pd.DataFrame) -> HTML:
         "Scores of all heads; layers upward. Left: attention mass, 0 to about 0.5. Right: FV score, signed, mean over "
         "the scoring tasks. In the book, point at a head for its scores and ranks.",
         "Two heat maps of layer against head, one for each score.")
-    # "</" would end the script element wherever it stands in a string.
-    data = json.dumps(panels).replace("</", "<\\/")
     return HTML(
-        f'<div class="head-map">{picture._repr_html_()}<script type="application/json">{data}</script></div>'
+        f'<div class="head-map">{picture._repr_html_()}</div>'
         f'<details><summary>All {len(table)} heads</summary><div class="wide">'
         f"{table.to_html(index=False, classes='sortable', border=0, float_format='{:.4f}'.format)}</div></details>")
 
