@@ -20,10 +20,9 @@ from icl_lib.forward.passes import device_of, plain_transformers
 from icl_lib.measurements import in_split, prompts_of
 from icl_lib.scores.induction import reduced_patterns
 
-# What is done to a head: on which prompt, its output replaced by which mean, at which positions. The first puts the
-# task's own clean mean back, the second is the control for it, the others are the ablations of section 4.
-EDITS = (("shuffled", "task_mean", "last"), ("shuffled", "mean", "last"), ("clean", "mean", "last"),
-         ("clean", "mean", "all"))
+# What is done to a head on which prompt: its output replaced by which mean, at which positions. On the clean one the
+# ablations of section 4; on the shuffled one the task's own clean mean is put back, with its control.
+EDITS = {"clean": (("mean", "last"), ("mean", "all")), "shuffled": (("task_mean", "last"), ("mean", "last"))}
 _NOT_A_HEAD = {"ranking": "none", "layer": -1, "head": -1, "replacement": "none", "positions": "none"}
 # Texts of tokens go into pages, where some characters may not stand.
 _SHOWN = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "↵", "<": "‹", ">": "›", "`": "´"})
@@ -87,12 +86,11 @@ def example_table(
     for labels, prompt in (("clean", clean[at]), ("shuffled", shuffled[at])):
         rows += _attention_rows(model, labels, prompt.tokens, heads)
         rows += _answer_rows(model, labels, prompt, None, _NOT_A_HEAD)
-        for (kind, head), (of_labels, replacement, positions) in product(heads.items(), EDITS):
-            if of_labels == labels:
-                mask = np.zeros(means[task].shape[:2], dtype=bool)
-                mask[head] = True
-                of = dict(zip(_NOT_A_HEAD, (kind, *head, replacement, positions), strict=True))
-                rows += _answer_rows(model, labels, prompt, Edit(mask, values[replacement][None], positions), of)
+        for (kind, head), (replacement, positions) in product(heads.items(), EDITS[labels]):
+            mask = np.zeros(means[task].shape[:2], dtype=bool)
+            mask[head] = True
+            of = dict(zip(_NOT_A_HEAD, (kind, *head, replacement, positions), strict=True))
+            rows += _answer_rows(model, labels, prompt, Edit(mask, values[replacement][None], positions), of)
     return pd.DataFrame(rows).assign(model=name, step=step, task=task).astype({"value": float})
 
 
