@@ -144,7 +144,7 @@ def test_models_without_a_kind_or_a_control_are_left_out_and_named():
     numbers, _ = page(["small", "large"], [0.2, 0.4], fv=())
     assert scaling_report.left_out_sentence(numbers) == "Left out: small, large (no FV heads)."
     assert scaling_report.main_effects_table(numbers).empty
-    counts = scaling_report.comparison_table(numbers)
+    counts = numbers_table(numbers[numbers["model"] == ""], "comparison")
     assert counts["value"].tolist() == ["0"] * 5 and counts["n"].tolist() == ["0"] * 5
     assert scaling_report.overlaps_table(numbers).empty
     bare, _ = page(["small", "large"], [0.2, 0.4], controls=("none", "random"))

@@ -7,7 +7,7 @@ import pandas as pd
 from icl_lib.ablation.effects import CONTROLS, DIFFERENCE, METRIC_WORDS
 from icl_lib.analysis.scaling import KIND_COLUMN
 from icl_lib.analysis.scaling_numbers import lost
-from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, NUMBERS, interval_words, numbers_table
+from icl_lib.pages.common import CONTROL_WORDS, KIND_WORDS, NUMBERS, interval_words
 
 _UNIT = {"first_token_accuracy": "of accuracy", "token_loss_difference": "nats"}
 
@@ -33,11 +33,6 @@ def without_kinds(numbers: pd.DataFrame) -> dict[str, list[str]]:
         if missing := " and ".join(f"no {name}" for name in KIND_COLUMN.values() if of.get(name, 1) == 0):
             found.setdefault(missing, []).append(model)
     return found
-
-
-def comparison_table(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Depth, overlap and percentiles over the models with heads of both kinds; `n`: how many these are."""
-    return numbers_table(numbers[numbers["model"] == ""], "comparison")
 
 
 def overlaps_table(numbers: pd.DataFrame) -> pd.DataFrame:
