@@ -26,10 +26,15 @@ OF_EITHER_KIND = "heads of either kind"  # what the column `excluded` of random 
 
 def mean_scores(scores: pd.DataFrame, score: str) -> Float[ndarray, "layer head"]:
     """The mean over tasks of one score of one model and step; a one-line error where the table lacks it."""
+    return rows_of(scores, score).groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
+
+
+def rows_of(scores: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The rows of one score. Raises ValueError in one line where the table has none."""
     rows = scores[scores["score"] == score]
     if rows.empty:
         raise ValueError(f"the table has no score {score!r}, only {', '.join(sorted(scores['score'].unique()))}")
-    return rows.groupby(["layer", "head"])["value"].mean().unstack("head").to_numpy()
+    return rows
 
 
 def scores_by_task(scores: pd.DataFrame, score: str) -> Float[ndarray, "task head"]:

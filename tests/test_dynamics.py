@@ -1,14 +1,11 @@
 """Sections 3 and 5 from made-up score tables: what comes when, in each seed, and where top heads sit."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from icl_lib.analysis import dynamics, mattering, transitions
 from icl_lib.analysis.reading import tables_of
-from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.pages import dynamics as dynamics_report
 from icl_lib.provenance import provenance
@@ -36,11 +33,25 @@ def score_tables(model="m", fv_from=20, tasks=(1.0, 1.0, 1.0), induction_from=10
     return table.assign(model=model)
 
 
+def training(scores, accuracy=UNKNOWN):
+    found, = dynamics.trainings(scores, accuracy)
+    return found
+
+
+def by_seed(scores):
+    return transitions.transitions_by_seed(dynamics.trainings(scores, UNKNOWN), seed=0).set_index("model")
+
+
+def orders_of(scores, accuracy=UNKNOWN):
+    """Heads by which score came first."""
+    return transitions.transitions([training(scores, accuracy)], seed=0).table().set_index("order")["heads"]
+
+
 def test_the_interval_of_emergence_spans_what_tasks_say():
-    even = dynamics.fv_emergence_interval(score_tables(), UNKNOWN, seed=0)
+    even = dynamics.fv_emergence_interval(training(score_tables()), seed=0)
     assert even == (20.0, 20.0)
     # Only one task of six shows the head: resamples without it never see one.
-    odd = dynamics.fv_emergence_interval(score_tables(tasks=(1.0, 0, 0, 0, 0, 0)), UNKNOWN, seed=0)
+    odd = dynamics.fv_emergence_interval(training(score_tables(tasks=(1.0, 0, 0, 0, 0, 0))), seed=0)
     assert odd == (20.0, np.inf)
     assert dynamics_report.interval_sentence(*odd).endswith("step 20 to not within these steps.")
 
@@ -49,7 +60,7 @@ def test_each_seed_says_which_kind_came_first():
     scores = pd.concat([score_tables("a"), score_tables("b", fv_from=10),
                         score_tables("c", fv_from=10, induction_from=20),
                         score_tables("d", fv_from=99, induction_from=99)])
-    found = dynamics.emergence_by_seed(scores, UNKNOWN, fraction=0.1).set_index("model")
+    found = dynamics.emergence_by_seed(dynamics.trainings(scores, UNKNOWN), fraction=0.1).set_index("model")
     assert found["half of FV level"].tolist()[:3] == [20, 10, 10]
     assert found["half of induction level"].tolist()[:3] == [10, 10, 20]
     assert found["first"].to_dict() == {"a": "induction", "b": "same checkpoint", "c": "FV", "d": "neither came"}
@@ -60,13 +71,13 @@ def test_each_seed_says_which_kind_came_first():
     assert over.loc["FV after induction heads", "low"] < 0 < over.loc["FV after induction heads", "high"]
     assert "in 1 of 2 seeds, earlier in 0 (sign test: p = 1, at least 1 w" in dynamics_report.order_sentence(found[:2])
     assert "in 0 of 2 seeds, earlier in 1" in dynamics_report.order_sentence(found[1:3])
-    never = dynamics.emergence_table(score_tables(fv_from=99), UNKNOWN)
+    never = dynamics.emergence_table(training(score_tables(fv_from=99)))
     assert "FV heads did not come within 40 steps." in dynamics_report.emergence_sentence(never)
     assert dynamics_report.emergence_shown(never)["first step with it"].tolist() == ["10", "not within 40 steps"]
 
 
 def test_the_sweep_repeats_the_count_at_every_threshold():
-    sweep = transitions.transition_sweep(score_tables(), UNKNOWN, induction_thresholds=[0.5, 0.95], seed=0)
+    sweep = transitions.transition_sweep(training(score_tables()), induction_thresholds=[0.5, 0.95], seed=0)
     assert sweep["threshold"].unique().tolist() == [0.5, 0.95]
     only = sweep[sweep["order"] == "induction_only"].set_index("threshold")["heads"]
     assert only.to_dict() == {0.5: 1, 0.95: 0}
@@ -79,8 +90,7 @@ def test_transitions_are_counted_for_every_seed():
     other = (same_head["score"] == "fv") & (same_head["layer"] == 0) & (same_head["head"] == 0)
     same_head.loc[other, ["layer", "head"]] = 1
     same_head.loc[same_head["layer"] == -1, ["layer", "head"]] = 0
-    found = transitions.transitions_by_seed(
-        pd.concat([score_tables("a"), same_head]), UNKNOWN, seed=0).set_index("model")
+    found = by_seed(pd.concat([score_tables("a"), same_head]))
     assert found["induction first"].to_dict() == {"a": 0, "b": 1, "all": 1, "all, in layers": 1, "all, same places": 1,
                                                   "all, each step's threshold": 1}
     assert found["FV first"].sum() == 0
@@ -102,21 +112,20 @@ def test_the_order_can_be_told_by_each_steps_own_threshold():
     head = one_head(fv_from=10, induction_from=20, tasks=(0.1, 0.1, 0.1), null=0.01)
     head.loc[(head["value"] == 0.1) & (head["step"] >= 20), "value"] = 0.9
     head.loc[(head["score"] == "fv_null") & (head["step"] >= 40), "value"] = 0.5
-    found = transitions.transitions_by_seed(
-        pd.concat([head, head.assign(model="n")]), UNKNOWN, seed=0).set_index("model")
+    found = by_seed(pd.concat([head, head.assign(model="n")]))
     assert found.loc["all", ["FV first", "both at once"]].tolist() == [0, 2]
     assert found.loc["all, each step's threshold", ["FV first", "both at once"]].tolist() == [2, 0]
 
 
 def test_heads_that_keep_their_first_kind_are_told_from_those_that_change_it():
     head = one_head()
-    assert transitions.kinds_at_the_end(head, UNKNOWN) == {"induction": 1, "fv": 1}
-    assert transitions.kinds_at_the_end(score_tables(), UNKNOWN) == {"induction": 0, "fv": 0}
+    assert transitions.kinds_at_the_end([training(head)]) == {"induction": 1, "fv": 1}
+    assert transitions.kinds_at_the_end([training(score_tables())]) == {"induction": 0, "fv": 0}
     lost = head["step"] == 40
     changed = head.assign(value=head["value"].mask(lost & head["score"].str.startswith("induction"), 0.1))
-    assert transitions.kinds_at_the_end(changed, UNKNOWN) == {"induction": 0, "fv": 1}
+    assert transitions.kinds_at_the_end([training(changed)]) == {"induction": 0, "fv": 1}
     back = head.assign(value=head["value"].mask(lost & (head["score"] == "fv"), 0.0))
-    assert transitions.kinds_at_the_end(back, UNKNOWN) == {"induction": 1, "fv": 0}
+    assert transitions.kinds_at_the_end([training(back)]) == {"induction": 1, "fv": 0}
 
 
 def test_seeds_together_have_the_power_that_one_lacks():
@@ -133,7 +142,7 @@ def test_seeds_together_have_the_power_that_one_lacks():
     def transitions_of(induction):
         scores = [grid(model, step, induction if step >= 10 else nothing, first if step >= 20 else nothing)
                   for model in "abc" for step in (0, 10, 20)]
-        return transitions.transitions_by_seed(pd.concat(scores), UNKNOWN, seed=0).set_index("model")
+        return by_seed(pd.concat(scores))
 
     found = transitions_of(three)
     assert (found.loc[list("abc"), "smallest p (induction first)"] > 0.05).all()  # three of forty heads: 2 x 0.075
@@ -169,27 +178,24 @@ def accuracies(gaps):
 
 def test_there_are_no_fv_heads_while_a_model_does_not_read_labels():
     scores = score_tables(fv_from=10)
-    came = dynamics.emergence_table(scores, UNKNOWN).set_index("kind")["first step with it"]
+    came = dynamics.emergence_table(training(scores)).set_index("kind")["first step with it"]
     assert came["fv"] == 10
     late = accuracies({0: 0.0, 10: 0.0, 20: 0.02, 40: 0.5})
-    told = dynamics.emergence_table(scores, late).set_index("kind")
+    told = dynamics.emergence_table(training(scores, late)).set_index("kind")
     assert told.loc["fv", "first step with it"] == 40 and told.loc["fv", "its score"] == 1
     assert told.loc["induction", "first step with it"] == 10
-    assert dynamics.fv_emergence_interval(scores, late, seed=0) == (40.0, 40.0)
+    assert dynamics.fv_emergence_interval(training(scores, late), seed=0) == (40.0, 40.0)
     moved = scores.replace({"layer": {0: 1, 1: 0}}).query("score == 'fv'").assign(head=lambda t: 1 - t["head"])
     one_head = pd.concat([scores.query("score != 'fv'"), moved])
-    orders = transitions.transition_table(one_head, late, seed=0).set_index("order")["heads"]
+    orders = orders_of(one_head, late)
     assert orders["induction_first"] == 1 and orders["both_at_once"] == 0
-    assert transitions.transition_table(one_head, UNKNOWN, seed=0).set_index("order").at["both_at_once", "heads"] == 1
-    suite = SuiteTables(Path(), {"m": STEPS}, {}, {})
-    vars(suite).update(followed={"m": one_head}, accuracies={"m": late}, kinds={"m": {"induction", "fv"}})
-    assert suite.transitions(["m"])["heads"].equals(orders)
+    assert orders_of(one_head)["both_at_once"] == 1
 
 
 def test_a_null_below_zero_does_not_make_fv_heads():
-    assert dynamics.fv_thresholds(score_tables(null=-0.5)).tolist() == [0.005] * 4
+    assert training(score_tables(null=-0.5)).fv_thresholds.tolist() == [0.005] * 4
     weak = score_tables(tasks=(0.004,), null=-0.5)
-    assert pd.isna(dynamics.emergence_table(weak, UNKNOWN).set_index("kind").loc["fv", "first step with it"])
+    assert pd.isna(dynamics.emergence_table(training(weak)).set_index("kind").loc["fv", "first step with it"])
 
 
 def test_top_heads_are_ranked_by_the_papers_score_and_defined_by_the_other():
@@ -199,7 +205,7 @@ def test_top_heads_are_ranked_by_the_papers_score_and_defined_by_the_other():
     assert dynamics.final_heads(scores, n=1)["induction"] == [(1, 0)]
     curve = dynamics.top_score_curves(scores, fraction=0.25).query("kind == 'induction' and step == 40")
     assert curve["value"].tolist() == [0.49, 0.49]
-    told = dynamics.emergence_table(scores, UNKNOWN).set_index("kind")
+    told = dynamics.emergence_table(training(scores)).set_index("kind")
     assert told.loc["induction", "best head at the end"] == "L0H0"
 
 
@@ -208,10 +214,10 @@ def test_the_teaser_is_the_fv_head_that_was_most_an_induction_head():
     matching = both.query("score == 'induction_prefix_matching' and layer == 1 and head == 1")
     both.loc[matching.query("model == 'b' and step == 10").index, "value"] = 0.5
     both.loc[matching.query("model == 'a' and step == 40").index, "value"] = 0.9  # it is an FV head by then
-    assert dynamics.teaser_head(both, UNKNOWN) == ("b", 1, 1)
+    assert dynamics.teaser_head(dynamics.trainings(both, UNKNOWN)) == ("b", 1, 1)
     both.loc[matching.query("model == 'a' and step == 10").index, "value"] = 0.6
-    assert dynamics.teaser_head(both, UNKNOWN) == ("a", 1, 1)
-    assert dynamics.teaser_head(score_tables(tasks=(0.004,)).assign(model="a"), UNKNOWN) is None
+    assert dynamics.teaser_head(dynamics.trainings(both, UNKNOWN)) == ("a", 1, 1)
+    assert dynamics.teaser_head([training(score_tables(tasks=(0.004,)))]) is None
 
 
 def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(tmp_path):

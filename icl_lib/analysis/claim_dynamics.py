@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from icl_lib.analysis import dynamics, transitions
+from icl_lib.analysis import transitions
 from icl_lib.analysis.claim_estimates import Estimate, tested, undecidable
+from icl_lib.analysis.dynamics import Training
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
@@ -22,8 +23,8 @@ PLATEAU = 3
 
 def emergence_share(suite: SuiteTables, *, kind: str, early: float, fewest_steps: int) -> Iterator[Estimate]:
     """First step with a kind of heads as a share of the last; of a short training the share says nothing."""
-    for model, by_kind in suite.emergence.items():
-        steps, (step, last_below) = suite.steps(model), by_kind[kind]
+    for training in suite.trainings:
+        model, steps, (step, last_below) = training.model, training.steps, training.emergence[kind]
         if step is None:
             continue
         last, share = steps[-1], step / steps[-1]
@@ -38,30 +39,31 @@ def emergence_share(suite: SuiteTables, *, kind: str, early: float, fewest_steps
 
 def emergence_gap(suite: SuiteTables) -> Iterator[Estimate]:
     """First step with FV heads minus first with induction heads, in steps, between the ends that checkpoints allow."""
-    for model, came in suite.emergence.items():
-        induction, fv = (came[kind] for kind in KINDS)
+    for training in suite.trainings:
+        induction, fv = training.emergence.values()
         if induction.step is None or fv.step is None:
             continue
-        gap, n = float(fv.step - induction.step), len(suite.steps(model))
+        model, gap, n = training.model, float(fv.step - induction.step), len(training.steps)
         low, high = (fv.last_below or 0) - induction.step, fv.step - (induction.last_below or 0)
-        yield undecidable(model, FEW_STEPS, gap, n) if suite.coarse(model) else Estimate(model, gap, low, high, n=n)
+        yield undecidable(model, FEW_STEPS, gap, n) if training.coarse else Estimate(model, gap, low, high, n=n)
 
 
 def emergence_trend(suite: SuiteTables, *, kind: str) -> list[Estimate]:
     """Rank correlation (`gehan_scores`) with size of the first step with a kind of heads, if it came or not."""
-    came = {model: by_kind[kind].step for model, by_kind in suite.emergence.items() if not suite.coarse(model)}
-    if not came:
+    able = [training for training in suite.trainings if not training.coarse]
+    if not able:
         return []
-    steps = [suite.steps(model)[-1] if step is None else step for model, step in came.items()]
-    scores = gehan_scores(np.array(steps, dtype=float), np.array([step is not None for step in came.values()]))
-    return size_trend(suite, dict(zip(came, scores, strict=True)))
+    came = [training.emergence[kind].step for training in able]
+    steps = [of.steps[-1] if step is None else step for of, step in zip(able, came, strict=True)]
+    scores = gehan_scores(np.array(steps, dtype=float), np.array([step is not None for step in came]))
+    return size_trend(suite, {training.model: score for training, score in zip(able, scores, strict=True)})
 
 
 def rise_difference(suite: SuiteTables) -> Iterator[Estimate]:
     """Doublings of the step between a tenth and nine tenths of the top heads' final mean score: FV minus induction."""
-    for model, scores in suite.followed.items():
-        steps, by_task = dynamics.fv_by_task(scores)
-        induction, fv = (suite.curves(model)[kind].to_numpy() for kind in KINDS)
+    for training in suite.trainings:
+        model, steps, by_task = training.model, training.steps, training.fv_by_task
+        induction, fv = (training.curve(kind, suite.top_fraction).to_numpy() for kind in KINDS)
         if induction[-1] <= 0 or fv[-1] <= 0:
             continue
         n_tasks, n_top = by_task.shape[1], head_count(suite.top_fraction, by_task.shape[2])
@@ -81,86 +83,87 @@ def rise_difference(suite: SuiteTables) -> Iterator[Estimate]:
 
 def plateau(suite: SuiteTables) -> Iterator[Estimate]:
     """Mean score of the top induction heads at the last checkpoint as a share of its highest at any."""
-    for model in suite.followed:
-        curve = suite.curves(model)["induction"].to_numpy()
+    for training in suite.trainings:
+        curve = training.curve("induction", suite.top_fraction).to_numpy()
         if curve.max() <= 0:
             continue
         share = curve / curve.max()
         last, after = share[-PLATEAU:], len(share) - 1 - int(np.argmax(share >= 0.9))
         if after < PLATEAU:
-            yield undecidable(model, f"{after} checkpoints after the rise", float(share[-1]), len(share))
+            yield undecidable(training.model, f"{after} checkpoints after the rise", float(share[-1]), len(share))
         else:
-            yield Estimate(model, float(share[-1]), float(last.min()), float(last.max()), n=len(share))
+            yield Estimate(training.model, float(share[-1]), float(last.min()), float(last.max()), n=len(share))
 
 
 def accuracy_follows(suite: SuiteTables) -> Iterator[Estimate]:
     """Rank correlation of few-shot accuracy and the top FV heads' mean score over checkpoints, permuted."""
-    for model in suite.followed:
-        both = pd.concat([suite.curves(model)["fv"], suite.accuracy(model)], axis=1).dropna().to_numpy(float)
+    for training in suite.trainings:
+        curves = [training.curve("fv", suite.top_fraction), suite.accuracy(training.model)]
+        both = pd.concat(curves, axis=1).dropna().to_numpy(float)
         if 0 < len(both) < 3:
-            yield undecidable(model, f"{len(both)} checkpoints", n=len(both))
+            yield undecidable(training.model, f"{len(both)} checkpoints", n=len(both))
         elif len(both):
-            yield tested(model, trend_test(*both.T, seed=suite.seed), n=len(both), of="checkpoints")
+            yield tested(training.model, trend_test(*both.T, seed=suite.seed), n=len(both), of="checkpoints")
 
 
 def of_seeds(statistic: Callable[..., Estimate]) -> Callable[..., Iterator[Estimate]]:
     """A statistic of models that differ by their seed, for each size of a suite, of those with checkpoints enough."""
     @wraps(statistic)
     def of_suite(suite: SuiteTables, **given) -> Iterator[Estimate]:
-        for models in suite.seeds:
-            followed = [model for model in models if not suite.coarse(model)]
-            yield statistic(suite, followed, **given) if followed else undecidable(models[0], FEW_STEPS)
+        for seeds in suite.seeds:
+            followed = [training for training in seeds if not training.coarse]
+            yield (statistic(suite, followed, **given)._replace(model=followed[0].model) if followed else
+                   undecidable(seeds[0].model, FEW_STEPS))
     return of_suite
 
 
 @of_seeds
-def emergence_order(suite: SuiteTables, models: list[str]) -> Estimate:
+def emergence_order(suite: SuiteTables, seeds: list[Training]) -> Estimate:
     """Share of seeds in which the top FV heads reach half of their final level later than the top induction heads."""
-    later = [dynamics.half_level(curves["fv"]) - dynamics.half_level(curves["induction"])
-             for curves in map(suite.curves, models)]
-    return tested(models[0], sign_test(np.array(later)), n=len(models), of="seeds")
+    later = [training.half_level("fv", suite.top_fraction) - training.half_level("induction", suite.top_fraction)
+             for training in seeds]
+    return tested("", sign_test(np.array(later)), n=len(seeds), of="seeds")
 
 
 @of_seeds
-def induction_first_share(suite: SuiteTables, models: list[str], *, many: float) -> Estimate:
+def induction_first_share(suite: SuiteTables, seeds: list[Training], *, many: float) -> Estimate:
     """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
-    heads = suite.transitions(models)["heads"].drop(["induction_only", "neither"])
-    return _share(models[0], int(heads["induction_first"]), int(heads.sum()), many)
+    heads = _counted(suite, seeds)["heads"].drop(["induction_only", "neither"])
+    return _share(int(heads["induction_first"]), int(heads.sum()), many)
 
 
 @of_seeds
-def changed_share(suite: SuiteTables, models: list[str], *, most: float) -> Estimate:
+def changed_share(suite: SuiteTables, seeds: list[Training], *, most: float) -> Estimate:
     """Share that is no induction head at the end, of the heads with an FV score that were induction heads before."""
-    first = int(suite.transitions(models)["heads"]["induction_first"])
-    still = transitions.kinds_at_the_end(*suite.together(models))["induction"]
-    return _share(models[0], first - still, first, most)
+    first = int(_counted(suite, seeds)["heads"]["induction_first"])
+    return _share(first - transitions.kinds_at_the_end(seeds)["induction"], first, most)
 
 
 @of_seeds
-def reverse_share(suite: SuiteTables, models: list[str], *, few: float) -> Estimate:
+def reverse_share(suite: SuiteTables, seeds: list[Training], *, few: float) -> Estimate:
     """Share with the FV score first among heads that had both scores at some checkpoint."""
-    heads = suite.transitions(models)["heads"][["induction_first", "fv_first", "both_at_once"]]
-    return _share(models[0], int(heads["fv_first"]), int(heads.sum()), few)
+    heads = _counted(suite, seeds)["heads"][["induction_first", "fv_first", "both_at_once"]]
+    return _share(int(heads["fv_first"]), int(heads.sum()), few)
 
 
 @of_seeds
-def transitions_beyond_chance(suite: SuiteTables, models: list[str], *, among: str) -> Estimate:
+def transitions_beyond_chance(suite: SuiteTables, seeds: list[Training], *, among: str) -> Estimate:
     """Heads that were induction heads first, minus their number when curves are exchanged; see `transitions`."""
-    table = suite.transitions(models, among)
+    table = _counted(suite, seeds, among)
     row, n = table.loc["induction_first"], int(table["heads"].sum())
     why = "no other pairing of the curves would differ enough" if row["smallest p"] >= 0.05 else ""
-    return Estimate(models[0], float(row["heads"] - row["expected by chance"]), p_value=row["p"], n=n,
+    return Estimate("", float(row["heads"] - row["expected by chance"]), p_value=row["p"], n=n,
                     smallest_p=row["smallest p"], why=why)
 
 
 @of_seeds
-def percentile_before(suite: SuiteTables, models: list[str], *, kind: str) -> Estimate:
+def percentile_before(suite: SuiteTables, seeds: list[Training], *, kind: str) -> Estimate:
     """Mean percentile of a kind's final heads in the other kind's score before they were of theirs, less chance."""
-    found = transitions.ranks_at_places(*suite.together(models), kind, seed=suite.seed)
+    found = transitions.ranks_before(seeds, kind, seed=suite.seed, among="place")
     if not found.n:
-        return undecidable(models[0], "0 such heads came after the first checkpoint")
+        return undecidable("", "0 such heads came after the first checkpoint")
     test = found.test()
-    return tested(models[0], test._replace(value=test.value - found.by_chance), n=int(found.n), of="heads")
+    return tested("", test._replace(value=test.value - found.by_chance), n=int(found.n), of="heads")
 
 
 def size_trend(suite: SuiteTables, values: dict[str, float]) -> list[Estimate]:
@@ -182,14 +185,18 @@ def _rise(steps: list[int], curve: np.ndarray) -> tuple[float, float, float]:
     return float(least), float(at[end] - at[start]), float(most)
 
 
-def _share(model: str, count: int, total: int, limit: float) -> Estimate:
+def _counted(suite: SuiteTables, seeds: list[Training], among: str = "all") -> pd.DataFrame:
+    return transitions.transitions(seeds, seed=suite.seed, among=among).table().set_index("order")
+
+
+def _share(count: int, total: int, limit: float) -> Estimate:
     """A share of heads with its exact interval; it decides if those of none and all lie on both sides of the limit."""
     if not total:
-        return undecidable(model, "0 such heads")
+        return undecidable("", "0 such heads")
     none, every, own = (stats.binomtest(k, total).proportion_ci() for k in (0, total, count))
     if not none.high < limit < every.low:
-        return undecidable(model, f"{total} such heads", count / total, total)
-    return Estimate(model, count / total, float(own.low), float(own.high), n=total)
+        return undecidable("", f"{total} such heads", count / total, total)
+    return Estimate("", count / total, float(own.low), float(own.high), n=total)
 
 
 STATISTICS = (emergence_share, emergence_gap, emergence_trend, rise_difference, plateau, accuracy_follows,

@@ -1,12 +1,15 @@
 """Section 5 from the scoring tables of checkpoints: curves and emergence; heads with both scores: transitions.py.
 
 Top heads are ranked by `kinds.RANKED_BY`; whether a head is of a kind follows the definition of `kinds`, at each step.
-By the table `accuracy` a model has no FV heads at a step at which it does not read labels.
 """
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from icl_lib import kinds
@@ -19,8 +22,79 @@ from icl_lib.stats.intervals import bootstrap_mean
 
 def score_array(scores: pd.DataFrame, score: str) -> tuple[list[int], Float[ndarray, "step layer head"]]:
     """Steps in rising order and the mean over tasks of a score at each."""
-    by_step = {step: kinds.mean_scores(rows, score) for step, rows in scores.groupby("step")}
-    return list(by_step), np.stack(list(by_step.values()))
+    means = kinds.rows_of(scores, score).groupby(["step", "layer", "head"])["value"].mean()
+    return means.index.levels[0].tolist(), means.to_numpy().reshape(means.index.levshape)
+
+
+class Heads(NamedTuple):
+    """Heads of a model, or of several seeds side by side; kinds in the order of `KINDS`."""
+
+    of_kind: Bool[ndarray, "kind step head"]
+    scores: Float[ndarray, "kind step head"]  # that define the kinds, of FV also where labels are not read
+    layers: Int[ndarray, "head"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model's scores along training; steps rise. Without labels read it has no FV heads at a step."""
+
+    model: str
+    steps: list[int]
+    scores: dict[str, Float[ndarray, "step layer head"]]  # mean over tasks, by score
+    fv_by_task: Float[ndarray, "step task layer*head"]
+    fv_thresholds: Float[ndarray, "step"]  # the FV score from which a head is an FV head; see `kinds.fv_threshold`
+    reads_labels: Bool[ndarray, "step"]  # see `kinds.reads_labels`; True for a step without accuracies
+
+    @property
+    def coarse(self) -> bool:
+        """Whether there are fewer than two checkpoints after step 0, so that nothing can be in order."""
+        return sum(step > 0 for step in self.steps) < 2
+
+    @property
+    def defining(self) -> dict[str, Float[ndarray, "step layer head"]]:
+        """For both kinds the score that says whether a head is of it; FV at minus infinity without labels."""
+        fv = np.where(self.reads_labels[:, None, None], self.scores[DEFINED_BY["fv"]], -np.inf)
+        return {"induction": self.scores[DEFINED_BY["induction"]], "fv": fv}
+
+    @cached_property
+    def emergence(self) -> dict[str, Emergence]:
+        """By kind the step from which the best head stays above its threshold, and the last step below it."""
+        thresholds = {"induction": INDUCTION_THRESHOLD, "fv": self.fv_thresholds}
+        return {kind: emergence_step(self.steps, values.max(axis=(1, 2)), thresholds[kind])
+                for kind, values in self.defining.items()}
+
+    def heads(self, *, induction_threshold: float = INDUCTION_THRESHOLD, each_steps_threshold: bool = False) -> Heads:
+        """All heads; the FV threshold is the highest of all checkpoints', unless each step's own is asked for."""
+        induction, fv = self.defining.values()
+        thresholds = self.fv_thresholds[:, None, None] if each_steps_threshold else self.fv_thresholds.max()
+        flat = 2, len(self.steps), fv[0].size
+        return Heads(np.stack([induction > induction_threshold, fv > thresholds]).reshape(flat),
+                     np.stack([self.scores[score] for score in DEFINED_BY.values()]).reshape(flat),
+                     np.indices(fv[0].shape)[0].ravel())
+
+    def curve(self, kind: str, fraction: float) -> pd.Series:
+        """Mean ranking score of a kind's top heads, selected anew at each step, by step."""
+        tops = [at[top_heads(at, fraction=fraction)].mean() for at in self.scores[RANKED_BY[kind]]]
+        return pd.Series(tops, index=self.steps)
+
+    def half_level(self, kind: str, fraction: float) -> float:
+        """First step at which a kind's `curve` has half of its last value."""
+        curve = self.curve(kind, fraction)
+        return float(curve.index[(curve >= curve.iloc[-1] / 2).to_numpy().argmax()])
+
+
+def trainings(scores: pd.DataFrame, accuracy: pd.DataFrame) -> list[Training]:
+    """The training of each model in the tables of these names, in order of names."""
+    found = []
+    for model, own in scores.groupby("model"):
+        arrays = {score: score_array(own, score)[1] for score in {*RANKED_BY.values(), *DEFINED_BY.values()}}
+        by_step = {int(step): at for step, at in own.groupby("step")}
+        labels = {step: kinds.reads_labels(at) for step, at in accuracy[accuracy["model"] == model].groupby("step")}
+        found.append(Training(
+            str(model), list(by_step), arrays, np.stack([kinds.scores_by_task(at, "fv") for at in by_step.values()]),
+            np.array([kinds.fv_threshold(kinds.null_draws(at)) for at in by_step.values()]),
+            np.array([labels.get(step, True) for step in by_step])))
+    return found
 
 
 def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
@@ -30,27 +104,6 @@ def same_checkpoints(scores: pd.DataFrame) -> list[tuple[int, int]]:
         same = first.setdefault(values.to_numpy().tobytes(), step)
         found += [(int(same), int(step))] if same != step else []
     return found
-
-
-def fv_thresholds(scores: pd.DataFrame) -> Float[ndarray, "step"]:
-    """For each step in rising order the FV score from which a head is an FV head; see `kinds.fv_threshold`."""
-    return np.array([kinds.fv_threshold(kinds.null_draws(at)) for _, at in scores.groupby("step")])
-
-
-def steps_with_labels(steps: list[int], accuracy: pd.DataFrame) -> Bool[ndarray, "step"]:
-    """At which steps a model reads labels (`kinds.reads_labels`); True for a step that has no row in the table."""
-    measured = {step: kinds.reads_labels(rows) for step, rows in accuracy.groupby("step")}
-    return np.array([measured.get(step, True) for step in steps])
-
-
-def defining_scores(
-    scores: pd.DataFrame, accuracy: pd.DataFrame
-) -> tuple[list[int], dict[str, Float[ndarray, "step layer head"]]]:
-    """Steps and, for both kinds, the score that says whether a head is of it; FV at minus infinity without labels."""
-    steps, induction = score_array(scores, DEFINED_BY["induction"])
-    _, fv = score_array(scores, DEFINED_BY["fv"])
-    fv = np.where(steps_with_labels(steps, accuracy)[:, None, None], fv, -np.inf)
-    return steps, {"induction": induction, "fv": fv}
 
 
 def top_score_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
@@ -80,25 +133,17 @@ def final_heads(scores: pd.DataFrame, *, n: int) -> dict[str, list[tuple[int, in
     return found
 
 
-def seed_curves(scores: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
-    """Mean score of the top heads, selected anew at each step: model, kind, step, value, low, high."""
-    frames = [top_score_curves(rows, fraction=fraction).assign(model=model) for model, rows in scores.groupby("model")]
-    table = pd.concat(frames, ignore_index=True)
-    return table[table["selection"] == "selected at each checkpoint"]
-
-
-def emergence_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, fraction: float) -> pd.DataFrame:
+def emergence_by_seed(trainings: list[Training], *, fraction: float) -> pd.DataFrame:
     """One row per model: first step with each kind, which came first, and for both the top heads' `half_level`."""
-    rows, curves = [], {of: rows.set_index("step")["value"] for of, rows in seed_curves(
-        scores, fraction=fraction).groupby(["model", "kind"])}
-    for model, group in scores.groupby("model"):
-        came = [of.step for of in emergence(group, accuracy[accuracy["model"] == model]).values()]
+    rows = []
+    for training in trainings:
+        came = [of.step for of in training.emergence.values()]
         induction, fv = (np.inf if step is None else step for step in came)
         first = "same checkpoint" if induction == fv else "induction" if induction < fv else "FV"
-        never = f"not within {group['step'].max()} steps"
-        rows.append((model, *(never if step is None else str(step) for step in came),
+        never = f"not within {training.steps[-1]} steps"
+        rows.append((training.model, *(never if step is None else str(step) for step in came),
                      "neither came" if came == [None, None] else first,
-                     *(int(half_level(curves[model, kind])) for kind in KINDS)))
+                     *(int(training.half_level(kind, fraction)) for kind in KINDS)))
     return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first",
                                        "half of induction level", "half of FV level"])
 
@@ -114,60 +159,41 @@ def half_levels_over_seeds(emergence: pd.DataFrame, *, seed: int) -> pd.DataFram
     return pd.DataFrame(rows, columns=["half of the final level", "step", "low", "high"])
 
 
-def teaser_head(scores: pd.DataFrame, accuracy: pd.DataFrame) -> tuple[str, int, int] | None:
+def teaser_head(trainings: list[Training]) -> tuple[str, int, int] | None:
     """The head of figure 1, as (model, layer, head), None where no model ends with an FV head.
 
     Of all models' final FV heads the one with the highest prefix matching at a checkpoint before it was an FV head.
     """
     highest, found = -np.inf, None
-    for model, group in scores.groupby("model"):
-        by_kind = defining_scores(group, accuracy[accuracy["model"] == model])[1]
-        is_fv = by_kind["fv"] > fv_thresholds(group).max()
+    for training in trainings:
+        is_fv = training.defining["fv"] > training.fv_thresholds.max()
         earlier = np.indices(is_fv.shape)[0] < is_fv.argmax(axis=0)
-        before = np.where(earlier & is_fv[-1], by_kind["induction"], -np.inf).max(axis=0)
+        before = np.where(earlier & is_fv[-1], training.defining["induction"], -np.inf).max(axis=0)
         if before.max() > highest:
             highest = before.max()
-            found = (str(model), *(int(i) for i in np.unravel_index(before.argmax(), before.shape)))
+            found = (training.model, *(int(i) for i in np.unravel_index(before.argmax(), before.shape)))
     return found
 
 
-def emergence(scores: pd.DataFrame, accuracy: pd.DataFrame) -> dict[str, Emergence]:
-    """By kind the step from which one model's best head stays above its threshold, and the last step below it."""
-    steps, by_kind = defining_scores(scores, accuracy)
-    bars = {"induction": INDUCTION_THRESHOLD, "fv": fv_thresholds(scores)}
-    return {kind: emergence_step(steps, by_kind[kind].max(axis=(1, 2)), bars[kind]) for kind in KINDS}
-
-
-def emergence_table(scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """`emergence` with the best head at the end, its score and the threshold there."""
-    rows, bars = [], {"induction": INDUCTION_THRESHOLD, "fv": fv_thresholds(scores)[-1]}
-    for kind, came in emergence(scores, accuracy).items():
-        last = score_array(scores, DEFINED_BY[kind])[1][-1]  # of FV the score itself, also without labels
+def emergence_table(training: Training) -> pd.DataFrame:
+    """`Training.emergence` with the best head at the end, its score and the threshold there."""
+    rows, thresholds = [], {"induction": INDUCTION_THRESHOLD, "fv": training.fv_thresholds[-1]}
+    for kind, came in training.emergence.items():
+        last = training.scores[DEFINED_BY[kind]][-1]  # of FV the score itself, also without labels
         layer, head = np.unravel_index(last.argmax(), last.shape)
         rows.append({"kind": kind, "first step with it": came.step, "last step without": came.last_below,
                      "best head at the end": f"L{layer}H{head}", "its score": last.max(),
-                     "threshold at the end": bars[kind]})
+                     "threshold at the end": thresholds[kind]})
     return pd.DataFrame(rows).astype({"first step with it": "Int64", "last step without": "Int64"})
 
 
-def fv_emergence_interval(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> tuple[float, float]:
+def fv_emergence_interval(training: Training, *, seed: int) -> tuple[float, float]:
     """95 % interval of the step at which the best head, chosen anew at each, is an FV head: bootstrap over tasks."""
-    steps, by_task = fv_by_task(scores)
+    by_task = training.fv_by_task
     drawn = np.random.default_rng(seed).integers(by_task.shape[1], size=(1000, by_task.shape[1]))
     best = np.stack([by_task[:, tasks].mean(axis=1).max(axis=1) for tasks in drawn])
-    best = np.where(steps_with_labels(steps, accuracy), best, -np.inf)
-    return emergence_interval(steps, best, fv_thresholds(scores))
-
-
-def fv_by_task(scores: pd.DataFrame) -> tuple[list[int], Float[ndarray, "step task head"]]:
-    """Steps and the FV score of each scoring task at each, heads flattened."""
-    by_step = {step: kinds.scores_by_task(rows, "fv") for step, rows in scores[scores["score"] == "fv"].groupby("step")}
-    return list(by_step), np.stack(list(by_step.values()))
-
-
-def half_level(curve: pd.Series) -> float:
-    """First step, of those in a curve's index, at which it has half of its last value."""
-    return float(curve.index[(curve >= curve.iloc[-1] / 2).to_numpy().argmax()])
+    best = np.where(training.reads_labels, best, -np.inf)
+    return emergence_interval(training.steps, best, training.fv_thresholds)
 
 
 def statistics_table(emergence: pd.DataFrame, transitions: pd.DataFrame, *, model: str) -> pd.DataFrame:

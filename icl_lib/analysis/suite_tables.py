@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from icl_lib.analysis import dynamics, scaling, transitions
+from icl_lib.analysis import scaling
+from icl_lib.analysis.dynamics import Training, trainings
 from icl_lib.analysis.reading import found_tables, one_intervention
 from icl_lib.kinds import heads_of_kind
 from icl_lib.names import size_of
-from icl_lib.stats.emergence import Emergence, Transitions, pooled
 
 # The field of `SuiteTables` that says which models and steps have a kind of table; the others: `ablated`.
 _MODELS = {"scores": "models", "accuracy": "models", "executions": "executed"}
@@ -52,54 +52,18 @@ class SuiteTables:
         return {model: {kind for kind, mask in of.items() if mask.any()} for model, of in masks.items()}
 
     @cached_property
-    def followed(self) -> dict[str, pd.DataFrame]:
-        """The tables `scores` of all steps of the models that have at least two."""
-        found = {model: self.table("scores", model, last=False) for model in self.models}
-        return {model: table for model, table in found.items() if table["step"].nunique() >= 2}
+    def trainings(self) -> list[Training]:
+        """The models with at least two scored steps along these."""
+        scores = {model: self.table("scores", model, last=False) for model in self.models}
+        return [training for model, table in scores.items() if table["step"].nunique() >= 2
+                for training in trainings(table, self.table("accuracy", model, last=False))]
 
     @cached_property
-    def accuracies(self) -> dict[str, pd.DataFrame]:
-        """The tables `accuracy` of all steps of the followed models."""
-        return {model: self.table("accuracy", model, last=False) for model in self.followed}
-
-    def steps(self, model: str) -> list[int]:
-        """The steps of a followed model that were scored, in rising order."""
-        return sorted(self.followed[model]["step"].unique().tolist())
-
-    def coarse(self, model: str) -> bool:
-        """Whether a followed model has fewer than two checkpoints after step 0, so that nothing can be in order."""
-        return sum(step > 0 for step in self.steps(model)) < 2
-
-    @cached_property
-    def emergence(self) -> dict[str, dict[str, Emergence]]:
-        """When each kind came in each followed model; see `dynamics.emergence`."""
-        return {model: dynamics.emergence(scores, self.accuracies[model]) for model, scores in self.followed.items()}
-
-    @cached_property
-    def seeds(self) -> list[list[str]]:
-        """Followed models with both kinds; seeds of a size together."""
-        able = [model for model in self.followed if len(self.kinds[model]) == 2]
-        return [list(group) for _, group in groupby(sorted(able, key=lambda m: (size_of(m), m)), key=size_of)]
-
-    @cached_property
-    def _counts(self) -> dict[str, Transitions]:
-        return {model: transitions.transitions(self.followed[model], self.accuracies[model], seed=self.seed + i)
-                for group in self.seeds for i, model in enumerate(m for m in group if not self.coarse(m))}
-
-    def transitions(self, models: list[str], among: str = "all") -> pd.DataFrame:
-        """Heads of models together by which score came first; chance among all heads or at the same "place"."""
-        counts = pooled(self._counts[model] for model in models) if among == "all" else (
-            transitions.transitions_at_places(*self.together(models), seed=self.seed))
-        return counts.table().set_index("order")
-
-    def together(self, models: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The tables `scores` and `accuracy` of all steps of several followed models."""
-        return tuple(pd.concat([of[model] for model in models]) for of in (self.followed, self.accuracies))
-
-    def curves(self, model: str) -> dict[str, pd.Series]:
-        """Per kind the mean ranking score of the top heads of a followed model, selected at each step, by step."""
-        curves = dynamics.seed_curves(self.followed[model], fraction=self.top_fraction)
-        return {str(kind): rows.set_index("step")["value"] for kind, rows in curves.groupby("kind")}
+    def seeds(self) -> list[list[Training]]:
+        """Trainings of models with both kinds; seeds of a size together."""
+        able = [training for training in self.trainings if len(self.kinds[training.model]) == 2]
+        able.sort(key=lambda training: (size_of(training.model), training.model))
+        return [list(group) for _, group in groupby(able, key=lambda training: size_of(training.model))]
 
     @cached_property
     def effects(self) -> dict[str, dict[str, pd.DataFrame]]:
@@ -121,7 +85,7 @@ class SuiteTables:
 
     def accuracy(self, model: str) -> pd.Series:
         """Mean accuracy over tasks seen in training at the most demonstrations, by step."""
-        table = self.accuracies[model]
+        table = self.table("accuracy", model, last=False)
         rows = table.query("metric == 'first_token_accuracy' and labels == 'clean' and split != 'unseen'")
         return rows[rows["n_shots"] == rows["n_shots"].max()].groupby("step")["value"].mean()
 

@@ -1,87 +1,70 @@
 """Section 5: heads that had both scores along training, which of the two came first, and what chance would give.
 
-A head has a score from the first checkpoint above the threshold on, also when the score falls later. The FV threshold
-is the highest of all checkpoints', so that a head counts at any by the same bar, unless each step's own is asked for.
+A head has a score from the first checkpoint above the threshold on, also when the score falls later.
 
-Three kinds of chance: the FV curves of a model given to its heads at random; the same within layers; and, of several
-seeds, each seed's FV curves given to another's heads at the same places. Where layers or heads do not start alike, only
-the last tells a link between a head's two scores from what its place does to both.
+Three kinds of chance: the FV curves of a model given to its heads at random (among "all"); the same within layers
+("layer"); and, of several seeds, each seed's FV curves given to another's heads at the same places ("place"). Where
+layers or heads do not start alike, only the last tells a link between a head's two scores from what its place does.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
-from numpy import ndarray
 
-from icl_lib.analysis.dynamics import defining_scores, fv_thresholds, score_array
-from icl_lib.kinds import INDUCTION_THRESHOLD, KINDS
+from icl_lib.analysis.dynamics import Heads, Training
+from icl_lib.kinds import KINDS
 from icl_lib.stats.emergence import (
+    Exchange,
     RanksBefore,
     Transitions,
-    first_crossing,
+    count_orders,
+    exchanged_between,
+    exchanged_within,
+    first_step,
     percentiles_before,
-    places_exchanged,
     pooled,
-    ranks_exchanged,
-    transition_counts,
 )
 from icl_lib.stats.intervals import Test
+from icl_lib.stats.permutation import N_PERMUTATIONS
 
 
-def transitions(
-    scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int, induction_threshold: float = INDUCTION_THRESHOLD,
-    within_layers: bool = False, each_steps_threshold: bool = False,
-) -> Transitions:
-    """Heads of one model by which score came first; the null pairs its heads at random, all or `within_layers`."""
-    (model,) = _models(scores, accuracy)
-    return transition_counts(
-        model.scores["induction"], model.scores["fv"], induction_threshold=induction_threshold,
-        fv_threshold=fv_thresholds(scores)[:, None] if each_steps_threshold else model.bars["fv"],
-        layers=model.layers if within_layers else None, seed=seed)
+def transitions(trainings: list[Training], *, seed: int, among: str = "all", **definition: Any) -> Transitions:
+    """Heads of models together by which score came first, against a kind of chance; `definition`: of `heads`."""
+    return pooled(count_orders(*first_step(heads.of_kind), exchange)
+                  for heads, exchange in _exchanged(trainings, among, 2000, seed, **definition))
 
 
-def transition_table(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """`transitions` with columns as in `Transitions.table`."""
-    return transitions(scores, accuracy, seed=seed).table()
+def ranks_before(trainings: list[Training], kind: str, *, seed: int, among: str = "all") -> RanksBefore:
+    """`percentiles_before` of a kind's final heads in the other's score, of models together."""
+    own = KINDS.index(kind)
+    return pooled(percentiles_before(heads.of_kind[own], heads.scores[1 - own], exchange)
+                  for heads, exchange in _exchanged(trainings, among, N_PERMUTATIONS, seed))
 
 
-def transition_sweep(
-    scores: pd.DataFrame, accuracy: pd.DataFrame, *, induction_thresholds: list[float], seed: int
-) -> pd.DataFrame:
-    """`transition_table` at other induction thresholds than the definition's, with the column `threshold`.
+def transition_sweep(training: Training, *, induction_thresholds: list[float], seed: int) -> pd.DataFrame:
+    """`Transitions.table` at other induction thresholds than the definition's, with the column `threshold`.
 
     A sensitivity analysis: what would be counted if induction heads were defined otherwise.
     """
-    return pd.concat([
-        transitions(scores, accuracy, seed=seed, induction_threshold=at).table().assign(threshold=at)
-        for at in induction_thresholds], ignore_index=True)
+    return pd.concat([transitions([training], seed=seed, induction_threshold=at).table().assign(threshold=at)
+                      for at in induction_thresholds], ignore_index=True)
 
 
-def transitions_at_places(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> Transitions:
-    """`transitions` of seeds of one size together; the null gives each the FV curves of another, head by head."""
-    models = list(_models(_common_steps(scores), accuracy))
-    induction, fv = (np.stack([_firsts(of)[kind] for of in models]) for kind in KINDS)
-    return places_exchanged(induction, fv, n_steps=len(models[0].fv), seed=seed)
-
-
-def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+def transitions_by_seed(trainings: list[Training], *, seed: int) -> pd.DataFrame:
     """One row per model and, for two or more, of all together, against each kind of chance that the module names.
 
     These compare the sum of heads with sums over the models' random pairings; the last takes each step's own FV
     threshold. Columns model and, for induction and FV first: heads, heads by chance, p, smallest p; `both at once`.
     """
-    def of_models(**options: bool) -> dict[str, Transitions]:
-        return {str(model): transitions(group, accuracy, seed=seed + i, **options)
-                for i, (model, group) in enumerate(scores.groupby("model"))}
-
-    found, rows = of_models(), []
+    found = {training.model: transitions([training], seed=seed + i) for i, training in enumerate(trainings)}
     if len(found) > 1:
-        found |= {"all": pooled(found.values()), "all, in layers": pooled(of_models(within_layers=True).values()),
-                  "all, same places": transitions_at_places(scores, accuracy, seed=seed),
-                  "all, each step's threshold": pooled(of_models(each_steps_threshold=True).values())}
+        for words, how in {"all": {}, "all, in layers": {"among": "layer"}, "all, same places": {"among": "place"},
+                           "all, each step's threshold": {"each_steps_threshold": True}}.items():
+            found[words] = transitions(trainings, seed=seed, **how)
+    rows = []
     for model, counts in found.items():
         row, table = {"model": model}, counts.table().set_index("order")
         for order, words in (("induction_first", "induction first"), ("fv_first", "FV first")):
@@ -92,70 +75,44 @@ def transitions_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: i
     return pd.DataFrame(rows)
 
 
-def kinds_at_the_end(scores: pd.DataFrame, accuracy: pd.DataFrame) -> dict[str, int]:
+def kinds_at_the_end(trainings: list[Training]) -> dict[str, int]:
     """Of all models' heads with both scores, induction first, how many are of each kind at the last step."""
-    found = dict.fromkeys(KINDS, 0)
-    for of in _models(scores, accuracy):
-        first = _firsts(of)
-        heads = (first["induction"] < first["fv"]) & (first["fv"] < len(of.fv))
-        for kind in KINDS:
-            found[kind] += int((of.scores[kind][-1, heads] > of.bars[kind]).sum())
-    return found
+    found = np.zeros(len(KINDS), dtype=int)
+    for of_kind, *_ in (training.heads() for training in trainings):
+        induction, fv = first_step(of_kind)
+        found += of_kind[:, -1, (induction < fv) & np.isfinite(fv)].sum(axis=1)
+    return dict(zip(KINDS, found.tolist(), strict=True))
 
 
-def ranks_at_places(scores: pd.DataFrame, accuracy: pd.DataFrame, kind: str, *, seed: int) -> RanksBefore:
-    """`percentiles_before` of a kind, of seeds of one size together; the null are the same heads of others."""
-    of_kind, curves = zip(*(_came(model, kind) for model in _models(_common_steps(scores), accuracy)), strict=True)
-    return ranks_exchanged(np.stack(of_kind), np.stack(curves), seed=seed)
-
-
-def ranks_before_by_seed(scores: pd.DataFrame, accuracy: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+def ranks_before_by_seed(trainings: list[Training], *, seed: int) -> pd.DataFrame:
     """How final heads of either kind, of all models together, ranked before in the other's score, against each chance.
 
     Columns heads, against, n, percentile (mean, 0..1, among all heads or those of the layer), by chance, p, smallest p;
     NaN and 1 where no head came after the first step.
     """
-    models, rows = list(_models(scores, accuracy)), []
+    against = {"all": "all heads", "layer": "heads of the same layer"} | (
+        {"place": "the same heads of other seeds"} if len(trainings) > 1 else {})
+    rows = []
     for kind in reversed(KINDS):
-        came = [(*_came(model, kind), model.layers) for model in models]
-        against = {
-            "all heads": pooled(percentiles_before(*own, seed=seed + i) for i, (*own, _) in enumerate(came)),
-            "heads of the same layer": pooled(percentiles_before(*own, layers=layers, seed=seed + i)
-                                              for i, (*own, layers) in enumerate(came))}
-        if len(models) > 1:
-            against["the same heads of other seeds"] = ranks_at_places(scores, accuracy, kind, seed=seed)
-        for words, found in against.items():
+        for among, words in against.items():
+            found = ranks_before(trainings, kind, seed=seed, among=among)
             test = found.test() if found.n else Test(np.nan, 1.0, 1.0)
             rows.append((kind, words, found.n, test.value, found.by_chance, test.p_value, test.smallest_p))
     return pd.DataFrame(rows, columns=["heads", "against", "n", "percentile", "by chance", "p", "smallest p"])
 
 
-class _Model(NamedTuple):
-    """Of one model's heads both scores (`defining_scores`), their thresholds, the layers, and FV without labels too."""
-
-    scores: dict[str, Float[ndarray, "step head"]]
-    bars: dict[str, float]
-    layers: Int[ndarray, "head"]
-    fv: Float[ndarray, "step head"]
-
-
-def _models(scores: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[_Model]:
-    for model, table in scores.groupby("model"):
-        steps, by_kind = defining_scores(table, accuracy[accuracy["model"] == model])
-        fv = score_array(table, "fv")[1]
-        yield _Model({kind: of.reshape(len(steps), -1) for kind, of in by_kind.items()},
-                     {"induction": INDUCTION_THRESHOLD, "fv": float(fv_thresholds(table).max())},
-                     np.indices(fv.shape[1:])[0].ravel(), fv.reshape(len(steps), -1))
-
-
-def _firsts(model: _Model) -> dict[str, Int[ndarray, "head"]]:
-    return {kind: first_crossing(model.scores[kind], model.bars[kind]) for kind in KINDS}
-
-
-def _came(model: _Model, kind: str) -> tuple[Bool[ndarray, "step head"], Float[ndarray, "step head"]]:
-    """At which steps each head is of a kind, and its score of the other, where labels are not read too."""
-    return model.scores[kind] > model.bars[kind], model.fv if kind == "induction" else model.scores["induction"]
-
-
-def _common_steps(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores[scores.groupby("step")["model"].transform("nunique") == scores["model"].nunique()]
+def _exchanged(
+    trainings: list[Training], among: str, n_draws: int, seed: int, **definition: Any
+) -> Iterator[tuple[Heads, Exchange]]:
+    """The heads of each model, or of all side by side at the steps that they share, and how they exchange curves."""
+    heads = [training.heads(**definition) for training in trainings]
+    if among == "place":
+        shared = reduce(np.intersect1d, [training.steps for training in trainings])
+        at = [np.isin(training.steps, shared) for training in trainings]
+        of_kind, scores = (np.concatenate([own[part][:, steps] for own, steps in zip(heads, at, strict=True)], axis=2)
+                           for part in (0, 1))
+        layers = np.concatenate([own.layers for own in heads])
+        yield Heads(of_kind, scores, layers), exchanged_between(len(heads), len(layers) // len(heads), seed)
+    else:
+        for i, own in enumerate(heads):
+            yield own, exchanged_within(own.layers * (among == "layer"), n_draws, seed + i)

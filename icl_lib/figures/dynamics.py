@@ -37,7 +37,8 @@ def training_by_model(scores: Mapping[str, pd.DataFrame], steps: Mapping[str, li
     panels, twins = axes.ravel()[:len(scores)], []
     plt.setp(axes.flat[len(scores):], visible=False)
     for ax, (model, table) in zip(panels, scores.items(), strict=True):
-        twins.append(twin := _both_scores(ax, dynamics.seed_curves(table, fraction=fraction), steps[model]))
+        curves = dynamics.top_score_curves(table, fraction=fraction).query("selection == 'selected at each checkpoint'")
+        twins.append(twin := _both_scores(ax, curves, steps[model]))
         ax.set_title(model, fontsize=10, loc="left")
         for side in (ax, twin):
             side.set_ylabel(side.get_ylabel().split(",")[0], fontsize=10)

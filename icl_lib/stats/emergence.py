@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from icl_lib.stats.intervals import Test, percentile_rank
-from icl_lib.stats.permutation import N_PERMUTATIONS, extreme, random_orders
+from icl_lib.stats.permutation import extreme, random_orders
 
 ORDERS = ("induction_first", "fv_first", "both_at_once", "induction_only", "fv_only", "neither")
 
@@ -70,30 +70,50 @@ def emergence_interval(
     return float(ordered[tail]), float(ordered[len(ordered) - 1 - tail])
 
 
-def first_crossing(
-    scores: Float[ndarray, "step head"], threshold: float | Float[ndarray, "step 1"]
-) -> Int[ndarray, "head"]:
-    """Index of the first checkpoint with a score above the threshold, or the number of steps, per head."""
-    above = scores > threshold
-    return np.where(above.any(axis=0), above.argmax(axis=0), len(scores))
+class Exchange(NamedTuple):
+    """Whose curve of one kind every head gets in each random draw, its own of the other kind kept.
+
+    `among`: the heads that exchange curves have one number; so have those in `ranked` that are ranked together.
+    """
+
+    others: Int[ndarray, "draw head"]
+    among: Int[ndarray, "head"]
+    ranked: Int[ndarray, "head"]
 
 
-def transition_counts(
-    induction: Float[ndarray, "step head"], fv: Float[ndarray, "step head"], *, induction_threshold: float,
-    fv_threshold: float | Float[ndarray, "step 1"], seed: int, layers: Int[ndarray, "head"] | None = None,
-    n_permutations: int = 2000,
-) -> Transitions:
+def exchanged_within(groups: Int[ndarray, "head"], n_draws: int, seed: int) -> Exchange:
+    """Heads exchange curves within groups: all heads of a model in one, or its layers.
+
+    Heads of a layer emerge together, so that layers are the stricter null, and without power where they all do.
+    """
+    noise = np.random.default_rng(seed).random((n_draws, len(groups)))
+    others = np.empty(noise.shape, dtype=np.int64)
+    others[:, np.argsort(groups, kind="stable")] = np.lexsort((noise, np.broadcast_to(groups, noise.shape)))
+    return Exchange(others, groups, groups)
+
+
+def exchanged_between(n_seeds: int, n_heads: int, seed: int) -> Exchange:
+    """Seeds side by side exchange the curves of all heads at their places; in no draw two have the same seed's."""
+    of_seed, place = np.divmod(np.arange(n_seeds * n_heads), n_heads)
+    return Exchange(random_orders(n_seeds, seed)[:, of_seed] * n_heads + place, place, of_seed)
+
+
+def first_step(of_kind: Bool[ndarray, "*kind step head"]) -> Float[ndarray, "*kind head"]:
+    """Index of the first checkpoint at which a head is of a kind, also when it is not later; infinity for never."""
+    return np.where(of_kind.any(axis=-2), of_kind.argmax(axis=-2), np.inf)
+
+
+def count_orders(induction: Float[ndarray, "head"], fv: Float[ndarray, "head"], exchange: Exchange) -> Transitions:
     """How many heads were induction heads before they became FV heads, the reverse, and the rest (section 5).
 
-    A head has a score from the first checkpoint above the threshold on, also when the score falls later. The null pairs
-    the induction curve of each head with the FV curve of a random one, within `layers` if given (heads of a layer
-    emerge together, so this is the stricter null, and without power where they all do).
+    `induction`, `fv`: the `first_step` of each head. The null gives heads the first step as FV heads of others.
     """
-    first_induction, first_fv = first_crossing(induction, induction_threshold), first_crossing(fv, fv_threshold)
-    n_steps, n_heads = induction.shape
-    layers = np.zeros(n_heads, dtype=np.int64) if layers is None else layers
-    null = _count_orders(first_induction, first_fv[_others(layers, n_permutations, seed)], n_steps)
-    return Transitions(_count_orders(first_induction, first_fv, n_steps), null)
+    def count(fv: Float[ndarray, "*draw head"]) -> Int[ndarray, "*draw order"]:
+        has_induction, has_fv = np.broadcast_arrays(np.isfinite(induction), np.isfinite(fv))
+        masks = ((induction < fv) & has_fv, (induction > fv) & has_induction, (induction == fv) & has_fv,
+                 has_induction & ~has_fv, has_fv & ~has_induction, ~has_induction & ~has_fv)
+        return np.stack([mask.sum(axis=-1) for mask in masks], axis=-1)
+    return Transitions(count(fv), count(fv[exchange.others]))
 
 
 class RanksBefore(NamedTuple):
@@ -125,66 +145,20 @@ def pooled(parts: Iterable[Counted]) -> Counted:
 
 
 def percentiles_before(
-    of_kind: Bool[ndarray, "step head"], other: Float[ndarray, "step head"], *, seed: int,
-    layers: Int[ndarray, "head"] | None = None,
+    of_kind: Bool[ndarray, "step head"], other: Float[ndarray, "step head"], exchange: Exchange
 ) -> RanksBefore:
     """How heads that are `of_kind` in the end ranked in the `other` score before they were.
 
-    For each such head that was not of the kind at the first checkpoint, its percentile among all heads in their highest
-    score at the checkpoints before; random heads take its place, none twice. Within `layers` if given: percentiles
-    among heads of a layer, which says nothing where these do not differ.
+    For each such head that was not of the kind at the first checkpoint, its percentile among the heads it is ranked
+    with in their highest score at the checkpoints before; the null puts the heads in its place that it exchanges with.
     """
-    layers = np.zeros(of_kind.shape[1], dtype=np.int64) if layers is None else layers
     heads = np.flatnonzero(of_kind[-1] & ~of_kind[0])
-    ranks = np.empty((len(heads), len(layers)))
+    ranks = np.empty((len(heads), of_kind.shape[1]))
     for row, first in zip(ranks, of_kind[:, heads].argmax(axis=0), strict=True):
         before = other[:first].max(axis=0)
-        for layer in np.unique(layers):
-            row[layers == layer] = percentile_rank(before[layers == layer])
-    rows, others = np.arange(len(heads)), _others(layers, N_PERMUTATIONS, seed)
-    drawn = ranks[rows, others[:, heads]].sum(axis=1)
-    return RanksBefore(float(ranks[rows, heads].sum()), len(heads), len(heads) / 2, drawn)
-
-
-def places_exchanged(
-    first_induction: Int[ndarray, "seed head"], first_fv: Int[ndarray, "seed head"], *, n_steps: int, seed: int
-) -> Transitions:
-    """`transition_counts` of seeds together from the first checkpoint with each score (`first_crossing`).
-
-    The null gives each seed's heads the FV checkpoints of a random seed's heads at the same places, no seed's twice.
-    """
-    null = _count_orders(first_induction, first_fv[random_orders(len(first_fv), seed)], n_steps).sum(axis=1)
-    return Transitions(_count_orders(first_induction, first_fv, n_steps).sum(axis=0), null)
-
-
-def ranks_exchanged(
-    of_kind: Bool[ndarray, "seed step head"], other: Float[ndarray, "seed step head"], *, seed: int
-) -> RanksBefore:
-    """`percentiles_before` of seeds together; the same heads of a random seed take their place, no seed's twice."""
-    sums, n = np.zeros((len(other), len(other))), 0  # of the percentiles of one seed's heads in another
-    for own, kind in zip(sums, of_kind, strict=True):
-        heads = np.flatnonzero(kind[-1] & ~kind[0])
-        n += len(heads)
-        for head, first in zip(heads, kind[:, heads].argmax(axis=0), strict=True):
-            own += [percentile_rank(curves[:first].max(axis=0))[head] for curves in other]
-    drawn = sums[np.arange(len(other)), random_orders(len(other), seed)].sum(axis=1)
-    return RanksBefore(float(sums.trace()), n, float(sums.mean(axis=1).sum()), drawn)
-
-
-def _others(layers: Int[ndarray, "head"], n: int, seed: int) -> Int[ndarray, "draw head"]:
-    """Random permutations of heads that keep each in its layer."""
-    noise = np.random.default_rng(seed).random((n, len(layers)))
-    found = np.empty(noise.shape, dtype=np.int64)
-    found[:, np.argsort(layers, kind="stable")] = np.lexsort((noise, np.broadcast_to(layers, noise.shape)))
-    return found
-
-
-def _count_orders(
-    first_induction: Int[ndarray, "*seed head"], first_fv: Int[ndarray, "*draw head"], n_steps: int
-) -> Int[ndarray, "*draw order"]:
-    has_induction, has_fv = first_induction < n_steps, first_fv < n_steps
-    both = has_induction & has_fv
-    masks = (both & (first_induction < first_fv), both & (first_induction > first_fv),
-             both & (first_induction == first_fv), has_induction & ~has_fv, has_fv & ~has_induction,
-             ~has_induction & ~has_fv)
-    return np.stack([mask.sum(axis=-1) for mask in np.broadcast_arrays(*masks)], axis=-1)
+        for group in np.unique(exchange.ranked):
+            row[exchange.ranked == group] = percentile_rank(before[exchange.ranked == group])
+    rows = np.arange(len(heads))
+    expected = ranks.mean(axis=1, where=exchange.among == exchange.among[heads][:, None])
+    drawn = ranks[rows, exchange.others[:, heads]].sum(axis=1)
+    return RanksBefore(float(ranks[rows, heads].sum()), len(heads), float(expected.sum()), drawn)
