@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +24,14 @@ import json, os, sys
 print(json.dumps([sys.argv[1:], os.getcwd(), os.environ.get("GIVEN"), "colorsys" in sys.modules, __name__]))
 print("to stderr", file=sys.stderr)
 """
+
+
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch):
+    """The folder for temporary files; its path is short, for the path of a socket may not be long."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
 
 
 def warm(*command, may_fork=True, **how):
@@ -127,6 +136,43 @@ def test_whoever_wanted_it_takes_the_module_along(tmp_path, whom, may_fork):
                 os.kill(one, signal.SIGKILL)
         shell.kill()
         shell.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, None], ids=["SIGTERM", "SIGHUP", "preload"])
+def test_whatever_ends_the_server_ends_its_command_and_leaves_no_folder(tmp_path, temporary, number):
+    """None: what should be imported once for all fails, while the command waits for it."""
+    asked = module(tmp_path, "import os, time; open('up', 'w').write(''); time.sleep(60)")
+    command = ("import os, subprocess, sys; open('command', 'w').write(f'{os.getpid()}\\n'); "
+               "subprocess.call(sys.argv[1:])")
+    server = SERVE.format(root=str(ROOT), preloaded="os", may_fork=True if number else "1 / 0")
+    python = [sys.executable, "-c"]
+    process = subprocess.Popen([*python, server, *python, command, *asked], cwd=tmp_path, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONPATH": str(tmp_path)}, text=True)
+    try:
+        if number:
+            assert eventually((tmp_path / "up").exists) and list(temporary.iterdir())
+            process.send_signal(number)
+        said = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == (128 + number if number else 1)
+    assert said == "" if number else said.endswith("ZeroDivisionError: division by zero\n")
+    assert eventually(lambda: not alive(int((tmp_path / "command").read_text())))
+    assert not list(temporary.iterdir())
+
+
+def test_a_library_that_cannot_be_imported_starts_cold(tmp_path):
+    """In one line: the runs that need it say what is wrong."""
+    (tmp_path / "icl_lib").mkdir()
+    (tmp_path / "icl_lib" / "__init__.py").touch()
+    (tmp_path / "icl_lib" / "broken.py").write_text("1 / 0")
+    server = ("import sys; from workflow import warm; warm.PRELOADED = (); "
+              "sys.exit(warm.serve(sys.argv[1:], warm._preload))")
+    done = subprocess.run([sys.executable, "-c", server, *module(tmp_path, "print('done')")], cwd=tmp_path, text=True,
+                          env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert done.stderr == "warning: modules start cold: icl_lib.broken: ZeroDivisionError: division by zero\n"
 
 
 def test_an_interrupt_is_left_to_the_command(tmp_path):

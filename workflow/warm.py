@@ -64,42 +64,40 @@ def _end_with(parent: int) -> None:
 def serve(command: list[str], preload: Callable[[], bool]) -> int:
     """Run a command and the modules that it asks for; its exit status.
 
-    The first of them waits for `preload`, which says whether to fork at all. The command is killed where whoever
-    started this process has ended without an interrupt: a makefile's shell does not pass on a SIGTERM.
+    The first of them waits for `preload`, which says whether to fork at all. The command is killed where this process
+    is ended, or whoever started it has ended without an interrupt: a makefile's shell does not pass on a SIGTERM.
     """
     parent, interrupts = os.getppid(), []
+    _when_ended(lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="icl_warm.") as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/socket")
         listener.listen()
-        kernel = Path(folder, "kernels", "python3", "kernel.json")
-        kernel.parent.mkdir(parents=True)
-        kernel.write_text(json.dumps({
-            "argv": [sys.executable, "-S", __file__, "--module", "ipykernel_launcher", "-f", "{connection_file}"],
-            "display_name": "Python 3", "language": "python"}), encoding="utf-8")
-        paths = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")]))
+        paths = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("JUPYTER_PATH")]))
         with subprocess.Popen(command, env=os.environ | {SOCKET: f"{folder}/socket", "JUPYTER_PATH": paths},
                               preexec_fn=partial(_end_with, os.getpid())) as process:
             signal.signal(signal.SIGINT, lambda *_: interrupts.append(1))  # the command gets it too, and decides
-
-            def ended() -> bool:
-                if os.getppid() != parent and not interrupts:
-                    process.kill()
-                return process.poll() is not None
-
             attended, may_fork = set(), None
-            while not ended() and may_fork is not False:
-                if select.select([listener], [], [], _EVERY)[0]:
-                    may_fork = preload() if may_fork is None else may_fork
-                    if may_fork:
-                        with listener.accept()[0] as connection:
-                            attended.add(_in_fork(_attend, connection, listener))
-                attended = {pid for pid in attended if not os.waitpid(pid, os.WNOHANG)[0]}
-            listener.close()  # who has asked starts cold
-            for pid in attended:
-                os.kill(pid, signal.SIGKILL)
-            while not ended():
-                time.sleep(_EVERY)
-            return process.returncode
+            try:
+                while process.poll() is None and (os.getppid() == parent or interrupts):
+                    if may_fork is False:
+                        listener.close()  # who has asked starts cold
+                        time.sleep(_EVERY)
+                    elif select.select([listener], [], [], _EVERY)[0]:
+                        may_fork = may_fork or preload()
+                        if may_fork:
+                            with listener.accept()[0] as connection:
+                                attended.add(_in_fork(_attend, connection, listener))
+                    attended = {pid for pid in attended if not os.waitpid(pid, os.WNOHANG)[0]}
+            finally:
+                process.kill()
+        return process.returncode
+
+
+def _when_ended(handler: Callable[..., None] | signal.Handlers) -> None:
+    """What a SIGTERM does, and a SIGHUP where `nohup` does not ignore it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _preload(own: bool = True) -> bool:
@@ -108,11 +106,15 @@ def _preload(own: bool = True) -> bool:
     `own`: the library of this project too, which else each fork imports as it is then in its folder.
     """
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # the latter asks without CUDA
-    files = Path("icl_lib").rglob("*.py") if own else ()
+    files = [file.with_suffix("") for file in Path("icl_lib").rglob("*.py") if own]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of progress bars for Jupyter, which a sweep has no use for
-        for name in (*PRELOADED, *(".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files)):
-            importlib.import_module(name)
+        try:
+            for name in (*PRELOADED, *(".".join(file.parts).removesuffix(".__init__") for file in files)):
+                importlib.import_module(name)
+        except Exception as error:  # the runs that need this module say so
+            print(f"warning: modules start cold: {name}: {type(error).__name__}: {error}", file=sys.stderr)
+            return False
     gc.collect()
     gc.freeze()  # forks share these pages
     return sys.platform == "linux" and not sys.modules["torch"].cuda.is_available()
@@ -170,6 +172,7 @@ def _as_main(
     if "torch" in sys.modules and (threads := environment.get("OMP_NUM_THREADS")):
         sys.modules["torch"].set_num_threads(int(threads))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _when_ended(signal.SIG_DFL)
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
