@@ -63,7 +63,7 @@ def stage(results: Path, notebooks: Sequence[Path], missing: Sequence[Path] = ()
     source = results / "book" / "source"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree("book", source, ignore=shutil.ignore_patterns("_build", ".*"))
-    (source / "_config.yml").write_text(_settings(), encoding="utf-8")
+    shutil.copy("_config.yml", source)
     by_hand = {path.stem for path in source.iterdir()}
     names, absent = ([_run_name(results, path) for path in paths] for paths in (notebooks, missing))
     last = {name.partition("/")[0]: name for name in names}
@@ -108,17 +108,6 @@ def link_figures(source: Path, pages: Mapping[str, str]) -> None:
 
     for path in source.glob("*.ipynb"):
         path.write_text(LINK.sub(address, path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def _settings() -> str:
-    """The builder's settings; where they name a repository, with the theme's options that link and launch it."""
-    settings = yaml.safe_load(Path("_config.yml").read_text(encoding="utf-8"))
-    repository, launched = settings.pop("repository", {}), settings.pop("launch_buttons", {})
-    if repository.get("url"):
-        settings["sphinx"]["config"]["html_theme_options"] |= {
-            "repository_url": repository["url"], "repository_branch": repository["branch"],
-            "use_repository_button": True, "launch_buttons": launched, "path_to_docs": TEMPLATES.name}
-    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def _sections(pages: dict[str, str]) -> list[dict[str, str]]:
