@@ -15,10 +15,11 @@ import pandas as pd
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
+from icl_lib.names import refuse_unknown
 from lab.check import measure
 from lab.files import ARMS, MODELS, TRIALS, changed, put, read_rows, read_rung
 from lab.train import train
-from workflow import command, expected
+from workflow import command
 
 WORK = Path("results/recipe")
 KEY = ["rung", "arm", "seed"]
@@ -48,8 +49,7 @@ def main(given: list[str]) -> None:
     disable_progress_bar()
     rung, seed, arms = arguments.rung, arguments.seed, recipes[arguments.rung]
     for arm in arguments.arms:
-        if arm not in arms:
-            raise ValueError(f"arm {arm!r} of {rung}, expected one of {expected(arm, arms)}")
+        refuse_unknown(f"arm of {rung}", arm, arms)
     for arm in arguments.arms or arms:
         done = read_rows(TRIALS, KEY)
         if (done[KEY] == [rung, arm, seed]).all(axis=1).any():

@@ -89,7 +89,7 @@ def test_a_trial_trains_the_changed_size_once_and_adds_its_row(tmp_path, monkeyp
     rows = pd.read_csv(table)[["rung", "arm"]].to_numpy().tolist()
     assert rows == [["lab-20k", "as it is"], ["lab-20k", "slow"], ["lab-40k", "slow"]]
     assert recipe.main(["fast", "--rung", "lab-20k"]) == 1
-    assert "error: arm 'fast' of lab-20k, expected one of as it is, slow" in capsys.readouterr().err
+    assert "error: unknown arm of lab-20k 'fast'; valid are as it is, slow" in capsys.readouterr().err
 
 
 def test_the_ladder_has_a_row_per_trained_rung_with_sizes_from_the_weights():

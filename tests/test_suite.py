@@ -69,7 +69,7 @@ def model(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": 1}, "unknown key 'seeds' in suite file, expected one of suite, seed,.*nearest: seed"),
+        ({"seeds": 1}, "unknown key of suite file 'seeds'; valid are suite, seed,.*nearest: seed"),
         ({"suite": "../up"}, "suite: '../up' does not match"),
         ({"suite": 7}, "suite: 7 is not of type 'string'"),
         ({"seed": -1}, "seed: -1 is less than the minimum"),
@@ -79,7 +79,7 @@ def model(**changes):
         ({"models": []}, "models: .*"),
         ({"models": ["models/tiny"]}, "models.0: 'models/tiny' is not of type 'object'"),
         ({"models": [{}]}, "models.0 lacks the key 'name'"),
-        (model(step=[1]), "unknown key 'step' in models.0.*nearest: steps"),
+        (model(step=[1]), "unknown key of models.0 'step'; .*nearest: steps"),
         (model(steps="first"), "models.0.steps is 'first', expected all, last or a list"),
         (model(steps=[8, 8]), r"models.0.steps is \[8, 8\], expected"),
         (model(steps=[0.5]), "models.0.steps is"),
@@ -91,8 +91,8 @@ def model(**changes):
         (model(name="a; rm -rf b"), "does not match"),
         (model(name="tiny"), "unknown model 'tiny'"),
         ({"models": [{"name": "models/tiny"}] * 2}, "models/tiny is listed twice"),
-        ({"intermediate": {"claims": {}}}, "unknown key 'claims' in intermediate"),
-        ({"parameters": {"score": {}}}, "unknown key 'score' in parameters.*nearest: scoring"),
+        ({"intermediate": {"claims": {}}}, "unknown key of intermediate 'claims'"),
+        ({"parameters": {"score": {}}}, "unknown key of parameters 'score'; nearest valid names: scoring"),
         ({"parameters": {"scoring": 3}}, "parameters.scoring: 3 is not of type 'object'"),
         ({"parameters": {"scoring": {"step": 3}}}, "step is set by the workflow"),
         ({"parameters": {"model_scaling": {"ablated_models": {}}}}, "ablated_models is set by the workflow"),

@@ -25,7 +25,7 @@ def test_every_combination_has_a_name():
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ({"score": {"value": [1]}}, "unknown key 'score' in sweep.*nearest: scoring"),
+        ({"score": {"value": [1]}}, "unknown key of sweep 'score'; .*nearest: scoring"),
         ({"scoring": {}}, "sweep.scoring"),
         ({"scoring": {"value": []}}, "sweep.scoring.value"),
         ({"scoring": {"value": 1}}, "sweep.scoring.value: 1 is not of type 'array'"),
@@ -40,7 +40,7 @@ def test_bad_grids_are_refused_in_one_line(project, sweep, message):
 
 
 def test_grids_are_checked_against_the_templates(project):
-    with pytest.raises(ValueError, match="no parameter 'valu'"):
+    with pytest.raises(ValueError, match="unknown parameter of scoring.ipynb 'valu'"):
         check_suite(suite(sweep={"scoring": {"valu": [1.0]}})).check_templates()
     with pytest.raises(ValueError, match="sweep.protocols: the suite runs protocols on no model"):
         check_suite(suite(sweep={"protocols": {"seed": [1]}})).check_templates()

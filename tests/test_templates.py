@@ -39,7 +39,7 @@ def test_a_template_is_given_what_it_declares_and_has_to_declare_what_it_runs_on
         assert {name: found[name] for name in found if name.startswith("abl")} == given
     content.cells[1].source = content.cells[1].source.replace("step: int = 0", "")
     nbformat.write(content, "notebooks/scoring.ipynb")
-    with pytest.raises(ValueError, match="scoring.ipynb has no parameter 'step'"):
+    with pytest.raises(ValueError, match="unknown parameter of scoring.ipynb 'step'"):
         check_suite(suite()).check_templates()
 
 
@@ -83,7 +83,7 @@ def test_types_of_parameters(tmp_path, declaration, good, bad):
         (
             ["model: str = ''\nsteps: list = []"],
             0,
-            "no parameter 'modle', it has model, steps; nearest: model",
+            "unknown parameter of t.ipynb 'modle'; valid are model, steps; nearest: model",
         ),
         (["modle: int = max(1, 2)"], 0, "default of modle is no literal"),
         (["modle: int | None = 1"], 0, r"type int \| None of modle is none of"),

@@ -112,7 +112,7 @@ def test_the_whole_workflow(project):
     write_suite(project)
     assert snakemake(project, "-n", "--config", "sed=2") == (
         1,
-        "error: config/lab.yaml: unknown key 'sed' in suite file, expected one of suite, seed, threads, include, "
+        "error: config/lab.yaml: unknown key of suite file 'sed'; valid are suite, seed, threads, include, "
         "tables, models, parameters, intermediate, sweep; nearest: seed\n",
     )
 
@@ -129,7 +129,7 @@ def test_a_notebook_is_added_by_its_template_and_one_entry(project):
     assert planned(project, "results/lab/statistics/added.parquet") == {"scoring": 2, "added": 1}
     write_suite(project, parameters={"added": {"shares": 0.2}})
     status, output = snakemake(project, "-n")
-    assert status == 1 and output.startswith("error: added.ipynb has no parameter 'shares'")
+    assert status == 1 and output.startswith("error: unknown parameter of added.ipynb 'shares'")
 
 
 @pytest.mark.slow

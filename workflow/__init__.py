@@ -1,10 +1,9 @@
 """What runs the notebooks and renders the book: the suite, the templates, the runner, the builder."""
 
-import difflib
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 
 def command(main: Callable[[list[str]], int | None], failed: int = 1, takes: str = "") -> Callable[..., int]:
@@ -31,9 +30,3 @@ def command(main: Callable[[list[str]], int | None], failed: int = 1, takes: str
             return failed
 
     return run
-
-
-def expected(given: object, known: Iterable[str]) -> str:
-    """The end of an error message: the names there are, and the one most like that given."""
-    near = difflib.get_close_matches(str(given), known := list(known), n=1)
-    return ", ".join(known) + (f"; nearest: {near[0]}" if near else "")

@@ -6,11 +6,10 @@ from typing import Any
 import jsonschema
 import yaml
 
-from workflow import expected
+from icl_lib.names import unknown
 from workflow.notebooks import NOTEBOOKS, OF_STEP
 
 SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schema.yaml"
-OF_ENTRY = ("name", *(notebook.key for notebook in OF_STEP.values()), "parameters")  # keys of a model's entry
 TAKEN = {"try": "notebooks run by hand", "measure": "make measure", "bench": "make bench"}  # folders of results/
 
 
@@ -28,38 +27,33 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def check_schema(config: Any) -> None:
-    """Refuse what the schema does, and names that are no notebook's, by a ValueError."""
+    """Refuse what the schema does, and keys that are no notebook's where its keys are notebooks, by a ValueError."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    keys, of_model = schema["properties"], schema["properties"]["models"]["items"]
+    for part, known in (
+        (keys["parameters"], NOTEBOOKS), (keys["intermediate"], OF_STEP), (keys["sweep"], OF_STEP),
+        (of_model["properties"]["parameters"], OF_STEP), (of_model, [notebook.key for notebook in OF_STEP.values()]),
+    ):
+        part["properties"] = dict.fromkeys(known, part["additionalProperties"]) | part.get("properties", {})
+        part["additionalProperties"] = False
     for error in jsonschema.Draft202012Validator(schema).iter_errors(config):
         raise ValueError(_one_line(error))
     if (name := config["suite"]) in TAKEN:
         raise ValueError(f"suite is {name!r}, but results/{name} is the folder of {TAKEN[name]}; give it another name")
     if name in config.get("include", []):
         raise ValueError(f"include: {name} is the suite itself, expected others")
-    for where, part, known in (
-        ("parameters", config.get("parameters", {}), NOTEBOOKS), ("sweep", config.get("sweep", {}), OF_STEP),
-        ("intermediate", config.get("intermediate", {}), OF_STEP),
-        *((f"models.{i}", entry, OF_ENTRY) for i, entry in enumerate(config["models"])),
-        *((f"models.{i}.parameters", entry.get("parameters", {}), OF_STEP) for i, entry in enumerate(config["models"])),
-    ):
-        if unknown := [key for key in part if key not in known]:
-            raise ValueError(f"unknown key {unknown[0]!r} in {where}, expected one of {expected(unknown[0], known)}")
 
 
 def _one_line(error: jsonschema.ValidationError) -> str:
     where = ".".join(map(str, error.absolute_path)) or "suite file"
     if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        unknown = next(key for key in error.instance if key not in known)
-        return f"unknown key {unknown!r} in {where}, expected one of {expected(unknown, known)}"
+        known = error.schema["properties"]
+        return str(unknown(f"key of {where}", str(next(key for key in error.instance if key not in known)), known))
     if error.validator == "required":
         return f"{where} lacks the key {next(k for k in error.validator_value if k not in error.instance)!r}"
     if error.validator in ("not", "anyOf"):  # the names of parameters
         return f"{where}: {error.instance} is set by the workflow, not here"
     if error.validator == "oneOf":
-        entry, _, key = where.rpartition(".")
-        if key not in OF_ENTRY:
-            return f"unknown key {key!r} in {entry}, expected one of {expected(key, OF_ENTRY)}"
         return f"{where} is {short(repr(error.instance))}, expected {error.schema['description']}"
     return f"{where}: {short(error.message)}"
 

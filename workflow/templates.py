@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import nbformat
 
+from icl_lib.names import refuse_unknown
 from icl_lib.parameters import TYPES, misfit
-from workflow import command, expected
+from workflow import command
 
 PACKAGES = ("icl_lib", "lab")
 MEASURE = "measure"  # the tag of cells whose tables are read again where they are
@@ -54,8 +55,7 @@ def check_parameters(path: str | Path, given: dict[str, Any]) -> None:
     """Refuse parameters that the template does not declare or cannot use (`misfit`); a float may be a whole number."""
     declared, file = template_parameters(path), Path(path).name
     for name, value in given.items():
-        if name not in declared:
-            raise ValueError(f"{file} has no parameter {name!r}, it has {expected(name, declared)}")
+        refuse_unknown(f"parameter of {file}", str(name), declared)
         if wrong := misfit(name, value, declared[name].type):
             raise ValueError(f"{file}: parameter {name} is {wrong}")
 
