@@ -67,7 +67,7 @@ test: env ## the tests, a module at a time on each core; those with TESTS="-m en
 
 check: env ## lint, and templates without outputs
 	$(BIN)/ruff check .
-	$(BIN)/python -m workflow.templates notebooks
+	$(BIN)/python -m pytest --noconftest tests/test_templates.py -k clean
 
 browser-test: env ## open every page of the built book (SUITE=lab) in headless Chromium; SHOTS=folder keeps screenshots
 	BOOK=results/$(SUITE)/book/_build/html SHOTS=$(SHOTS) $(BIN)/python -m pytest -n $(CORES) -m browser tests/test_browser.py tests/test_words.py

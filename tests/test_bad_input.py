@@ -25,7 +25,7 @@ from lab import tokenizer, train
 from tests.conftest import GOLDEN, golden_case
 from tests.project import ROOT
 from tests.support import determinism, torture
-from workflow import book, measure, run, sweep, templates, verify
+from workflow import book, measure, run, sweep, verify
 from workflow import suite as suites
 from workflow.suite import check_suite, read_suite
 
@@ -272,7 +272,6 @@ CASES = {
     "run with a list": (run_with([1]), r"error: --parameters \[1\]: expected a mapping of names to values"),
     "measure without model": (command(measure.main, "s.yaml"), "error: expected SUITE_FILE MODEL, given s.yaml"),
     "sweep without parts": (command(sweep.main, "j", "[]"), r"error: expected JOINED POINTS PART..., given j \[\]"),
-    "templates of no folder": (command(templates.main, "nosuch"), "error: nosuch holds no notebooks, expected the"),
     "cold book of no suite": (command(cold_book.main, "nosuch"), "error: suite file config/nosuch.yaml does not exist"),
     "tokenizer to two folders": (command(tokenizer.main, "a", "b"), "error: expected FOLDER, given a b; see --help"),
     "training seed negative": (command(train.main, "lab-7k", "--seed", "-1", "--models", "mine"),

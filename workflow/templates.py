@@ -1,9 +1,8 @@
-"""Notebook templates read without running them: their parameters, the code they depend on, whether they are clean."""
+"""Notebook templates read without running them: their parameters and the code they depend on."""
 
 import ast
 import functools
 import re
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import nbformat
 
 from icl_lib.names import refuse_unknown
 from icl_lib.parameters import TYPES, misfit
-from workflow import command
 
 PACKAGES = ("icl_lib", "lab")
 MEASURE = "measure"  # the tag of cells whose tables are read again where they are
@@ -104,20 +102,6 @@ def _file(module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def unclean_templates(folder: str | Path) -> list[str]:
-    """One line for each template with outputs, execution counts or cells without an id; ValueError without any."""
-    if not (paths := sorted(Path(folder).glob("*.ipynb"))):
-        raise ValueError(f"{folder} holds no notebooks, expected the folder of templates: notebooks")
-    problems = []
-    for path in paths:
-        for index, cell in enumerate(nbformat.read(path, as_version=nbformat.NO_CONVERT).cells):
-            if cell.get("outputs") or cell.get("execution_count") is not None:
-                problems.append(f"{path}: cell {index} has outputs, clear them before committing")
-            if "id" not in cell:
-                problems.append(f"{path}: cell {index} has no id")
-    return problems
-
-
 def cells_of(path: str | Path) -> list[nbformat.NotebookNode]:
     """The cells of a notebook. Raises ValueError in one line for what is none."""
     if not Path(path).is_file():
@@ -132,14 +116,3 @@ def _tagged(path: str | Path, tag: str = "") -> list[str]:
     """The sources of a template's code cells without magics, with `tag` of those that bear it."""
     return [re.sub(r"(?m)^[%!].*", "", cell.source) for cell in cells_of(path)
             if cell.cell_type == "code" and (not tag or tag in cell.metadata.get("tags", []))]
-
-
-@functools.partial(command, takes="FOLDER")
-def main(arguments: list[str]) -> int:
-    found = unclean_templates(*arguments)
-    print("\n".join(found), end="\n" if found else "")
-    return bool(found)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
