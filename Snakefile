@@ -140,11 +140,11 @@ rule joined:
     output:
         f"{OUT}/sweeps/{{table}}.parquet",
     params:
-        points=lambda wildcards, output: json.dumps([*SUITE.joined[output[0]].values()]),
+        parts=lambda wildcards, output: json.dumps(SUITE.joined[output[0]]),
     wildcard_constraints:
         table="[a-z_]+/[a-z]+",
     shell:
-        "{PYTHON} -m workflow.sweep {output:q} {params.points:q} {input:q}"
+        "{PYTHON} -m workflow.sweep {output:q} {params.parts:q}"
 
 
 rule book:

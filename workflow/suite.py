@@ -1,9 +1,12 @@
-"""A suite: which models and steps, what each notebook is given, and where its results go."""
+"""A suite: which models and steps, what each notebook is given, and where its results go.
+
+`python -m workflow.suite FILE` checks a suite file.
+"""
 
 import os
 import sys
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -227,15 +230,6 @@ def check_suite(config: Any) -> Suite:
     return Suite(config["suite"], chosen, included, of_model, **others)
 
 
-def suite_of(arguments: list[str]) -> Suite:
-    """The suite of a command that takes one suite file, checked against the templates."""
-    if len(arguments) != 1:
-        raise ValueError("expected one suite file, such as config/lab.yaml")
-    suite = read_suite(arguments[0])
-    suite.check_templates()
-    return suite
-
-
 def _measured(name: str) -> Suite:
     """A suite of config/ with those of its runs whose committed tables are there."""
     suite = read_suite(SCHEMA.with_name(f"{name}.yaml"), over={"include": []})  # those it includes are not shown
@@ -289,10 +283,9 @@ def _chosen(model: str, wanted: str | list[int], among: list[int] | None, tables
     return sorted(wanted)
 
 
-@command
+@partial(command, takes="SUITE_FILE")
 def main(arguments: list[str]) -> None:
-    """Check a suite file: `python -m workflow.suite FILE`."""
-    suite_of(arguments)
+    read_suite(*arguments).check_templates()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from workflow import command
 from workflow.inputs import differences
 from workflow.notebooks import NOTEBOOKS, Run
 from workflow.run import KEPT
-from workflow.suite import Suite, suite_of
+from workflow.suite import Suite, read_suite
 from workflow.sweep import join
 from workflow.templates import measuring_parameters, measuring_source
 
@@ -102,7 +102,7 @@ class _Check:
                 continue
             changed = [f"{part} is stale" for part in parts if part.removeprefix(f"{self.results}/") in self.stale]
             try:
-                same = pq.read_table(path, partitioning=None).equals(join(parts.values(), parts))
+                same = pq.read_table(path, partitioning=None).equals(join(parts))
                 changed += [] if same else ["it is not what its parts are"]
             except (OSError, ValueError, pa.ArrowException) as error:
                 changed.append(str(error).splitlines()[0])
@@ -131,9 +131,10 @@ def _stale(why: list[str]) -> str:
     return f"stale, {'; '.join(why[:_SHOWN])}{more}; run the suite again"
 
 
-@partial(command, failed=2)
+@partial(command, failed=2, takes="SUITE_FILE")
 def main(arguments: list[str]) -> int:
-    suite = suite_of(arguments)
+    suite = read_suite(*arguments)
+    suite.check_templates()
     found = problems(suite)
     print("\n".join(found), end="\n" if found else "")
     print(f"{suite.results}: {len(found)} problems" if found else
