@@ -51,7 +51,7 @@ def test_runs_that_end_without_a_table_fail(project, capsys, body, message):
     ("parameters", "message"),
     [
         ({"value": "high"}, "parameter value is 'high' (str), expected float"),
-        ({"modle": "m"}, "no parameter 'modle'"),
+        ({"modle": "m"}, "unknown parameter of scoring.ipynb 'modle'"),
     ],
 )
 def test_bad_parameters_stop_before_anything_runs(project, capsys, parameters, message):

@@ -84,8 +84,6 @@ class _Check:
                               self.stale)
         changed += [f"{package} was {was}, is {now}" for package, was in made_by["versions"].items()
                     if (now := version(package)) != was]
-        if made_by["seed"] != given["seed"] and not any("seed" in line for line in changed):
-            changed.append(f"seed was {made_by['seed']}, is {given['seed']}")
         return _stale(changed) if changed else ""
 
     def of_copied(self) -> Iterator[str]:
@@ -111,18 +109,18 @@ class _Check:
 
     def of_others(self) -> Iterator[str]:
         """What lies among the results and belongs to none of the runs."""
-        known = {path for run in self.suite.runs for path in (run.executed, *run.tables)}
-        known |= {f"{run.folder}/{kind}/{run.stem}.parquet" for run in self.suite.runs if run.point
+        known = {self.results / path for run in self.suite.runs for path in (run.executed, *run.tables)}
+        known |= {self.results / run.folder / kind / f"{run.stem}.parquet" for run in self.suite.runs if run.point
                   for kind in NOTEBOOKS[run.notebook].reads}  # it finds the model's tables in its own folder
+        known |= {Path(path) for path in (*self.suite.joined, *self.suite.copied)}
         for path in self.results.rglob("*"):
-            name, parts = path.relative_to(self.results).as_posix(), path.relative_to(self.results).parts
+            parts = path.relative_to(self.results).parts
             other = parts[0] in _OTHER or parts[0] == "sweeps" and parts[3:4] == (KEPT,)  # a point has its own
             if path.suffix == ".tmp" and parts[0] != "copy":
                 yield f"{path}: temporary file left by a run that was killed; remove it"
             elif path.suffix == ".damaged":
                 yield f"{path}: set aside because it could not be read; look at it and remove it"
-            elif path.suffix in (".parquet", ".ipynb") and not (
-                    other or name in known or path.as_posix() in (*self.suite.joined, *self.suite.copied)):
+            elif path.suffix in (".parquet", ".ipynb") and not other and path not in known:
                 yield f"{path}: foreign, no notebook of suite {self.suite.name} makes it; remove it or move it away"
 
 
