@@ -4,6 +4,7 @@ Text outputs are shown as text by the builder; HTML and Markdown are passed on a
 """
 
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -32,24 +33,21 @@ def refuse_active(path: Path) -> None:
 
 def active(text: str) -> str:
     """What in a piece of HTML or Markdown a browser would run, in words; empty when nothing."""
-    parser = _Parser()
+    found: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.extend(_active_of_tag(tag, attributes))
     parser.feed(text)
     parser.close()
-    return next(iter(parser.found), "")
+    return next(iter(found), "")
 
 
-class _Parser(HTMLParser):
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        # of an attribute given twice browsers take the first
-        values = {name.lower(): "".join((value or "").split()).lower() for name, value in reversed(attributes)}
-        if tag in _REFUSED or tag == "script" and values.get("type") != "application/json":  # which no browser runs
-            self.found.append(f"an element <{tag}>")
-        self.found += [f"a handler {name}" for name in values if name.startswith("on")]
-        for name in _LINKS:
-            scheme = re.match(r"([a-z][a-z0-9+.-]*:)?", values.get(name, ""))[0]
-            if scheme and not values[name].startswith(_SAFE_SCHEMES):
-                self.found.append(f"a link to {scheme}")
+def _active_of_tag(tag: str, attributes: list[tuple[str, str | None]]) -> Iterator[str]:
+    # of an attribute given twice browsers take the first
+    values = {name.lower(): "".join((value or "").split()).lower() for name, value in reversed(attributes)}
+    if tag in _REFUSED or tag == "script" and values.get("type") != "application/json":  # which no browser runs
+        yield f"an element <{tag}>"
+    yield from (f"a handler {name}" for name in values if name.startswith("on"))
+    for name in _LINKS:
+        scheme = re.match(r"([a-z][a-z0-9+.-]*:)?", values.get(name, ""))[0]
+        if scheme and not values[name].startswith(_SAFE_SCHEMES):
+            yield f"a link to {scheme}"
