@@ -252,7 +252,7 @@ def when(kind):
 
 AUDIT = {
     "H1, 4a": effect(ACCURACY, "fv_minus_induction", False), "H1, 4a (size)": effect_trend(ACCURACY, False),
-    "H2 (distinct), 3b": shared, "H2 (connected), 5e": audit_seeds.transitions(audit_seeds.induction_first),
+    "H2 (distinct), 3b": shared, "H2 (connected), 5e": audit_seeds.by_either_bar(audit_seeds.induction_first, min),
     "5e (change)": audit_seeds.changed,
     "5e (chance)": audit_seeds.transitions(audit_seeds.beyond_chance, place=False),
     "5e (chance, place)": audit_seeds.transitions(audit_seeds.beyond_chance, place=True),
@@ -264,7 +264,7 @@ AUDIT = {
     "4d": effect(LOSS, "fv_minus_induction", True), "4d (size)": effect_trend(LOSS, True),
     "4e (metrics)": dissociation, "4e (correlation)": correlations, "4f": tasks_with_more, "4g": beyond_zero_shot,
     "5a": early, "5b": later, "5b (order)": audit_seeds.order, "5b (gradual)": gradual, "5c": plateau,
-    "5d (induction)": when("induction"), "5d (FV)": when("fv"), "5f": audit_seeds.transitions(audit_seeds.reverse),
-    "5h": accuracies, "A1": executed,
+    "5d (induction)": when("induction"), "5d (FV)": when("fv"),
+    "5f": audit_seeds.by_either_bar(audit_seeds.reverse, max), "5h": accuracies, "A1": executed,
     "CS1": audit_patterns.pattern_effect, "CS2": audit_patterns.benefit_lost,
 }

@@ -18,12 +18,20 @@ def seeds(suite):
     return found
 
 
-def transitions(share, **options):
+def transitions(share, fv="fv", **options):
     """`share`: what is told of the first places of the heads with either score, a pair for each seed."""
     return lambda suite: {
-        size: share([[suite.crossings(model)[0][kind] for kind in ("induction", "fv")] for model in models],
+        size: share([[suite.crossings(model)[0][kind] for kind in ("induction", fv)] for model in models],
                     len(suite.models[models[0]]), **options)
         for size, models in seeds(suite).items()}
+
+
+def by_either_bar(share, choose):
+    """The least or the greatest share by the two bars of FV scores."""
+    def of_suite(suite):
+        highest, own = (transitions(share, fv=bar)(suite) for bar in ("fv", "fv, own"))
+        return {size: choose(highest[size], own[size]) for size in highest}
+    return of_suite
 
 
 def induction_first(firsts, end):

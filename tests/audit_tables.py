@@ -36,13 +36,17 @@ class Suite:
         return np.array([at.ravel()[plain.top(at, self.shares["top_fraction"])].mean() for at in values])
 
     def crossings(self, model):
-        """Per kind and head the place of the first step with the score, and by step whether the model has a head."""
+        """Per kind and head the place of the first step with the score, and by step whether the model has a head.
+
+        FV scores by the highest bar of all steps and, as "fv, own", by each step's own.
+        """
         steps = self.by_step(model)
         prefix = np.array([plain.heads(scores, PREFIX).ravel() for _, scores, _ in steps])
         fv = np.array([plain.heads(scores, FV).ravel() for _, scores, _ in steps])
         reads = np.array([_reads(accuracy) for *_, accuracy in steps])
         bars = np.array([plain.threshold(scores) for _, scores, _ in steps])
-        first = {"induction": _first(prefix > 0.3), "fv": _first((fv > bars.max()) & reads[:, None])}
+        first = {"induction": _first(prefix > 0.3), "fv": _first((fv > bars.max()) & reads[:, None]),
+                 "fv, own": _first((fv > bars[:, None]) & reads[:, None])}
         has = {"induction": (prefix > 0.3).any(1), "fv": (fv > bars[:, None]).any(1) & reads}
         return first, has
 

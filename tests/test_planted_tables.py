@@ -8,7 +8,7 @@ from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWERLESS, ledger, overa
 from icl_lib.tables import read_table
 from tests import planted_claims
 from tests.audit import rows_of
-from tests.planted_claims import ACCURACY, LOSS, along, both_kinds, sized
+from tests.planted_claims import ACCURACY, LOSS, STEPS, along, both_kinds, sized
 from tests.planted_tables import PlantedTables, layer, with_heads
 from workflow.run import run_notebook
 from workflow.suite import TEMPLATES
@@ -56,6 +56,17 @@ def test_a_share_of_a_benefit_that_one_task_carries_is_not_estimated(tmp_path):
     tables.patterns("m", 0.3, {"none": gained, "random_layer_matched": gained, "induction": [0.0] * 4})
     claim, = (claim for claim in read_claims() if claim.statistic == "benefit_lost")
     assert overall(ledger(tables.suite(), (claim,))) == POWERLESS
+
+
+def test_an_order_that_hangs_on_the_bar_for_fv_heads_is_not_taken_for_one(tmp_path):
+    """The bar rises: by its highest value induction came first, by each checkpoint's own the FV score did."""
+    tables, heads = PlantedTables(tmp_path), [head for row in range(4) for head in layer(row, 10)]
+    for step in STEPS:
+        tables.scores("m", step, induction=with_heads(heads if step >= 40 else [], 0.4), null=0.09 * (step >= 100),
+                      fv=with_heads(heads if step >= 20 else [], 0.1 if step >= 100 else 0.05, seed=1))
+    of_order = WITH_STATISTIC["H2 (connected), 5e"], WITH_STATISTIC["5f"]
+    rows = ledger(tables.suite(), of_order)
+    assert rows["verdict"].tolist() == [FAILS, FAILS] and rows["value"].tolist() == [0, 1]
 
 
 def test_only_what_cannot_be_is_left_out():

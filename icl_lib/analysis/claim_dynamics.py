@@ -127,9 +127,13 @@ def emergence_order(suite: SuiteTables, seeds: list[Training]) -> Estimate:
 
 @of_seeds
 def induction_first_share(suite: SuiteTables, seeds: list[Training], *, many: float) -> Estimate:
-    """Share of the heads with an FV score that had an induction score at an earlier checkpoint."""
-    heads = _counted(suite, seeds)["heads"].drop(["induction_only", "neither"])
-    return _share(int(heads["induction_first"]), int(heads.sum()), many)
+    """Share of the heads with an FV score that had an induction score at an earlier checkpoint.
+
+    By the highest FV threshold of all checkpoints or by each checkpoint's own, whichever share is smaller.
+    """
+    either = [_counted(suite, seeds, each_steps_threshold=each)["heads"] for each in (False, True)]
+    return min((_share(int(heads["induction_first"]), int(heads.drop(["induction_only", "neither"]).sum()), many)
+                for heads in either), key=lambda estimate: estimate.value)
 
 
 @of_seeds
@@ -141,9 +145,10 @@ def changed_share(suite: SuiteTables, seeds: list[Training], *, most: float) -> 
 
 @of_seeds
 def reverse_share(suite: SuiteTables, seeds: list[Training], *, few: float) -> Estimate:
-    """Share with the FV score first among heads that had both scores at some checkpoint."""
-    heads = _counted(suite, seeds)["heads"][["induction_first", "fv_first", "both_at_once"]]
-    return _share(int(heads["fv_first"]), int(heads.sum()), few)
+    """Share with the FV score first among heads that had both scores at some checkpoint; the larger share, as above."""
+    either = [_counted(suite, seeds, each_steps_threshold=each)["heads"] for each in (False, True)]
+    return max((_share(int(heads["fv_first"]), int(heads[["induction_first", "fv_first", "both_at_once"]].sum()), few)
+                for heads in either), key=lambda estimate: estimate.value)
 
 
 @of_seeds
@@ -185,8 +190,8 @@ def _rise(steps: list[int], curve: np.ndarray) -> tuple[float, float, float]:
     return float(least), float(at[end] - at[start]), float(most)
 
 
-def _counted(suite: SuiteTables, seeds: list[Training], among: str = "all") -> pd.DataFrame:
-    return transitions.transitions(seeds, seed=suite.seed, among=among).table().set_index("order")
+def _counted(suite: SuiteTables, seeds: list[Training], among: str = "all", **definition: bool) -> pd.DataFrame:
+    return transitions.transitions(seeds, seed=suite.seed, among=among, **definition).table().set_index("order")
 
 
 def _share(count: int, total: int, limit: float) -> Estimate:

@@ -166,7 +166,7 @@ def teaser_head(trainings: list[Training]) -> tuple[str, int, int] | None:
     """
     highest, found = -np.inf, None
     for training in trainings:
-        is_fv = training.defining["fv"] > training.fv_thresholds.max()
+        is_fv = training.defining["fv"] > training.fv_thresholds[:, None, None]
         earlier = np.indices(is_fv.shape)[0] < is_fv.argmax(axis=0)
         before = np.where(earlier & is_fv[-1], training.defining["induction"], -np.inf).max(axis=0)
         if before.max() > highest:
