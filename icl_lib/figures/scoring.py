@@ -144,8 +144,10 @@ def scores_by_type(scores: pd.DataFrame, tasks: pd.DataFrame, fraction: float) -
 def _heads(x: np.ndarray, y: np.ndarray, scores: pd.DataFrame, fraction: float):
     """Two numbers of every head against each other, the top heads of either kind filled."""
     figure, ax = plt.subplots(figsize=(5, 3.6))
-    ax.scatter(x, y, facecolors="none", edgecolors=COLOUR["random"], s=24, label="other heads")
-    for (kind, top), size in zip(top_sets(scores, fraction=fraction).items(), (80, 30), strict=True):
+    tops = top_sets(scores, fraction=fraction)
+    others = ~np.any([*tops.values()], axis=0)
+    ax.scatter(x[others], y[others], facecolors="none", edgecolors=COLOUR["random"], s=24, label="other heads")
+    for (kind, top), size in zip(tops.items(), (80, 30), strict=True):
         ax.scatter(x[top], y[top], color=COLOUR[kind], marker=MARKER[kind], s=size, label=f"top {LABEL[kind]}")
     ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.legend(fontsize=9)
