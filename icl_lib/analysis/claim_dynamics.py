@@ -9,7 +9,7 @@ from scipy import stats
 
 from icl_lib.analysis import transitions
 from icl_lib.analysis.claim_estimates import Estimate, tested, undecidable
-from icl_lib.analysis.dynamics import Training
+from icl_lib.analysis.dynamics import Training, half_level
 from icl_lib.analysis.suite_tables import SuiteTables
 from icl_lib.heads import head_count
 from icl_lib.kinds import KINDS
@@ -120,9 +120,8 @@ def of_seeds(statistic: Callable[..., Estimate]) -> Callable[..., Iterator[Estim
 @of_seeds
 def emergence_order(suite: SuiteTables, seeds: list[Training]) -> Estimate:
     """Share of seeds in which the top FV heads reach half of their final level later than the top induction heads."""
-    later = [training.half_level("fv", suite.top_fraction) - training.half_level("induction", suite.top_fraction)
-             for training in seeds]
-    return tested("", sign_test(np.array(later)), n=len(seeds), of="seeds")
+    induction, fv = ([half_level(training.curve(kind, suite.top_fraction)) for training in seeds] for kind in KINDS)
+    return tested("", sign_test(np.subtract(fv, induction)), n=len(seeds), of="seeds")
 
 
 @of_seeds

@@ -77,10 +77,10 @@ class Training:
         tops = [at[top_heads(at, fraction=fraction)].mean() for at in self.scores[RANKED_BY[kind]]]
         return pd.Series(tops, index=self.steps)
 
-    def half_level(self, kind: str, fraction: float) -> float:
-        """First step at which a kind's `curve` has half of its last value."""
-        curve = self.curve(kind, fraction)
-        return float(curve.index[(curve >= curve.iloc[-1] / 2).to_numpy().argmax()])
+
+def half_level(curve: pd.Series) -> float:
+    """First step, of those in a curve's index, at which it has half of its last value."""
+    return float(curve.index[(curve >= curve.iloc[-1] / 2).to_numpy().argmax()])
 
 
 def trainings(scores: pd.DataFrame, accuracy: pd.DataFrame) -> list[Training]:
@@ -143,7 +143,7 @@ def emergence_by_seed(trainings: list[Training], *, fraction: float) -> pd.DataF
         never = f"not within {training.steps[-1]} steps"
         rows.append((training.model, *(never if step is None else str(step) for step in came),
                      "neither came" if came == [None, None] else first,
-                     *(int(training.half_level(kind, fraction)) for kind in KINDS)))
+                     *(int(half_level(training.curve(kind, fraction))) for kind in KINDS)))
     return pd.DataFrame(rows, columns=["model", "induction heads by step", "FV heads by step", "first",
                                        "half of induction level", "half of FV level"])
 
