@@ -251,8 +251,8 @@ def statistics_rows(runs: pd.DataFrame, plan: dict[str, Any], prefix: str = "") 
     outcome = found["outcome"].replace("emergence", "emergence later (share of pairs)")
     return pd.DataFrame({
         "name": prefix + found["arm"] + " less sham, " + outcome, "value": found["value"], "low": found["low"],
-        "high": found["high"], "p_value": found["p_value"], "n": found["n"], "notebook": "causal_test",
-        "model": plan["rung"]})
+        "high": found["high"], "p_value": found["p_value"], "smallest_p": found["smallest_p"], "n": found["n"],
+        "notebook": "causal_test", "model": plan["rung"]})
 
 
 def _label(arm: str) -> str:

@@ -28,8 +28,8 @@ def scaling(tables, sizes, shares):
     found, chosen = {}, {}
     scores, accuracy, ablations, effects = tables
 
-    def put(model, name, value, low=np.nan, high=np.nan, p=np.nan, *, n):
-        found[model, name] = (value, low, high, p, n)
+    def put(model, name, value, low=np.nan, high=np.nan, p=np.nan, smallest=np.nan, *, n):
+        found[model, name] = (value, low, high, p, n, smallest)
 
     lost = {}
     for model, rows in scores.groupby("model"):
@@ -53,13 +53,12 @@ def scaling(tables, sizes, shares):
         put(model, "induction percentile of FV heads", of_fv.mean(), of_fv.min(), of_fv.max(), n=n)
         put(model, "FV percentile of induction heads", of_induction.mean(), of_induction.min(), of_induction.max(), n=n)
         put(model, "rank correlation", *plain.rank_correlation(mass, fv), n=n)
-        put(model, "depth difference (layers)", depth[0], p=depth[1], n=n)
-        put(model, "smallest possible p (depth)", depth[2], n=n)
+        put(model, "depth difference (layers)", depth[0], p=depth[1], smallest=depth[2], n=n)
         at = {}
         for fraction in shares["overlap_fractions"]:
             own = plain.tops(rows, fraction)
             m, (both, p, chance, smallest) = len(own["fv"]), plain.overlap(own, fv.shape[1])
-            put(model, f"overlap, top {fraction:g}", both, p=p, n=m)
+            put(model, f"overlap, top {fraction:g}", both, p=p, smallest=smallest, n=m)
             put(model, f"overlap by chance, top {fraction:g}", chance, n=m)
             at[fraction] = (both, chance, m, p, smallest)
         chosen[model] = {"kinds": kinds, "of_fv": of_fv.mean(), "of_induction": of_induction.mean(), "depth": depth,
@@ -123,8 +122,7 @@ def _over_models(put, found, chosen, lost, sizes, shares):
                     k = len(by_size)
                     put("", f"{gap}, trend with size, sizes", k, n=k)
                     rho, p, smallest = plain.trend(by_size.index, by_size.to_numpy())
-                    put("", f"{gap}, trend with size", rho, p=p, n=k)
-                    put("", f"{gap}, trend with size, smallest p", smallest, n=k)
+                    put("", f"{gap}, trend with size", rho, p=p, smallest=smallest, n=k)
 
 
 def scaling_words(found):
@@ -143,8 +141,7 @@ def scaling_words(found):
     effects = []
     for metric in METRICS:
         fv, induction, gap = (name_of(metric, kind, CONTROLS[-1]) for kind in ("fv", "induction", "fv_minus_induction"))
-        rho, _, _, p, _ = found["", f"{gap}, trend with size"]
-        smallest = of(f"{gap}, trend with size, smallest p")
+        rho, _, _, p, _, smallest = found["", f"{gap}, trend with size"]
         effects.append([of(gap, 4), of(fv), of(induction), *(of(f"{gap}, {end}") for end in (
             "above zero", "interval above zero", "interval below zero")), rho, p, smallest])
     return models, effects, comparison

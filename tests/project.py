@@ -30,6 +30,7 @@ COMMON = 'suite: str = "s"\nseed: int = 0\nresults: str = "../results/s"'
 WRITE = """
 def write(kind, stem, **columns):
     made_by = provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters={})
+    columns |= {"smallest_p": float("nan")} if kind == "statistics" else {}
     path = f"{results}/{kind}/{stem}.parquet"
     write_table(pd.DataFrame([columns]), path, schema_name=kind, provenance=made_by)
 """

@@ -51,7 +51,7 @@ def recomputed(suite, sizes):
 
 def test_the_scaling_page_writes_the_recomputed_numbers_and_no_others(suite, recomputed):
     table = pd.read_parquet(suite[0] / "statistics" / "model_scaling.parquet")
-    found = {(row.model, row.name): (row.value, row.low, row.high, row.p_value, row.n)
+    found = {(row.model, row.name): (row.value, row.low, row.high, row.p_value, row.n, row.smallest_p)
              for row in table.drop(columns="notebook").itertuples(index=False)}
     assert found.keys() == recomputed.keys()
     for key, numbers in found.items():
@@ -75,7 +75,8 @@ def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
         check(f"{heads} {' '.join(map(str, row))}", wanted)
     for column in ("parameters", "induction heads", "FV heads"):
         assert of_sizes[column].to_dict() == {model: recomputed[model, column][0] for model in MODELS}
-    places = {"p (overlap)": ("overlap", 3), "p (depth)": ("depth difference (layers)", 3), "heads": ("top heads", 4)}
+    places = {"p (overlap)": ("overlap", 3), "p (depth)": ("depth difference (layers)", 3), "heads": ("top heads", 4),
+              "smallest possible p (depth)": ("depth difference (layers)", 5)}
     for end, low in (("these", "induction percentile of FV heads"), ("those", "FV percentile of induction heads")):
         places |= {f"lowest of {end}": (low, 1), f"highest of {end}": (low, 2)}
     places |= {f"rank correlation, {end}": ("rank correlation", i) for i, end in ((1, "low"), (2, "high"))}
@@ -98,7 +99,7 @@ def test_the_tables_of_the_scaling_page_print_these_numbers(suite, recomputed):
             fv, induction, f"{gap}, above zero", f"{gap}, interval above zero", f"{gap}, interval below zero"))]
         trend = f"{gap}, trend with size"
         if ("", trend) in recomputed:
-            wanted += [recomputed["", trend][0], recomputed["", trend][3], recomputed["", f"{trend}, smallest p"][0]]
+            wanted += [recomputed["", trend][0], recomputed["", trend][3], recomputed["", trend][5]]
         check(" ".join(cells[4:]), wanted)
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from IPython.display import HTML
 
-from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWER, POWERLESS, read_claims
+from icl_lib.analysis.claims import FAILS, HOLDS, OPEN, POWERLESS, read_claims
 from icl_lib.figures.common import Figure
 from icl_lib.names import size_of
 from icl_lib.pages.claims import rule_words
@@ -59,8 +59,7 @@ def test_every_claim_with_a_statistic_is_audited_or_says_why_not():
 
 @pytest.fixture(scope="session")
 def ledger(suite):
-    table = pd.read_parquet(suite[0] / "statistics" / "claims.parquet")
-    return table[~table["name"].str.endswith(POWER)]
+    return pd.read_parquet(suite[0] / "statistics" / "claims.parquet")
 
 
 @pytest.fixture(scope="session")
@@ -104,15 +103,13 @@ def verdicts(html):
 def test_the_ledger_prints_its_numbers_and_tallies(suite, ledger):
     html, = texts(suite[1]["claims"], HTML)
     said = verdicts(html)
-    power = pd.read_parquet(suite[0] / "statistics" / "claims.parquet").query("name.str.endswith(@POWER)")
     for claim in read_claims():
         overall, models, tally = said[claim.id]
         rows = ledger[ledger["name"] == claim.id].set_index("model")
         for verdict, model, text in models:
             row = rows.loc["" if model == "all models" else model]
-            smallest = power[(power["name"] == claim.id + POWER) & (power["model"] == row.name)]["value"]
             # counts in reasons: heads, tasks, checkpoints, sizes, millions of parameters; a share of the training
-            counts = [row["n"], *range(2, 9), 0.05, *smallest, claim.given.get("larger_than", 0) / 1e6, *STEPS]
+            counts = [row["n"], *range(2, 9), 0.05, row["smallest_p"], claim.given.get("larger_than", 0) / 1e6, *STEPS]
             covered(text, [*row[["value", "low", "high", "p_value"]], *counts, *_shares()], names=MODELS)
             assert verdict in (HOLDS, FAILS, OPEN, POWERLESS)
         votes = Counter()
@@ -194,10 +191,10 @@ def test_the_front_page_prints_numbers_of_the_ledger_and_the_scaling_page(suite,
         assert chips == [said[claim.id][0] for said in printed]
         cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
         for cell, table in zip(cells[1:3], tested, strict=True):
-            own, power = (table[table["name"] == name] for name in (claim.id, claim.id + POWER))
-            numbers = own[["value", "low", "high", "p_value"]].to_numpy().ravel()
+            own = table[table["name"] == claim.id]
+            numbers = own[["value", "low", "high", "p_value", "smallest_p"]].to_numpy().ravel()
             cell = re.sub(r"</span> <small>[^<]*</small>", "", cell)  # votes, below
-            covered(cell, [*numbers, *power["value"], own["n"].max(), *range(2, 9), 0.05], names=MODELS)
+            covered(cell, [*numbers, own["n"].max(), *range(2, 9), 0.05], names=MODELS)
         votes = [value for said in printed for value, _ in numbers_in(said[claim.id][2])]
         told = re.findall(r"</span> <small>([^<]*)</small>", row)
         assert [value for one in told for value, _ in numbers_in(one)] == votes
@@ -253,7 +250,7 @@ def test_the_papers_figures_have_the_ledgers_numbers_and_words(suite, sizes):
                 assert seeds[1] == (model or "all models")
                 value, low, high, p = own[own["model"] == model][["value", "low", "high", "p_value"]].to_numpy()[0]
                 check(number[2], [value, low, high] if low < high else [value] if np.isnan(p) else [value, p])
-                power = table[(table["name"] == claim + POWER) & (table["model"] == model)]["value"]
+                power = own[own["model"] == model]["smallest_p"]
                 limit = power[(power >= 0.05) & (power < 1)]
                 assert bool(number[3]) == bool(len(limit))
                 covered(number[3] or "", limit, names=MODELS)

@@ -8,7 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
+from icl_lib.analysis.claims import read_claims, with_verdicts
 from icl_lib.analysis.dynamics import score_array
 from icl_lib.data.sources import read_tasks
 from icl_lib.figures import common as figures
@@ -202,7 +202,7 @@ def test_dynamics_say_when_each_kind_came(results):
 @pytest.mark.slow
 def test_the_ledger_has_every_claim_and_the_numbers_of_the_other_tables(results):
     table = read_table(results / "statistics" / "claims.parquet").set_index("name")
-    assert set(table.index[~table.index.str.endswith(POWER)]) == {claim.id for claim in read_claims()}
+    assert set(table.index) == {claim.id for claim in read_claims()}
     effects = read_table(results / "effects" / MODEL / f"step{STEPS[-1]}.parquet").query(
         "metric == 'first_token_accuracy' and ranking == 'fv_minus_induction' and excluded == '' and fraction == 0.1 "
         "and replacement == 'mean' and positions == 'all' and control == 'random_layer_matched'")

@@ -16,7 +16,7 @@ from IPython.display import HTML
 
 from icl_lib import figures as drawing
 from icl_lib.analysis import paper_figures
-from icl_lib.analysis.claims import POWER, read_claims, with_verdicts
+from icl_lib.analysis.claims import read_claims, with_verdicts
 from icl_lib.figures import common as figures
 from icl_lib.figures import dynamics as dynamics_figures
 from icl_lib.figures.scoring import layers_by_model
@@ -39,13 +39,10 @@ def ledger(**models):
     for model, claims in models.items():
         for claim, (value, low, high, *rest) in claims.items():
             p_value, smallest = rest or (None, None)
-            common = {"notebook": "claims", "model": model, "n": 9}
-            rows.append(common | {"name": claim, "value": value, "low": low, "high": high, "p_value": p_value})
-            if smallest is not None:
-                rows.append(common | {"name": claim + POWER, "value": smallest})
-    columns = ["notebook", "model", "name", "value", "low", "high", "p_value", "n"]
-    table = pd.DataFrame(rows, columns=columns)
-    return with_verdicts(table.astype(dict.fromkeys(["value", "low", "high", "p_value"], float)))
+            rows.append(("claims", model, claim, value, low, high, p_value, smallest, 9))
+    numbers = ["value", "low", "high", "p_value", "smallest_p"]
+    table = pd.DataFrame(rows, columns=["notebook", "model", "name", *numbers, "n"])
+    return with_verdicts(table.astype(dict.fromkeys(numbers, float)))
 
 
 def of_figure(worlds, number=3, sizes=None):

@@ -80,6 +80,7 @@ def test_statistics_may_lack_a_number(tmp_path):
         512.0,
         float("inf"),
         float("nan"),
+        float("nan"),
         8,
     )
     frame = pd.DataFrame([row], columns=list(SCHEMAS["statistics"]))

@@ -21,7 +21,8 @@ MADE_BY = provenance(suite="s", seed=0, dtype="", device="", bos="", parameters=
 
 
 def write(path, value):
-    row = {"notebook": "n", "model": "m", "name": "x", "value": value, "low": 0.0, "high": 1.0, "p_value": 0.5, "n": 1}
+    row = {"notebook": "n", "model": "m", "name": "x", "value": value, "low": 0.0, "high": 1.0, "p_value": 0.5,
+           "smallest_p": 0.1, "n": 1}
     write_table(pd.DataFrame([row])[list(SCHEMAS["statistics"])], path, schema_name="statistics", provenance=MADE_BY)
 
 

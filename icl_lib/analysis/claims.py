@@ -28,8 +28,6 @@ RULES = {
     "below": lambda low, high, limit: (high < limit, low >= limit),
     "between": lambda low, high, limit: (limit[0] <= low and high <= limit[1], high < limit[0] or low > limit[1]),
 }
-# What the name of a row of the table `statistics` ends in that holds the power of the row without it.
-POWER = " (smallest p)"
 
 
 @dataclass(frozen=True)
@@ -171,12 +169,9 @@ def estimate_words(row) -> str:
 def with_verdicts(statistics: pd.DataFrame) -> pd.DataFrame:
     """`ledger` from its rows in the table `statistics`: verdicts and, in general words, `why` follow from these."""
     rules = {claim.id: claim.holds for claim in read_claims()}
-    found = statistics.rename(columns={"name": "claim"})
-    of_power = found["claim"].str.endswith(POWER)
-    power = found[of_power].assign(claim=found["claim"].str.removesuffix(POWER), smallest_p=found["value"])
-    found = found[~of_power].merge(power[["claim", "model", "smallest_p"]], on=["claim", "model"], how="left")
-    found = found.assign(why=[f"p of at least {p:.2g} whatever comes out" if LEVEL <= p < 1 else ""
-                              for p in found["smallest_p"]])[["claim", *Estimate._fields]]
+    found = statistics.rename(columns={"name": "claim"}).assign(
+        why=[f"p of at least {p:.2g} whatever comes out" if LEVEL <= p < 1 else "" for p in statistics["smallest_p"]])
+    found = found[["claim", *Estimate._fields]]
     return found.assign(verdict=[verdict(Estimate(*row[1:]), rules[row[0]]) for row in found.itertuples(index=False)])
 
 
@@ -187,11 +182,5 @@ def read_ledgers(results: Path, groups: Iterable[str]) -> dict[str, pd.DataFrame
 
 
 def statistics_rows(found: pd.DataFrame) -> pd.DataFrame:
-    """The ledger as rows of the table `statistics`, named by the claims' ids.
-
-    The power of a row that no interval decides has a row of its own, named "<claim> (smallest p)".
-    """
-    rows = found.drop(columns=["verdict", "why"]).rename(columns={"claim": "name"})
-    power = rows[rows["smallest_p"].notna()]
-    power = power.assign(name=power["name"] + POWER, value=power["smallest_p"], low=np.nan, high=np.nan, p_value=np.nan)
-    return pd.concat([rows, power], ignore_index=True).drop(columns="smallest_p").assign(notebook="claims")
+    """The ledger as rows of the table `statistics`, named by the claims' ids."""
+    return found.drop(columns=["verdict", "why"]).rename(columns={"claim": "name"}).assign(notebook="claims")

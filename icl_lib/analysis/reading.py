@@ -52,11 +52,11 @@ def one_intervention(table: pd.DataFrame, fraction: float, *, positions: str = "
 
 def number(
     name: str, value: SupportsFloat, low: SupportsFloat = np.nan, high: SupportsFloat = np.nan,
-    p_value: SupportsFloat = np.nan, *, n: SupportsInt, **of: str,
+    p_value: SupportsFloat = np.nan, smallest_p: SupportsFloat = np.nan, *, n: SupportsInt, **of: str,
 ) -> dict[str, Any]:
     """A row of the table `statistics`; what there is no such number of is NaN. `of` may name a model."""
     return {"name": name, "value": float(value), "low": float(low), "high": float(high), "p_value": float(p_value),
-            "n": int(n), **of}
+            "smallest_p": float(smallest_p), "n": int(n), **of}
 
 
 def table_of(rows: list[dict], *, notebook: str, model: str = "") -> pd.DataFrame:

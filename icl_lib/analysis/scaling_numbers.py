@@ -14,11 +14,11 @@ from icl_lib.stats.permutation import trend_test
 _PERCENTILES = {of["value"]: {"low": of["low"], "high": of["high"]} for of in PERCENTILES.values()}
 _COLUMNS = {
     **dict.fromkeys(("parameters", *KIND_COLUMN.values(), BOTH_KINDS, "top heads", "overlap by chance",
-                     "overlap of layers", "smallest possible p (depth)"), {}),
+                     "overlap of layers"), {}),
     "overlap": {"p_value": "p (overlap)"},
     **_PERCENTILES,
     "rank correlation": {"low": "rank correlation, low", "high": "rank correlation, high"},
-    "depth difference (layers)": {"p_value": "p (depth)"},
+    "depth difference (layers)": {"p_value": "p (depth)", "smallest_p": "smallest possible p (depth)"},
 }
 
 
@@ -60,7 +60,7 @@ def _of_overlaps(overlaps: pd.DataFrame) -> Iterator[dict]:
         where = f"top {fraction:g}"
         for row in at.itertuples():
             of = {"n": row.n_heads, "model": row.model}
-            yield number(f"overlap, {where}", row.value, p_value=row.p_value, **of)
+            yield number(f"overlap, {where}", row.value, p_value=row.p_value, smallest_p=row.smallest_p, **of)
             yield number(f"overlap by chance, {where}", row.expected, **of)
         at = at[at["both"]]
         if at.empty:
@@ -97,11 +97,10 @@ def _of_effects(effects: pd.DataFrame, seed: int) -> Iterator[dict]:
 
 
 def _trend(name: str, gaps: pd.DataFrame, seed: int) -> Iterator[dict]:
-    """Rank correlation with size of the mean of the models of a size, and the smallest p-value so many sizes allow."""
+    """Rank correlation with size of the mean of the models of a size."""
     by_size = gaps.groupby("parameters")["value"].mean()
     k = len(by_size)
     yield number(f"{name}, sizes", k, n=k)
     if k >= 3:
         test = trend_test(by_size.index.to_numpy(dtype=float), by_size.to_numpy(), seed=seed)
-        yield number(name, test.value, p_value=test.p_value, n=k)
-        yield number(f"{name}, smallest p", test.smallest_p, n=k)
+        yield number(name, n=k, **test._asdict())

@@ -31,6 +31,7 @@ def write_statistics(
 ) -> None:
     """Write the numbers that a page prints, which are made from tables, as its table `statistics`."""
     made_by = provenance(suite=suite, seed=seed, dtype="", device="", bos="", parameters=parameters)
+    rows = rows.assign(smallest_p=rows.get("smallest_p", np.nan))
     write_table(rows, path, schema_name="statistics", provenance=made_by)
 
 

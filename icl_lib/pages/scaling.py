@@ -59,7 +59,7 @@ def effects_table(numbers: pd.DataFrame) -> pd.DataFrame:
         trend = ("", "")
         if (name := f"{gap}, trend with size") in of.index:
             trend = (f"{of.at[name, 'value']:+.2f}",
-                     f"{of.at[name, 'p_value']:.2g} (at least {of.at[f'{name}, smallest p', 'value']:.2g})")
+                     f"{of.at[name, 'p_value']:.2g} (at least {of.at[name, 'smallest_p']:.2g})")
         rows.append((METRIC_WORDS[metric], "with exclusion" if excluded else "plain", CONTROL_WORDS[control],
                      of.at[fv, "n"], *(f"{of.at[name, 'value']:.3f}" for name in (fv, induction)), *counts, *trend))
     return pd.DataFrame(rows, columns=[
