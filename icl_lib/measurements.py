@@ -207,4 +207,4 @@ def departure_statistics(effects: pd.DataFrame, *, name: str) -> pd.DataFrame:
             for row in effects.itertuples(index=False)
             for measure, column in (("top score", "top"), ("rank correlation", "rank_correlation"),
                                     ("shared top heads", "shared"))]
-    return pd.DataFrame(rows).assign(notebook="protocols", model=name, p_value=np.nan)
+    return pd.DataFrame(rows).assign(notebook="protocols", model=name, p_value=np.nan, smallest_p=np.nan)
