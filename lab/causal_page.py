@@ -117,8 +117,8 @@ def longer_sentence(table: pd.DataFrame) -> str:
     """What came of runs without any repeats in the dose series (`dose.dose_table`), which are trained for longer."""
     none = table[table["repeats"] < 1e-9]
     return "" if none.empty else (
-        f"Trained for {none['step'].max():.0f} steps, {np.isfinite(none['fv came']).sum()} of {len(none)} runs without "
-        "repeats have FV heads.")
+        f"Of {len(none)} runs of {none['step'].max():.0f} steps without any repeats in running text "
+        f"{np.isfinite(none['fv came']).sum()} have FV heads.")
 
 
 def _reason(found: judge.Verdict) -> str:

@@ -322,6 +322,12 @@ def test_the_front_page_answers_by_the_largest_model_and_says_what_has_no_power(
     assert '<a data-run="ablation/b" data-cell="ablation-10">' + of_b.format("does not hold, ") in first
     assert first.count(of_b.format("")) == 1, "in the lab its verdict is that of all"
     assert '<a data-run="ablation/a" data-cell="ablation-14">a: 0.4' in last, "the largest with power"
+    seeds = pd.DataFrame([{"claim": "H1, 4a", "model": model, "verdict": said, "value": 0.2, **numbers}
+                          for model, said in (("b", FAILS), ("b-seed1", HOLDS), ("b-seed2", HOLDS))])
+    of_size = {"b": 3, "b-seed1": 3, "b-seed2": 3}
+    assert "(b-seed1, the largest, one of 3 seeds: 0.2" in answer_sentence({"the lab": seeds}, of_size)
+    cell = claims_table({"the lab": seeds}, of_size, {"the lab": ""}).data.split("<tr>")[2]
+    assert "<small>b-seed1, one of 3 seeds: 0.2 (0.1 to 0.3) of accuracy</small>" in cell, "the page of b has another"
     loss = next(row for row in rest if "loss along a document" in row)
     assert loss.count('class="verdict cannot-be-decided-here"') == 2
     assert all(row.count('class="verdict not-measured-here"') == 2 for row in rest if row != loss)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lab import causal
-from lab.causal_page import dose_rows, dose_sentence, dose_shown
+from lab.causal_page import dose_rows, dose_sentence, dose_shown, longer_sentence
 from lab.dose import TESTED, dose_table, dose_tests, missing_runs
 from lab.files import CAUSAL, CONFIRMATION, DOSE, NO_GLOSSARIES, read_plan
 from lab.interventions import read_intervention
@@ -33,6 +33,14 @@ def test_runs_differ_in_nothing_but_the_share_of_repeats():
     left = [round(read_intervention(config).repeats, 9) for config in configs]
     assert sorted(left) == sorted(3 * [0, 0.2, 0.4, 0.6, 0.8, 1]) and left[:3] == [1, 1, 1]
     assert len({str(config | {"intervention": None}) for config in configs}) == 1
+
+
+def test_what_came_without_repeats_is_told_of_the_runs_without_them():
+    plan = read_plan(DOSE)
+    found = dose_table(series(lambda share: 1024 if share else 4096, fv=0.1), plan)
+    assert longer_sentence(found) == "Of 3 runs of 4096 steps without any repeats in running text 3 have FV heads."
+    assert "text 0 have" in longer_sentence(dose_table(series(lambda share: 1024 if share else 9999), plan))
+    assert longer_sentence(found[found["repeats"] > 0.1]) == ""
 
 
 def test_a_kind_comes_with_half_of_its_last_score_if_it_formed():

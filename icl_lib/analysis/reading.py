@@ -74,7 +74,7 @@ def vector_gains(executions: pd.DataFrame, prompts: str) -> dict[str, Interval]:
     """What the FV heads' vector at a third of the layers gains in accuracy, mean over tasks, beyond each control.
 
     Those are nothing added ("none") and layer-matched random heads' vectors, as far as they were measured. 95 %
-    intervals over tasks and draws (`intervals.effect`).
+    intervals over tasks and draws (`intervals.effect`), which end at -1 and 1.
     """
     rows = executions[(executions["prompts"] == prompts) & executions["layer"].isin([third(executions), -1])]
     by_task = rows.pivot_table(index=["heads", "draw"], columns="task", values="value").dropna(axis=1)
@@ -82,7 +82,7 @@ def vector_gains(executions: pd.DataFrame, prompts: str) -> dict[str, Interval]:
     there = by_task.index.get_level_values("heads")
     lost = {control: effect(lost_beyond(fv, by_task.loc[control].to_numpy(), tasks))
             for control in ("none", "random_layer_matched") if control in there}
-    return {control: Interval(-of.value, -of.high, -of.low) for control, of in lost.items()}
+    return {control: Interval(-of.value, max(-of.high, -1.0), min(-of.low, 1.0)) for control, of in lost.items()}
 
 
 def draws_words(executions: pd.DataFrame) -> str:

@@ -80,7 +80,10 @@ def claims_table(worlds: Mapping[str, pd.DataFrame], sizes: Mapping[str, int], g
                 said = (f"{last.model or 'all models'}{_of_seeds(last)}: {own}{estimate_words(last)} "
                         f"{claim.front['unit']}")
                 of = f"/{size_of(last.model)}" if claim.page in OF_MODEL else groups[world]
-                cell += f"<br><small>{_link(claim.page + of, claim.front['figure'], said)}</small>"
+                # a page of one model has nothing of its further seeds
+                another = claim.page != "training_dynamics" and last.model not in ("", size_of(last.model))
+                told = escape(said) if another else _link(claim.page + of, claim.front["figure"], said)
+                cell += f"<br><small>{told}</small>"
             lines[-1].append(cell)
     return verdict_table(["claim of the paper", *worlds], lines, kind="ledger front")
 
