@@ -147,7 +147,7 @@ def dissociation(suite: SuiteTables) -> Iterator[Estimate]:
         if lacks:
             yield undecidable(model, lacks[0])
             continue
-        clean = suite.ablations(model).query("ranking == 'none'").groupby("metric")["value"].mean()
+        clean = suite.ablations[model].query("ranking == 'none'").groupby("metric")["value"].mean()
         if not set(both) <= set(clean.index):
             continue
         (a, a_low, a_high), (b, b_low, b_high) = (
@@ -178,7 +178,7 @@ def few_shot_loss_beyond_zero_shot(suite: SuiteTables) -> Iterator[Estimate]:
         lost = [_lost_by_task(suite, model, metric, "fv") for metric in metrics]
         if any(of is None for of in lost):
             continue
-        clean = suite.ablations(model).query("ranking == 'none'").pivot_table(
+        clean = suite.ablations[model].query("ranking == 'none'").pivot_table(
             index="task", columns="metric", values="value")
         table = pd.concat([*lost, *(clean[metric] for metric in metrics)], axis=1).dropna().to_numpy()
         if not len(table) or any(_nothing_to_lose(suite, model, metric) for metric in metrics):
@@ -221,7 +221,7 @@ def _effects(
 
 def _lost_by_task(suite: SuiteTables, model: str, metric: str, kind: str) -> pd.Series | None:
     """What each task loses beyond layer-matched random heads; empty without these, None where it was not measured."""
-    rows = suite.ablations(model)
+    rows = suite.ablations[model]
     rows = rows[rows["metric"].eq(metric) & (rows["ranking"].eq(kind) | rows["matched"].eq(kind))]
     by_task = rows.pivot_table(index="task", columns="ranking", values="value")
     if kind not in by_task:
@@ -230,7 +230,7 @@ def _lost_by_task(suite: SuiteTables, model: str, metric: str, kind: str) -> pd.
 
 
 def _nothing_to_lose(suite: SuiteTables, model: str, metric: str) -> bool:
-    rows = suite.ablations(model)
+    rows = suite.ablations[model]
     clean = rows[(rows["ranking"] == "none") & (rows["metric"] == metric)]["value"]
     return bool(len(clean) and clean.mean() <= TO_LOSE[metric])
 

@@ -72,11 +72,15 @@ class SuiteTables:
         return {positions: {model: one_intervention(table, self.ablated_fraction, positions=positions)
                             for model, table in tables.items()} for positions in ("all", "last")}
 
-    def ablations(self, model: str) -> pd.DataFrame:
-        """A model's table `ablations`: the clean model and the mean at all positions, plain rankings, one share."""
-        table = self.table("ablations", model)
-        edited = one_intervention(table, self.ablated_fraction)
-        return pd.concat([table[table["ranking"] == "none"], edited[edited["excluded"] == ""]])
+    @cached_property
+    def ablations(self) -> dict[str, pd.DataFrame]:
+        """Each model's table `ablations`: the clean model and the mean at all positions, plain rankings, one share."""
+        found = {}
+        for model in self.ablated:
+            table = self.table("ablations", model)
+            edited = one_intervention(table, self.ablated_fraction)
+            found[model] = pd.concat([table[table["ranking"] == "none"], edited[edited["excluded"] == ""]])
+        return found
 
     def executions(self, model: str) -> pd.DataFrame:
         """A model's table `executions`, each task's own vector, all items."""
