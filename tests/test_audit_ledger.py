@@ -218,7 +218,11 @@ def test_the_front_page_prints_numbers_of_the_ledger_and_the_scaling_page(suite,
         at_end["accuracy"] - at_end["accuracy_shuffled"] > plan["rules"]["fv_formed"]["gap"])
     counts = formed.groupby(at_end["arm"]).sum()
     n = len(plan["seeds"])
-    check(conjecture, [counts["mask_outside"], n, counts["sham_mask_outside"], n])
+    doses = pd.read_csv(ROOT / "lab/causal/dose/repeats.csv")
+    none = doses[(doses["strength"] == 1) & (doses["step"] == doses["step"].max())]
+    with_fv = (none["fv_score"] > none["fv_null"].clip(lower=0.02)).sum()
+    of_doses = [len(none), none["step"].max(), with_fv]
+    check(conjecture, [counts["mask_outside"], n, counts["sham_mask_outside"], n, *of_doses])
 
 
 def test_the_papers_figures_have_the_ledgers_numbers_and_words(suite, sizes):
