@@ -126,7 +126,12 @@ def test_a_loss_that_cannot_carry_its_row_is_not_drawn(plain, bare):
         numbers, protocols = numbers_of(made), ["paper", "released"]
         tasks = pd.DataFrame({"task": [f"task {i}" for i in range(page.TASKS)], "floor": 0.1})
         assert {carries_loss(numbers, name) for name in (*protocols, "single")} == {drawn}
-        axes = figure_four(made.ablations, numbers, tasks, protocols, exclude_fraction=0.1, seed=0).axes
+        options = {"exclude_fraction": 0.1, "seed": 0}
+        figure, alone = (figure_four(made.ablations, numbers, tasks, names, **options) for names in (protocols, []))
+        titles = ("Paper's text:", "Released code:", "One intervention:")  # of the columns, in their order
+        assert [words in figure.caption for words in titles] == [True] * 3 and figure.axes.shape[1] == 3
+        assert [words in alone.caption for words in titles] == [False, False, True] and alone.axes.shape[1] == 1
+        axes = figure.axes
         assert all(bool(ax.lines) is drawn and bool(ax.texts) is not drawn for ax in axes[2])
         assert all(len(ax.lines) > 3 for ax in axes[:2].ravel())
         curves = ablation_curves(made.ablations, "all", n_shots=4, loss_window=2, seed=0).axes

@@ -7,6 +7,7 @@ import pytest
 from icl_lib.analysis import dynamics, mattering, transitions
 from icl_lib.analysis.reading import tables_of
 from icl_lib.figures import dynamics as dynamics_figures
+from icl_lib.figures.data import drawn
 from icl_lib.pages import dynamics as dynamics_report
 from icl_lib.provenance import provenance
 from icl_lib.tables import write_table
@@ -230,6 +231,14 @@ def test_missing_checkpoints_are_left_out_and_named_and_none_at_all_is_refused(t
     assert dynamics_report.steps_sentence(found, [10, 20, 40]).endswith("Missing: 20; figures have a gap there.")
     with pytest.raises(ValueError, match="no table 'scores' of other in .*run the suite first"):
         tables_of(tmp_path, "scores", {"other": [1]})
+
+
+def test_the_numbers_of_a_figure_have_step_0_at_0_in_panels_without_labels_too():
+    scores = score_tables().replace({"step": {10: 0}})
+    figure = dynamics_figures.head_trajectories(scores, [0, 20, 40], 1).axes.flat[0].figure
+    lines = drawn(figure).query("mark == 'line'")
+    assert {panel: {float(x) for x in of["x"]} for panel, of in lines.groupby("panel")} == dict.fromkeys(
+        range(1, 5), {0, 20, 40})
 
 
 def test_a_missing_checkpoint_breaks_the_lines_and_is_marked():
